@@ -1,0 +1,6 @@
+//! One crontab line becomes a process manager with autoscaling workers, around a message bus that shares its queues
+//! with Symfony Messenger.
+
+#![warn(missing_docs)]
+
+pub mod message;

@@ -1,0 +1,3 @@
+//! The program `minutely`.
+
+fn main() {}

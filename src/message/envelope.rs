@@ -1,0 +1,214 @@
+//! A message with everything that is known about it.
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
+
+use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
+use super::{Message, Stamp};
+
+/// Header names and values, in the order they were written.
+pub type Headers = IndexMap<String, String>;
+
+/// How many stamps of one class a message carries at most; as in Symfony, the first and the latest are kept.
+const STAMP_HISTORY: usize = 10;
+
+/// A message on its way: its type, its body, and its stamps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    message_type: String,
+    interfaces: &'static [&'static str],
+    body: Bytes,
+    /// Everything that travels, stamps included, as the wire has it; `type` and `Content-Type` are not among them.
+    headers: Headers,
+    /// Stamps that stay in this process, in the same form.
+    local: Headers,
+}
+
+impl Envelope {
+    /// Puts a message into an envelope.
+    ///
+    /// Fails when the message cannot be written as JSON (a map with keys that are no strings, say).
+    pub fn new<M: Message>(message: &M) -> Result<Self, serde_json::Error> {
+        let body = Bytes::from(serde_json::to_vec(message)?);
+        Ok(Self { interfaces: M::INTERFACES, ..Self::from_json(M::TYPE, body) })
+    }
+
+    /// An envelope around a body that is JSON text already. The body is not looked at: whoever takes it from outside
+    /// checks it first.
+    pub fn from_json(message_type: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self {
+            message_type: message_type.into(),
+            interfaces: &[],
+            body: body.into(),
+            headers: Headers::new(),
+            local: Headers::new(),
+        }
+    }
+
+    /// The type's name on the wire.
+    pub fn message_type(&self) -> &str {
+        &self.message_type
+    }
+
+    /// The further names the message goes by ([`Message::INTERFACES`]); unknown, so empty, for a received message.
+    pub fn interfaces(&self) -> &'static [&'static str] {
+        self.interfaces
+    }
+
+    /// The message as JSON text, byte for byte as it was received.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The message itself.
+    pub fn message<M: Message>(&self) -> Result<M, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+
+    /// The headers that travel besides `type` and `Content-Type`, stamps included.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// This envelope with one more stamp.
+    #[must_use]
+    pub fn with<S: Stamp>(mut self, stamp: &S) -> Self {
+        self.add(stamp);
+        self
+    }
+
+    /// Adds a stamp after those of its class. Past ten of one class the oldest but the first are dropped.
+    pub fn add<S: Stamp>(&mut self, stamp: &S) {
+        let Ok(stamp) = serde_json::value::to_raw_value(stamp) else {
+            // Stamps are plain structs of strings and numbers; a stamp that is none is a mistake of its author.
+            tracing::error!(class = S::CLASS, "a stamp could not be written as JSON and is left out");
+            return;
+        };
+        let header = header::<S>();
+        let map = self.map_mut::<S>();
+        let mut stamps = map.get(&header).map(|value| raw_stamps(value)).unwrap_or_default();
+        stamps.push(stamp);
+        if stamps.len() > STAMP_HISTORY {
+            stamps.drain(1..=stamps.len() - STAMP_HISTORY);
+        }
+        let texts: Vec<&str> = stamps.iter().map(|stamp| stamp.get()).collect();
+        map.insert(header, format!("[{}]", texts.join(",")));
+    }
+
+    /// This envelope without any stamp of the class.
+    #[must_use]
+    pub fn without<S: Stamp>(mut self) -> Self {
+        self.map_mut::<S>().shift_remove(&header::<S>());
+        self
+    }
+
+    /// All stamps of a class, oldest first. One that cannot be read as `S` (another version's, say) is passed over.
+    pub fn all<S: Stamp>(&self) -> Vec<S> {
+        let map = if S::SENDABLE { &self.headers } else { &self.local };
+        let stamps = map.get(&header::<S>()).map(|value| raw_stamps(value)).unwrap_or_default();
+        stamps.iter().filter_map(|stamp| serde_json::from_str(stamp.get()).ok()).collect()
+    }
+
+    /// The latest stamp of a class.
+    pub fn last<S: Stamp>(&self) -> Option<S> {
+        self.all().pop()
+    }
+
+    /// The wire form.
+    pub fn encode(&self) -> Encoded {
+        let mut headers = Headers::with_capacity(self.headers.len() + 2);
+        headers.insert(TYPE.to_owned(), self.message_type.clone());
+        headers.extend(self.headers.clone());
+        headers.entry(CONTENT_TYPE.to_owned()).or_insert_with(|| "application/json".to_owned());
+        Encoded { body: self.body.clone(), headers }
+    }
+
+    /// Reads the wire form. Says why a message that some other serializer wrote, or that is damaged, is not readable.
+    pub fn decode(encoded: &Encoded) -> Result<Self, UndecodableError> {
+        let message_type = encoded.check()?.to_owned();
+        let mut headers = encoded.headers.clone();
+        headers.shift_remove(TYPE);
+        if headers.get(CONTENT_TYPE).is_some_and(|value| value == "application/json") {
+            headers.shift_remove(CONTENT_TYPE);
+        }
+        Ok(Self { headers, ..Self::from_json(message_type, encoded.body.clone()) })
+    }
+
+    fn map_mut<S: Stamp>(&mut self) -> &mut Headers {
+        if S::SENDABLE { &mut self.headers } else { &mut self.local }
+    }
+}
+
+fn header<S: Stamp>() -> String {
+    format!("{STAMP_PREFIX}{}", S::CLASS)
+}
+
+/// The stamps of one header, each as the text it was written as. A header that is no array of stamps counts as none.
+fn raw_stamps(value: &str) -> Vec<Box<RawValue>> {
+    serde_json::from_str(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DelayStamp, ReceivedStamp, RedeliveryStamp};
+    use super::*;
+
+    fn encoded(body: &str, headers: &[(&str, &str)]) -> Encoded {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Encoded { body: Bytes::copy_from_slice(body.as_bytes()), headers }
+    }
+
+    #[test]
+    fn what_is_not_known_survives_a_round_trip_byte_for_byte() {
+        let body = "{ \"n\": 1.0, \"text\": \"\\u00e9\" }";
+        let foreign = [
+            ("type", r"App\Message\SendEmail"),
+            (r"X-Message-Stamp-App\Stamp\Tenant", r#"[{"id": 7 , "x":null}]"#),
+            ("X-Trace", "abc"),
+            ("Content-Type", "application/json"),
+        ];
+        let wire = encoded(body, &foreign);
+        let envelope = Envelope::decode(&wire).unwrap();
+        let again = envelope.with(&DelayStamp { delay: 500 }).without::<DelayStamp>().encode();
+        assert_eq!(again.body, wire.body);
+        for (name, value) in foreign {
+            assert_eq!(again.headers[name], value);
+        }
+        assert_eq!(again.headers.len(), foreign.len());
+    }
+
+    #[test]
+    fn stamps_add_up_in_order_and_their_history_is_bounded() {
+        let mut envelope = Envelope::from_json("a", "{}");
+        for delay in 0..25 {
+            envelope.add(&DelayStamp { delay });
+        }
+        let delays: Vec<u64> = envelope.all::<DelayStamp>().iter().map(|stamp| stamp.delay).collect();
+        assert_eq!(delays, [0, 16, 17, 18, 19, 20, 21, 22, 23, 24]);
+        assert_eq!(envelope.last::<DelayStamp>().unwrap().delay, 24);
+    }
+
+    #[test]
+    fn stamps_that_stay_here_are_not_sent() {
+        let envelope = Envelope::from_json("a", "{}").with(&ReceivedStamp { transport_name: "async".into() });
+        assert!(envelope.last::<ReceivedStamp>().is_some());
+        assert_eq!(envelope.encode().headers.len(), 2);
+    }
+
+    #[test]
+    fn stamps_that_symfony_wrote_are_read() {
+        let wire = encoded(
+            "{}",
+            &[
+                ("type", "a"),
+                (
+                    r"X-Message-Stamp-Symfony\Component\Messenger\Stamp\RedeliveryStamp",
+                    r#"[{"retryCount":2,"redeliveredAt":"2026-01-31T10:00:00+00:00","exceptionMessage":null,"flattenException":null}]"#,
+                ),
+            ],
+        );
+        let envelope = Envelope::decode(&wire).unwrap();
+        assert_eq!(envelope.last::<RedeliveryStamp>().unwrap().retry_count, 2);
+    }
+}

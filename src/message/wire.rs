@@ -1,0 +1,124 @@
+//! The form messages have in every store: what Symfony Messenger's JSON serializer writes.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::Headers;
+
+pub(super) const TYPE: &str = "type";
+pub(super) const CONTENT_TYPE: &str = "Content-Type";
+pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
+
+/// A message as transports carry it: body and headers, not looked into.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Encoded {
+    /// JSON text, where our or Symfony's JSON serializer wrote it.
+    pub body: Bytes,
+    /// The type, the stamps, and whatever else the sender added.
+    pub headers: Headers,
+}
+
+/// Why a message in a queue cannot be read. It is kept, never acknowledged away.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UndecodableError {
+    /// PHP's own serializer wrote it.
+    #[error(
+        "the body was written by PHP's serialize(), which only PHP can read: set \
+         `serializer: messenger.transport.symfony_serializer` on the transport in the Symfony application that sends it"
+    )]
+    PhpSerialized,
+    /// No `type` header.
+    #[error("there is no `type` header, so nothing says what message this is")]
+    NoType,
+    /// The body is not JSON.
+    #[error("the body is not JSON: {0}")]
+    Body(String),
+    /// The headers are neither a map of strings nor empty.
+    #[error("the headers are not a JSON object of strings: {0}")]
+    Headers(String),
+}
+
+impl Encoded {
+    /// Checks that this can be read, and returns the message's type.
+    pub fn check(&self) -> Result<&str, UndecodableError> {
+        let json = serde_json::from_slice::<&RawValue>(&self.body);
+        let looks_like_php =
+            || matches!(self.body.as_ref(), [b'O' | b'a' | b's' | b'C', b':', digit, ..] if digit.is_ascii_digit());
+        match (json, self.headers.get(TYPE)) {
+            (Err(_), _) if looks_like_php() => Err(UndecodableError::PhpSerialized),
+            (_, None) => Err(UndecodableError::NoType),
+            (Err(error), _) => Err(UndecodableError::Body(error.to_string())),
+            (Ok(_), Some(message_type)) => Ok(message_type),
+        }
+    }
+}
+
+/// Headers as stores keep them: one JSON object.
+pub fn headers_to_json(headers: &Headers) -> String {
+    serde_json::to_string(headers).expect("a map of strings to strings is always JSON")
+}
+
+/// Reads [`headers_to_json`]. PHP writes an empty map as `[]`; numbers and booleans, which a hand-written producer may
+/// send, are taken as their text.
+pub fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Map(indexmap::IndexMap<String, Scalar>),
+        Empty([(); 0]),
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Scalar {
+        Text(String),
+        Number(serde_json::Number),
+        Bool(bool),
+    }
+    let stored = serde_json::from_str(text).map_err(|error| UndecodableError::Headers(error.to_string()))?;
+    Ok(match stored {
+        Stored::Empty(_) => Headers::new(),
+        Stored::Map(map) => map
+            .into_iter()
+            .map(|(name, value)| {
+                let value = match value {
+                    Scalar::Text(text) => text,
+                    Scalar::Number(number) => number.to_string(),
+                    Scalar::Bool(flag) => flag.to_string(),
+                };
+                (name, value)
+            })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(body: &'static str, headers: &str) -> Encoded {
+        Encoded { body: Bytes::from_static(body.as_bytes()), headers: headers_from_json(headers).unwrap() }
+    }
+
+    #[test]
+    fn what_phps_serializer_wrote_is_named_for_what_it_is() {
+        let body = r#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":2:{s:44:\"x\"}"#;
+        assert_eq!(encoded(body, "[]").check(), Err(UndecodableError::PhpSerialized));
+    }
+
+    #[test]
+    fn a_missing_type_and_a_broken_body_are_told_apart() {
+        assert_eq!(encoded("{}", "{}").check(), Err(UndecodableError::NoType));
+        assert!(matches!(encoded("{", r#"{"type":"a"}"#).check(), Err(UndecodableError::Body(_))));
+        assert_eq!(encoded("{}", r#"{"type":"a"}"#).check(), Ok("a"));
+    }
+
+    #[test]
+    fn headers_that_are_no_map_are_refused() {
+        for text in ["", "nonsense", "7", r#"["a"]"#, r#"{"a":{"b":1}}"#] {
+            assert!(matches!(headers_from_json(text), Err(UndecodableError::Headers(_))), "{text}");
+        }
+        assert_eq!(headers_from_json(r#"{"n":1,"b":true}"#).unwrap()["n"], "1");
+    }
+}
