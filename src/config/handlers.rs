@@ -1,0 +1,84 @@
+//! Reads `handlers`: the programs that handle messages.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use super::ExecConfig;
+use super::duration::Bare;
+use super::routes::check_pattern;
+use super::section::{Node, Reader};
+
+const FORM: &str = "a handler such as `exec: [php, bin/handle.php]`, or a list of handlers";
+
+/// The handlers of each type or wildcard, in the order of the file.
+pub(super) fn read_handlers(entries: IndexMap<String, Node>, reader: &mut Reader) -> IndexMap<String, Vec<ExecConfig>> {
+    let mut handlers = IndexMap::new();
+    for (pattern, node) in entries {
+        check_pattern(&pattern, &node.path, reader);
+        let path = node.path.clone();
+        let items = node.items_or_one(FORM, reader).unwrap_or_default();
+        if items.is_empty() {
+            reader.error(&path, format!("must be {FORM}, and is empty"));
+        }
+        handlers.insert(pattern, items.into_iter().filter_map(|item| read_one(item, reader)).collect());
+    }
+    handlers
+}
+
+fn read_one(node: Node, reader: &mut Reader) -> Option<ExecConfig> {
+    let mut section = node.section("handlers.*", FORM, reader)?;
+    let timeout = section.take("timeout").and_then(|node| {
+        let timeout = node.duration(Bare::Seconds, reader)?;
+        if timeout.is_zero() {
+            reader.error(&node.path, "must be more than 0; leave it out to let the program take as long as it likes");
+        }
+        Some(timeout)
+    });
+    let exec = read_exec(section.require("exec", "the program and its arguments, as a list", reader)?, reader)?;
+    Some(ExecConfig { exec, timeout })
+}
+
+fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
+    if !node.is_list() {
+        let words = node.text("a list, such as [php, bin/handle.php]", reader)?;
+        let list = shell_words::split(&words).unwrap_or_default().join(", ");
+        // The words may hold a password; only those of a short, plain command are worth repeating.
+        let example = if words.len() <= 60 && !words.contains(['@', '%']) { list } else { "program, argument".into() };
+        reader.error(&node.path, format!("must be a list, because no shell takes it apart: [{example}]"));
+        return None;
+    }
+    let path = node.path.clone();
+    let items = node.items("a list of texts", reader)?;
+    let count = items.len();
+    let exec: Vec<String> = items.iter().filter_map(|item| item.text("text", reader)).collect();
+    match exec.first() {
+        None if count == 0 => reader.error(&path, "must name a program, and is empty"),
+        Some(program) if program.is_empty() => reader.error(&format!("{path}[0]"), "must name a program, and is empty"),
+        Some(program) if exec.len() == count => warn_of_missing(program, &format!("{path}[0]"), reader),
+        _ => {}
+    }
+    (exec.len() == count && count > 0).then_some(exec)
+}
+
+/// A program that is not there is a doubt, not a mistake: a deployment may bring it any minute. One without a `/` is
+/// looked for in the `PATH` of whoever runs it, which is cron's then.
+fn warn_of_missing(program: &str, path: &str, reader: &mut Reader) {
+    if !program.contains('/') {
+        return;
+    }
+    let file = reader.dir.join(program);
+    if let Some(why) = not_executable(&file) {
+        reader.warning(path, format!("{} {why}", file.display()));
+    }
+}
+
+fn not_executable(file: &Path) -> Option<&'static str> {
+    match file.metadata() {
+        Err(_) => Some("does not exist, or cannot be looked at"),
+        Ok(found) if !found.is_file() => Some("is not a file"),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => Some("is not executable; try chmod +x"),
+        Ok(_) => None,
+    }
+}

@@ -1,0 +1,155 @@
+//! Finds the keys where they may stand: at the top of the file, or where Symfony and Contao have them.
+
+use indexmap::IndexMap;
+use serde_yaml::Value;
+
+use super::keys;
+use super::problem::{Problem, nearest};
+use super::section::{Node, Reader, displayable, join, key_text};
+
+/// Keys below `framework.messenger` that are ours.
+const SYMFONY: &[&str] = &["transports", "routing", "failure_transport"];
+/// Keys below `framework.messenger` that only mean something to PHP.
+const SYMFONY_ONLY: &[&str] =
+    &["enabled", "serializer", "buses", "default_bus", "stop_worker_on_signals", "reset_on_message"];
+/// Keys below `contao.messenger` that are ours.
+const CONTAO: &[&str] = &["workers"];
+/// Keys below `contao.messenger` that only mean something to PHP.
+const CONTAO_ONLY: &[&str] = &["web_worker"];
+
+/// The values of all keys, from wherever they stand.
+pub(super) struct Sources {
+    found: Vec<(&'static str, Node)>,
+    doctrine: Option<Value>,
+}
+
+impl Sources {
+    /// Looks through the whole file. A file with `framework` or `contao` at its top is a Symfony application's, and may
+    /// have any other keys, as long as they do not look like typing errors.
+    pub(super) fn find(root: Node, reader: &mut Reader) -> Self {
+        let mut sources = Self { found: Vec::new(), doctrine: None };
+        let entries = root.entries("a mapping", reader).unwrap_or_default();
+        let nested = entries.iter().any(|(key, _)| key == "framework" || key == "contao");
+        let mut applications = Vec::new();
+        for (key, node) in entries {
+            if let Some(known) = keys::children("").find(|known| *known == key) {
+                sources.add(known, node);
+            } else if key == "framework" || key == "contao" {
+                applications.push((key, node));
+            } else if nested {
+                refuse_typo(&key, keys::children("").chain(["framework", "contao"]), "", reader);
+                if key == "doctrine" {
+                    sources.doctrine = Some(node.into_value());
+                }
+            } else {
+                let known = keys::children("").chain(["framework", "contao"]);
+                reader.problems.push(Problem::unknown("", "key", &displayable(&key), known));
+            }
+        }
+        for (key, node) in applications {
+            let (ours, php) = if key == "framework" { (SYMFONY, SYMFONY_ONLY) } else { (CONTAO, CONTAO_ONLY) };
+            sources.add_application(node, ours, php, reader);
+        }
+        sources
+    }
+
+    /// The entries of a mapping that may be given in several places, though each entry only once.
+    pub(super) fn entries(&mut self, key: &str, expected: &str, reader: &mut Reader) -> IndexMap<String, Node> {
+        let mut merged: IndexMap<String, Node> = IndexMap::new();
+        for node in self.take(key) {
+            for (name, entry) in node.entries(expected, reader).unwrap_or_default() {
+                match merged.get(&name) {
+                    Some(other) => reader.error(&entry.path, format!("is given a second time: see {}", other.path)),
+                    None => {
+                        merged.insert(name, entry);
+                    }
+                }
+            }
+        }
+        merged
+    }
+
+    /// A value that may be given in one place only.
+    pub(super) fn one(&mut self, key: &str, reader: &mut Reader) -> Option<Node> {
+        let mut nodes = self.take(key).into_iter();
+        let first = nodes.next()?;
+        for other in nodes {
+            reader.error(&other.path, format!("is given a second time: see {}", first.path));
+        }
+        Some(first)
+    }
+
+    /// Adds the connections of `doctrine.dbal` that are not in `connections` already.
+    pub(super) fn add_doctrine_connections(&mut self, connections: &mut IndexMap<String, Node>) {
+        let Some(Value::Mapping(dbal)) = self.doctrine.as_mut().and_then(|doctrine| doctrine.get_mut("dbal")) else {
+            return;
+        };
+        let mut found = Vec::new();
+        if let Some(url) = dbal.shift_remove("url") {
+            let name = dbal.get("default_connection").and_then(Value::as_str).unwrap_or("default");
+            found.push((name.to_owned(), Node::new("doctrine.dbal.url", url)));
+        }
+        if let Some(Value::Mapping(named)) = dbal.shift_remove("connections") {
+            found
+                .extend(named.into_iter().filter_map(|(name, connection)| doctrine_url(&key_text(&name)?, connection)));
+        }
+        for (name, node) in found {
+            if !node.is_null() {
+                connections.entry(name).or_insert(node);
+            }
+        }
+    }
+
+    fn add(&mut self, key: &'static str, node: Node) {
+        if !node.is_null() {
+            self.found.push((key, node));
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Vec<Node> {
+        self.found.extract_if(.., |(name, _)| *name == key).map(|(_, node)| node).collect()
+    }
+
+    /// Takes `ours` out of `framework.messenger` or `contao.messenger`.
+    fn add_application(&mut self, application: Node, ours: &[&'static str], php: &[&'static str], reader: &mut Reader) {
+        if !application.is_mapping() {
+            return;
+        }
+        let application_path = application.path.clone();
+        for (key, node) in application.entries("a mapping", reader).unwrap_or_default() {
+            if key != "messenger" {
+                refuse_typo(&key, ["messenger"], &application_path, reader);
+                continue;
+            }
+            // `messenger: false` and `messenger: ~` are how Symfony is told to do without.
+            if node.is_null() || node.is_false() {
+                continue;
+            }
+            let path = node.path.clone();
+            for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
+                match ours.iter().find(|known| **known == key) {
+                    Some(known) => self.add(known, node),
+                    None if php.contains(&key.as_str()) => {}
+                    None => {
+                        let known = ours.iter().chain(php).copied();
+                        reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn doctrine_url(name: &str, connection: Value) -> Option<(String, Node)> {
+    let Value::Mapping(mut connection) = connection else { return None };
+    let url = connection.shift_remove("url")?;
+    let path = join(&join("doctrine.dbal.connections", name), "url");
+    Some((name.to_owned(), Node::new(path, url)))
+}
+
+/// A key that may be anything, unless it is nearly one of ours.
+fn refuse_typo<'k>(key: &str, known: impl IntoIterator<Item = &'k str>, path: &str, reader: &mut Reader) {
+    if let Some(near) = nearest(key, known) {
+        reader.error(path, format!("unknown key \"{}\", did you mean \"{near}\"?", displayable(key)));
+    }
+}

@@ -1,0 +1,109 @@
+//! Mistakes in a configuration, as a person reads them.
+
+use std::fmt;
+
+/// One mistake, or one doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where in the file: `workers[1].transports[0]`. Empty for the file as a whole.
+    pub path: String,
+    /// What was found there, what is allowed, and what to do. Never contains a password.
+    pub message: String,
+    /// A warning is told and does not stop anything.
+    pub warning: bool,
+}
+
+impl Problem {
+    /// A mistake that must be mended before anything starts.
+    pub fn error(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), warning: false }
+    }
+
+    /// Something that works, though likely not as meant.
+    pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), warning: true }
+    }
+
+    /// A name that is none of those allowed: `unknown transport "asinc", did you mean "async"? Known: async, failed`.
+    pub fn unknown<'a>(
+        path: impl Into<String>,
+        what: &str,
+        found: &str,
+        allowed: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let allowed: Vec<&str> = allowed.into_iter().collect();
+        let hint = nearest(found, allowed.iter().copied()).map(|name| format!(", did you mean \"{name}\"?"));
+        let known = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+        let end = if hint.is_some() { "" } else { ";" };
+        Self::error(path, format!("unknown {what} \"{found}\"{}{end} known: {known}", hint.unwrap_or_default()))
+    }
+}
+
+/// The name a typo was probably meant to be.
+pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = found.to_lowercase();
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= 1 + name.chars().count() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// All problems of one configuration, in the order they were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The file, as the person named it.
+    pub file: String,
+    /// What was found.
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// None yet.
+    pub fn new(file: impl Into<String>) -> Self {
+        Self { file: file.into(), list: Vec::new() }
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, problem: Problem) {
+        self.list.push(problem);
+    }
+
+    /// Is there one that must be mended?
+    pub fn any_error(&self) -> bool {
+        self.list.iter().any(|problem| !problem.warning)
+    }
+
+    /// Those that must be mended.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter().filter(|problem| !problem.warning)
+    }
+
+    /// Those that need not.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter().filter(|problem| problem.warning)
+    }
+}
+
+impl fmt::Display for Problems {
+    /// One line each: `config.yaml: workers[0].autoscale.max: …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.list.iter().enumerate() {
+            if n > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}: ", self.file)?;
+            if !problem.path.is_empty() {
+                write!(f, "{}: ", problem.path)?;
+            }
+            if problem.warning {
+                write!(f, "warning: ")?;
+            }
+            write!(f, "{}", problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

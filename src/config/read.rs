@@ -1,0 +1,168 @@
+//! From a file to a [`Config`]: the text, its YAML, and where in it the keys stand.
+//!
+//! The keys stand at the top, or nested as Symfony (`framework.messenger`) and Contao (`contao.messenger`) nest them;
+//! both at once is allowed as long as nothing is said twice.
+
+use std::env;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde_yaml::{Mapping, Value};
+
+use super::duration::Bare;
+use super::env::Environment;
+use super::handlers::read_handlers;
+use super::keys;
+use super::nesting::Sources;
+use super::placeholder::Placeholders;
+use super::problem::{Problem, Problems};
+use super::routes::read_routing;
+use super::section::{Node, Reader};
+use super::transports::Declared;
+use super::workers::read_workers;
+use super::yaml;
+use super::{Config, Secret};
+
+/// No configuration is longer; a log or a database given by mistake is.
+const LONGEST_FILE: u64 = 1024 * 1024;
+
+const DEFAULT_STATE_DIR: &str = "var";
+const DEFAULT_HEARTBEAT_TTL: Duration = Duration::from_secs(60);
+/// Below this a heartbeat would be over before it is read.
+const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
+
+/// What to write into a file that has nothing in it.
+const START: &str = "the file is empty; a first configuration is `transports: {async: 'sqlite:var/messages.db'}`";
+
+/// Reads a configuration, with `.env` and `.env.local` beside it and the environment of the process.
+///
+/// Everything that could be understood is returned together with everything that is wrong with it: look at
+/// [`Problems::any_error`] before using it. An error means that there is nothing to look at: no file, or no YAML.
+pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
+    let mut problems = Problems::new(path.display().to_string());
+    let read = text_of(path).and_then(|text| Ok((text, std::path::absolute(path).map_err(|e| e.to_string())?)));
+    let (text, file) = match read {
+        Ok(read) => read,
+        Err(message) => return Err(alone(problems, message)),
+    };
+    let environment = Environment::load(folder(&file), env::vars_os(), &mut problems);
+    parse(&text, &file, &environment, problems)
+}
+
+/// As [`read`], from a text, as if it stood in `file`.
+pub(super) fn parse(
+    text: &str,
+    file: &Path,
+    environment: &Environment,
+    problems: Problems,
+) -> Result<(Config, Problems), Problems> {
+    let root = match yaml::parse(text) {
+        Ok(Value::Mapping(root)) => root,
+        Ok(Value::Null) => return Err(alone(problems, START)),
+        Ok(_) => {
+            let known: Vec<_> = keys::children("").collect();
+            return Err(alone(problems, format!("must be a mapping with keys such as {}", known.join(", "))));
+        }
+        Err(message) => return Err(alone(problems, message)),
+    };
+    let dir = folder(file);
+    let mut reader = Reader { placeholders: Placeholders::new(environment, dir), dir, problems };
+    let config = read_root(root, file, environment, &mut reader);
+    Ok((config, reader.problems))
+}
+
+fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut Reader) -> Config {
+    let mut sources = Sources::find(Node::new("", Value::Mapping(root)), reader);
+    let transports = Declared::read(sources.entries("transports", "a mapping of names to DSNs", reader), reader);
+    let routing = sources.entries("routing", "a mapping of types to transports", reader);
+    let routing = read_routing(routing, &transports, reader);
+    let failure_transport = sources.one("failure_transport", reader);
+    let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
+    let workers = sources.one("workers", reader);
+    let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
+    let handlers = read_handlers(sources.entries("handlers", "a mapping of types to handlers", reader), reader);
+    let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
+    let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
+    let mut connections = sources.entries("connections", "a mapping of names to database URLs", reader);
+    if transports.use_connections() {
+        sources.add_doctrine_connections(&mut connections);
+    }
+    Config {
+        file: file.to_owned(),
+        dir: reader.dir.to_owned(),
+        transports: transports.all,
+        routing,
+        failure_transport,
+        workers,
+        handlers,
+        state_dir: reader.dir.join(state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
+        heartbeat_ttl: heartbeat_ttl.unwrap_or(DEFAULT_HEARTBEAT_TTL),
+        connections: read_connections(connections, environment, reader),
+    }
+}
+
+fn read_heartbeat_ttl(node: Node, reader: &mut Reader) -> Option<Duration> {
+    let ttl = node.section("heartbeat", "a mapping such as {ttl: 60s}", reader)?.take("ttl")?;
+    let duration = ttl.duration(Bare::Seconds, reader)?;
+    if duration < SHORTEST_HEARTBEAT_TTL {
+        reader.error(&ttl.path, format!("must be at least {}ms", SHORTEST_HEARTBEAT_TTL.as_millis()));
+        return None;
+    }
+    Some(duration)
+}
+
+/// Database URLs by name. `DATABASE_URL`, where Symfony applications have theirs, is `default` unless the file says
+/// otherwise.
+fn read_connections(
+    entries: IndexMap<String, Node>,
+    environment: &Environment,
+    reader: &mut Reader,
+) -> IndexMap<String, Secret> {
+    let mut connections = IndexMap::new();
+    if let Some(url) = environment.get("DATABASE_URL").filter(|url| !url.trim().is_empty()) {
+        connections.insert("default".to_owned(), Secret(reader.placeholders.fill_parameters(url)));
+    }
+    for (name, node) in entries {
+        if let Some(url) = node.filled_text("a database URL", reader) {
+            connections.insert(name, Secret(url));
+        }
+    }
+    connections
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let how = "name the file with --config FILE or MINUTELY_CONFIG";
+    if path.is_dir() {
+        return Err(format!("is a folder, not a configuration file; {how}"));
+    }
+    let mut bytes = Vec::new();
+    let opened = File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes));
+    match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            return Err(format!("there is no such file (looked at {}); {how}", place.display()));
+        }
+        Err(error) => return Err(format!("cannot be read: {error}")),
+        Ok(_) => {}
+    }
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(format!("is longer than {} KiB, so it is no configuration", LONGEST_FILE / 1024));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        format!("is not UTF-8 text (line {line}); save it as UTF-8")
+    })
+}
+
+/// The folder of an absolute path to a file.
+fn folder(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("/"))
+}
+
+fn alone(mut problems: Problems, message: impl Into<String>) -> Problems {
+    problems.push(Problem::error("", message));
+    problems
+}

@@ -1,0 +1,63 @@
+//! Reads `routing`, and the types and wildcards that stand as keys there and under `handlers`.
+
+use indexmap::{IndexMap, IndexSet};
+
+use super::section::{Node, Reader};
+use super::transports::Declared;
+
+/// Which transports each type goes to, in sending order.
+pub(super) fn read_routing(
+    entries: IndexMap<String, Node>,
+    transports: &Declared,
+    reader: &mut Reader,
+) -> IndexMap<String, Vec<String>> {
+    let mut routing = IndexMap::new();
+    for (pattern, node) in entries {
+        check_pattern(&pattern, &node.path, reader);
+        routing.insert(pattern, read_senders(node, transports, reader));
+    }
+    routing
+}
+
+/// One name, a list of them, or `{senders: [...]}`. A name given twice is sent to once, as Symfony does.
+fn read_senders(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<String> {
+    let expected = "the name of a transport, or a list of such names";
+    let node = if node.is_mapping() {
+        let section = node.section("routing.*", expected, reader);
+        section.and_then(|mut section| section.require("senders", "a list of transports", reader))
+    } else {
+        Some(node)
+    };
+    let Some((path, senders)) = node.and_then(|node| Some((node.path.clone(), node.items_or_one(expected, reader)?)))
+    else {
+        return Vec::new();
+    };
+    if senders.is_empty() {
+        reader.error(&path, format!("must be {expected}, and is empty; leave a type out to have it handled at once"));
+    }
+    let names: IndexSet<String> = senders.iter().filter_map(|node| transports.name(node, reader)).collect();
+    names.into_iter().collect()
+}
+
+/// A type, or one of Symfony's wildcards: `*`, or a namespace with `\*` at its end.
+pub(super) fn check_pattern(pattern: &str, path: &str, reader: &mut Reader) {
+    let prefix = pattern.strip_suffix(r"\*").unwrap_or(pattern);
+    if pattern == "*" {
+        return;
+    }
+    if pattern.trim().is_empty() || prefix.is_empty() {
+        reader.error(path, r"must be a message's type, `*`, or a namespace such as `App\Message\*`");
+    } else if prefix.contains('*') {
+        reader.error(path, r"a wildcard is `*` alone, or `\*` at the end of a namespace, such as `App\Message\*`");
+    } else if prefix.starts_with('\\') {
+        reader.error(path, format!("types are written without the \\ in front: {}", pattern.trim_start_matches('\\')));
+    } else if prefix.contains(r"\\") {
+        reader.error(
+            path,
+            format!(
+                r"has two \ in a row; only within double quotes YAML wants that: '{}'",
+                pattern.replace(r"\\", r"\")
+            ),
+        );
+    }
+}

@@ -1,0 +1,346 @@
+//! Typed reading of a YAML tree: every value knows its path, and what is wrong with it becomes a [`Problem`].
+//!
+//! A [`Node`] is read once, by the method for what it should be. `None` then means "told already": the caller goes on
+//! with a default and the person sees all mistakes at once, none of them twice. Messages show a value as it stands in
+//! the file, so never what an environment variable holds, and of anything like a URL no more than its scheme.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_yaml::{Mapping, Value};
+
+use super::duration::{self, Bare};
+use super::keys;
+use super::placeholder::Placeholders;
+use super::problem::{Problem, Problems};
+
+/// What reading a value needs.
+pub(super) struct Reader<'a> {
+    /// Fills placeholders in.
+    pub(super) placeholders: Placeholders<'a>,
+    /// The folder that relative paths start from.
+    pub(super) dir: &'a Path,
+    /// What was found so far.
+    pub(super) problems: Problems,
+}
+
+impl Reader<'_> {
+    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
+        self.problems.push(Problem::error(path, message));
+    }
+
+    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
+        self.problems.push(Problem::warning(path, message));
+    }
+
+    /// A name that is none of those allowed. Always `None`, for the caller to return.
+    pub(super) fn unknown<'n, T>(
+        &mut self,
+        node: &Node,
+        what: &str,
+        known: impl IntoIterator<Item = &'n str>,
+    ) -> Option<T> {
+        self.problems.push(Problem::unknown(&node.path, what, &node.as_name(), known));
+        None
+    }
+}
+
+/// A value at its place in the file, placeholders not yet filled in.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    /// `workers[1].transports[0]`.
+    pub(super) path: String,
+    value: Value,
+}
+
+impl Node {
+    pub(super) fn new(path: impl Into<String>, value: Value) -> Self {
+        Self { path: path.into(), value }
+    }
+
+    /// Nothing, as in `workers: ~`.
+    pub(super) fn is_null(&self) -> bool {
+        self.value.is_null()
+    }
+
+    /// `false`, with which Symfony turns a section off.
+    pub(super) fn is_false(&self) -> bool {
+        self.value == Value::Bool(false)
+    }
+
+    /// The value as it stands in the file.
+    pub(super) fn into_value(self) -> Value {
+        self.value
+    }
+
+    pub(super) fn is_mapping(&self) -> bool {
+        self.value.is_mapping()
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        self.value.is_sequence()
+    }
+
+    /// The entries of a mapping whose keys are free.
+    pub(super) fn entries(self, expected: &str, reader: &mut Reader) -> Option<Vec<(String, Node)>> {
+        let Value::Mapping(mapping) = self.value else {
+            return self.mismatch(expected, reader);
+        };
+        let mut entries = Vec::with_capacity(mapping.len());
+        for (key, value) in mapping {
+            match key_text(&key) {
+                Some(key) => entries.push((key.clone(), Node::new(join(&self.path, &key), value))),
+                None => reader.error(&self.path, format!("a key must be text, not {}", shown(&key))),
+            }
+        }
+        Some(entries)
+    }
+
+    /// A mapping with the keys that [`keys::KEYS`] has below `pattern`; any other key is a problem.
+    pub(super) fn section(self, pattern: &str, expected: &str, reader: &mut Reader) -> Option<Section> {
+        let path = self.path.clone();
+        let entries = self.entries(expected, reader)?;
+        let (entries, unknown): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|(key, _)| keys::children(pattern).any(|known| known == key));
+        for (key, _) in unknown {
+            reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), keys::children(pattern)));
+        }
+        Some(Section { path, entries })
+    }
+
+    /// Takes a key out of a mapping that is known elsewhere and means nothing here; its value, unless null.
+    pub(super) fn without(mut self, key: &str) -> (Node, Option<Node>) {
+        let taken = self.value.as_mapping_mut().and_then(|mapping| mapping.shift_remove(key));
+        let taken = taken.filter(|value| !value.is_null()).map(|value| Node::new(join(&self.path, key), value));
+        (self, taken)
+    }
+
+    /// The items of a list.
+    pub(super) fn items(self, expected: &str, reader: &mut Reader) -> Option<Vec<Node>> {
+        let Value::Sequence(items) = self.value else {
+            return self.mismatch(expected, reader);
+        };
+        let path = self.path;
+        Some(items.into_iter().enumerate().map(|(n, item)| Node::new(format!("{path}[{n}]"), item)).collect())
+    }
+
+    /// The items of a list, or the one value that stands for a list of one.
+    pub(super) fn items_or_one(self, expected: &str, reader: &mut Reader) -> Option<Vec<Node>> {
+        if self.is_list() { self.items(expected, reader) } else { Some(vec![self]) }
+    }
+
+    /// Text. Numbers and booleans are taken as they are written.
+    pub(super) fn text(&self, expected: &str, reader: &mut Reader) -> Option<String> {
+        let text = match self.resolved(reader)? {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            _ => return self.mismatch(expected, reader),
+        };
+        if text.contains('\0') {
+            reader.error(&self.path, "must not contain a NUL character");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Text with something in it.
+    pub(super) fn filled_text(&self, expected: &str, reader: &mut Reader) -> Option<String> {
+        let text = self.text(expected, reader)?;
+        if text.trim().is_empty() {
+            reader.error(&self.path, format!("must be {expected}, and is empty"));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A whole number. Text that is one is taken too: environment variables are text.
+    pub(super) fn whole(&self, range: RangeInclusive<u64>, reader: &mut Reader) -> Option<u64> {
+        let number = match self.resolved(reader)? {
+            Value::Number(number) => whole(&number),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let expected = match *range.end() {
+            u64::MAX => format!("a whole number, {} or more", range.start()),
+            end => format!("a whole number from {} to {end}", range.start()),
+        };
+        number.filter(|number| range.contains(number)).or_else(|| self.mismatch(&expected, reader))
+    }
+
+    /// A number, with or without a fraction.
+    pub(super) fn number(&self, range: RangeInclusive<f64>, reader: &mut Reader) -> Option<f64> {
+        let number = match self.resolved(reader)? {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        // NaN is in no range.
+        number.filter(|number| range.contains(number)).or_else(|| self.mismatch(&expected, reader))
+    }
+
+    pub(super) fn flag(&self, reader: &mut Reader) -> Option<bool> {
+        match self.resolved(reader)? {
+            Value::Bool(flag) => Some(flag),
+            _ => self.mismatch("true or false", reader),
+        }
+    }
+
+    pub(super) fn duration(&self, bare: Bare, reader: &mut Reader) -> Option<Duration> {
+        let read = match self.resolved(reader)? {
+            Value::Number(number) => duration::from_number(number.as_f64().unwrap_or(f64::NAN), bare),
+            Value::String(text) => duration::parse(&text, bare),
+            _ => return self.mismatch("a duration, such as 500ms, 5s, 2m or 1h", reader),
+        };
+        read.map_err(|error| reader.error(&self.path, format!("{} is no duration here: {error}", self.shown()))).ok()
+    }
+
+    /// The whole tree with its placeholders filled in.
+    pub(super) fn tree(self, reader: &mut Reader) -> Option<Value> {
+        match self.value {
+            Value::Mapping(_) => {
+                let mut mapping = Mapping::new();
+                for (key, node) in self.entries("a mapping", reader)? {
+                    if let Some(value) = node.tree(reader) {
+                        mapping.insert(key.into(), value);
+                    }
+                }
+                Some(Value::Mapping(mapping))
+            }
+            Value::Sequence(_) => {
+                let items = self.items("a list", reader)?;
+                Some(Value::Sequence(items.into_iter().filter_map(|node| node.tree(reader)).collect()))
+            }
+            _ => self.resolved(reader),
+        }
+    }
+
+    /// The value as it may be shown.
+    pub(super) fn shown(&self) -> String {
+        shown(&self.value)
+    }
+
+    /// As [`Node::shown`], without quotes around text.
+    fn as_name(&self) -> String {
+        match &self.value {
+            Value::String(text) => displayable(text),
+            other => shown(other),
+        }
+    }
+
+    /// Says what was expected and what is there. Always `None`, for the caller to return.
+    pub(super) fn mismatch<T>(&self, expected: &str, reader: &mut Reader) -> Option<T> {
+        match self.value {
+            Value::Tagged(ref tagged) => {
+                reader.error(&self.path, format!("must be {expected}; YAML tags ({}) mean nothing here", tagged.tag));
+            }
+            _ => reader.error(&self.path, format!("must be {expected}, not {}", self.shown())),
+        }
+        None
+    }
+
+    fn resolved(&self, reader: &mut Reader) -> Option<Value> {
+        match &self.value {
+            Value::String(text) => reader
+                .placeholders
+                .resolve(text)
+                .map_err(|message| reader.problems.push(Problem::error(&self.path, message)))
+                .ok(),
+            Value::Tagged(_) => self.mismatch("a plain value", reader),
+            other => Some(other.clone()),
+        }
+    }
+}
+
+/// A mapping with known keys.
+pub(super) struct Section {
+    /// Where it stands.
+    pub(super) path: String,
+    entries: Vec<(String, Node)>,
+}
+
+impl Section {
+    /// Takes the value of a key out. A null value is none.
+    pub(super) fn take(&mut self, key: &str) -> Option<Node> {
+        let at = self.entries.iter().position(|(name, _)| name == key)?;
+        Some(self.entries.swap_remove(at).1).filter(|node| !node.is_null())
+    }
+
+    /// As [`Section::take`], where a missing key is a problem.
+    pub(super) fn require(&mut self, key: &str, what: impl Display, reader: &mut Reader) -> Option<Node> {
+        let node = self.take(key);
+        if node.is_none() {
+            reader.error(&self.path, format!("`{key}` is missing: {what}"));
+        }
+        node
+    }
+
+    /// A whole number, or the default where the key is missing or its value is wrong.
+    pub(super) fn whole_or(&mut self, key: &str, default: u64, range: RangeInclusive<u64>, reader: &mut Reader) -> u64 {
+        self.take(key).and_then(|node| node.whole(range, reader)).unwrap_or(default)
+    }
+}
+
+/// The path of a key within a mapping. Keys that would make a path ambiguous are quoted.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && !key.contains(|c: char| c == '.' || c == '[' || c.is_whitespace() || c.is_control());
+    let key = if may_hold_password(key) {
+        displayable(key)
+    } else if plain {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// A key's text; numbers and booleans, which YAML makes of bare words, are taken as they are written.
+pub(super) fn key_text(key: &Value) -> Option<String> {
+    match key {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+fn whole(number: &serde_yaml::Number) -> Option<u64> {
+    // Symfony has PHP's integers, and `3.0` is none there either.
+    number.as_u64()
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => format!("\"{}\"", displayable(text)),
+        Value::Sequence(_) => "a list".to_owned(),
+        Value::Mapping(_) => "a mapping".to_owned(),
+        Value::Tagged(_) => "a tagged value".to_owned(),
+    }
+}
+
+/// `scheme://…`, or `user:password@host`.
+fn may_hold_password(text: &str) -> bool {
+    text.contains("://") || (text.contains('@') && text.contains(':'))
+}
+
+/// Text for a message: short, on one line, and with nothing of a URL that could be a password.
+pub(super) fn displayable(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if may_hold_password(text) {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        let plain = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        return if plain && !scheme.is_empty() { format!("{scheme}:…") } else { "…".to_owned() };
+    }
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    // In names of types every backslash would be doubled.
+    short.replace(r"\\", r"\").replace("\\'", "'").replace("\\\"", "\"")
+}

@@ -1,0 +1,218 @@
+//! Reads `workers`: what the supervisor keeps running.
+
+use std::collections::HashMap;
+
+use super::section::{Node, Reader, Section, join};
+use super::transports::{Declared, Nature};
+use super::{Autoscale, WorkerDefinition};
+
+/// Added where no time limit is given: cron comes back after a minute.
+const DEFAULT_TIME_LIMIT: &str = "--time-limit=60";
+
+/// Where `autoscale` has no `max`.
+const DEFAULT_MAX: u64 = 10;
+
+/// More processes than any one host takes.
+const LARGEST_MAX: u64 = 10_000;
+
+/// Together with the largest `max`, far from overflowing what is counted.
+const LARGEST_DESIRED_SIZE: u64 = 1_000_000_000;
+
+/// A name is a folder's name too, with a number added.
+const LONGEST_NAME: usize = 100;
+
+/// All worker definitions, each with a name of its own.
+pub(super) fn read_workers(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<WorkerDefinition> {
+    let items = node.items("a list of workers, or [] for none", reader).unwrap_or_default();
+    let definitions = items.into_iter().filter_map(|item| read_one(item, transports, reader)).collect();
+    name_all(definitions, reader)
+}
+
+/// A definition still without its name, and the name that is given in the file.
+fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<(WorkerDefinition, Option<Node>)> {
+    let mut section = node.section("workers[]", "a mapping with `transports`", reader)?;
+    let name = section.take("name");
+    let consumed = section
+        .require("transports", "the transports to consume, the most important first", reader)
+        .map(|node| read_transports(node, transports, reader));
+    let definition = WorkerDefinition {
+        name: String::new(),
+        path: section.path.clone(),
+        transports: consumed.unwrap_or_default(),
+        options: read_options(section.take("options"), reader),
+        autoscale: section.take("autoscale").map(|node| read_autoscale(node, reader)).unwrap_or_default(),
+        command: section.take("command").and_then(|node| read_command(node, reader)),
+    };
+    Some((definition, name))
+}
+
+fn read_transports(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<String> {
+    let path = node.path.clone();
+    let Some(items) = node.items_or_one("the name of a transport, or a list of such names", reader) else {
+        return Vec::new();
+    };
+    if items.is_empty() {
+        reader.error(&path, "must name a transport to consume, and is empty");
+    }
+    let mut consumed: Vec<String> = Vec::new();
+    for item in &items {
+        let Some(name) = transports.name(item, reader) else { continue };
+        let why_not = match transports.nature(&name) {
+            Nature::Store => None,
+            Nature::Sync => Some("ends at sync://, where messages are handled at once and nothing waits for a worker"),
+            Nature::InMemory => {
+                Some("ends at in-memory://, and a worker, being another process, cannot see that memory")
+            }
+        };
+        if let Some(why_not) = why_not {
+            reader.error(&item.path, format!("\"{name}\" cannot be consumed: it {why_not}"));
+        }
+        if consumed.contains(&name) {
+            reader.error(&item.path, format!("\"{name}\" is in this list already"));
+        } else {
+            consumed.push(name);
+        }
+    }
+    consumed
+}
+
+fn read_options(node: Option<Node>, reader: &mut Reader) -> Vec<String> {
+    let expected = "a list of options, such as [--time-limit=60, --sleep=5]";
+    let items = node.and_then(|node| node.items(expected, reader)).unwrap_or_default();
+    let mut options: Vec<String> = Vec::new();
+    for item in items {
+        let Some(option) = item.filled_text("an option, such as --sleep=5", reader) else { continue };
+        if option.starts_with('-') && option.split('=').next().is_some_and(|name| name.trim_end().contains(' ')) {
+            reader.error(&item.path, format!("{} is two arguments: write --option=value, or two items", item.shown()));
+        }
+        options.push(option);
+    }
+    if !options.iter().any(|option| is_time_limit(option)) {
+        options.push(DEFAULT_TIME_LIMIT.to_owned());
+    }
+    options
+}
+
+/// The forms of Symfony's option: `--time-limit=60`, `--time-limit` `60`, `-t60`, `-t` `60`.
+fn is_time_limit(option: &str) -> bool {
+    let long = option.split('=').next() == Some("--time-limit");
+    long || option.strip_prefix("-t").is_some_and(|value| value.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// `autoscale`, with `enabled: false` as Symfony's way to turn it off.
+fn read_autoscale(node: Node, reader: &mut Reader) -> Autoscale {
+    if node.is_false() {
+        return Autoscale::default();
+    }
+    let expected = "a mapping such as {desired_size: 5, min: 1, max: 10}";
+    let Some(mut section) = node.section("workers[].autoscale", expected, reader) else {
+        return Autoscale::default();
+    };
+    let enabled = section.take("enabled").and_then(|node| node.flag(reader)).unwrap_or(true);
+    if enabled { read_bounds(&mut section, reader) } else { Autoscale::default() }
+}
+
+fn read_bounds(section: &mut Section, reader: &mut Reader) -> Autoscale {
+    let desired_size = section
+        .require("desired_size", "how many pending messages one worker is wanted for, such as 5", reader)
+        .and_then(|node| node.whole(1..=LARGEST_DESIRED_SIZE, reader));
+    let min_path = join(&section.path, "min");
+    let min = section.whole_or("min", 1, 0..=LARGEST_MAX, reader);
+    let max_node = section.take("max");
+    let max_given = max_node.is_some();
+    let max = max_node.map_or(Some(DEFAULT_MAX), |node| node.whole(1..=LARGEST_MAX, reader));
+    if let Some(max) = max.filter(|max| *max < min) {
+        let default = if max_given { "" } else { ", the default" };
+        reader.error(&min_path, format!("must not be more than max: min is {min}, max is {max}{default}"));
+    }
+    // Both are at most LARGEST_MAX.
+    let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    Autoscale {
+        desired_size: desired_size.unwrap_or(1),
+        min: bounded(min),
+        max: bounded(max.unwrap_or(DEFAULT_MAX).max(min)),
+    }
+}
+
+/// A list of arguments, or one text that is taken apart as a shell would.
+fn read_command(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
+    let path = node.path.clone();
+    let command: Vec<String> = if node.is_list() {
+        let items = node.items("a list of texts", reader)?;
+        items.iter().map(|item| item.text("text", reader)).collect::<Option<_>>()?
+    } else {
+        let text = node.text("a command, such as php bin/console messenger:consume {transports} {options}", reader)?;
+        match shell_words::split(&text) {
+            Ok(words) => words,
+            Err(_) => {
+                reader.error(&path, "has a quote that is not closed");
+                return None;
+            }
+        }
+    };
+    if command.first().is_none_or(|program| program.trim().is_empty()) {
+        reader.error(&path, "must name a program, and is empty");
+        return None;
+    }
+    for argument in &command {
+        if matches!(argument.as_str(), "{transport}" | "{option}" | "{Transports}" | "{Options}") {
+            let known = "only {transports} and {options} are filled in";
+            reader.warning(&path, format!("{argument} is passed on as it is: {known}"));
+        }
+    }
+    Some(command)
+}
+
+/// Gives each definition its name: the one in the file, else one made from its transports that nobody else has.
+fn name_all(definitions: Vec<(WorkerDefinition, Option<Node>)>, reader: &mut Reader) -> Vec<WorkerDefinition> {
+    // Names in the file first: one that is made up must give way, wherever it stands.
+    let mut taken: HashMap<String, String> = HashMap::new();
+    let mut named = Vec::with_capacity(definitions.len());
+    for (mut definition, name) in definitions {
+        if let Some(name) = name.and_then(|node| read_name(&node, reader)) {
+            if let Some(other) = taken.insert(name.clone(), definition.path.clone()) {
+                let path = join(&definition.path, "name");
+                reader.error(&path, format!("\"{name}\" is the name of {other} already"));
+            }
+            definition.name = name;
+        }
+        named.push(definition);
+    }
+    for definition in named.iter_mut().filter(|definition| definition.name.is_empty()) {
+        definition.name = made_name(&definition.transports, &taken);
+        taken.insert(definition.name.clone(), definition.path.clone());
+    }
+    // What is wrong with the transports of these has been told, and without any, later checks would stumble.
+    named.retain(|definition| !definition.transports.is_empty());
+    named
+}
+
+fn read_name(node: &Node, reader: &mut Reader) -> Option<String> {
+    let name = node.text("a name", reader)?;
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !starts_well || name.len() > LONGEST_NAME || !name.chars().all(fits_name) {
+        let expected = "a name of 1 to 100 letters, digits and characters of _ . + -, starting with a letter or digit";
+        return node.mismatch(expected, reader);
+    }
+    Some(name)
+}
+
+fn fits_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.+-".contains(c)
+}
+
+fn made_name(transports: &[String], taken: &HashMap<String, String>) -> String {
+    let mut name: String = transports.join("+").chars().map(|c| if fits_name(c) { c } else { '_' }).collect();
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        name.insert_str(0, "worker");
+    }
+    // Room for the number that makes it unique.
+    name.truncate(LONGEST_NAME - 10);
+    if !taken.contains_key(&name) {
+        return name;
+    }
+    (2_u64..)
+        .map(|n| format!("{name}-{n}"))
+        .find(|numbered| !taken.contains_key(numbered))
+        .expect("a finite map cannot hold every number")
+}
