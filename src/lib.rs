@@ -3,5 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod config;
 pub mod message;
+pub mod transport;

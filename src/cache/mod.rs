@@ -1,0 +1,58 @@
+//! Small facts that processes share, each with an expiry: who is consuming what, and when workers were asked to stop.
+//!
+//! Facts live in *groups*, because the question is "who pings transport X?" and not "what did pinger 17 say?". A store
+//! keeps them ([`FileStore`] by default); [`Cache`] answers repeated reads from memory for a moment.
+
+mod file;
+mod front;
+
+pub use file::FileStore;
+pub use front::Cache;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+/// One fact that has not expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// Unique within its group.
+    pub key: String,
+    /// What it says.
+    pub value: String,
+    /// When it was last put.
+    pub written_at: SystemTime,
+    /// When it stops being true.
+    pub expires_at: SystemTime,
+}
+
+/// Keeps facts where several processes see them.
+///
+/// Groups and keys may hold any text. A fact is read whole or not at all, also while it is being written or when its
+/// writer is killed.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// States a fact, in place of an earlier one of the same key, for `ttl` from now.
+    async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError>;
+
+    /// Withdraws a fact. One that is not there is no error.
+    async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError>;
+
+    /// The facts of a group that have not expired, in the order of their keys. What cannot be read is left out, with a
+    /// warning.
+    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError>;
+}
+
+/// The cache could not be read or written.
+#[derive(Debug, Error)]
+#[error("the cache at {place} could not be {action}: {source}")]
+pub struct CacheError {
+    /// Where it is: a path or a server, without secrets.
+    pub place: String,
+    /// `read` or `written`.
+    pub action: &'static str,
+    /// What went wrong.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,0 +1,345 @@
+//! Makes all transports of a configuration, and finds everything wrong with them before anything is opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use indexmap::{IndexMap, IndexSet};
+
+use super::auto_fallback::{self, AutoFallback, References};
+use super::{InMemoryFactory, Liveness, SqliteFactory, SyncFactory, Transport, TransportError, TransportSpec};
+use crate::config::{Problem, Secret, TransportConfig};
+
+/// Schemes whose transports exist, though a build may come without them.
+const OPTIONAL_SCHEMES: [&str; 13] = [
+    "postgres",
+    "postgresql",
+    "pgsql",
+    "pdo-pgsql",
+    "mysql",
+    "mariadb",
+    "mysql2",
+    "pdo-mysql",
+    "redis",
+    "rediss",
+    "valkey",
+    "amqp",
+    "amqps",
+];
+
+/// What transports share.
+#[derive(Clone)]
+pub struct Context {
+    /// Where relative paths in DSNs start.
+    pub project_dir: PathBuf,
+    /// Database URLs by connection name, for `doctrine://NAME`.
+    pub connections: IndexMap<String, Secret>,
+    /// Knows what is being consumed.
+    pub liveness: Arc<dyn Liveness>,
+}
+
+/// Makes the transports of some DSN schemes. Keeps what they share (connections, say).
+pub trait Factory: Send + std::marker::Sync {
+    /// The schemes, in lower case.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
+    /// when it is first used.
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>>;
+
+    /// What a person should know before using such a transport.
+    fn warnings(&self, _spec: &TransportSpec) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+/// The factories that come with this crate, for [`Transports::new`]. `auto-fallback` needs none.
+pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
+    vec![Arc::new(SyncFactory), Arc::new(InMemoryFactory::default()), Arc::new(SqliteFactory::default())]
+}
+
+/// The transports of an application, by name.
+#[derive(Clone, Default)]
+pub struct Transports {
+    by_name: IndexMap<String, Arc<dyn Transport>>,
+}
+
+impl Transports {
+    /// Makes all transports, or says everything that is wrong with them. Warnings are not among that:
+    /// [`Transports::check`] has them.
+    pub fn new(
+        configs: &IndexMap<String, TransportConfig>,
+        factories: &[Arc<dyn Factory>],
+        context: &Context,
+    ) -> Result<Self, Vec<Problem>> {
+        let (transports, mut problems) = build(configs, factories, context);
+        problems.retain(|problem| !problem.warning);
+        if problems.is_empty() { Ok(transports) } else { Err(problems) }
+    }
+
+    /// Everything that is wrong, or doubtful, with these transports. Opens nothing.
+    pub fn check(
+        configs: &IndexMap<String, TransportConfig>,
+        factories: &[Arc<dyn Factory>],
+        context: &Context,
+    ) -> Vec<Problem> {
+        build(configs, factories, context).1
+    }
+
+    /// Adds a transport made by hand, in place of one of the same name.
+    pub fn insert(&mut self, transport: Arc<dyn Transport>) {
+        self.by_name.insert(transport.name().to_owned(), transport);
+    }
+
+    /// A transport by its name.
+    pub fn get(&self, name: &str) -> Result<Arc<dyn Transport>, TransportError> {
+        self.by_name.get(name).cloned().ok_or_else(|| TransportError::Unknown(name.to_owned()))
+    }
+
+    /// The transport that consuming and counting `name` really reads: itself, or an auto-fallback's target.
+    pub fn target(&self, name: &str) -> Result<Arc<dyn Transport>, TransportError> {
+        let transport = self.get(name)?;
+        match transport.target() {
+            Some(target) => self.get(target),
+            None => Ok(transport),
+        }
+    }
+
+    /// All names, in the order of the configuration.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// All transports, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Transport>> {
+        self.by_name.values()
+    }
+}
+
+/// Makes what can be made; the problems are in the order of the configuration.
+fn build(
+    configs: &IndexMap<String, TransportConfig>,
+    factories: &[Arc<dyn Factory>],
+    context: &Context,
+) -> (Transports, Vec<Problem>) {
+    let mut problems: IndexMap<&str, Vec<Problem>> = configs.keys().map(|name| (name.as_str(), vec![])).collect();
+    let mut built: IndexMap<String, Arc<dyn Transport>> = IndexMap::new();
+    let mut auto_fallbacks: IndexMap<&str, (TransportSpec, References)> = IndexMap::new();
+
+    for (name, config) in configs {
+        let result = TransportSpec::new(config, context).map_err(|problem| vec![problem]).and_then(|spec| {
+            if auto_fallback::SCHEMES.contains(&spec.store.scheme()) {
+                let references = auto_fallback::references(&spec, configs)?;
+                auto_fallbacks.insert(name, (spec, references));
+                return Ok(());
+            }
+            let factory = factory_for(&spec, factories)?;
+            problems[name.as_str()].extend(factory.warnings(&spec));
+            built.insert(name.clone(), factory.create(&spec, context)?);
+            Ok(())
+        });
+        problems[name.as_str()].extend(result.err().unwrap_or_default());
+    }
+
+    for (name, (spec, _)) in &auto_fallbacks {
+        if let Some(way) = way_back(name, &auto_fallbacks) {
+            problems[*name].push(spec.dsn_problem(format!("it leads to itself: {}", way.join(" → "))));
+        }
+    }
+    // Each round makes those whose parts are there. What is left at the end is on a circle, or stands on a transport
+    // that could not be made; both have been reported.
+    loop {
+        let made = built.len();
+        auto_fallbacks.retain(|name, (spec, references)| {
+            let (Some(target), Some(fallback)) = (built.get(&references.target), built.get(&references.fallback))
+            else {
+                return true;
+            };
+            if !target.consumable() {
+                let what = format!("the target \"{}\" keeps no messages, so nothing can consume it", references.target);
+                problems[*name].push(Problem::error(spec.option_path("target"), what));
+            }
+            let (target, fallback) = (Arc::clone(target), Arc::clone(fallback));
+            let transport = AutoFallback::new(*name, target, fallback, Arc::clone(&context.liveness));
+            built.insert((*name).to_owned(), Arc::new(transport));
+            false
+        });
+        if built.len() == made {
+            break;
+        }
+    }
+    let by_name = configs.keys().filter_map(|name| Some((name.clone(), built.swap_remove(name)?))).collect();
+    (Transports { by_name }, problems.into_values().flatten().collect())
+}
+
+fn factory_for<'a>(
+    spec: &TransportSpec,
+    factories: &'a [Arc<dyn Factory>],
+) -> Result<&'a Arc<dyn Factory>, Vec<Problem>> {
+    let scheme = spec.store.scheme();
+    // A factory added later wins, so that an application can put its own in place of a built-in one.
+    if let Some(factory) = factories.iter().rev().find(|factory| factory.schemes().contains(&scheme)) {
+        return Ok(factory);
+    }
+    let mut known: IndexSet<&str> = factories.iter().flat_map(|factory| factory.schemes()).copied().collect();
+    known.extend(auto_fallback::SCHEMES);
+    if OPTIONAL_SCHEMES.contains(&scheme) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let message = format!("\"{scheme}:\" is not in this build, which has: {}, doctrine", known.join(", "));
+        return Err(vec![spec.dsn_problem(message)]);
+    }
+    known.insert("doctrine");
+    Err(vec![Problem::unknown(spec.dsn_path(), "scheme", scheme, known)])
+}
+
+/// The way from an auto-fallback over targets and fallbacks back to itself, if there is one.
+fn way_back<'a>(
+    start: &'a str,
+    auto_fallbacks: &'a IndexMap<&str, (TransportSpec, References)>,
+) -> Option<Vec<&'a str>> {
+    let mut seen = IndexSet::new();
+    let mut ways = vec![vec![start]];
+    while let Some(way) = ways.pop() {
+        let Some((_, references)) = way.last().and_then(|name| auto_fallbacks.get(name)) else { continue };
+        for next in [references.target.as_str(), references.fallback.as_str()] {
+            let longer = [way.as_slice(), &[next]].concat();
+            if next == start {
+                return Some(longer);
+            }
+            if seen.insert(next) {
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::config::RetryStrategy;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Liveness for Nobody {
+        async fn is_running(&self, _transports: &[&str]) -> bool {
+            false
+        }
+    }
+
+    fn context(connections: &[(&str, &str)]) -> Context {
+        let connections =
+            connections.iter().map(|(name, url)| ((*name).to_owned(), Secret((*url).to_owned()))).collect();
+        Context { project_dir: "/project".into(), connections, liveness: Arc::new(Nobody) }
+    }
+
+    fn configs(transports: &[(&str, &str, &str)]) -> IndexMap<String, TransportConfig> {
+        let config = |(name, dsn, options): &(&str, &str, &str)| TransportConfig {
+            name: (*name).to_owned(),
+            path: format!("transports.{name}"),
+            dsn: Secret((*dsn).to_owned()),
+            options: serde_yaml::from_str(options).unwrap(),
+            retry: RetryStrategy::default(),
+            failure_transport: None,
+        };
+        transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()
+    }
+
+    fn check_with(transports: &[(&str, &str, &str)], connections: &[(&str, &str)]) -> Vec<String> {
+        Transports::check(&configs(transports), &built_in_factories(), &context(connections))
+            .into_iter()
+            .map(|problem| format!("{}{}: {}", if problem.warning { "?" } else { "" }, problem.path, problem.message))
+            .collect()
+    }
+
+    fn check(transports: &[(&str, &str, &str)]) -> Vec<String> {
+        check_with(transports, &[])
+    }
+
+    #[test]
+    fn contaos_default_transports_are_made_without_touching_anything() {
+        let mut list = vec![("sync", "sync://".to_owned())];
+        list.push(("contao_failure", "doctrine://default?table_name=tl_message_queue&queue_name=failure".into()));
+        for prio in ["high", "normal", "low"] {
+            let (name, queue) =
+                (format!("contao_prio_{prio}").leak() as &str, format!("contao_prio_{prio}_doctrine").leak());
+            list.push((name, format!("contao-auto-fallback://{name}?target={queue}&fallback=sync")));
+            let dsn = "doctrine://default?table_name=tl_message_queue&queue_name=prio_{prio}&auto_setup=false";
+            list.push((queue, dsn.replace("{prio}", prio)));
+        }
+        let list: Vec<_> = list.iter().map(|(name, dsn)| (*name, dsn.as_str(), "{}")).collect();
+        let context = context(&[("default", "pdo-sqlite:////nowhere/var/data.db?serverVersion=3")]);
+        let transports = Transports::new(&configs(&list), &built_in_factories(), &context).unwrap();
+        assert_eq!(transports.names().collect::<Vec<_>>(), list.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
+        assert_eq!(transports.target("contao_prio_low").unwrap().name(), "contao_prio_low_doctrine");
+        assert_eq!(transports.target("sync").unwrap().name(), "sync");
+        assert!(matches!(transports.get("contao"), Err(TransportError::Unknown(name)) if name == "contao"));
+    }
+
+    #[test]
+    fn every_mistake_is_found_with_its_place() {
+        let found = check(&[
+            ("no_dsn", "nonsense", "{}"),
+            ("typo", "sqllite:a.db", "{}"),
+            ("later", "amqp://guest:hunter2@localhost/", "{}"),
+            ("option", "sqlite:a.db?tablename=hunter2&queue_name=a", "{auto_setups: true}"),
+            ("values", "sqlite:a.db?redeliver_timeout=soon&table_name=a%3Bb", "{auto_setup: perhaps}"),
+            ("file", "sqlite:", "{}"),
+            ("host", "sqlite://var/queue.db", "{}"),
+            ("memory", "sqlite::memory:", "{}"),
+            ("plain", "sync://?queue=a", "{}"),
+        ]);
+        insta::assert_snapshot!(found.join("\n"));
+    }
+
+    #[test]
+    fn every_mistake_in_an_auto_fallback_is_found() {
+        let found = check(&[
+            ("sync", "sync://", "{}"),
+            ("queue", "sqlite:a.db", "{}"),
+            ("broken", "nonsense", "{}"),
+            ("good", "auto-fallback://good?target=queue&fallback=sync", "{}"),
+            ("nested", "auto-fallback://nested?target=good", "{fallback: sync}"),
+            ("name", "auto-fallback://nmae?target=queue&fallback=sync", "{}"),
+            ("nothing", "auto-fallback://nothing", "{}"),
+            ("typos", "auto-fallback://typos?target=qeue", "{fallback: snyc}"),
+            ("selfish", "auto-fallback://selfish?target=selfish&fallback=sync", "{}"),
+            ("a", "auto-fallback://a?target=queue&fallback=b", "{}"),
+            ("b", "auto-fallback://b?target=a&fallback=sync", "{}"),
+            ("into_circle", "auto-fallback://into_circle?target=a&fallback=sync", "{}"),
+            ("onto_sync", "auto-fallback://onto_sync?target=sync&fallback=queue", "{}"),
+            ("onto_broken", "auto-fallback://onto_broken?target=broken&fallback=sync", "{}"),
+        ]);
+        insta::assert_snapshot!(found.join("\n"));
+    }
+
+    #[test]
+    fn connections_are_looked_up_and_their_secrets_kept() {
+        let transports =
+            [("a", "doctrine://defualt", "{}"), ("b", "doctrine://mysql", "{}"), ("c", "doctrine://bad", "{}")];
+        let connections =
+            [("default", "sqlite:///a.db"), ("mysql", "mysql://u:hunter2@h/db"), ("bad", "mysql://u:hunter2/x@h/db")];
+        let mut found = check_with(&transports, &connections);
+        found.extend(check(&[("none", "doctrine://default", "{}")]));
+        assert!(!found.join("").contains("hunter2"));
+        insta::assert_snapshot!(found.join("\n"));
+    }
+
+    #[test]
+    fn options_beside_the_dsn_win_over_those_in_it() {
+        let transports = configs(&[("a", "sqlite:a.db?queue_name=dsn&table_name=dsn", "{queue_name: options}")]);
+        let transports = Transports::new(&transports, &built_in_factories(), &context(&[])).unwrap();
+        let place = transports.get("a").unwrap().moving().unwrap().place();
+        assert_eq!((place.queue.as_str(), place.table.as_str()), ("options", "dsn"));
+        assert_eq!(place.store, "sqlite:/project/a.db");
+    }
+
+    #[test]
+    fn a_transport_in_memory_is_warned_of() {
+        let found = check(&[("a", "in-memory://", "{}")]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("?transports.a: "), "{found:?}");
+    }
+}

@@ -1,0 +1,395 @@
+//! `in-memory://`: messages wait in this process, and are gone with it. For tests, and for a program that is its own
+//! and only worker.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::sql::REDELIVER_TIMEOUT;
+use super::{
+    Context, Counting, Counts, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing,
+    Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+};
+use crate::config::Problem;
+use crate::message::Encoded;
+
+/// Stands in for a delay that ends after the end of time.
+const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Keeps messages in this process. Clones share one queue.
+#[derive(Clone)]
+pub struct InMemory {
+    name: String,
+    redeliver_timeout: Duration,
+    store: Arc<Store>,
+}
+
+/// The queues that messages can move between in one step.
+struct Store {
+    number: u64,
+    state: Mutex<State>,
+    /// A message came, or came back, in some queue.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    last_id: u64,
+    queues: HashMap<String, Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: BTreeMap<u64, Stored>,
+    /// Those not in flight, by the time they are due.
+    waiting: BTreeSet<(Instant, u64)>,
+    /// Those in flight, by the time they were received.
+    in_flight: BTreeSet<(Instant, u64)>,
+}
+
+struct Stored {
+    message: Encoded,
+    due: Instant,
+    received: Option<Instant>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        static STORES: AtomicU64 = AtomicU64::new(0);
+        let number = STORES.fetch_add(1, Ordering::Relaxed);
+        Self { number, state: Mutex::default(), changed: Notify::new() }
+    }
+}
+
+impl Queue {
+    fn insert(&mut self, id: u64, message: Encoded, due: Instant) {
+        self.messages.insert(id, Stored { message, due, received: None });
+        self.waiting.insert((due, id));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Stored> {
+        let stored = self.messages.remove(&id)?;
+        match stored.received {
+            Some(received) => self.in_flight.remove(&(received, id)),
+            None => self.waiting.remove(&(stored.due, id)),
+        };
+        Some(stored)
+    }
+
+    /// Changes whether, and since when, a message is in flight.
+    fn mark(&mut self, id: u64, received: Option<Instant>) {
+        let Some(stored) = self.messages.get_mut(&id) else { return };
+        match stored.received {
+            Some(at) => self.in_flight.remove(&(at, id)),
+            None => self.waiting.remove(&(stored.due, id)),
+        };
+        match received {
+            Some(at) => self.in_flight.insert((at, id)),
+            None => self.waiting.insert((stored.due, id)),
+        };
+        stored.received = received;
+    }
+
+    /// Puts back what has been in flight for too long.
+    fn redeliver(&mut self, now: Instant, timeout: Duration) {
+        while let Some(&(received, id)) = self.in_flight.first()
+            && now.duration_since(received) >= timeout
+        {
+            self.mark(id, None);
+        }
+    }
+
+    fn due(&self, now: Instant) -> impl Iterator<Item = u64> {
+        self.waiting.range(..=(now, u64::MAX)).map(|(_, id)| *id)
+    }
+}
+
+impl InMemory {
+    /// An empty queue of its own.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), redeliver_timeout: REDELIVER_TIMEOUT, store: Arc::default() }
+    }
+
+    /// The same queue, where messages in flight become pending again after this time instead of an hour.
+    #[must_use]
+    pub fn with_redeliver_timeout(mut self, timeout: Duration) -> Self {
+        self.redeliver_timeout = timeout;
+        self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code under the lock panics between two changes that belong together.
+        self.store.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the queue as it is now.
+    fn with_queue<T>(&self, action: impl FnOnce(&mut Queue, Instant) -> T) -> T {
+        let mut state = self.state();
+        let queue = state.queues.entry(self.name.clone()).or_default();
+        let now = Instant::now();
+        queue.redeliver(now, self.redeliver_timeout);
+        action(queue, now)
+    }
+
+    fn remove(&self, ids: &[MessageId]) {
+        self.with_queue(|queue, _| {
+            for id in numbers(ids) {
+                queue.remove(id);
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Transport for InMemory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Stores a message. Unlike in other transports it does not survive this process.
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let mut state = self.state();
+        state.last_id += 1;
+        let id = state.last_id;
+        state.queues.entry(self.name.clone()).or_default().insert(id, message.clone(), after(delay));
+        drop(state);
+        self.store.changed.notify_waiters();
+        Ok(Sent::Queued { transport: self.name.clone(), id: MessageId(id.to_string()), reason: None })
+    }
+
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        Ok(self.with_queue(|queue, now| {
+            let ids: Vec<u64> = queue.due(now).take(up_to).collect();
+            ids.into_iter()
+                .filter_map(|id| {
+                    queue.mark(id, Some(now));
+                    queue.messages.get(&id).map(|stored| received(id, stored))
+                })
+                .collect()
+        }))
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.remove(ids);
+        Ok(())
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.remove(ids);
+        Ok(())
+    }
+
+    fn counting(&self) -> Option<&dyn Counting> {
+        Some(self)
+    }
+
+    fn setting_up(&self) -> Option<&dyn SettingUp> {
+        Some(self)
+    }
+
+    fn listing(&self) -> Option<&dyn Listing> {
+        Some(self)
+    }
+
+    fn releasing(&self) -> Option<&dyn Releasing> {
+        Some(self)
+    }
+
+    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn waking(&self) -> Option<&dyn Waking> {
+        Some(self)
+    }
+
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Counting for InMemory {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        Ok(self.counts(cap).await?.pending)
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        Ok(self.with_queue(|queue, now| {
+            let pending = up_to(queue.due(now), cap);
+            let delayed = up_to(queue.waiting.iter().rev().take_while(|(due, _)| *due > now), cap);
+            Counts { pending, delayed, in_flight: up_to(queue.in_flight.iter(), cap) }
+        }))
+    }
+}
+
+#[async_trait]
+impl SettingUp for InMemory {
+    async fn setup(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Listing for InMemory {
+    async fn list(&self, after: Option<&MessageId>, limit: usize) -> Result<Vec<Listed>, TransportError> {
+        let Some(first) = after.map_or(Some(0), |id| number(id).and_then(|id| id.checked_add(1))) else {
+            return Ok(vec![]);
+        };
+        Ok(self.with_queue(|queue, now| {
+            queue.messages.range(first..).take(limit).map(|(id, stored)| listed(*id, stored, now)).collect()
+        }))
+    }
+
+    async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
+        let Some(id) = number(id) else { return Ok(None) };
+        Ok(self.with_queue(|queue, now| queue.messages.get(&id).map(|stored| listed(id, stored, now))))
+    }
+}
+
+#[async_trait]
+impl Releasing for InMemory {
+    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.with_queue(|queue, _| {
+            for id in numbers(ids) {
+                queue.mark(id, None);
+            }
+        });
+        self.store.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KeepingAlive for InMemory {
+    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.with_queue(|queue, now| {
+            for id in numbers(ids) {
+                if queue.messages.get(&id).is_some_and(|stored| stored.received.is_some()) {
+                    queue.mark(id, Some(now));
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Waking for InMemory {
+    async fn wake(&self) -> Result<(), TransportError> {
+        let mut changed = std::pin::pin!(self.store.changed.notified());
+        // From here on no change is missed; what is there already is seen below.
+        changed.as_mut().enable();
+        let next = self.with_queue(|queue, _| {
+            let due = queue.waiting.first().map(|(due, _)| *due);
+            let redelivered =
+                queue.in_flight.first().and_then(|(received, _)| received.checked_add(self.redeliver_timeout));
+            due.into_iter().chain(redelivered).min()
+        });
+        match next {
+            Some(at) => {
+                let _ = tokio::time::timeout_at(at.into(), changed).await;
+            }
+            None => changed.await,
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Moving for InMemory {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        if let Some(id) = number(id) {
+            self.with_queue(|queue, _| {
+                if queue.remove(id).is_some() {
+                    queue.insert(id, message.clone(), after(delay));
+                }
+            });
+            self.store.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        if destination.store != self.place().store {
+            return Ok(None);
+        }
+        if let Some(id) = number(id) {
+            let mut state = self.state();
+            if state.queues.get_mut(&self.name).and_then(|queue| queue.remove(id)).is_some() {
+                let queue = state.queues.entry(destination.queue.clone()).or_default();
+                queue.insert(id, message.clone(), Instant::now());
+            }
+            drop(state);
+            self.store.changed.notify_waiters();
+        }
+        Ok(Some(id.clone()))
+    }
+
+    fn place(&self) -> Place {
+        let store = format!("in-memory:{}", self.store.number);
+        Place { store, table: String::new(), queue: self.name.clone() }
+    }
+}
+
+/// Makes [`InMemory`] transports. Those of one factory and one name are one queue.
+#[derive(Default)]
+pub struct InMemoryFactory {
+    store: Arc<Store>,
+}
+
+impl Factory for InMemoryFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["in-memory"]
+    }
+
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+        let mut options = spec.options();
+        let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
+        // Symfony's option, with nothing to choose here: messages are always kept in their wire form.
+        options.flag("serialize", true);
+        options.finish()?;
+        Ok(Arc::new(InMemory { name: spec.name.clone(), redeliver_timeout, store: Arc::clone(&self.store) }))
+    }
+
+    fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {
+        vec![spec.warning("messages on in-memory:// are seen by no other process, and lost when this one ends")]
+    }
+}
+
+fn after(delay: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(delay).unwrap_or(now + A_CENTURY)
+}
+
+fn number(id: &MessageId) -> Option<u64> {
+    id.0.parse().ok()
+}
+
+fn numbers(ids: &[MessageId]) -> impl Iterator<Item = u64> {
+    ids.iter().filter_map(number)
+}
+
+fn up_to(items: impl Iterator, cap: u64) -> u64 {
+    items.take(usize::try_from(cap).unwrap_or(usize::MAX)).count() as u64
+}
+
+fn received(id: u64, stored: &Stored) -> Received {
+    Received { id: MessageId(id.to_string()), message: Ok(stored.message.clone()) }
+}
+
+fn listed(id: u64, stored: &Stored, now: Instant) -> Listed {
+    let ago = now.saturating_duration_since(stored.due);
+    let ahead = stored.due.saturating_duration_since(now);
+    let available_at = SystemTime::now().checked_sub(ago).and_then(|time| time.checked_add(ahead));
+    Listed { received: received(id, stored), available_at, in_flight: stored.received.is_some() }
+}

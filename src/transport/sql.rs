@@ -1,0 +1,139 @@
+//! What the SQL transports have in common: the options of a queue in a table, and how times are written there.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+
+use super::{Options, TransportError};
+
+/// How long a message may be in flight before it is pending again: Symfony Messenger's default.
+pub(super) const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Symfony Messenger's default for `table_name`.
+const TABLE: &str = "messenger_messages";
+/// Symfony Messenger's default for `queue_name`.
+const QUEUE: &str = "default";
+/// The width of the column `queue_name`; SQLite does not enforce it, the servers do.
+const QUEUE_NAME_MAX: usize = 190;
+
+/// How times are written: text that sorts as time does. UTC, as Symfony Messenger does it from 6.0 on.
+const TIME: &str = "%Y-%m-%d %H:%M:%S";
+
+/// One queue in one table: the options that all SQL transports share.
+#[derive(Debug, Clone)]
+pub(super) struct QueueOptions {
+    /// The table, an identifier.
+    pub(super) table: String,
+    /// The value of its column `queue_name`.
+    pub(super) queue: String,
+    /// How long a message may be in flight before it is pending again.
+    pub(super) redeliver_timeout: Duration,
+    /// Create the table when it is missing?
+    pub(super) auto_setup: bool,
+}
+
+impl QueueOptions {
+    /// Reads `table_name`, `queue_name`, `redeliver_timeout` and `auto_setup`.
+    pub(super) fn read(options: &mut Options<'_>) -> Self {
+        let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
+        if !is_identifier(&table) {
+            let rule = "is a name of letters, digits and _, not starting with a digit or \"sqlite_\"";
+            options.refuse("table_name", format!("table_name {rule}; found \"{table}\""));
+        }
+        let queue = options.text("queue_name").unwrap_or_else(|| QUEUE.to_owned());
+        if queue.chars().count() > QUEUE_NAME_MAX {
+            options
+                .refuse("queue_name", format!("queue_name has at most {QUEUE_NAME_MAX} characters; this one has more"));
+        }
+        let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
+        let auto_setup = options.flag("auto_setup", true);
+        Self { table, queue, redeliver_timeout, auto_setup }
+    }
+}
+
+/// A moment in time as a queue's columns see it: in whole seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment(DateTime<Utc>);
+
+impl Moment {
+    /// Now, with the fraction of the second cut off and not rounded, as what is written must not lie in the future.
+    pub(super) fn now() -> Self {
+        Self(Utc::now().trunc_subsecs(0))
+    }
+
+    /// When a message becomes due. Counts the whole seconds of the delay, as Symfony does.
+    pub(super) fn after(self, delay: Duration) -> Self {
+        let due = TimeDelta::try_seconds(i64::try_from(delay.as_secs()).unwrap_or(i64::MAX))
+            .and_then(|delay| self.0.checked_add_signed(delay));
+        let last = DateTime::<Utc>::from_timestamp_secs(253_402_300_799).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        // Past the year 9999 the text would not sort as the time does.
+        Self(due.map_or(last, |due| due.min(last)))
+    }
+
+    /// Messages received before this moment have been in flight for too long.
+    pub(super) fn before(self, redeliver_timeout: Duration) -> Self {
+        Self(TimeDelta::from_std(redeliver_timeout).map_or(self.0, |timeout| self.0 - timeout))
+    }
+
+    /// As it is written into a column.
+    pub(super) fn text(self) -> String {
+        self.0.format(TIME).to_string()
+    }
+}
+
+/// Reads a time from a column; none when something else is written there.
+pub(super) fn time_from_text(text: &str) -> Option<SystemTime> {
+    NaiveDateTime::parse_from_str(text, TIME).ok().map(|time| time.and_utc().into())
+}
+
+/// A store's error, with the transport and the action.
+pub(super) fn store_error(
+    transport: &str,
+    action: &'static str,
+    source: impl std::error::Error + Send + std::marker::Sync + 'static,
+) -> TransportError {
+    TransportError::Store { transport: transport.to_owned(), action, source: Box::new(source) }
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !text.to_ascii_lowercase().starts_with("sqlite_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(text: &str) -> Moment {
+        Moment(time_from_text(text).unwrap().into())
+    }
+
+    #[test]
+    fn a_delay_counts_in_whole_seconds() {
+        let now = moment("2026-02-28 23:59:58");
+        assert_eq!(now.after(Duration::from_millis(999)).text(), "2026-02-28 23:59:58");
+        assert_eq!(now.after(Duration::from_millis(2999)).text(), "2026-03-01 00:00:00");
+    }
+
+    #[test]
+    fn a_delay_without_end_is_still_written_in_four_digits() {
+        let now = moment("2026-01-01 00:00:00");
+        for delay in [Duration::MAX, Duration::from_secs(1 << 40)] {
+            assert_eq!(now.after(delay).text(), "9999-12-31 23:59:59");
+        }
+    }
+
+    #[test]
+    fn a_message_is_never_redelivered_before_its_time() {
+        // Received at .9 of a second, so written up to a second early: "before" and not "until" makes up for it.
+        let received = moment("2026-01-01 00:00:10").text();
+        assert!(received >= moment("2026-01-01 00:01:10").before(Duration::from_secs(60)).text());
+        assert!(received < moment("2026-01-01 00:01:11").before(Duration::from_secs(60)).text());
+    }
+
+    #[test]
+    fn only_plain_names_are_tables() {
+        assert!(["messenger_messages", "_t", "T1"].iter().all(|name| is_identifier(name)));
+        assert!(["", "1t", "a.b", "a\"b", "a b", "sqlite_master", "é"].iter().all(|name| !is_identifier(name)));
+    }
+}

@@ -1,0 +1,393 @@
+//! `sqlite:`: a queue in a table of an SQLite file, the same table that Symfony Messenger's Doctrine transport uses.
+//!
+//! Any number of processes may send and receive at once. A message is received by marking its row (`delivered_at`) and
+//! acknowledged by deleting it; both are single statements, so there is no instant at which a killed process leaves
+//! something half done. What a killed consumer had in flight is pending again after `redeliver_timeout`.
+
+mod database;
+mod queries;
+mod row;
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::str;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use self::database::{Database, DatabaseError, Statement};
+use self::queries::Queries;
+use self::row::{ReadRow, bind_message, first_id};
+use super::sql::{Moment, QueueOptions, store_error, time_from_text};
+use super::{
+    Context, Counting, Counts, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing,
+    Sent, SettingUp, Transport, TransportError, TransportSpec,
+};
+use crate::config::Problem;
+use crate::message::Encoded;
+
+/// A queue in an SQLite file.
+pub struct Sqlite {
+    name: String,
+    options: QueueOptions,
+    database: Arc<Database>,
+    queries: Queries,
+}
+
+impl Sqlite {
+    fn new(name: &str, options: QueueOptions, database: Arc<Database>) -> Self {
+        let queries = Queries::new(&options.table);
+        Self { name: name.to_owned(), options, database, queries }
+    }
+
+    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to be
+    /// created by the first message.
+    async fn run(&self, action: &'static str, statement: Statement) -> Result<Option<Vec<SqliteRow>>, TransportError> {
+        match self.database.run(statement).await {
+            Ok(rows) => Ok(Some(rows)),
+            Err(error) if error.is_missing(&self.options.table) && self.options.auto_setup => Ok(None),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    /// Changes the rows of these messages; those in other queues, or gone, are passed over.
+    async fn change(
+        &self,
+        action: &'static str,
+        sql: &str,
+        ids: &[MessageId],
+        time: Option<Moment>,
+    ) -> Result<(), TransportError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<i64> = ids.iter().filter_map(number).collect();
+        let numbers = serde_json::Value::from(numbers).to_string();
+        let mut statement = Statement::new(sql).bind(numbers).bind(&self.options.queue);
+        if let Some(time) = time {
+            statement = statement.bind(time.text());
+        }
+        self.run(action, statement).await.map(drop)
+    }
+
+    /// Queue, now, and the time before which messages in flight have been so for too long: `?1`, `?2`, `?3`.
+    fn at(&self, sql: &str, now: Moment) -> Statement {
+        let cutoff = now.before(self.options.redeliver_timeout);
+        Statement::new(sql).bind(&self.options.queue).bind(now.text()).bind(cutoff.text())
+    }
+
+    async fn create_table(&self) -> Result<(), DatabaseError> {
+        match self.has_table().await {
+            Ok(true) => return Ok(()),
+            Ok(false) | Err(DatabaseError::NoFile(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let statements = self.queries.create_table.each_ref().map(Statement::new);
+        match self.database.create(&statements).await {
+            Ok(_) => Ok(()),
+            // Somebody else was faster, and that is as good.
+            Err(error) => {
+                if self.has_table().await.unwrap_or(false) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+        }
+    }
+
+    async fn has_table(&self) -> Result<bool, DatabaseError> {
+        let statement = Statement::new(queries::HAS_TABLE).bind(&self.options.table);
+        Ok(!self.database.run(statement).await?.is_empty())
+    }
+
+    fn error(&self, action: &'static str, error: DatabaseError) -> TransportError {
+        let file = self.database.path().display();
+        match error {
+            DatabaseError::NoFile(_) => {
+                TransportError::NotSetUp { transport: self.name.clone(), what: format!("the database {file}") }
+            }
+            error if error.is_missing(&self.options.table) => TransportError::NotSetUp {
+                transport: self.name.clone(),
+                what: format!("table \"{}\" in {file}", self.options.table),
+            },
+            error => store_error(&self.name, action, error),
+        }
+    }
+
+    fn unreadable(&self, action: &'static str, source: sqlx::Error) -> TransportError {
+        self.error(action, DatabaseError::Sqlite { path: self.database.path().to_owned(), source })
+    }
+}
+
+#[async_trait]
+impl Transport for Sqlite {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let action = "sending";
+        let now = Moment::now();
+        let statement = bind_message(Statement::new(&self.queries.send), message)
+            .bind(&self.options.queue)
+            .bind(now.text())
+            .bind(now.after(delay).text());
+        let rows = match self.database.run(statement.clone()).await {
+            Err(error) if error.is_missing(&self.options.table) && self.options.auto_setup => {
+                self.create_table().await.map_err(|error| self.error("creating the table", error))?;
+                self.database.run(statement).await
+            }
+            result => result,
+        };
+        let rows = rows.map_err(|error| self.error(action, error))?;
+        let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
+        Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
+    }
+
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        let now = Moment::now();
+        // Looking first keeps idle workers from taking the write lock, which others have a use for.
+        let any = self.run(action, self.at(&self.queries.any_due, now)).await?;
+        if any.is_none_or(|rows| rows.is_empty()) {
+            return Ok(vec![]);
+        }
+        let statement = self.at(&self.queries.receive, now).bind(limit(up_to));
+        let rows = self.run(action, statement).await?.unwrap_or_default();
+        let mut messages = rows.iter().map(ReadRow::read).collect::<Result<Vec<_>, _>>();
+        if let Ok(messages) = &mut messages {
+            // RETURNING has an order of its own.
+            messages.sort_by(|a, b| (&a.available_at, a.id).cmp(&(&b.available_at, b.id)));
+        }
+        let messages = messages.map_err(|error| self.unreadable(action, error))?;
+        Ok(messages.into_iter().map(ReadRow::received).collect())
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("acknowledging", &self.queries.delete, ids, None).await
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("rejecting", &self.queries.delete, ids, None).await
+    }
+
+    fn counting(&self) -> Option<&dyn Counting> {
+        Some(self)
+    }
+
+    fn setting_up(&self) -> Option<&dyn SettingUp> {
+        Some(self)
+    }
+
+    fn listing(&self) -> Option<&dyn Listing> {
+        Some(self)
+    }
+
+    fn releasing(&self) -> Option<&dyn Releasing> {
+        Some(self)
+    }
+
+    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Counting for Sqlite {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        self.count(&self.queries.count_pending, cap).await.map(|counts| counts.pending)
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        self.count(&self.queries.count_all, cap).await
+    }
+}
+
+impl Sqlite {
+    async fn count(&self, sql: &str, cap: u64) -> Result<Counts, TransportError> {
+        let action = "counting";
+        let statement = self.at(sql, Moment::now()).bind(i64::try_from(cap).unwrap_or(i64::MAX));
+        let mut counts = Counts::default();
+        for row in self.run(action, statement).await?.unwrap_or_default() {
+            let number = |column| row.try_get::<i64, _>(column).map(|number| u64::try_from(number).unwrap_or(0));
+            let read =
+                || Ok(Counts { pending: cap.min(number(0)? + number(1)?), delayed: number(2)?, in_flight: number(3)? });
+            counts = read().map_err(|error| self.unreadable(action, error))?;
+        }
+        Ok(counts)
+    }
+
+    async fn look(&self, statement: Statement) -> Result<Vec<Listed>, TransportError> {
+        let action = "listing";
+        let rows = self.run(action, statement).await?.unwrap_or_default();
+        let listed = rows.iter().map(|row| {
+            let in_flight = row.try_get("in_flight")?;
+            let row = ReadRow::read(row)?;
+            let available_at = str::from_utf8(&row.available_at).ok().and_then(time_from_text);
+            Ok(Listed { available_at, in_flight, received: row.received() })
+        });
+        listed.collect::<Result<_, _>>().map_err(|error| self.unreadable(action, error))
+    }
+}
+
+#[async_trait]
+impl SettingUp for Sqlite {
+    async fn setup(&self) -> Result<(), TransportError> {
+        self.create_table().await.map_err(|error| self.error("creating the table", error))
+    }
+}
+
+#[async_trait]
+impl Listing for Sqlite {
+    async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
+        // Ids start at 1. Nothing comes after what was never an id.
+        let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
+        self.look(self.at(&self.queries.list, Moment::now()).bind(after).bind(limit(up_to))).await
+    }
+
+    async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
+        let Some(id) = number(id) else { return Ok(None) };
+        Ok(self.look(self.at(&self.queries.find, Moment::now()).bind(id)).await?.pop())
+    }
+}
+
+#[async_trait]
+impl Releasing for Sqlite {
+    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("releasing", &self.queries.release, ids, None).await
+    }
+}
+
+#[async_trait]
+impl KeepingAlive for Sqlite {
+    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("keeping alive", &self.queries.keep_alive, ids, Some(Moment::now())).await
+    }
+}
+
+#[async_trait]
+impl Moving for Sqlite {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let Some(id) = number(id) else { return Ok(()) };
+        let statement = bind_message(Statement::new(&self.queries.retry), message)
+            .bind(&self.options.queue)
+            .bind(id)
+            .bind(Moment::now().after(delay).text());
+        self.run("retrying", statement).await.map(drop)
+    }
+
+    /// Within one table the message keeps its id.
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        if destination.store != self.place().store {
+            return Ok(None);
+        }
+        let Some(number) = number(id) else { return Ok(Some(id.clone())) };
+        let within_table = destination.table == self.options.table;
+        let bind = |sql: &str| {
+            bind_message(Statement::new(sql), message)
+                .bind(&self.options.queue)
+                .bind(number)
+                .bind(Moment::now().text())
+                .bind(&destination.queue)
+        };
+        let moved = if within_table {
+            self.database.run(bind(&self.queries.move_within)).await
+        } else {
+            let insert = bind(&self.queries.copy_into(&destination.table));
+            let numbers = serde_json::Value::from(vec![number]).to_string();
+            let delete = Statement::new(&self.queries.delete).bind(numbers).bind(&self.options.queue);
+            self.database.run_together(&[insert, delete]).await
+        };
+        match moved {
+            Ok(rows) if rows.is_empty() => Ok(Some(id.clone())),
+            Ok(rows) => first_id(&rows).map(Some).map_err(|error| self.unreadable("moving", error)),
+            // Sending to it creates it, where that is allowed.
+            Err(error) if !within_table && error.is_missing(&destination.table) => Ok(None),
+            Err(error) => Err(self.error("moving", error)),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            store: format!("sqlite:{}", self.database.path().display()),
+            table: self.options.table.clone(),
+            queue: self.options.queue.clone(),
+        }
+    }
+}
+
+fn number(id: &MessageId) -> Option<i64> {
+    id.0.parse().ok()
+}
+
+fn limit(up_to: usize) -> i64 {
+    i64::try_from(up_to).unwrap_or(i64::MAX)
+}
+
+/// Makes [`Sqlite`] transports. Those on one file share one connection.
+#[derive(Default)]
+pub struct SqliteFactory {
+    databases: Mutex<HashMap<PathBuf, Weak<Database>>>,
+}
+
+impl SqliteFactory {
+    fn database(&self, path: PathBuf) -> Arc<Database> {
+        // A panic while the lock is held leaves at worst an entry out.
+        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = databases.get(&path).and_then(Weak::upgrade) {
+            return database;
+        }
+        let database = Arc::new(Database::new(path.clone()));
+        databases.insert(path, Arc::downgrade(&database));
+        database
+    }
+}
+
+impl Factory for SqliteFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["sqlite", "sqlite3", "pdo-sqlite"]
+    }
+
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+        let mut options = spec.options();
+        let queue = QueueOptions::read(&mut options);
+        let path = file(spec, &context.project_dir);
+        if let Err(problem) = &path {
+            options.push(problem.clone());
+        }
+        options.finish()?;
+        let path = path.map_err(|problem| vec![problem])?;
+        Ok(Arc::new(Sqlite::new(&spec.name, queue, self.database(path))))
+    }
+}
+
+/// The file a DSN names, absolute, and spelled the same way for the same file.
+fn file(spec: &TransportSpec, project_dir: &Path) -> Result<PathBuf, Problem> {
+    let store = &spec.store;
+    let ways = "write sqlite:relative/path.db or sqlite:///absolute/path.db";
+    if store.path().contains(":memory:") || store.host().contains(":memory:") {
+        return Err(spec.dsn_problem("SQLite in memory is seen by no other process: use in-memory://, or a file"));
+    }
+    if !store.hosts().is_empty() {
+        return Err(spec.dsn_problem(format!("\"{}\" stands where a host stands: {ways}", store.host())));
+    }
+    if store.path().trim_matches('/').is_empty() {
+        return Err(spec.dsn_problem(format!("it names no file: {ways}")));
+    }
+    let path = project_dir.join(store.path());
+    // `a//b` and `a/./b` are `a/b`. `..` stays, as it does not lead back over a symbolic link.
+    Ok(path.components().filter(|component| *component != Component::CurDir).collect())
+}

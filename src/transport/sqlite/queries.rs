@@ -1,0 +1,200 @@
+//! The SQL of a queue in an SQLite table, and the index that makes it quick.
+//!
+//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
+//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait.
+
+/// Is there a table of this name (`?1`)? SQLite's names do not mind case.
+pub(super) const HAS_TABLE: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+
+/// Statements for one table. Their arguments, unless said otherwise: `?1` the queue, `?2` now, `?3` the time before which
+/// messages have been in flight for too long.
+pub(super) struct Queries {
+    table: String,
+    pub(super) create_table: [String; 2],
+    /// `?1` body, `?2` headers, `?3` queue, `?4` now, `?5` due.
+    pub(super) send: String,
+    /// A row when at least one message is due.
+    pub(super) any_due: String,
+    /// `?4` how many at most.
+    pub(super) receive: String,
+    /// `?4` the cap. Columns: never received, in flight for too long, and two zeros.
+    pub(super) count_pending: String,
+    /// `?4` the cap. Columns: never received, in flight for too long, delayed, in flight.
+    pub(super) count_all: String,
+    /// `?4` the id after which to start, `?5` how many at most.
+    pub(super) list: String,
+    /// `?4` the id.
+    pub(super) find: String,
+    /// `?1` ids as a JSON array, `?2` queue.
+    pub(super) delete: String,
+    /// `?1` ids as a JSON array, `?2` queue.
+    pub(super) release: String,
+    /// `?1` ids as a JSON array, `?2` queue, `?3` now.
+    pub(super) keep_alive: String,
+    /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` due.
+    pub(super) retry: String,
+    /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` now, `?6` the other queue.
+    pub(super) move_within: String,
+}
+
+impl Queries {
+    /// The statements for this table.
+    pub(super) fn new(table: &str) -> Self {
+        let t = quote(table);
+        let never_received = format!("FROM {t} WHERE queue_name = ?1 AND delivered_at IS NULL AND available_at <= ?2");
+        let too_long = format!("FROM {t} WHERE queue_name = ?1 AND delivered_at < ?3 AND available_at <= ?2");
+        let delayed = format!("FROM {t} WHERE queue_name = ?1 AND delivered_at IS NULL AND available_at > ?2");
+        let in_flight = format!("FROM {t} WHERE queue_name = ?1 AND delivered_at >= ?3");
+        let oldest = "ORDER BY available_at, id LIMIT ?4";
+        let count = |rows: &str| format!("(SELECT COUNT(*) FROM (SELECT 1 {rows} LIMIT ?4))");
+        // As bytes: nothing keeps another program from writing text that is not UTF-8.
+        let content = "id, CAST(available_at AS BLOB) AS available_at, CAST(body AS BLOB) AS body, \
+                       CAST(headers AS BLOB) AS headers";
+        let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?3 AS in_flight");
+        let chosen = "id IN (SELECT value FROM json_each(?1)) AND queue_name = ?2";
+        Self {
+            create_table: create_table(table),
+            send: format!(
+                "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 RETURNING id"
+            ),
+            any_due: format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})"),
+            receive: format!(
+                "UPDATE {t} SET delivered_at = ?2 WHERE id IN (SELECT id FROM ( \
+                 SELECT * FROM (SELECT id, available_at {never_received} {oldest}) UNION ALL \
+                 SELECT * FROM (SELECT id, available_at {too_long} {oldest})) {oldest}) RETURNING {content}"
+            ),
+            count_pending: format!("SELECT {}, {}, 0, 0", count(&never_received), count(&too_long)),
+            count_all: format!(
+                "SELECT {}, {}, {}, {}",
+                count(&never_received),
+                count(&too_long),
+                count(&delayed),
+                count(&in_flight)
+            ),
+            // The ids first, which an index holds, so that no body is read that is not shown.
+            list: format!(
+                "SELECT {looked_at} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE queue_name = ?1 AND id > ?4 \
+                 ORDER BY id LIMIT ?5) ORDER BY id"
+            ),
+            find: format!("SELECT {looked_at} FROM {t} WHERE id = ?4 AND queue_name = ?1"),
+            delete: format!("DELETE FROM {t} WHERE {chosen}"),
+            release: format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at IS NOT NULL"),
+            keep_alive: format!("UPDATE {t} SET delivered_at = ?3 WHERE {chosen} AND delivered_at IS NOT NULL"),
+            retry: format!(
+                "UPDATE {t} SET body = ?1, headers = ?2, available_at = ?5, delivered_at = NULL \
+                 WHERE id = ?4 AND queue_name = ?3"
+            ),
+            move_within: format!(
+                "UPDATE {t} SET body = ?1, headers = ?2, available_at = ?5, delivered_at = NULL, queue_name = ?6 \
+                 WHERE id = ?4 AND queue_name = ?3 RETURNING id"
+            ),
+            table: t,
+        }
+    }
+
+    /// Copies a message into another table, unless it is gone. Arguments as in `move_within`.
+    pub(super) fn copy_into(&self, other: &str) -> String {
+        format!(
+            "INSERT INTO {} (body, headers, queue_name, created_at, available_at) SELECT ?1, ?2, ?6, ?5, ?5 \
+             WHERE EXISTS (SELECT 1 FROM {} WHERE id = ?4 AND queue_name = ?3) RETURNING id",
+            quote(other),
+            self.table
+        )
+    }
+}
+
+/// Symfony's columns. The index differs from Symfony's: `delivered_at` before `available_at` makes everything above a
+/// range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which costs speed alone.
+fn create_table(table: &str) -> [String; 2] {
+    let (table, index) = (quote(table), quote(&format!("{table}_due")));
+    [
+        format!(
+            "CREATE TABLE {table} (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, body CLOB NOT NULL, \
+             headers CLOB NOT NULL, queue_name VARCHAR(190) NOT NULL, created_at DATETIME NOT NULL, \
+             available_at DATETIME NOT NULL, delivered_at DATETIME DEFAULT NULL)"
+        ),
+        format!("CREATE INDEX {index} ON {table} (queue_name, delivered_at, available_at, id)"),
+    ]
+}
+
+fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnection;
+    use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+
+    use super::*;
+
+    /// Each index Symfony has had: single ones up to 7.2, later one of four columns.
+    const SYMFONYS: [&[&str]; 2] =
+        [&["queue_name", "available_at", "delivered_at"], &["queue_name, available_at, delivered_at, id"]];
+
+    async fn connection(indexes: Option<&[&str]>) -> SqliteConnection {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let [table, index] = create_table("t");
+        connection.execute(AssertSqlSafe(table)).await.unwrap();
+        match indexes {
+            None => drop(connection.execute(AssertSqlSafe(index)).await.unwrap()),
+            Some(indexes) => {
+                for (n, columns) in indexes.iter().enumerate() {
+                    let sql = format!("CREATE INDEX i{n} ON t ({columns})");
+                    connection.execute(AssertSqlSafe(sql)).await.unwrap();
+                }
+            }
+        }
+        connection
+    }
+
+    async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+        let rows = connection.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).await.unwrap();
+        rows.iter().map(|row| row.get("detail")).collect()
+    }
+
+    #[tokio::test]
+    async fn every_question_is_a_range_of_the_index() {
+        let mut connection = connection(None).await;
+        let queries = Queries::new("t");
+        for sql in [&queries.any_due, &queries.receive, &queries.count_pending, &queries.count_all, &queries.list] {
+            let plan = plan(&mut connection, sql).await;
+            let tables: Vec<_> = plan.iter().filter(|step| step.contains(" t ")).collect();
+            assert!(!tables.is_empty() && tables.iter().all(|step| step.starts_with("SEARCH t USING ")), "{plan:#?}");
+        }
+        let plan = plan(&mut connection, &queries.count_all).await.join("\n");
+        for range in [
+            "delivered_at=? AND available_at<?",
+            "delivered_at<?",
+            "delivered_at=? AND available_at>?",
+            "delivered_at>?",
+        ] {
+            let step = format!("SEARCH t USING COVERING INDEX t_due (queue_name=? AND {range})");
+            assert!(plan.contains(&step), "{range}: {plan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_message_is_found_without_sorting() {
+        let mut connection = connection(None).await;
+        let sql = "SELECT id FROM t WHERE queue_name = 'q' AND delivered_at IS NULL AND available_at <= 'now' \
+                   ORDER BY available_at, id LIMIT 1";
+        let plan = plan(&mut connection, sql).await;
+        let step = "SEARCH t USING COVERING INDEX t_due (queue_name=? AND delivered_at=? AND available_at<?)";
+        assert_eq!(plan, [step]);
+    }
+
+    #[tokio::test]
+    async fn symfonys_indexes_serve_as_well() {
+        for indexes in SYMFONYS {
+            let mut connection = connection(Some(indexes)).await;
+            let queries = Queries::new("t");
+            for sql in [&queries.any_due, &queries.receive, &queries.count_pending, &queries.count_all] {
+                let plan = plan(&mut connection, sql).await;
+                assert!(!plan.iter().any(|step| step.starts_with("SCAN t")), "{indexes:?}: {plan:#?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The transports under test: how to open them, and what each can do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use indexmap::IndexMap;
+use minutely::config::{RetryStrategy, Secret, TransportConfig};
+use minutely::message::Encoded;
+use minutely::transport::{
+    Context, Factory, Liveness, MessageId, Received, Sent, Transport, Transports, built_in_factories,
+};
+
+/// Everything that is waited for has come by then, also on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    InMemory,
+    Sqlite,
+}
+
+/// What is expected of a transport beyond sending and receiving.
+pub struct Abilities {
+    /// Has a store that can be missing, so that `auto_setup` means something.
+    pub setup: bool,
+    /// Has tables to move messages between, besides queues.
+    pub tables: bool,
+    pub waking: bool,
+}
+
+/// One test's own stores, empty.
+pub struct Stage {
+    kind: Kind,
+    dir: tempfile::TempDir,
+    /// Where queues live in the process, "another process" means the same factory.
+    shared: Vec<Arc<dyn Factory>>,
+}
+
+impl Stage {
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, dir: tempfile::tempdir().unwrap(), shared: built_in_factories() }
+    }
+
+    /// The project's folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn abilities(&self) -> Abilities {
+        match self.kind {
+            Kind::InMemory => Abilities { setup: false, tables: false, waking: true },
+            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false },
+        }
+    }
+
+    /// Opens a queue as another process would: sharing no connection with what was opened before.
+    pub fn open(&self, queue: &str) -> Arc<dyn Transport> {
+        self.open_with(queue, "{}")
+    }
+
+    /// Opens a queue with further options, as YAML.
+    pub fn open_with(&self, queue: &str, options: &str) -> Arc<dyn Transport> {
+        match self.kind {
+            Kind::InMemory => open(queue, "in-memory://", options, &self.shared, self.dir.path()),
+            Kind::Sqlite => {
+                let dsn = format!("sqlite:var/queue.db?queue_name={queue}");
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
+        }
+    }
+
+    /// Opens a queue in a store that is not this one.
+    pub fn open_elsewhere(&self, queue: &str) -> Arc<dyn Transport> {
+        let dsn = match self.kind {
+            Kind::InMemory => "in-memory://",
+            Kind::Sqlite => "sqlite:elsewhere.db",
+        };
+        open(queue, dsn, "{}", &built_in_factories(), self.dir.path())
+    }
+}
+
+struct Nobody;
+
+#[async_trait]
+impl Liveness for Nobody {
+    async fn is_running(&self, _transports: &[&str]) -> bool {
+        false
+    }
+}
+
+/// Opens one transport, by its DSN and further options as YAML, in a project in this folder.
+pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>], dir: &Path) -> Arc<dyn Transport> {
+    let config = TransportConfig {
+        name: name.to_owned(),
+        path: format!("transports.{name}"),
+        dsn: Secret(dsn.to_owned()),
+        options: serde_yaml::from_str(options).unwrap(),
+        retry: RetryStrategy::default(),
+        failure_transport: None,
+    };
+    let context = Context { project_dir: dir.to_owned(), connections: IndexMap::new(), liveness: Arc::new(Nobody) };
+    Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap().get(name).unwrap()
+}
+
+/// A message with this body.
+pub fn message(body: impl Into<Bytes>) -> Encoded {
+    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    Encoded { body: body.into(), headers }
+}
+
+/// Sends, and returns the id.
+pub async fn send(transport: &dyn Transport, body: impl Into<Bytes>) -> MessageId {
+    send_later(transport, body, Duration::ZERO).await
+}
+
+pub async fn send_later(transport: &dyn Transport, body: impl Into<Bytes>, delay: Duration) -> MessageId {
+    match transport.send(&message(body), delay).await.unwrap() {
+        Sent::Queued { id, transport: name, .. } => {
+            assert_eq!(name, transport.name());
+            id
+        }
+        Sent::HandleNow { reason } => panic!("not queued: {reason}"),
+    }
+}
+
+/// Receives everything that is due, and returns the bodies.
+pub async fn receive_bodies(transport: &dyn Transport) -> Vec<String> {
+    bodies(&transport.receive(1000).await.unwrap())
+}
+
+pub fn bodies(received: &[Received]) -> Vec<String> {
+    received.iter().map(|received| String::from_utf8(message_of(received).body.to_vec()).unwrap()).collect()
+}
+
+pub fn message_of(received: &Received) -> &Encoded {
+    received.message.as_ref().unwrap()
+}
+
+pub fn ids(received: &[Received]) -> Vec<MessageId> {
+    received.iter().map(|received| received.id.clone()).collect()
+}
+
+/// Receives until a message comes.
+pub async fn receive_eventually(transport: &dyn Transport) -> Received {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(received) = transport.receive(1).await.unwrap().pop() {
+            return received;
+        }
+        assert!(Instant::now() < deadline, "no message came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
