@@ -3,7 +3,9 @@
 
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod cache;
 pub mod config;
+pub mod handler;
 pub mod message;
 pub mod transport;

@@ -1,0 +1,90 @@
+//! What handles a message: typed Rust functions, and the `exec` handlers a configuration file can name.
+//!
+//! A [`Handler`] gets an [`Envelope`] and says by its result what is to become of it: done, try again by the retry
+//! strategy, try again whatever the strategy says, or never again. [`Handlers`] finds all handlers of a message, as
+//! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
+
+mod exec;
+mod locator;
+mod typed;
+
+pub use exec::Exec;
+pub use locator::{Handlers, matching_patterns};
+pub use typed::Typed;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::message::Envelope;
+
+/// Handles messages. Runs at least once per message, and again after a crash: make repeating it harmless.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// Its name: stable across restarts, and unique among the handlers of one message, because it travels in the
+    /// `HandledStamp` of a retry so that a handler that succeeded does not run again.
+    fn name(&self) -> &str;
+
+    /// Handles one message.
+    async fn handle(&self, envelope: &Envelope) -> Result<(), HandlerError>;
+}
+
+/// What a failure means for the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try again as the retry strategy says.
+    Retry,
+    /// Try again even when the strategy's retries are used up, after this delay or else the strategy's.
+    RetryAlways(Option<Duration>),
+    /// Never try again: it goes to the failure transport.
+    Unrecoverable,
+}
+
+/// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`].
+#[derive(Debug)]
+pub struct HandlerError {
+    /// What is to become of the message.
+    pub verdict: Verdict,
+    /// The kind of error, for people and for PHP: a type or class name.
+    pub class: String,
+    /// An exit code, or 0.
+    pub code: i64,
+    /// What went wrong.
+    pub message: String,
+}
+
+impl HandlerError {
+    /// A failure that is retried as the strategy says.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self { verdict: Verdict::Retry, class: "minutely::HandlerError".into(), code: 0, message: message.to_string() }
+    }
+
+    /// A failure that no retry can mend: the message goes to the failure transport.
+    pub fn unrecoverable(message: impl fmt::Display) -> Self {
+        Self { verdict: Verdict::Unrecoverable, ..Self::failed(message) }
+    }
+
+    /// A passing failure: retried however often it has been, after `delay` or else the strategy's delay.
+    pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
+        Self { verdict: Verdict::RetryAlways(delay), ..Self::failed(message) }
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Self { class: std::any::type_name::<E>().to_owned(), ..Self::failed(message) }
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
