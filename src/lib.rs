@@ -7,5 +7,7 @@ pub mod bus;
 pub mod cache;
 pub mod config;
 pub mod handler;
+pub mod heartbeat;
 pub mod message;
 pub mod transport;
+pub mod worker;

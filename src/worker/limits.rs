@@ -1,0 +1,167 @@
+//! When a worker stops by itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use tokio::time::Instant;
+
+use super::far_future;
+
+/// How often the process looks at its own size at most; the look costs some tens of microseconds.
+const MEMORY_CHECK: Duration = Duration::from_millis(250);
+
+/// Limits as Symfony's `messenger:consume` has them. `None`: no such limit.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Messages to handle.
+    pub messages: Option<u64>,
+    /// Failures (failed tries, also those that are retried) to bear.
+    pub failures: Option<u64>,
+    /// Resident memory of the process in bytes, looked at between messages.
+    pub memory: Option<u64>,
+    /// How long to run; the message in hand is finished.
+    pub time: Option<Duration>,
+}
+
+/// Why a worker stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// [`Limits::messages`].
+    MessageLimit,
+    /// [`Limits::failures`].
+    FailureLimit,
+    /// [`Limits::memory`].
+    MemoryLimit,
+    /// [`Limits::time`].
+    TimeLimit,
+    /// A signal.
+    Signal,
+    /// `stop-workers`.
+    Asked,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MessageLimit => "the limit of messages is reached",
+            Self::FailureLimit => "the limit of failures is reached",
+            Self::MemoryLimit => "the memory limit is passed",
+            Self::TimeLimit => "the time limit is reached",
+            Self::Signal => "a signal came",
+            Self::Asked => "workers were asked to stop",
+        })
+    }
+}
+
+/// Holds a run against its limits.
+pub(super) struct Watch {
+    pub(super) handled: u64,
+    pub(super) failed: u64,
+    limits: Limits,
+    started: Instant,
+    memory_checked: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { handled: 0, failed: 0, limits, started: Instant::now(), memory_checked: None }
+    }
+
+    pub(super) fn count(&mut self, success: bool) {
+        if success { self.handled += 1 } else { self.failed += 1 }
+    }
+
+    pub(super) fn reached(&mut self) -> Option<StopReason> {
+        if self.limits.messages.is_some_and(|limit| self.handled + self.failed >= limit) {
+            Some(StopReason::MessageLimit)
+        } else if self.limits.failures.is_some_and(|limit| self.failed >= limit) {
+            Some(StopReason::FailureLimit)
+        } else if Instant::now() >= self.deadline() {
+            Some(StopReason::TimeLimit)
+        } else if self.passed_memory() {
+            Some(StopReason::MemoryLimit)
+        } else {
+            None
+        }
+    }
+
+    /// How many messages may still be taken when so many are in hand.
+    pub(super) fn remaining(&self, in_hand: usize) -> u64 {
+        let spent = self.handled + self.failed + in_hand as u64;
+        self.limits.messages.map_or(u64::MAX, |limit| limit.saturating_sub(spent))
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.limits.time.and_then(|time| self.started.checked_add(time)).unwrap_or_else(far_future)
+    }
+
+    fn passed_memory(&mut self) -> bool {
+        let Some(limit) = self.limits.memory else { return false };
+        let worked = self.handled + self.failed > 0;
+        if !worked || self.memory_checked.is_some_and(|at| at.elapsed() < MEMORY_CHECK) {
+            return false;
+        }
+        self.memory_checked = Some(Instant::now());
+        resident_memory().is_some_and(|bytes| bytes > limit)
+    }
+}
+
+/// This process's resident memory in bytes; reads one small file of the kernel's.
+fn resident_memory() -> Option<u64> {
+    let pid = Pid::from_u32(std::process::id());
+    let mut system = System::new().ok()?;
+    let what = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
+    system.process(pid).map(sysinfo::Process::memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(limits: Limits) -> Watch {
+        Watch::new(limits)
+    }
+
+    #[test]
+    fn without_limits_nothing_stops_it() {
+        let mut watch = watch(Limits::default());
+        watch.count(false);
+        assert_eq!(watch.reached(), None);
+        assert_eq!(watch.remaining(7), u64::MAX);
+    }
+
+    #[test]
+    fn what_is_in_hand_counts_towards_the_limit_of_messages() {
+        let mut watch = watch(Limits { messages: Some(3), ..Limits::default() });
+        watch.count(true);
+        assert_eq!(watch.remaining(1), 1);
+        assert_eq!(watch.remaining(5), 0);
+        watch.count(false);
+        watch.count(true);
+        assert_eq!(watch.reached(), Some(StopReason::MessageLimit));
+    }
+
+    #[test]
+    fn failures_and_memory_and_time_have_limits_of_their_own() {
+        let mut failing = watch(Limits { failures: Some(1), ..Limits::default() });
+        failing.count(true);
+        assert_eq!(failing.reached(), None);
+        failing.count(false);
+        assert_eq!(failing.reached(), Some(StopReason::FailureLimit));
+
+        let mut large = watch(Limits { memory: Some(1), ..Limits::default() });
+        assert_eq!(large.reached(), None, "a worker that has done nothing would only be started again");
+        large.count(true);
+        assert_eq!(large.reached(), Some(StopReason::MemoryLimit));
+
+        let mut late = watch(Limits { time: Some(Duration::ZERO), ..Limits::default() });
+        assert_eq!(late.reached(), Some(StopReason::TimeLimit));
+    }
+
+    #[test]
+    fn a_time_limit_beyond_all_time_is_none() {
+        assert_eq!(watch(Limits { time: Some(Duration::MAX), ..Limits::default() }).reached(), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! Consumes: takes messages from transports in the order of their priority, has them handled, and sees to what becomes
+//! of each: acknowledged, retried later, or put on the failure transport.
+//!
+//! The order is that of Symfony's worker: the first transport is asked first, and after every message that came from
+//! anywhere the asking starts at the first again. A worker stops at a limit, at a signal, or when workers were asked to
+//! stop; it always finishes the messages it has in hand, and gives back those it has taken but not begun.
+
+mod intake;
+mod limits;
+mod outcome;
+mod retry;
+mod stop;
+
+pub use limits::{Limits, StopReason};
+pub use retry::waiting_time;
+pub use stop::{Stop, StopSignal};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::bus::Bus;
+use crate::config::Config;
+use crate::heartbeat::{Heartbeats, Pulse};
+use crate::transport::{Transport, TransportError, Transports};
+
+use intake::Intake;
+use limits::Watch;
+use outcome::{Finished, Outcome};
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What to consume, in order of priority.
+    pub transports: Vec<String>,
+    /// When to stop.
+    pub limits: Limits,
+    /// How long to wait before asking again when nothing was pending.
+    pub sleep: Duration,
+    /// How many messages to handle at once; at least 1.
+    pub concurrency: usize,
+}
+
+/// What a worker has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Messages handled successfully.
+    pub handled: u64,
+    /// Messages whose handling failed, each try counted.
+    pub failed: u64,
+    /// Why it stopped.
+    pub reason: StopReason,
+}
+
+/// A transport that is consumed, with what its messages need when they fail.
+pub(crate) struct Source {
+    /// The name it is consumed by: an auto-fallback's, where that is what was asked for.
+    name: String,
+    /// The transport that is really read.
+    transport: Arc<dyn Transport>,
+    retry: crate::config::RetryStrategy,
+    on_failure: OnFailure,
+}
+
+/// Where messages go that failed for good.
+enum OnFailure {
+    /// To the failure transport.
+    SendTo(Arc<dyn Transport>),
+    /// They came from the failure transport, and stay there.
+    Stay,
+    /// There is no failure transport.
+    Discard,
+}
+
+/// Consumes transports until something stops it.
+pub struct Worker {
+    bus: Bus,
+    sources: Vec<Arc<Source>>,
+    heartbeats: Heartbeats,
+    heartbeat_ttl: Duration,
+    options: Options,
+}
+
+impl Worker {
+    /// A worker for the transports that `options` name. Fails on one that does not exist or cannot be consumed.
+    pub fn new(
+        config: &Config,
+        bus: Bus,
+        transports: &Transports,
+        heartbeats: Heartbeats,
+        options: Options,
+    ) -> Result<Self, TransportError> {
+        let mut sources: Vec<Arc<Source>> = Vec::new();
+        for name in &options.transports {
+            let source = source(config, transports, name)?;
+            if sources.iter().all(|other| other.transport.name() != source.transport.name()) {
+                sources.push(Arc::new(source));
+            }
+        }
+        Ok(Self { bus, sources, heartbeats, heartbeat_ttl: config.heartbeat_ttl, options })
+    }
+
+    /// Consumes until a limit is reached or `stop` says so. `owner` is this worker's name among all that ping.
+    ///
+    /// Errors of a store are logged and tried again, for as long as the worker runs; what cannot get better by itself
+    /// (a table that is missing and may not be created) ends the worker.
+    pub async fn run(&self, owner: &str, stop: &mut Stop) -> Result<Summary, TransportError> {
+        let mut names: Vec<String> = self.options.transports.clone();
+        names.extend(self.sources.iter().map(|source| source.transport.name().to_owned()));
+        names.sort();
+        names.dedup();
+        let pulse = Pulse::start(self.heartbeats.clone(), names, owner.to_owned(), self.heartbeat_ttl).await;
+        let result = Run::new(self).consume(stop).await;
+        pulse.stop().await;
+        result
+    }
+}
+
+fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source, TransportError> {
+    let transport = transports.target(name)?;
+    if !transport.consumable() {
+        return Err(TransportError::Unsupported {
+            transport: name.to_owned(),
+            what: "be consumed",
+            why: "its messages are handled while they are dispatched",
+        });
+    }
+    // What an auto-fallback says of its own counts before what its target says.
+    let configs = [config.transports.get(name), config.transports.get(transport.name())];
+    let mut configs = configs.into_iter().flatten();
+    let retry = configs.clone().map(|config| &config.retry).find(|retry| **retry != Default::default());
+    let failure = configs.find_map(|config| config.failure_transport.as_ref()).or(config.failure_transport.as_ref());
+    let on_failure = match failure.map(|name| transports.target(name)).transpose()? {
+        None => OnFailure::Discard,
+        Some(failure) if failure.name() == transport.name() => OnFailure::Stay,
+        Some(failure) => OnFailure::SendTo(failure),
+    };
+    Ok(Source { name: name.to_owned(), retry: retry.cloned().unwrap_or_default(), transport, on_failure })
+}
+
+/// One run of a worker: what it has in hand and has done so far.
+struct Run<'a> {
+    worker: &'a Worker,
+    intake: Intake,
+    watch: Watch,
+    in_hand: JoinSet<Finished>,
+}
+
+impl<'a> Run<'a> {
+    fn new(worker: &'a Worker) -> Self {
+        Self {
+            worker,
+            intake: Intake::new(worker.sources.clone(), worker.options.sleep, worker.options.concurrency),
+            watch: Watch::new(worker.options.limits.clone()),
+            in_hand: JoinSet::new(),
+        }
+    }
+
+    async fn consume(mut self, stop: &mut Stop) -> Result<Summary, TransportError> {
+        let result = self.until_stopped(stop).await;
+        self.finish(stop).await;
+        let (handled, failed) = (self.watch.handled, self.watch.failed);
+        result.map(|reason| Summary { handled, failed, reason })
+    }
+
+    async fn until_stopped(&mut self, stop: &mut Stop) -> Result<StopReason, TransportError> {
+        loop {
+            if let Some(reason) = stop.requested().or_else(|| self.watch.reached()) {
+                return Ok(reason);
+            }
+            self.begin(stop);
+            if self.may_take_more() && self.intake.is_due() {
+                let at_most = self.watch.remaining(self.in_hand.len());
+                self.intake.take(at_most, self.in_hand.len()).await?;
+                continue;
+            }
+            self.wait(stop).await;
+        }
+    }
+
+    /// Begins to handle what has been taken, as far as the concurrency allows.
+    fn begin(&mut self, stop: &Stop) {
+        while self.in_hand.len() < self.worker.options.concurrency {
+            let Some((source, received)) = self.intake.next() else { break };
+            self.in_hand.spawn(outcome::handle(self.worker.bus.clone(), source, received, stop.clone()));
+        }
+    }
+
+    fn may_take_more(&self) -> bool {
+        self.in_hand.len() < self.worker.options.concurrency && self.watch.remaining(self.in_hand.len()) > 0
+    }
+
+    /// Waits until there is something to do: a message is finished, messages may have come, or it is time to stop.
+    async fn wait(&mut self, stop: &mut Stop) {
+        let until = self.watch.deadline();
+        let may_take_more = self.may_take_more();
+        tokio::select! {
+            Some(finished) = self.in_hand.join_next() => self.settle(finished).await,
+            () = self.intake.ripe(), if may_take_more => self.intake.look_now(),
+            () = self.intake.overdue() => self.intake.give_back().await,
+            () = stop.wait() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+
+    async fn settle(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let Ok(finished) = finished else {
+            // Handlers' panics are caught by the bus; what is left is a runtime that shuts down.
+            return;
+        };
+        self.watch.count(matches!(finished.outcome, Outcome::Handled));
+        self.intake.learn(finished.took);
+        if finished.to_acknowledge {
+            self.intake.acknowledge(&finished.source, finished.id).await;
+        }
+        // Where nothing more is in hand, nothing would make the batch complete.
+        if self.in_hand.is_empty() && self.intake.is_empty() {
+            self.intake.flush().await;
+        }
+    }
+
+    /// Gives back what has not begun, finishes what has.
+    async fn finish(&mut self, stop: &mut Stop) {
+        self.intake.give_back().await;
+        if !self.in_hand.is_empty() {
+            tracing::info!(in_hand = self.in_hand.len(), "finishing what is in hand");
+        }
+        while let Some(finished) = self.in_hand.join_next().await {
+            self.settle(finished).await;
+        }
+        stop.no_more_patience();
+        self.intake.flush().await;
+    }
+}
+
+/// A point in time that never comes in practice.
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 86_400)
+}

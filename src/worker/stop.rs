@@ -1,0 +1,104 @@
+//! Being told to stop: by a signal, or through the cache by `stop-workers`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use super::StopReason;
+use crate::cache::{Cache, CacheError};
+
+const GROUP: &str = "workers";
+const KEY: &str = "stop";
+
+/// How long the wish stays in the cache: a worker that has one message in hand for days still hears of it.
+const REMEMBERED: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often workers look.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A place to hear of a stop from, and to say it. All clones are one.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    said: Arc<watch::Sender<State>>,
+    heard: watch::Receiver<State>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    reason: Option<StopReason>,
+    impatient: bool,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let (said, heard) = watch::channel(State { reason: None, impatient: false });
+        Self { said: Arc::new(said), heard }
+    }
+}
+
+impl Stop {
+    /// Nobody has said anything yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the worker to finish what it has in hand and to stop. The first reason stands.
+    pub fn request(&self, reason: StopReason) {
+        self.said.send_modify(|state| state.reason = state.reason.or(Some(reason)));
+    }
+
+    /// Why to stop, if so.
+    pub fn requested(&self) -> Option<StopReason> {
+        self.heard.borrow().reason
+    }
+
+    /// Returns when a stop is requested.
+    pub async fn wait(&mut self) {
+        // The channel is open for as long as this value lives: its sender is in it.
+        let _ = self.heard.wait_for(|state| state.reason.is_some()).await;
+    }
+
+    /// From now on a store that fails is not tried again: the worker is about to end.
+    pub(super) fn no_more_patience(&self) {
+        self.said.send_modify(|state| state.impatient = true);
+    }
+
+    /// Whether to try again what failed.
+    pub(super) fn is_patient(&self) -> bool {
+        let state = *self.heard.borrow();
+        !state.impatient && state.reason.is_none()
+    }
+}
+
+/// The wish that all running workers stop, kept in the cache (Symfony: `messenger:stop-workers`).
+#[derive(Clone)]
+pub struct StopSignal {
+    cache: Arc<Cache>,
+}
+
+impl StopSignal {
+    /// The signal kept in this cache.
+    pub fn new(cache: Arc<Cache>) -> Self {
+        Self { cache }
+    }
+
+    /// Asks every worker that runs now to stop. Those started later are not meant.
+    pub async fn send(&self) -> Result<(), CacheError> {
+        self.cache.put(GROUP, KEY, "", REMEMBERED).await
+    }
+
+    /// Passes the signal on to `stop` for a worker that started at `since`. Runs until then.
+    pub async fn watch(self, stop: Stop, since: SystemTime) {
+        loop {
+            match self.cache.list(GROUP).await {
+                Ok(facts) if facts.iter().any(|fact| fact.key == KEY && fact.written_at >= since) => {
+                    return stop.request(StopReason::Asked);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "whether workers are to stop cannot be read"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
