@@ -9,5 +9,6 @@ pub mod config;
 pub mod handler;
 pub mod heartbeat;
 pub mod message;
+pub mod supervisor;
 pub mod transport;
 pub mod worker;
