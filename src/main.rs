@@ -1,3 +1,7 @@
 //! The program `minutely`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    minutely::cli::main(minutely::App::builder())
+}

@@ -1,0 +1,136 @@
+//! Puts an application together: configuration, transports, middleware, handlers.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::bus::{Bus, Middleware, Routing};
+use crate::cache::{Cache, FileStore};
+use crate::config::{self, Config, Problem, Problems};
+use crate::handler::{Exec, Handler, HandlerError, Handlers, Typed};
+use crate::heartbeat::Heartbeats;
+use crate::message::Message;
+use crate::transport::{Context, Factory, Transports, built_in_factories};
+use crate::worker::StopSignal;
+
+/// An application, ready to dispatch and to consume. Nothing is opened before it is used.
+pub struct App {
+    /// What the file says.
+    pub config: Config,
+    /// What is doubtful in it. Mistakes do not get this far.
+    pub warnings: Problems,
+    /// All transports.
+    pub transports: Arc<Transports>,
+    /// Dispatches messages.
+    pub bus: Bus,
+    /// Finds handlers.
+    pub handlers: Arc<Handlers>,
+    /// Finds transports.
+    pub routing: Arc<Routing>,
+    /// Who consumes what.
+    pub heartbeats: Heartbeats,
+    /// Asks workers to stop.
+    pub stop_signal: StopSignal,
+}
+
+/// What an application adds to its configuration file: handlers, middleware and transports in code.
+#[derive(Default)]
+pub struct AppBuilder {
+    handlers: Handlers,
+    middleware: Vec<Arc<dyn Middleware>>,
+    factories: Vec<Arc<dyn Factory>>,
+}
+
+impl App {
+    /// An application with nothing but what its configuration says.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+}
+
+impl AppBuilder {
+    /// Adds a handler for messages of type `M`. A message may have several.
+    #[must_use]
+    pub fn handle<M, F, R>(self, handler: F) -> Self
+    where
+        M: Message,
+        F: Fn(M) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        self.handler(M::TYPE, Arc::new(Typed::new(handler)))
+    }
+
+    /// Adds a handler for a type, or for a wildcard such as `App\Message\*`.
+    #[must_use]
+    pub fn handler(mut self, pattern: &str, handler: Arc<dyn Handler>) -> Self {
+        self.handlers.register(pattern, handler);
+        self
+    }
+
+    /// Adds middleware, which sees each message after the middleware added before it.
+    #[must_use]
+    pub fn middleware(mut self, middleware: Arc<dyn Middleware>) -> Self {
+        self.middleware.push(middleware);
+        self
+    }
+
+    /// Adds a kind of transport, for DSN schemes of its own.
+    #[must_use]
+    pub fn transport(mut self, factory: Arc<dyn Factory>) -> Self {
+        self.factories.push(factory);
+        self
+    }
+
+    /// Reads the configuration and builds the application, or says all that is wrong. `check` adds problems that only
+    /// the caller knows of.
+    pub fn load(mut self, file: &Path, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
+        let (config, mut problems) = config::read(file)?;
+        let cache = Arc::new(Cache::new(Box::new(FileStore::new(config.state_dir.join("cache")))));
+        let heartbeats = Heartbeats::new(Arc::clone(&cache));
+        let context = Context {
+            project_dir: config.dir.clone(),
+            connections: config.connections.clone(),
+            liveness: Arc::new(heartbeats.clone()),
+        };
+        let factories = [built_in_factories(), self.factories].concat();
+
+        problems.list.extend(Transports::check(&config.transports, &factories, &context));
+        problems.list.extend(check(&config));
+        problems.list.extend(lossy_transports(&config));
+        if problems.any_error() {
+            return Err(problems);
+        }
+        let transports = Transports::new(&config.transports, &factories, &context)
+            .map_err(|list| Problems { file: problems.file.clone(), list })?;
+
+        for (pattern, handlers) in &config.handlers {
+            for handler in handlers {
+                self.handlers.register(pattern, Arc::new(Exec::new(handler, &config.dir)));
+            }
+        }
+        let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
+        let routing = Arc::new(Routing::new(config.routing.clone()));
+        let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
+        let stop_signal = StopSignal::new(cache);
+        Ok(App { config, warnings: problems, transports, bus, handlers, routing, heartbeats, stop_signal })
+    }
+}
+
+/// Consumed transports whose messages nothing keeps when they fail for good.
+fn lossy_transports(config: &Config) -> Vec<Problem> {
+    let keeps = |name: &String| {
+        let transport = config.transports.get(name);
+        config.failure_transport.is_some() || transport.is_some_and(|transport| transport.failure_transport.is_some())
+    };
+    let consumed = config.workers.iter().flat_map(|worker| {
+        worker.transports.iter().enumerate().map(|(n, name)| (format!("{}.transports[{n}]", worker.path), name))
+    });
+    consumed
+        .filter(|(_, name)| !keeps(name))
+        .map(|(path, name)| {
+            let message =
+                format!("messages of \"{name}\" that fail for good are discarded; set failure_transport to keep them");
+            Problem::warning(path, message)
+        })
+        .collect()
+}

@@ -1,0 +1,34 @@
+//! `minutely alive`: is a transport being consumed?
+
+use serde_json::json;
+
+use super::output::{self, Format, FormatArg};
+use super::status::is_running;
+use super::{App, End, Result, known};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Exit code 0: it is running, and an auto-fallback transport would queue. 1: it is not. For health checks and scripts:
+  minutely alive prio_high -q || echo 'nobody consumes prio_high'")]
+pub(super) struct Args {
+    /// Which transport
+    #[arg(value_name = "TRANSPORT")]
+    transport: String,
+    #[command(flatten)]
+    format: FormatArg,
+    #[arg(from_global)]
+    quiet: bool,
+}
+
+pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    known(app, &args.transport)?;
+    let running = is_running(app, &args.transport).await?;
+    match args.format.format {
+        Format::Json => output::json(&json!({ "transport": args.transport, "running": running }))?,
+        Format::Text if args.quiet => {}
+        Format::Text => {
+            output::line(format_args!("{} is {}running", args.transport, if running { "" } else { "not " }))
+        }
+    }
+    Ok(if running { End::Well } else { End::Failed })
+}

@@ -1,0 +1,110 @@
+//! `minutely dispatch`: send a message, and say what became of it.
+
+use std::io::{IsTerminal, Read};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::output::{self, Format, FormatArg};
+use super::{App, End, Failure, Result, known};
+use crate::config::parse_duration;
+use crate::message::{DelayStamp, Envelope, HandledNowStamp, SentStamp, TransportNamesStamp};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = r#"Where the message goes is what `routing` says of its type. On an auto-fallback transport it is
+queued when something consumes that transport, and handled here and now when nothing does.
+
+Examples:
+  minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
+  minutely dispatch 'App\Message\SendEmail' - < message.json
+  minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json"#
+)]
+pub(super) struct Args {
+    /// The message's type, as routing and handlers name it
+    #[arg(value_name = "TYPE")]
+    message_type: String,
+    /// The message as JSON; `-` reads it from standard input
+    #[arg(value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
+    body: String,
+    /// Deliver it no sooner than this: seconds, or 500ms, 5s, 2m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    delay: Option<Duration>,
+    /// Send it here, whatever the routing says; may be given several times
+    #[arg(long = "transport", value_name = "NAME")]
+    transports: Vec<String>,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    for name in &args.transports {
+        known(app, name)?;
+    }
+    let envelope = app.bus.dispatch_envelope(envelope(args)?).await?;
+    let sent = envelope.all::<SentStamp>();
+    let handled = envelope.all::<HandledNowStamp>();
+    match args.format.format {
+        Format::Text => print(&sent, &handled),
+        Format::Json => output::json(&report(&sent, &handled))?,
+    }
+    Ok(End::Well)
+}
+
+fn envelope(args: &Args) -> Result<Envelope> {
+    if args.message_type.is_empty() {
+        return Err(Failure::Usage("the message's type is empty".to_owned()));
+    }
+    let body = if args.body == "-" { read_stdin()? } else { args.body.clone() };
+    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(&body) {
+        return Err(Failure::Usage(format!(
+            "the message is not JSON: {error}; it is to be something like '{{\"id\":1}}'"
+        )));
+    }
+    let mut envelope = Envelope::from_json(&args.message_type, body);
+    if let Some(delay) = args.delay {
+        envelope.add(&DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) });
+    }
+    if !args.transports.is_empty() {
+        envelope.add(&TransportNamesStamp { transports: args.transports.clone() });
+    }
+    Ok(envelope)
+}
+
+fn read_stdin() -> Result<String> {
+    if std::io::stdin().is_terminal() {
+        output::warning("reading the message from the terminal; Ctrl-D ends it");
+    }
+    let mut body = String::new();
+    std::io::stdin()
+        .read_to_string(&mut body)
+        .map_err(|error| Failure::Failed(format!("standard input cannot be read: {error}")))?;
+    Ok(body.trim_end().to_owned())
+}
+
+fn print(sent: &[SentStamp], handled: &[HandledNowStamp]) {
+    for stamp in sent {
+        let why = stamp.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        output::line(format_args!("queued on {} as {}{why}", stamp.queued_on, stamp.id));
+    }
+    for stamp in handled {
+        output::line(format_args!("handled now: {}", stamp.reason));
+    }
+}
+
+/// One message may go to several transports: the first is told at the top, all of them under `sent`.
+fn report(sent: &[SentStamp], handled: &[HandledNowStamp]) -> serde_json::Value {
+    let queued = sent.iter().map(|stamp| {
+        json!({
+            "outcome": "queued", "transport": stamp.transport_name, "queued_on": stamp.queued_on, "id": stamp.id,
+            "reason": stamp.reason,
+        })
+    });
+    let handled = handled.iter().map(
+        |stamp| json!({ "outcome": "handled", "transport": stamp.transport_name, "id": null, "reason": stamp.reason }),
+    );
+    let all: Vec<_> = queued.chain(handled).collect();
+    let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
+    report["sent"] = all.into();
+    report
+}

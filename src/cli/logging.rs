@@ -1,0 +1,107 @@
+//! Where events go: the log under the state directory, and the terminal.
+
+use std::fs::DirBuilder;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+use super::{Failure, Global, Result, output};
+use crate::supervisor::SLOT_VARIABLE;
+
+/// How many days' logs are kept.
+const DAYS: usize = 14;
+
+/// Whether a command writes the log under the state directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Logging {
+    /// It does; a log that cannot be written is an error.
+    File,
+    /// It does; a log that cannot be written is worth a warning.
+    FileIfPossible,
+    /// It does not.
+    Terminal,
+}
+
+/// From here on, events are logged.
+pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging) -> Result<()> {
+    let file = match logging {
+        Logging::Terminal => None,
+        Logging::File => Some(log_file(state_dir).map_err(Failure::Failed)?),
+        Logging::FileIfPossible => log_file(state_dir).map_err(|text| output::warning(&text)).ok(),
+    };
+    let file = file.map(|file| {
+        let level = if global.verbose > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
+        fmt::layer()
+            .with_ansi(false)
+            .with_target(false)
+            .with_timer(Time("%Y-%m-%dT%H:%M:%S%.3f%:z"))
+            .with_writer(file)
+            .with_filter(ours(level))
+    });
+    let stderr = fmt::layer()
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+        .with_target(false)
+        .with_timer(Time("%H:%M:%S"))
+        .with_writer(io::stderr)
+        .with_filter(ours(terminal_level(global)));
+    // Fails when a subscriber is there already, which then gets the events: an application has set its own.
+    let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr));
+    Ok(())
+}
+
+/// What is shown besides the log: what happens, to a person at a terminal; to cron, which mails what it is shown, only
+/// what is wrong. A supervised worker has the log for everything.
+fn terminal_level(global: &Global) -> LevelFilter {
+    match global.verbose {
+        _ if global.quiet => LevelFilter::ERROR,
+        1 => LevelFilter::DEBUG,
+        2.. => LevelFilter::TRACE,
+        0 if std::env::var_os(SLOT_VARIABLE).is_some() => LevelFilter::OFF,
+        0 if io::stderr().is_terminal() => LevelFilter::INFO,
+        0 => LevelFilter::WARN,
+    }
+}
+
+/// Events of this crate and of applications; those of the libraries below only when they warn.
+fn ours(level: LevelFilter) -> tracing_subscriber::filter::FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {
+    tracing_subscriber::filter::filter_fn(move |metadata| {
+        let foreign = metadata.target().starts_with("sqlx") || metadata.target().starts_with("mio");
+        let level = if foreign && level < LevelFilter::TRACE { level.min(LevelFilter::WARN) } else { level };
+        metadata.level() <= &level
+    })
+}
+
+/// The log under the state directory, one file a day.
+fn log_file(state_dir: &Path) -> Result<RollingFileAppender, String> {
+    let dir = state_dir.join("log");
+    let advice = "; check the owner and the free space, or set `state_dir` to a folder that can be written";
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(|error| format!("{} cannot be created: {error}{advice}", dir.display()))?;
+    RollingFileAppender::builder()
+        .rotation(Rotation::DAILY)
+        .filename_prefix("minutely")
+        .filename_suffix("log")
+        .max_log_files(DAYS)
+        .build(&dir)
+        .map_err(|error| format!("no log can be written in {}: {error}{advice}", dir.display()))
+}
+
+/// Local time in a format of chrono's.
+struct Time(&'static str);
+
+impl FormatTime for Time {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        write!(w, "{}", chrono::Local::now().format(self.0))
+    }
+}

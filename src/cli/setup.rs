@@ -1,0 +1,32 @@
+//! `minutely setup`: create what the transports need.
+
+use super::{App, End, Result, chosen, output};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Transports with auto_setup (the default) do this by themselves when they are first used. What is there already is left
+as it is.")]
+pub(super) struct Args {
+    /// Which transports; all when none is named
+    #[arg(value_name = "TRANSPORT")]
+    transports: Vec<String>,
+}
+
+pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    let mut end = End::Well;
+    for name in chosen(app, &args.transports)? {
+        let transport = app.transports.get(&name)?;
+        let Some(setting_up) = transport.setting_up() else {
+            output::line(format_args!("{name}: needs nothing"));
+            continue;
+        };
+        match setting_up.setup().await {
+            Ok(()) => output::line(format_args!("{name}: ready")),
+            Err(error) => {
+                output::error(&error.to_string());
+                end = End::Failed;
+            }
+        }
+    }
+    Ok(end)
+}

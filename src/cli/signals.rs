@@ -1,0 +1,29 @@
+//! Signals that ask the program to end.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Failure, Result};
+
+/// SIGTERM, SIGINT and SIGQUIT.
+pub(super) struct Signals {
+    signals: [Signal; 3],
+}
+
+impl Signals {
+    /// From here on these signals end nothing by themselves.
+    pub(super) fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")));
+        let signals = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::quit())?];
+        Ok(Self { signals })
+    }
+
+    /// Returns at the next signal.
+    pub(super) async fn next(&mut self) {
+        let [term, int, quit] = &mut self.signals;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}

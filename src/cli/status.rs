@@ -1,0 +1,162 @@
+//! `minutely status`: transports, workers and the supervisor.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::output::{self, Format, FormatArg, age};
+use super::{App, End, Result};
+use crate::supervisor::{Slots, at_work};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport
+queues. In flight are the messages that workers have in hand.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+/// A transport as `--format json` shows it; counts are null where they are not to be had.
+#[derive(Serialize)]
+struct TransportStatus {
+    name: String,
+    running: bool,
+    pending: Option<u64>,
+    delayed: Option<u64>,
+    in_flight: Option<u64>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct WorkerStatus {
+    definition: String,
+    slot: u32,
+    pid: Option<u32>,
+    started_at: Option<String>,
+    age: Option<u64>,
+    command: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct SupervisorStatus {
+    running: bool,
+    pid: Option<u32>,
+    started_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Status {
+    transports: Vec<TransportStatus>,
+    workers: Vec<WorkerStatus>,
+    supervisor: SupervisorStatus,
+}
+
+pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    let mut status = Status { transports: Vec::new(), workers: workers(app)?, supervisor: supervisor(app)? };
+    for name in app.config.transports.keys() {
+        status.transports.push(transport(app, name).await?);
+    }
+    match args.format.format {
+        Format::Json => output::json(&status)?,
+        Format::Text => print(&status),
+    }
+    let failed = status.transports.iter().any(|transport| transport.error.is_some());
+    Ok(if failed { End::Failed } else { End::Well })
+}
+
+/// Does anybody say that the transport, or the one it really reads, is being consumed?
+pub(super) async fn is_running(app: &App, name: &str) -> Result<bool> {
+    let target = app.transports.target(name)?.name().to_owned();
+    for name in [name, &target] {
+        if !app.heartbeats.of(name).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
+    let running = is_running(app, name).await?;
+    let transport = app.transports.get(name)?;
+    let counts = match transport.counting() {
+        Some(counting) => counting.counts(u64::MAX).await.map(Some),
+        None => Ok(None),
+    };
+    let (counts, error) = counts.map_or_else(|error| (None, Some(error.to_string())), |counts| (counts, None));
+    Ok(TransportStatus {
+        name: name.to_owned(),
+        running,
+        pending: counts.map(|counts| counts.pending),
+        delayed: counts.map(|counts| counts.delayed),
+        in_flight: counts.map(|counts| counts.in_flight),
+        error,
+    })
+}
+
+fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
+    let slots = Slots::new(&app.config.state_dir);
+    let mut workers = Vec::new();
+    for definition in &app.config.workers {
+        for live in slots.live(&definition.name)? {
+            let started_at = live.record.as_ref().map(|record| record.started_at.clone());
+            workers.push(WorkerStatus {
+                definition: definition.name.clone(),
+                slot: live.slot,
+                pid: live.record.as_ref().map(|record| record.pid),
+                age: started_at.as_deref().and_then(seconds_since),
+                started_at,
+                command: live.record.map(|record| record.command),
+            });
+        }
+    }
+    Ok(workers)
+}
+
+fn supervisor(app: &App) -> Result<SupervisorStatus> {
+    let at_work = at_work(&app.config.state_dir)?;
+    let running = at_work.is_some();
+    let record = at_work.flatten();
+    Ok(SupervisorStatus {
+        running,
+        pid: record.as_ref().map(|record| record.pid),
+        started_at: record.map(|record| record.started_at),
+    })
+}
+
+fn seconds_since(time: &str) -> Option<u64> {
+    let time = DateTime::parse_from_rfc3339(time).ok()?;
+    u64::try_from((Utc::now() - time.to_utc()).num_seconds()).ok()
+}
+
+fn print(status: &Status) {
+    let number = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
+    let rows = status.transports.iter().map(|one| {
+        let running = if one.running { "running" } else { "-" };
+        let counts = [one.pending, one.delayed, one.in_flight].map(number);
+        [vec![one.name.clone(), running.to_owned()], counts.to_vec()].concat()
+    });
+    output::table(&["transport", "", "pending", "delayed", "in flight"], 2..5, rows);
+    output::line("");
+    if status.workers.is_empty() {
+        output::line("No worker runs.");
+    } else {
+        let rows = status.workers.iter().map(|one| {
+            let pid = one.pid.map_or("?".to_owned(), |pid| pid.to_string());
+            vec![one.definition.clone(), one.slot.to_string(), pid, one.age.map_or("?".to_owned(), age)]
+        });
+        output::table(&["worker", "slot", "pid", "age"], 1..4, rows);
+    }
+    output::line("");
+    match &status.supervisor {
+        SupervisorStatus { running: false, .. } => output::line("No supervisor is at work."),
+        SupervisorStatus { pid: Some(pid), started_at: Some(since), .. } => {
+            output::line(format_args!("A supervisor is at work, pid {pid}, since {since}."));
+        }
+        SupervisorStatus { .. } => output::line("A supervisor is at work."),
+    }
+    for one in &status.transports {
+        if let Some(error) = &one.error {
+            output::error(error);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The supervisor and its workers as processes.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use support::{Project, process_exists, wait_until};
+
+/// `max: 4`, and workers that outlive a test unless it ends them.
+const CONFIG: &str = r#"
+failure_transport: failed
+transports:
+  mail: auto-fallback://mail?target=mail_queue&fallback=sync
+  mail_queue: "sqlite:q.db?queue_name=mail"
+  failed: "sqlite:q.db?queue_name=failed"
+  sync: sync://
+routing: {'*': mail}
+handlers:
+  Note: {exec: [sh, -c, 'cat >> handled; echo >> handled']}
+  Slow: {exec: [sh, -c, 'echo begun >> slow; while [ ! -e go ]; do sleep 0.05; done; echo done >> slow']}
+workers:
+  - name: mail
+    transports: [mail]
+    options: [--time-limit=600, --sleep=50ms]
+    autoscale: {desired_size: 2, max: 4}
+"#;
+
+fn queue(project: &Project, message_type: &str, messages: usize) {
+    for n in 0..messages {
+        project.run(&["dispatch", message_type, &n.to_string(), "--transport=mail_queue"]).succeeds();
+    }
+}
+
+fn pids(project: &Project) -> BTreeSet<i32> {
+    project.workers().into_iter().collect()
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_and_touches_nothing() {
+    let project = Project::new(CONFIG);
+    let plan = project.json(&["cron", "--dry-run"]);
+    let worker = &plan["workers"][0];
+    assert_eq!(worker["name"], "mail");
+    assert_eq!(worker["transports"], json!(["mail"]));
+    assert_eq!(
+        (&worker["pending"], &worker["running"], &worker["desired"], &worker["start"]),
+        (&json!(0), &json!(0), &json!(1), &json!(1))
+    );
+    assert!(!worker["reason"].as_str().unwrap().is_empty());
+    let files: Vec<_> = std::fs::read_dir(project.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["config.yaml"]);
+}
+
+#[test]
+fn the_plan_follows_what_is_pending() {
+    let project = Project::new(CONFIG);
+    for (messages, desired) in [(2, 1), (1, 2), (6, 4)] {
+        queue(&project, "Note", messages);
+        assert_eq!(project.json(&["cron", "--dry-run"])["workers"][0]["desired"], desired);
+    }
+}
+
+#[test]
+fn supervise_starts_workers_and_takes_them_along_when_it_is_stopped() {
+    let project = Project::new(CONFIG);
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    wait_until("it pings", || project.is_running("mail"));
+    assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "queued");
+    wait_until("the message is handled", || project.lines("handled") == ["1"]);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    assert!(project.processes().is_empty());
+    assert_eq!(project.json(&["dispatch", "Note", "2"])["outcome"], "handled");
+    assert_eq!(project.lines("supervise.err"), Vec::<String>::new(), "nothing to say where all is well");
+}
+
+#[test]
+fn a_second_supervisor_leaves_the_first_alone() {
+    let project = Project::new(CONFIG);
+    let _first = project.start("supervise", &["supervise"]);
+    wait_until("the first is at work", || project.json(&["status"])["supervisor"]["running"] == true);
+    let second = project.run(&["cron"]).succeeds();
+    assert_eq!((second.stdout, second.stderr), (String::new(), String::new()));
+}
+
+#[test]
+fn max_holds_under_fifty_crons_at_once() {
+    let project = Project::new(CONFIG);
+    queue(&project, "Slow", 12);
+    let crons: Vec<_> = (0..50).map(|n| project.start(&format!("cron{n}"), &["cron"])).collect();
+    wait_until("as many as may be are at work", || project.lines("slow").len() == 4);
+    // Those that came second are gone by now or about to go; the workers that are there stay.
+    let at_work = pids(&project);
+    assert_eq!(at_work.len(), 4);
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_millis() < 1500 {
+        assert_eq!(pids(&project), at_work);
+    }
+    assert_eq!(project.lines("slow").len(), 4, "no fifth worker has begun");
+    drop(crons);
+    assert_eq!(pids(&project), at_work, "workers outlive their supervisor");
+}
+
+#[test]
+fn a_killed_worker_is_replaced_at_the_next_tick() {
+    let project = Project::new(CONFIG);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    let first = pids(&project);
+    kill(Pid::from_raw(*first.first().unwrap()), Signal::SIGKILL).unwrap();
+    wait_until("another one runs", || pids(&project).len() == 1 && pids(&project) != first);
+}
+
+#[test]
+fn a_killed_workers_handler_does_not_keep_its_slot() {
+    let project = Project::new(CONFIG);
+    queue(&project, "Slow", 1);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("the handler runs", || project.lines("slow").len() == 1);
+    let first = pids(&project);
+    kill(Pid::from_raw(*first.first().unwrap()), Signal::SIGKILL).unwrap();
+    wait_until("another one runs", || pids(&project).len() == 1 && pids(&project) != first);
+    assert!(project.processes().len() > 2, "the handler's program still runs");
+}
+
+#[test]
+fn a_worker_outlives_its_supervisor_and_is_adopted() {
+    let project = Project::new(CONFIG);
+    let supervisor = project.start("first", &["supervise"]);
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    let worker = pids(&project);
+    supervisor.signal(Signal::SIGKILL);
+    drop(supervisor);
+    assert!(worker.iter().all(|pid| process_exists(*pid)));
+    let _second = project.start("second", &["supervise", "-v"]);
+    wait_until("the second is at work", || project.json(&["status"])["supervisor"]["running"] == true);
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_secs() < 2 {
+        assert_eq!(pids(&project), worker);
+    }
+}
+
+#[test]
+fn a_lock_that_guards_the_crontab_line_is_not_handed_to_the_workers() {
+    let project = Project::new(CONFIG);
+    let program = env!("CARGO_BIN_EXE_minutely");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("exec 9>guard; exec {program} supervise")]).current_dir(project.path());
+    let mut supervisor = command.spawn().unwrap();
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    let holds_guard = |pid: i32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        descriptors.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|file| file.ends_with("guard"))
+    };
+    assert!(holds_guard(i32::try_from(supervisor.id()).unwrap()));
+    wait_until("the worker is past its start", || project.is_running("mail"));
+    assert!(pids(&project).iter().all(|pid| !holds_guard(*pid)));
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+}
+
+#[test]
+fn any_program_can_be_a_worker() {
+    let project = Project::new(
+        r#"
+transports: {mail: "sqlite:q.db?queue_name=mail"}
+workers:
+  - name: other
+    transports: [mail]
+    command: [sh, -c, 'echo "$@" >> arguments; exec sleep 600', worker, '{transports}', '{options}']
+    options: [--sleep=3]
+"#,
+    );
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it runs", || project.lines("arguments").len() == 1);
+    assert_eq!(project.lines("arguments"), ["mail --sleep=3 --time-limit=60"]);
+    wait_until("the supervisor speaks for it", || project.is_running("mail"));
+    assert_eq!(project.workers().len(), 1);
+}
+
+#[test]
+fn no_worker_at_all_is_started_where_none_is_needed() {
+    let project = Project::new(&CONFIG.replace("max: 4}", "max: 4, min: 0}"));
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("the supervisor promises to look again", || project.is_running("mail"));
+    assert!(project.workers().is_empty());
+    assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "queued");
+    wait_until("a worker comes and handles it", || project.lines("handled") == ["1"]);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_and_others_start() {
+    let project = Project::new(
+        &CONFIG.replace("workers:", "workers:\n  - {name: gone, transports: [failed], command: [/nowhere/program]}"),
+    );
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    wait_until("the other worker runs", || project.workers().len() == 1);
+    wait_until("it is told", || project.lines("supervise.err").join("\n").contains("/nowhere/program"));
+    supervisor.signal(Signal::SIGTERM);
+    supervisor.ends();
+}
+
+#[test]
+fn an_unwritable_state_directory_is_told() {
+    let project = Project::new(&format!("{CONFIG}\nstate_dir: config.yaml/var\n"));
+    let run = project.run(&["cron"]).exits(1);
+    assert!(run.stderr.contains("config.yaml/var"), "{run:?}");
+}
+
+#[test]
+fn workers_can_be_turned_off() {
+    let project = Project::new("transports: {mail: \"sqlite:q.db\"}\nworkers: []\n");
+    let run = project.run(&["cron"]).succeeds();
+    assert_eq!((run.stdout, run.stderr), (String::new(), String::new()));
+}
