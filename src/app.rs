@@ -85,7 +85,7 @@ impl AppBuilder {
     /// the caller knows of.
     pub fn load(mut self, file: &Path, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
         let (config, mut problems) = config::read(file)?;
-        let cache = Arc::new(Cache::new(Box::new(FileStore::new(config.state_dir.join("cache")))));
+        let cache = Arc::new(Cache::new(Arc::new(FileStore::new(config.state_dir.join("cache")))));
         let heartbeats = Heartbeats::new(Arc::clone(&cache));
         let context = Context {
             project_dir: config.dir.clone(),

@@ -11,13 +11,13 @@ const RECENT: Duration = Duration::from_millis(250);
 
 /// A store with a short memory.
 pub struct Cache {
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
     recent: moka::sync::Cache<String, Arc<Vec<Fact>>>,
 }
 
 impl Cache {
     /// A cache in front of a store.
-    pub fn new(store: Box<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, recent: moka::sync::Cache::builder().max_capacity(1_000).time_to_live(RECENT).build() }
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         known(app, name)?;
     }
     // Held until the process ends. Programs that handlers start must not hold it, or they would keep the slot taken.
-    let slot = adopt_slot();
+    let slot = adopt_slot(&app.config.state_dir);
     let started = SystemTime::now();
     let mut signals = Signals::listen()?;
     let mut stop = Stop::new();

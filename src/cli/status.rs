@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
-use crate::supervisor::{Slots, at_work};
+use crate::supervisor::{Slots, SupervisorStatus, supervisor_status};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -32,16 +32,9 @@ struct WorkerStatus {
     definition: String,
     slot: u32,
     pid: Option<u32>,
-    started_at: Option<String>,
+    started_at: Option<DateTime<Utc>>,
     age: Option<u64>,
     command: Option<Vec<String>>,
-}
-
-#[derive(Serialize)]
-struct SupervisorStatus {
-    running: bool,
-    pid: Option<u32>,
-    started_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -52,7 +45,11 @@ struct Status {
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
-    let mut status = Status { transports: Vec::new(), workers: workers(app)?, supervisor: supervisor(app)? };
+    let mut status = Status {
+        transports: Vec::new(),
+        workers: workers(app)?,
+        supervisor: supervisor_status(&app.config.state_dir)?,
+    };
     for name in app.config.transports.keys() {
         status.transports.push(transport(app, name).await?);
     }
@@ -98,34 +95,18 @@ fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
     let mut workers = Vec::new();
     for definition in &app.config.workers {
         for live in slots.live(&definition.name)? {
-            let started_at = live.record.as_ref().map(|record| record.started_at.clone());
+            let started_at = live.record.as_ref().map(|record| record.started_at);
             workers.push(WorkerStatus {
                 definition: definition.name.clone(),
                 slot: live.slot,
-                pid: live.record.as_ref().map(|record| record.pid),
-                age: started_at.as_deref().and_then(seconds_since),
+                pid: live.record.as_ref().map(|record| record.process.pid),
                 started_at,
+                age: started_at.and_then(|time| u64::try_from((Utc::now() - time).num_seconds()).ok()),
                 command: live.record.map(|record| record.command),
             });
         }
     }
     Ok(workers)
-}
-
-fn supervisor(app: &App) -> Result<SupervisorStatus> {
-    let at_work = at_work(&app.config.state_dir)?;
-    let running = at_work.is_some();
-    let record = at_work.flatten();
-    Ok(SupervisorStatus {
-        running,
-        pid: record.as_ref().map(|record| record.pid),
-        started_at: record.map(|record| record.started_at),
-    })
-}
-
-fn seconds_since(time: &str) -> Option<u64> {
-    let time = DateTime::parse_from_rfc3339(time).ok()?;
-    u64::try_from((Utc::now() - time.to_utc()).num_seconds()).ok()
 }
 
 fn print(status: &Status) {

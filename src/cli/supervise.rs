@@ -1,6 +1,6 @@
 //! `minutely supervise`: the same as `cron`, until it is stopped.
 
-use super::cron::{Told, at_work, supervisor};
+use super::cron::{at_work, supervisor, tell};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
 
@@ -13,17 +13,14 @@ pub(super) struct Args {}
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
-    let Some(_lock) = at_work(app)? else { return Ok(End::Well) };
-    let mut told = Told::default();
+    let Some(_lock) = at_work(app, &supervisor).await? else { return Ok(End::Well) };
     tracing::info!(definitions = app.config.workers.len(), "supervising; Ctrl-C stops");
-    tokio::select! {
-        () = supervisor.run(None, |report| told.tell(report)) => {}
-        () = signals.next() => {}
-    }
+    supervisor.supervise(signals.next(), tell).await;
     tracing::info!("waiting for the workers to finish what they have in hand");
-    tokio::select! {
-        () = supervisor.shut_down() => tracing::info!("all workers have ended"),
-        () = signals.next() => return Err(Failure::Failed("stopped while workers were still at work".to_owned())),
+    let left = supervisor.stop_workers(signals.next()).await?;
+    if !left.is_empty() {
+        return Err(Failure::Failed(format!("stopped while {} workers were still at work", left.len())));
     }
+    tracing::info!("all workers have finished");
     Ok(End::Well)
 }

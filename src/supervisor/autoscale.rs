@@ -1,103 +1,103 @@
-//! How many workers each definition gets: arithmetic, without clock, I/O or randomness.
+//! How many workers each definition gets, and why: pure arithmetic on what was observed.
+//!
+//! No clock, no I/O, no randomness, so that `cron`, `cron --dry-run`, tests and whatever explains scaling later all say
+//! the same. The rule is Contao's: `clamp(ceil(pending / desired_size), min, max)`. It only ever starts workers. Those
+//! that are too many end by themselves, at their time limit.
 
 use serde::Serialize;
 
-use crate::config::Autoscale;
+use crate::config::{Autoscale, WorkerDefinition};
 
-/// What was seen of a worker definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observation {
-    /// The definition's name.
-    pub name: String,
-    /// What it consumes.
-    pub transports: Vec<String>,
-    /// What it wants.
-    pub autoscale: Autoscale,
-    /// How many messages are pending over all its transports, counted up to [`count_up_to`]; or why that is not known.
+/// What is known of one worker definition at one moment.
+#[derive(Debug, Clone)]
+pub struct Observation<'a> {
+    /// Whose it is.
+    pub definition: &'a WorkerDefinition,
+    /// Messages pending in its transports together, each counted up to [`count_cap`]; or why they could not be counted.
     pub pending: Result<u64, String>,
-    /// How many of its workers live.
+    /// Its live workers, also those in slots that a lowered `max` has since taken away.
     pub running: u32,
 }
 
-/// What is to be done for a worker definition.
+/// What is to be done about all worker definitions, in the order of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// One entry for each definition.
+    pub workers: Vec<PlannedWorkers>,
+}
+
+/// What is to be done about one worker definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct PlannedWorkers {
     /// The definition's name.
     pub name: String,
-    /// What it consumes.
+    /// What its workers consume, in order of priority.
     pub transports: Vec<String>,
-    /// Pending messages; none where they could not be counted.
+    /// Messages pending, at least: counting stops where more would not change the plan. `None`: not countable now.
     pub pending: Option<u64>,
-    /// Workers that live.
+    /// Live workers.
     pub running: u32,
-    /// Workers that are wanted.
+    /// Workers that there should be; within `min` and `max`.
     pub desired: u32,
-    /// Workers to start.
+    /// Workers to start for that.
     pub start: u32,
     /// Why, for people.
     pub reason: String,
 }
 
-/// What is to be done, for all definitions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// In the order of the configuration.
-    pub workers: Vec<Step>,
-}
-
-/// Where counting may stop: more pending messages than this change nothing.
-pub fn count_up_to(autoscale: Autoscale) -> u64 {
+/// How far the pending messages of one transport need to be counted: any more would not get any more workers.
+pub fn count_cap(autoscale: &Autoscale) -> u64 {
     autoscale.desired_size.saturating_mul(autoscale.max.into())
 }
 
-/// Decides. Contao's rule, `clamp(ceil(pending / desired_size), min, max)`, with a `min` that may be zero. No worker is
-/// ever stopped: those that are too many end at their time limit.
-pub fn plan(observations: Vec<Observation>) -> Plan {
-    Plan { workers: observations.into_iter().map(step).collect() }
+/// Decides. Entries are in the order of the observations.
+pub fn plan(observations: &[Observation<'_>]) -> Plan {
+    Plan { workers: observations.iter().map(plan_one).collect() }
 }
 
-fn step(seen: Observation) -> Step {
-    let Autoscale { desired_size, min, max } = seen.autoscale;
-    let needed = seen.pending.as_ref().map_or(0, |pending| pending.div_ceil(desired_size.max(1)));
-    let desired = u32::try_from(needed).unwrap_or(u32::MAX).clamp(min, max.max(min));
-    let start = desired.saturating_sub(seen.running);
-    let reason = reason(&seen, needed, desired, start);
-    Step {
-        name: seen.name,
-        transports: seen.transports,
-        pending: seen.pending.ok(),
-        running: seen.running,
+fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
+    let Observation { definition, pending, running } = observation;
+    let desired = match pending {
+        Ok(pending) => desired(&definition.autoscale, *pending),
+        Err(_) => definition.autoscale.min,
+    };
+    let start = desired.saturating_sub(*running);
+    PlannedWorkers {
+        name: definition.name.clone(),
+        transports: definition.transports.clone(),
+        pending: pending.as_ref().ok().copied(),
+        running: *running,
         desired,
         start,
-        reason,
+        reason: format!("{}, {running} running, {start} to start", wanted(&definition.autoscale, pending)),
     }
 }
 
-fn reason(seen: &Observation, needed: u64, desired: u32, start: u32) -> String {
-    let Autoscale { desired_size, min, max } = seen.autoscale;
-    let wanted = match &seen.pending {
-        Err(why) => format!("pending messages could not be counted ({why}): min {min}"),
-        Ok(_) if min == max => format!("always {min}"),
-        Ok(pending) => {
-            // The count stops at what the maximum is good for.
-            let or_more = if *pending >= count_up_to(seen.autoscale) { " or more" } else { "" };
-            let bound = match needed {
-                needed if needed > u64::from(max) || !or_more.is_empty() => format!(", limited to max {max}"),
-                needed if needed < u64::from(min) => format!(", at least min {min}"),
-                _ => String::new(),
-            };
-            format!("{pending}{or_more} pending, one worker per {desired_size}{bound}")
-        }
+fn desired(autoscale: &Autoscale, pending: u64) -> u32 {
+    // A size of 0 or a max below min is a mistake that the configuration's check reports; here neither may panic.
+    let needed = pending.div_ceil(autoscale.desired_size.max(1));
+    u32::try_from(needed).unwrap_or(u32::MAX).max(autoscale.min).min(autoscale.max)
+}
+
+/// The first half of the reason: `7 pending, one worker per 5: 2 wanted`.
+fn wanted(autoscale: &Autoscale, pending: &Result<u64, String>) -> String {
+    let Autoscale { desired_size, min, max } = *autoscale;
+    let pending = match pending {
+        Ok(pending) => *pending,
+        Err(why) => return format!("pending could not be counted: {why}; keeping min {min}"),
     };
-    let change = match (start, seen.running) {
-        (0, running) if running > desired => {
-            format!("{running} running, {} more than wanted end at their limits", running - desired)
-        }
-        (0, running) => format!("{running} running"),
-        (start, 0) => format!("{start} to start"),
-        (start, running) => format!("{running} running, {start} to start"),
+    let capped = pending >= count_cap(autoscale);
+    let at_least = if capped { " or more" } else { "" };
+    if min == max {
+        return format!("{pending}{at_least} pending, always {max} wanted");
+    }
+    let desired = desired(autoscale, pending);
+    let bound = match desired {
+        _ if capped => "max ",
+        _ if u64::from(desired) > pending.div_ceil(desired_size.max(1)) => "min ",
+        _ => "",
     };
-    format!("{wanted}; {change}")
+    format!("{pending}{at_least} pending, one worker per {desired_size}: {bound}{desired} wanted")
 }
 
 #[cfg(test)]
@@ -106,80 +106,113 @@ mod tests {
 
     use super::*;
 
-    fn step_for(autoscale: Autoscale, pending: Result<u64, String>, running: u32) -> Step {
-        step(Observation { name: "mail".into(), transports: vec!["mail".into()], autoscale, pending, running })
-    }
-
-    #[test]
-    fn the_rule_is_contaos() {
-        let autoscale = Autoscale { desired_size: 5, min: 1, max: 15 };
-        for (pending, desired) in [(0, 1), (1, 1), (5, 1), (6, 2), (10, 2), (11, 3), (9999, 15)] {
-            assert_eq!(step_for(autoscale, Ok(pending), 0).desired, desired, "{pending} pending");
+    fn definition(desired_size: u64, min: u32, max: u32) -> WorkerDefinition {
+        WorkerDefinition {
+            name: "mail".into(),
+            path: "workers[0]".into(),
+            transports: vec!["async".into()],
+            options: vec![],
+            autoscale: Autoscale { desired_size, min, max },
+            command: None,
         }
     }
 
-    #[test]
-    fn a_minimum_of_zero_lets_a_definition_rest() {
-        let autoscale = Autoscale { desired_size: 5, min: 0, max: 15 };
-        assert_eq!(step_for(autoscale, Ok(0), 0).desired, 0);
-        assert_eq!(step_for(autoscale, Ok(1), 0).start, 1);
+    fn planned(definition: &WorkerDefinition, pending: Result<u64, String>, running: u32) -> PlannedWorkers {
+        plan(&[Observation { definition, pending, running }]).workers.remove(0)
     }
 
-    #[test]
-    fn what_cannot_be_counted_keeps_its_minimum() {
-        let autoscale = Autoscale { desired_size: 5, min: 2, max: 15 };
-        let step = step_for(autoscale, Err("no connection".into()), 1);
-        assert_eq!((step.pending, step.desired, step.start), (None, 2, 1));
-    }
-
-    #[test]
-    fn the_reason_is_readable() {
-        let autoscale = Autoscale { desired_size: 5, min: 1, max: 10 };
-        let reasons = [
-            step_for(autoscale, Ok(0), 0),
-            step_for(autoscale, Ok(12), 1),
-            step_for(autoscale, Ok(50), 3),
-            step_for(autoscale, Ok(3), 4),
-            step_for(Autoscale::default(), Ok(1), 1),
-            step_for(autoscale, Err("no connection".into()), 0),
+    fn autoscale() -> impl Strategy<Value = WorkerDefinition> {
+        let size = prop_oneof![1..100u64, Just(u64::MAX)];
+        let bounds = prop_oneof![
+            (0..50u32, 0..50u32).prop_map(|(min, more)| (min, (min + more).max(1))),
+            Just((0, u32::MAX)),
+            Just((u32::MAX, u32::MAX)),
         ];
-        let reasons: Vec<String> = reasons.into_iter().map(|step| step.reason).collect();
-        insta::assert_snapshot!(reasons.join("\n"), @r"
-        0 pending, one worker per 5, at least min 1; 1 to start
-        12 pending, one worker per 5; 1 running, 2 to start
-        50 or more pending, one worker per 5, limited to max 10; 3 running, 7 to start
-        3 pending, one worker per 5; 4 running, 3 more than wanted end at their limits
-        always 1; 1 running
-        pending messages could not be counted (no connection): min 1; 1 to start
-        ");
+        (size, bounds).prop_map(|(size, (min, max))| definition(size, min, max))
     }
 
-    prop_compose! {
-        fn autoscales()(desired_size in 1u64.., min: u32, more: u32) -> Autoscale {
-            Autoscale { desired_size, min, max: min.saturating_add(more).max(1) }
-        }
+    fn pending() -> impl Strategy<Value = u64> {
+        prop_oneof![0..10_000u64, any::<u64>(), Just(u64::MAX)]
     }
 
     proptest! {
         #[test]
-        fn the_bounds_hold_for_any_numbers(autoscale in autoscales(), pending: u64, running: u32) {
-            let step = step_for(autoscale, Ok(pending), running);
-            prop_assert!(step.desired >= autoscale.min && step.desired <= autoscale.max);
-            prop_assert!(u64::from(step.start) + u64::from(running) <= u64::from(autoscale.max.max(running)));
-            prop_assert!(step.start == 0 || step.start + running == step.desired);
+        fn desired_is_within_min_and_max(definition in autoscale(), pending in pending(), running in any::<u32>()) {
+            let desired = planned(&definition, Ok(pending), running).desired;
+            prop_assert!(desired >= definition.autoscale.min && desired <= definition.autoscale.max);
         }
 
         #[test]
-        fn more_messages_never_mean_fewer_workers(autoscale in autoscales(), a: u64, b: u64) {
-            let (few, many) = (a.min(b), a.max(b));
-            prop_assert!(step_for(autoscale, Ok(few), 0).desired <= step_for(autoscale, Ok(many), 0).desired);
+        fn more_pending_never_means_fewer_workers(definition in autoscale(), a in pending(), b in pending()) {
+            let (less, more) = (a.min(b), a.max(b));
+            let (less, more) = (planned(&definition, Ok(less), 0), planned(&definition, Ok(more), 0));
+            prop_assert!(less.desired <= more.desired);
         }
 
         #[test]
-        fn counting_further_than_the_cap_changes_nothing(autoscale in autoscales(), pending: u64) {
-            let capped = pending.min(count_up_to(autoscale));
-            let (all, counted) = (step_for(autoscale, Ok(pending), 0), step_for(autoscale, Ok(capped), 0));
-            prop_assert_eq!(all.desired, counted.desired);
+        fn no_more_is_started_than_max_leaves_room_for(
+            definition in autoscale(), pending in pending(), running in any::<u32>()
+        ) {
+            let plan = planned(&definition, Ok(pending), running);
+            prop_assert!(plan.start <= definition.autoscale.max.saturating_sub(running));
+            prop_assert_eq!(plan.start, plan.desired.saturating_sub(running));
         }
+
+        #[test]
+        fn counting_further_than_the_cap_changes_nothing(definition in autoscale(), pending in pending()) {
+            let capped = pending.min(count_cap(&definition.autoscale));
+            let (whole, capped) = (planned(&definition, Ok(pending), 0), planned(&definition, Ok(capped), 0));
+            prop_assert_eq!(whole.desired, capped.desired);
+        }
+
+        #[test]
+        fn what_cannot_be_counted_gets_min(definition in autoscale(), running in any::<u32>()) {
+            let plan = planned(&definition, Err("no answer".into()), running);
+            prop_assert_eq!(plan.desired, definition.autoscale.min);
+            prop_assert_eq!(plan.pending, None);
+        }
+    }
+
+    #[test]
+    fn the_rule_is_contaos() {
+        let definition = definition(5, 1, 15);
+        for (pending, desired) in [(0, 1), (1, 1), (5, 1), (6, 2), (10, 2), (74, 15), (75, 15), (9999, 15)] {
+            assert_eq!(planned(&definition, Ok(pending), 0).desired, desired, "{pending} pending");
+        }
+    }
+
+    #[test]
+    fn min_zero_scales_to_nothing() {
+        let definition = definition(5, 0, 15);
+        assert_eq!(planned(&definition, Ok(0), 0).desired, 0);
+        assert_eq!(planned(&definition, Ok(1), 0).desired, 1);
+    }
+
+    #[test]
+    fn the_reason_tells_a_person_what_decided() {
+        let scaled = definition(5, 1, 10);
+        let reason = |pending, running| planned(&scaled, pending, running).reason;
+        assert_eq!(reason(Ok(7), 1), "7 pending, one worker per 5: 2 wanted, 1 running, 1 to start");
+        assert_eq!(reason(Ok(0), 1), "0 pending, one worker per 5: min 1 wanted, 1 running, 0 to start");
+        assert_eq!(reason(Ok(50), 4), "50 or more pending, one worker per 5: max 10 wanted, 4 running, 6 to start");
+        assert_eq!(
+            reason(Err("no answer".into()), 0),
+            "pending could not be counted: no answer; keeping min 1, 0 running, 1 to start"
+        );
+        let fixed = definition(1, 1, 1);
+        assert_eq!(planned(&fixed, Ok(0), 1).reason, "0 pending, always 1 wanted, 1 running, 0 to start");
+    }
+
+    #[test]
+    fn a_plan_is_json_with_the_documented_keys() {
+        let definition = definition(5, 1, 10);
+        let observations = [Observation { definition: &definition, pending: Ok(7), running: 1 }];
+        assert_eq!(
+            serde_json::to_value(plan(&observations)).unwrap(),
+            serde_json::json!({"workers": [{
+                "name": "mail", "transports": ["async"], "pending": 7, "running": 1, "desired": 2, "start": 1,
+                "reason": "7 pending, one worker per 5: 2 wanted, 1 running, 1 to start",
+            }]})
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The command line of a worker.
+//! What a worker's command line is: this program's own `consume`, or the definition's `command` with its placeholders
+//! filled in. No shell reads it.
 
 use std::ffi::OsString;
 
@@ -7,30 +8,54 @@ use crate::config::WorkerDefinition;
 const TRANSPORTS: &str = "{transports}";
 const OPTIONS: &str = "{options}";
 
-/// The program and arguments that a definition's workers are started with: its own `command` with the placeholders filled
-/// in, or else `program` followed by transports and options.
+/// The program and its arguments. `consume` is the command line of this program's own worker as far as it is the same
+/// for all definitions.
 ///
-/// A placeholder that is a whole argument becomes as many arguments as there are transports or options; within an argument
-/// they are joined by spaces.
-pub(super) fn command(definition: &WorkerDefinition, program: &[OsString]) -> Vec<OsString> {
-    let Some(command) = &definition.command else {
-        let own = definition.transports.iter().chain(&definition.options).map(OsString::from);
-        return program.iter().cloned().chain(own).collect();
-    };
-    let fill = |argument: &String| match argument.as_str() {
+/// An argument of a `command` that is a placeholder becomes as many arguments as it stands for, none included; within a
+/// longer argument (`sh -c "… {transports}"`) the placeholder is replaced by them, joined with spaces.
+pub fn command_line(definition: &WorkerDefinition, consume: &[OsString]) -> Vec<OsString> {
+    match &definition.command {
+        None => {
+            let own = definition.transports.iter().chain(&definition.options).map(OsString::from);
+            consume.iter().cloned().chain(own).collect()
+        }
+        Some(command) => command.iter().flat_map(|argument| expand(argument, definition)).map(Into::into).collect(),
+    }
+}
+
+fn expand(argument: &str, definition: &WorkerDefinition) -> Vec<String> {
+    match argument {
         TRANSPORTS => definition.transports.clone(),
         OPTIONS => definition.options.clone(),
-        _ => vec![
-            argument
-                .replace(TRANSPORTS, &definition.transports.join(" "))
-                .replace(OPTIONS, &definition.options.join(" ")),
-        ],
-    };
-    command.iter().flat_map(fill).map(OsString::from).collect()
+        _ => vec![fill_in(argument, definition)],
+    }
+}
+
+/// Goes over the argument once, so that what is filled in is not itself taken for a placeholder.
+fn fill_in(argument: &str, definition: &WorkerDefinition) -> String {
+    let mut filled = String::new();
+    let mut rest = argument;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        filled.push_str(before);
+        rest = if let Some(after) = from.strip_prefix(TRANSPORTS) {
+            filled.push_str(&definition.transports.join(" "));
+            after
+        } else if let Some(after) = from.strip_prefix(OPTIONS) {
+            filled.push_str(&definition.options.join(" "));
+            after
+        } else {
+            filled.push('{');
+            &from[1..]
+        };
+    }
+    filled + rest
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::Autoscale;
 
@@ -38,29 +63,50 @@ mod tests {
         WorkerDefinition {
             name: "mail".into(),
             path: "workers[0]".into(),
-            transports: vec!["a".into(), "b".into()],
-            options: vec!["--sleep=5".into(), "--time-limit=60".into()],
+            transports: vec!["high".into(), "low".into()],
+            options: vec!["--time-limit=60".into(), "--sleep=2".into()],
             autoscale: Autoscale::default(),
-            command: command.map(|words| words.iter().map(|word| (*word).to_owned()).collect()),
+            command: command.map(|command| command.iter().map(|argument| (*argument).to_owned()).collect()),
         }
     }
 
-    #[test]
-    fn without_a_command_it_is_this_program() {
-        let program = ["/bin/minutely".into(), "consume".into()];
-        let expected = ["/bin/minutely", "consume", "a", "b", "--sleep=5", "--time-limit=60"];
-        assert_eq!(command(&definition(None), &program), expected);
+    fn line(command: Option<&[&str]>) -> Vec<String> {
+        let consume: Vec<OsString> = ["minutely", "--config", "c.yaml", "consume"].map(Into::into).into();
+        let line = command_line(&definition(command), &consume);
+        line.into_iter().map(|argument| argument.into_string().unwrap()).collect()
     }
 
     #[test]
-    fn placeholders_are_filled_in() {
-        let php = ["php", "bin/console", "messenger:consume", "{transports}", "{options}", "--no-interaction"];
-        let expected =
-            ["php", "bin/console", "messenger:consume", "a", "b", "--sleep=5", "--time-limit=60", "--no-interaction"];
-        assert_eq!(command(&definition(Some(&php)), &[]), expected);
-        let shell = ["sh", "-c", "exec consume {transports} {options}"];
-        let expected = ["sh", "-c", "exec consume a b --sleep=5 --time-limit=60"];
-        assert_eq!(command(&definition(Some(&shell)), &[]), expected);
-        assert_eq!(command(&definition(Some(&["sleep", "60"])), &[]), ["sleep", "60"]);
+    fn without_a_command_it_is_this_programs_consume() {
+        let expected = ["minutely", "--config", "c.yaml", "consume", "high", "low", "--time-limit=60", "--sleep=2"];
+        assert_eq!(line(None), expected);
+    }
+
+    #[test]
+    fn a_placeholder_of_its_own_becomes_several_arguments() {
+        let command = ["php", "bin/console", "messenger:consume", "{options}", "{transports}", "-v"];
+        let expected = ["php", "bin/console", "messenger:consume", "--time-limit=60", "--sleep=2", "high", "low", "-v"];
+        assert_eq!(line(Some(&command)), expected);
+    }
+
+    #[test]
+    fn a_placeholder_within_an_argument_is_joined_with_spaces() {
+        let command = ["sh", "-c", "exec consume {transports} {options} # {other} {"];
+        assert_eq!(line(Some(&command))[2], "exec consume high low --time-limit=60 --sleep=2 # {other} {");
+    }
+
+    #[test]
+    fn what_is_filled_in_is_not_filled_in_again() {
+        let mut definition = definition(Some(&["x{transports}"]));
+        definition.transports = vec!["{options}".into()];
+        assert_eq!(command_line(&definition, &[]), ["x{options}"]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_command_without_placeholders_stays_as_it_is(command in prop::collection::vec("[^{]{0,12}|[{][^to}]{0,8}[}]", 0..6)) {
+            let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+            prop_assert_eq!(line(Some(&arguments)), command);
+        }
     }
 }

@@ -1,149 +1,222 @@
 //! Keeps the wanted number of workers running.
 //!
-//! Every few seconds comes a tick: *observe* (messages pending, live slots) ▸ *plan* ([`plan`], pure arithmetic) ▸ *act*
-//! (start a process in each slot to fill). Supervisors come and go, cron starts one every minute; workers live on in their
-//! slots, where the next supervisor finds them.
+//! A [`Supervisor`] ticks: it observes (pending messages, live workers), plans (pure arithmetic, [`plan`]) and acts
+//! (starts a process in each slot to fill). It comes and goes, a new one every minute under cron; workers run in
+//! sessions of their own and outlive it, and the next one finds them by the locks they hold on their [slots](Slots). It
+//! remembers nothing: all it knows it reads from the slots, so that it may be killed at any moment.
 
 mod autoscale;
 mod command;
 mod lock;
+mod process;
 mod promise;
 mod slot;
 mod spawn;
+mod state;
+#[cfg(test)]
+mod tests;
 mod tick;
 
-pub use autoscale::{Observation, Plan, Step, count_up_to, plan};
-pub use lock::{AtWork, Lock, at_work, lock};
-pub use slot::{Claim, Live, Record, SlotError, Slots};
-pub use spawn::{SLOT_FD_VARIABLE, SLOT_VARIABLE, SlotHold, adopt_slot, keep_inherited_from_children};
-pub use tick::{Started, TickReport};
+pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
+pub use command::command_line;
+pub use lock::{SupervisorLock, SupervisorStatus, supervisor_status};
+pub use process::ProcessId;
+pub use slot::{Claim, LiveSlot, Record, Slots};
+pub use spawn::{
+    HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, adopt_slot, keep_inherited_from_children, worker_log,
+};
+pub use state::StateError;
+pub use tick::{Failure, Started, TickReport};
 
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::config::{Config, WorkerDefinition};
 use crate::heartbeat::Heartbeats;
 use crate::transport::Transports;
+use promise::{Moment, Promises};
+use tick::Ground;
 
-use promise::Promises;
+/// How long a transport may take to count its messages before the tick goes on without it.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same in the last tick under cron, so that this supervisor is gone when the next one is started.
+const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often slots are looked at while waiting for workers to finish.
+const STOP_POLL: Duration = Duration::from_millis(200);
 
-/// Time between ticks.
-pub const TICK: Duration = Duration::from_secs(5);
+/// How the supervisor spends its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// From the start of one tick to the start of the next.
+    pub tick: Duration,
+    /// From the start of a supervisor under cron to its last tick. Less than a minute by as much as the last tick may
+    /// take.
+    pub lifetime: Duration,
+}
 
-/// How long the supervisor that cron starts is at work: gone before the next one comes, on hosts that guard a crontab line
-/// with a lock too.
-pub const CRON_RUN: Duration = Duration::from_secs(55);
+impl Default for Pace {
+    fn default() -> Self {
+        Self { tick: Duration::from_secs(5), lifetime: Duration::from_secs(55) }
+    }
+}
 
-/// How often the end of workers that were asked to stop is looked for.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Starts workers, and knows who runs.
+/// Keeps the wanted number of workers of each definition running.
 pub struct Supervisor {
     definitions: Vec<WorkerDefinition>,
-    program: Vec<OsString>,
-    dir: PathBuf,
-    log_dir: PathBuf,
-    slots: Slots,
     transports: Arc<Transports>,
     promises: Promises,
+    ground: Arc<Ground>,
+    pace: Pace,
 }
 
 impl Supervisor {
-    /// A supervisor for a configuration's worker definitions. `program` is what a worker without a `command` of its own
-    /// is started with, before its transports and options.
-    pub fn new(config: &Config, program: Vec<OsString>, transports: Arc<Transports>, heartbeats: Heartbeats) -> Self {
+    /// A supervisor for a configuration's workers. `consume` is the command line of this program's own worker without
+    /// transports and options: program, `--config`, file, `consume`. Touches nothing yet.
+    pub fn new(config: &Config, consume: Vec<OsString>, transports: Arc<Transports>, heartbeats: Heartbeats) -> Self {
         Self {
             definitions: config.workers.clone(),
-            program,
-            dir: config.dir.clone(),
-            log_dir: config.state_dir.join("log"),
-            slots: Slots::new(&config.state_dir),
-            promises: Promises::new(heartbeats, &config.state_dir),
             transports,
+            promises: Promises::new(heartbeats, &config.state_dir),
+            ground: Arc::new(Ground {
+                slots: Slots::new(&config.state_dir),
+                dir: config.dir.clone(),
+                state_dir: config.state_dir.clone(),
+                consume,
+            }),
+            pace: Pace::default(),
         }
+    }
+
+    /// The same at another pace.
+    pub fn with_pace(self, pace: Pace) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// Takes the right to supervise this state directory, or `None` when another supervisor has it. Keep it until the
+    /// supervisor is done.
+    pub async fn lock(&self) -> Result<Option<SupervisorLock>, StateError> {
+        SupervisorLock::take(&self.ground.state_dir).await
     }
 
     /// What a tick would do now. Starts and writes nothing.
-    pub async fn dry_run(&self) -> Plan {
-        plan(self.observe().await)
+    pub async fn dry_run(&self) -> TickReport {
+        self.observe(COUNT_TIMEOUT).await.into_plan()
     }
 
-    /// Ticks at once and every [`TICK`], for `time` or else for ever, and hands each report to `told`. To be dropped when
-    /// it is to end sooner. The caller holds the [`Lock`].
-    pub async fn run(&self, time: Option<Duration>, mut told: impl FnMut(TickReport)) {
-        let end = time.and_then(|time| Instant::now().checked_add(time));
-        let mut ticks = tokio::time::interval(TICK);
-        // After the machine has slept, one tick says it all.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// One tick, promises included.
+    pub async fn tick(&self) -> TickReport {
+        let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
+        self.act(&mut report).await;
+        self.promise(&report, Moment::Tick).await;
+        report
+    }
+
+    /// Ticks now and again for less than a minute, or until `stop`. Workers go on; promises are left as the next cron
+    /// needs them. Returns what the last tick could not do.
+    pub async fn cron(&self, stop: impl Future<Output = ()>, on_tick: impl FnMut(&TickReport)) -> Vec<Failure> {
+        let Some(last) = self.run(Some(Instant::now() + self.pace.lifetime), stop, on_tick).await else {
+            return Vec::new();
+        };
+        self.promise(&last, Moment::End).await;
+        last.failures
+    }
+
+    /// Ticks until `stop`, and takes back all promises. Workers go on, see [`Supervisor::stop_workers`]. Returns what
+    /// the last tick could not do.
+    pub async fn supervise(&self, stop: impl Future<Output = ()>, on_tick: impl FnMut(&TickReport)) -> Vec<Failure> {
+        let last = self.run(None, stop, on_tick).await;
+        self.withdraw_promises().await;
+        last.map(|report| report.failures).unwrap_or_default()
+    }
+
+    /// Asks all live workers to finish (SIGTERM), also those of definitions that are no longer in the configuration, and
+    /// waits until they have, or until `hurry`. Returns those that are still there.
+    pub async fn stop_workers(&self, hurry: impl Future<Output = ()>) -> Result<Vec<LiveSlot>, StateError> {
+        let mut hurry = pin!(hurry);
+        let mut asked = HashSet::new();
         loop {
+            let ground = Arc::clone(&self.ground);
+            let live = blocking(move || ground.slots.all_live()).await?;
+            if live.is_empty() {
+                return Ok(live);
+            }
+            // A worker that was being started is recorded by the time of the next look.
+            for record in live.iter().filter_map(|slot| slot.record.as_ref()) {
+                if asked.insert((record.process.pid, record.process.started_at)) {
+                    ask_to_finish(record);
+                }
+            }
             tokio::select! {
-                _ = ticks.tick() => {}
-                () = until(end) => return,
-            }
-            told(self.tick().await);
-        }
-    }
-
-    /// The end of a supervisor that another one is going to follow: keeps the promises that nobody else can make.
-    pub async fn hand_over(&self) {
-        for definition in &self.definitions {
-            let live = self.slots.live(&definition.name).map_or(0, |live| live.len());
-            self.promises.hand_over(&self.names(definition), definition, live).await;
-        }
-    }
-
-    /// The end of a supervisor that nobody follows: takes back its promises, asks the workers to finish what they have in
-    /// hand, and waits for them.
-    pub async fn shut_down(&self) {
-        for definition in &self.definitions {
-            self.promises.take_back(&self.names(definition)).await;
-            for live in self.live(definition) {
-                terminate(definition, &live);
+                () = tokio::time::sleep(STOP_POLL) => {}
+                () = &mut hurry => return Ok(live),
             }
         }
-        while self.definitions.iter().any(|definition| !self.live(definition).is_empty()) {
-            tokio::time::sleep(LOOK).await;
+    }
+
+    /// Ticks until `end`, with the last tick then, or until `stop`. The last tick's report; its promises are the caller's.
+    async fn run(
+        &self,
+        end: Option<Instant>,
+        stop: impl Future<Output = ()>,
+        mut on_tick: impl FnMut(&TickReport),
+    ) -> Option<TickReport> {
+        let mut stop = pin!(stop);
+        let mut last = None;
+        loop {
+            let now = Instant::now();
+            let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
+            let observed = tokio::select! {
+                biased;
+                () = &mut stop => return last,
+                observed = self.observe(limit) => observed,
+            };
+            let mut report = observed.into_plan();
+            // Not interrupted: what was begun is finished, so that what was started is also reported.
+            self.act(&mut report).await;
+            on_tick(&report);
+            let next = now + self.pace.tick;
+            let next = match end {
+                Some(end) if now >= end => return Some(report),
+                Some(end) => next.min(end),
+                None => next,
+            };
+            self.promise(&report, Moment::Tick).await;
+            last = Some(report);
+            tokio::select! {
+                biased;
+                () = &mut stop => return last,
+                () = tokio::time::sleep_until(next) => {}
+            }
         }
-    }
-
-    /// A definition's transports, and those they really read: what producers may ask for.
-    fn names(&self, definition: &WorkerDefinition) -> Vec<String> {
-        let mut names = definition.transports.clone();
-        let targets = definition.transports.iter().filter_map(|name| self.transports.target(name).ok());
-        names.extend(targets.map(|target| target.name().to_owned()));
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    fn live(&self, definition: &WorkerDefinition) -> Vec<Live> {
-        self.slots.live(&definition.name).unwrap_or_else(|error| {
-            tracing::error!(%error, "who runs cannot be told");
-            Vec::new()
-        })
     }
 }
 
-/// Asks a worker to stop. The process is looked at again right before, so that none is asked that has got the pid since.
-fn terminate(definition: &WorkerDefinition, live: &Live) {
-    let Some(record) = live.record.as_ref().filter(|record| slot::is_alive(record)) else { return };
-    let Ok(pid) = i32::try_from(record.pid) else { return };
-    match kill(Pid::from_raw(pid), Signal::SIGTERM) {
-        Ok(()) => tracing::info!(definition = definition.name, pid, "asked to stop"),
-        Err(error) => tracing::warn!(definition = definition.name, pid, %error, "could not be asked to stop"),
+/// How long counting may take with so much time left until the last tick.
+fn count_limit(left: Duration) -> Duration {
+    COUNT_TIMEOUT.min(left + LAST_COUNT_TIMEOUT)
+}
+
+fn ask_to_finish(record: &Record) {
+    let Record { definition, slot, process, .. } = record;
+    let slot = format!("{definition}/{slot}");
+    match process.terminate() {
+        Ok(()) => tracing::info!(slot, pid = process.pid, "asked a worker to finish"),
+        Err(error) => tracing::warn!(slot, pid = process.pid, %error, "a worker could not be asked to finish"),
     }
 }
 
-/// Returns at a point in time, or never.
-async fn until(end: Option<Instant>) {
-    match end {
-        Some(end) => tokio::time::sleep_until(end).await,
-        None => std::future::pending().await,
+/// Runs what may block for a moment (file locks, starting processes) where it holds up nothing else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // It is not cancelled while somebody waits for it, so that it panicked, and so does its caller.
+        Err(error) => resume_unwind(error.into_panic()),
     }
 }

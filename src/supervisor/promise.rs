@@ -1,62 +1,141 @@
-//! The supervisor's own heartbeat: "I am going to look at these transports again".
+//! What the supervisor promises to producers: that somebody will look at a transport within the minute.
 //!
-//! While a supervisor is at work it promises this for every definition: a worker that ends now is replaced at the next
-//! tick, and a definition at zero workers gets one when something comes. The promise reaches from one cron to the next.
-//!
-//! A promise that outlives its supervisor is a risk: when the crontab line has been removed, nobody keeps it, and messages
-//! are queued that nobody takes. So at its end a supervisor keeps the promise only where nobody else can speak:
-//!
-//! - Workers that are programs of their own cannot ping. As long as one lives, the promise stands.
-//! - A definition that rests at zero (`min: 0`) would never be woken again without it.
-//! - Everybody else's workers ping for themselves, and take it back when they stop. The promise ends here, so that after
-//!   the last one's stop producers fall back at once.
+//! A worker of ours pings for itself, and stops when it stops. The supervisor's promise is for the rest: for programs
+//! that cannot ping, and for definitions that have no worker because there is nothing to do. All the rules are in
+//! [`is_due`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+
+use super::autoscale::PlannedWorkers;
 use crate::config::WorkerDefinition;
 use crate::heartbeat::{Heartbeats, PROMISE_TTL};
 
+/// How long saying everything may take. A store of heartbeats that hangs must not stop the supervision of workers.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// When a promise is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// After a tick; the next one follows.
+    Tick,
+    /// The supervisor ends, and the next cron starts another.
+    End,
+}
+
+/// Should messages for this definition's transports be queued because the supervisor says so?
+///
+/// - While it supervises: when there is a worker, or when none is wanted yet and it will see the first message at its
+///   next tick. Not when workers are wanted and cannot be started, and not when the messages cannot be counted: they
+///   would wait for nobody.
+/// - At its end, for the time until the next cron, only for those who cannot speak for themselves: workers that are
+///   other programs, and definitions at rest. Our own workers ping. When the crontab line is gone, the last one's clean
+///   stop is then known at once, and a promise of the supervisor would only keep producers from falling back.
+pub(super) fn is_due(definition: &WorkerDefinition, planned: &PlannedWorkers, live: u32, moment: Moment) -> bool {
+    let at_rest = planned.desired == 0 && planned.pending.is_some();
+    match (live, moment) {
+        (0, _) => at_rest,
+        (_, Moment::Tick) => true,
+        (_, Moment::End) => definition.command.is_some(),
+    }
+}
+
+/// The supervisor's own heartbeats.
 pub(super) struct Promises {
     heartbeats: Heartbeats,
     owner: String,
 }
 
 impl Promises {
-    pub(super) fn new(heartbeats: Heartbeats, state_dir: &Path) -> Self {
-        let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // The same for the next supervisor of this state directory, and another one on every other host.
-        Self { heartbeats, owner: format!("supervisor-{host}-{}", state_dir.display()) }
+    /// The promises of whoever supervises this state directory on this host. The next supervisor renews the same ones.
+    pub fn new(heartbeats: Heartbeats, state_dir: &Path) -> Self {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        let owner = format!("supervisor@{}:{}", host.display(), state_dir.display());
+        Self { heartbeats, owner }
     }
 
-    /// For a supervisor that is at work.
-    pub(super) async fn make(&self, transports: &[String]) {
-        for transport in transports {
-            if let Err(error) = self.heartbeats.beat(transport, &self.owner, PROMISE_TTL).await {
-                tracing::warn!(transport, %error, "no promise; producers may handle messages themselves");
-            }
+    /// Promises for some transports, and takes back what was promised for others. Failures are logged: producers then
+    /// handle messages themselves, or wait for a promise to expire.
+    pub async fn say(&self, promised: &BTreeSet<String>, withdrawn: &BTreeSet<String>) {
+        let beats = promised.iter().map(|transport| self.beat(transport));
+        let withdrawals = withdrawn.difference(promised).map(|transport| self.withdraw(transport));
+        let all = async { tokio::join!(join_all(beats), join_all(withdrawals)) };
+        if tokio::time::timeout(TIMEOUT, all).await.is_err() {
+            tracing::warn!("the store of heartbeats did not answer within {} s", TIMEOUT.as_secs());
         }
     }
 
-    /// For a supervisor that ends and is followed by another one. `live` is how many workers the definition has.
-    pub(super) async fn hand_over(&self, transports: &[String], definition: &WorkerDefinition, live: usize) {
-        if speaks_for(definition, live) { self.make(transports).await } else { self.take_back(transports).await }
+    async fn beat(&self, transport: &str) {
+        if let Err(error) = self.heartbeats.beat(transport, &self.owner, PROMISE_TTL).await {
+            tracing::warn!(transport, %error, "no heartbeat; producers may handle messages themselves");
+        }
     }
 
-    /// For a supervisor that ends and is not followed.
-    pub(super) async fn take_back(&self, transports: &[String]) {
-        for transport in transports {
-            if let Err(error) = self.heartbeats.withdraw(transport, &self.owner).await {
-                tracing::warn!(transport, %error, "a promise could not be taken back; it expires by itself");
-            }
+    async fn withdraw(&self, transport: &str) {
+        if let Err(error) = self.heartbeats.withdraw(transport, &self.owner).await {
+            tracing::warn!(transport, %error, "the heartbeat could not be withdrawn; it expires by itself");
         }
     }
 }
 
-/// Is there nobody else who could say that the definition's transports are looked after?
-fn speaks_for(definition: &WorkerDefinition, live: usize) -> bool {
-    match (live, &definition.command) {
-        (0, _) => definition.autoscale.min == 0,
-        (_, Some(_)) => true,
-        (_, None) => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Autoscale;
+
+    fn due(foreign: bool, desired: u32, live: u32, moment: Moment) -> bool {
+        due_when(Some(0), foreign, desired, live, moment)
+    }
+
+    fn due_when(pending: Option<u64>, foreign: bool, desired: u32, live: u32, moment: Moment) -> bool {
+        let definition = WorkerDefinition {
+            name: "mail".into(),
+            path: "workers[0]".into(),
+            transports: vec![],
+            options: vec![],
+            autoscale: Autoscale::default(),
+            command: foreign.then(|| vec!["php".into()]),
+        };
+        let planned = PlannedWorkers {
+            name: "mail".into(),
+            transports: vec![],
+            pending,
+            running: live,
+            desired,
+            start: 0,
+            reason: String::new(),
+        };
+        is_due(&definition, &planned, live, moment)
+    }
+
+    #[test]
+    fn while_it_supervises_it_promises_for_all_that_are_served() {
+        for foreign in [true, false] {
+            assert!(due(foreign, 1, 1, Moment::Tick), "a worker");
+            assert!(due(foreign, 0, 0, Moment::Tick), "at rest");
+            assert!(!due(foreign, 1, 0, Moment::Tick), "a worker that cannot be started");
+        }
+    }
+
+    #[test]
+    fn at_its_end_it_promises_for_those_who_cannot_speak_for_themselves() {
+        assert!(!due(false, 1, 1, Moment::End), "our own worker pings");
+        assert!(due(true, 1, 1, Moment::End), "another program cannot");
+        assert!(due(true, 0, 1, Moment::End), "the last one of another program");
+        for foreign in [true, false] {
+            assert!(due(foreign, 0, 0, Moment::End), "at rest");
+            assert!(!due(foreign, 1, 0, Moment::End), "all dead");
+        }
+    }
+
+    #[test]
+    fn nothing_is_promised_for_messages_that_nobody_would_notice() {
+        for moment in [Moment::Tick, Moment::End] {
+            assert!(!due_when(None, false, 0, 0, moment));
+            assert!(due_when(None, true, 0, 1, moment));
+        }
     }
 }

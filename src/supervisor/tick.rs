@@ -1,131 +1,242 @@
 //! One tick: observe ▸ plan ▸ act.
+//!
+//! Observing asks all transports at once, each for a limited time, and looks at the slots. Acting fills free slots. A
+//! definition whose transports do not answer, or whose program is missing, does not hold up the others.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Child;
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use serde::Serialize;
 
-use super::autoscale::{Observation, Plan, Step, count_up_to, plan};
-use super::spawn::{Program, log_path, spawn};
-use super::{Supervisor, command};
-use crate::config::{Autoscale, WorkerDefinition};
+use super::autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
+use super::command::command_line;
+use super::promise::{Moment, is_due};
+use super::slot::{LiveSlot, Slots};
+use super::spawn::{spawn, worker_log};
+use super::state::StateError;
+use super::{Supervisor, blocking};
+use crate::config::WorkerDefinition;
 
-/// How long a transport may take to count. A server that hangs must not keep the others from being looked after.
-const COUNT_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a tick has done.
-#[derive(Debug)]
+/// What a tick found and did.
+#[derive(Debug, Default)]
 pub struct TickReport {
-    /// What was to be done.
+    /// What was to be done, and why.
     pub plan: Plan,
-    /// Who was started.
+    /// The workers that were started.
     pub started: Vec<Started>,
-    /// What went wrong, one line each.
-    pub problems: Vec<String>,
+    /// What could not be done. In the log already.
+    pub failures: Vec<Failure>,
 }
 
-/// A worker that was started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A worker that a tick started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Started {
-    /// Its definition.
+    /// The worker definition's name.
     pub definition: String,
-    /// Its slot.
+    /// Which of its slots.
     pub slot: u32,
     /// Its process.
     pub pid: u32,
 }
 
-impl Supervisor {
-    pub(super) async fn tick(&self) -> TickReport {
-        let plan = plan(self.observe().await);
-        let mut report = TickReport { plan, started: Vec::new(), problems: Vec::new() };
-        for (definition, step) in self.definitions.iter().zip(report.plan.workers.clone()) {
-            self.act(definition, &step, &mut report);
-            self.promises.make(&self.names(definition)).await;
-        }
-        report
-    }
+/// What a tick could not do for a worker definition. The next tick tries again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The worker definition's name.
+    pub definition: String,
+    /// What went wrong, for people.
+    pub message: String,
+}
 
-    pub(super) async fn observe(&self) -> Vec<Observation> {
-        let mut observations = Vec::new();
-        for definition in &self.definitions {
-            let live = self.live(definition).len();
-            observations.push(Observation {
-                name: definition.name.clone(),
-                transports: definition.transports.clone(),
-                autoscale: definition.autoscale,
-                pending: self.pending(&definition.transports, definition.autoscale).await,
-                running: u32::try_from(live).unwrap_or(u32::MAX),
-            });
-        }
-        observations
-    }
-
-    /// How many messages wait on all of a definition's transports together.
-    async fn pending(&self, transports: &[String], autoscale: Autoscale) -> Result<u64, String> {
-        let cap = count_up_to(autoscale);
-        let mut pending = 0u64;
-        for name in transports {
-            let transport = self.transports.target(name).map_err(|error| error.to_string())?;
-            let counting = transport.counting().ok_or_else(|| format!("\"{name}\" cannot count"))?;
-            let count = timeout(COUNT_PATIENCE, counting.pending(cap)).await;
-            let count = count.map_err(|_| format!("\"{name}\" took longer than {} s", COUNT_PATIENCE.as_secs()))?;
-            pending = pending.saturating_add(count.map_err(|error| error.to_string())?);
-        }
-        Ok(pending)
-    }
-
-    /// Fills as many free slots as are to start, the lowest first. One that somebody else takes meanwhile is passed by.
-    fn act(&self, definition: &WorkerDefinition, step: &Step, report: &mut TickReport) {
-        if step.pending.is_none() {
-            report.problems.push(format!("{}: {}", step.name, step.reason));
-        }
-        let mut to_start = step.start;
-        for slot in 0..definition.autoscale.max {
-            if to_start == 0 {
-                return;
-            }
-            match self.start(definition, slot) {
-                Ok(None) => {}
-                Ok(Some(started)) => {
-                    report.started.push(started);
-                    to_start -= 1;
-                }
-                Err(problem) => {
-                    // The next slot would fail the same way; the next tick tries again.
-                    report.problems.push(format!("{}: {problem}", definition.name));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn start(&self, definition: &WorkerDefinition, slot: u32) -> Result<Option<Started>, String> {
-        let Some(claim) = self.slots.claim(&definition.name, slot).map_err(|error| error.to_string())? else {
-            return Ok(None);
-        };
-        let program = Program {
-            definition: &definition.name,
-            command: command::command(definition, &self.program),
-            dir: &self.dir,
-            log_dir: self.log_dir.clone(),
-        };
-        let child = spawn(&program, &claim).map_err(|error| {
-            let name = program.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            format!("\"{name}\" could not be started in {}: {error}", self.dir.display())
-        })?;
-        let pid = child.id().unwrap_or_default();
-        tokio::spawn(reap(child, definition.name.clone(), log_path(&program).display().to_string()));
-        Ok(Some(Started { definition: definition.name.clone(), slot, pid }))
+impl Failure {
+    fn new(definition: &WorkerDefinition, message: impl ToString) -> Self {
+        Self { definition: definition.name.clone(), message: message.to_string() }
     }
 }
 
-/// Waits for a worker's end, for as long as this supervisor lives: a child that nobody waits for stays in the process table.
-async fn reap(mut child: Child, definition: String, log: String) {
-    let pid = child.id();
-    match child.wait().await {
-        Ok(status) if status.success() => tracing::debug!(definition, pid, "a worker has ended"),
-        Ok(status) => tracing::warn!(definition, pid, log, "a worker ended with {status}; see its log"),
-        Err(error) => tracing::warn!(definition, pid, %error, "a worker's end could not be heard of"),
+/// What observing found.
+pub(super) struct Observed<'a> {
+    observations: Vec<Observation<'a>>,
+    failures: Vec<Failure>,
+}
+
+impl Observed<'_> {
+    /// Decides what to do, which nothing has been done about yet.
+    pub fn into_plan(self) -> TickReport {
+        TickReport { plan: plan(&self.observations), started: Vec::new(), failures: self.failures }
+    }
+}
+
+impl Supervisor {
+    /// Looks at backlogs and slots. Each transport is given `limit` to answer. Changes nothing.
+    pub(super) async fn observe(&self, limit: Duration) -> Observed<'_> {
+        let counts = join_all(self.definitions.iter().map(|definition| self.count(definition, limit)));
+        let (counts, slots) = tokio::join!(counts, self.live_slots());
+        let mut observed = Observed { observations: Vec::new(), failures: Vec::new() };
+        for ((definition, pending), slots) in self.definitions.iter().zip(counts).zip(slots) {
+            if let Err(why) = &pending {
+                let message = format!("pending could not be counted: {why}");
+                observed.failures.push(Failure::new(definition, message));
+            }
+            // Not knowing who runs, the plan starts what it takes for missing. Occupied slots are locked all the same,
+            // so that this exceeds `max` as little as anything else does.
+            let running = slots.map_or_else(
+                |error| {
+                    observed.failures.push(Failure::new(definition, error));
+                    0
+                },
+                |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX),
+            );
+            observed.observations.push(Observation { definition, pending, running });
+        }
+        observed
+    }
+
+    /// Fills free slots as planned. The plan's order is the definitions'.
+    pub(super) async fn act(&self, report: &mut TickReport) {
+        for (definition, planned) in self.definitions.iter().zip(&report.plan.workers) {
+            if planned.start == 0 {
+                continue;
+            }
+            let (ground, definition, start) = (Arc::clone(&self.ground), definition.clone(), planned.start);
+            let filled = blocking(move || ground.fill(&definition, start)).await;
+            report.started.extend(filled.started);
+            report.failures.extend(filled.failure);
+        }
+        for started in &report.started {
+            let Started { definition, slot, pid } = started;
+            tracing::info!(slot = format!("{definition}/{slot}"), pid, "started a worker");
+        }
+        for failure in &report.failures {
+            tracing::error!(worker = failure.definition, "{}", failure.message);
+        }
+    }
+
+    /// Says for which transports producers should queue, now that the tick is done or the supervisor ends.
+    pub(super) async fn promise(&self, report: &TickReport, moment: Moment) {
+        let live = match moment {
+            Moment::Tick => report.plan.workers.iter().map(|planned| report.live(planned)).collect(),
+            // Some of those that were started may have failed at once.
+            Moment::End => {
+                self.live_slots().await.into_iter().map(|slots| slots.map_or(0, |slots| slots.len())).collect()
+            }
+        };
+        let live: Vec<usize> = live;
+        let (mut promised, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
+        for ((definition, planned), live) in self.definitions.iter().zip(&report.plan.workers).zip(live) {
+            let live = u32::try_from(live).unwrap_or(u32::MAX);
+            let due = is_due(definition, planned, live, moment);
+            if due { &mut promised } else { &mut withdrawn }.extend(self.heard_as(definition));
+        }
+        self.promises.say(&promised, &withdrawn).await;
+    }
+
+    /// Takes back all promises.
+    pub(super) async fn withdraw_promises(&self) {
+        let all = self.definitions.iter().flat_map(|definition| self.heard_as(definition)).collect();
+        self.promises.say(&BTreeSet::new(), &all).await;
+    }
+
+    /// The names under which producers ask whether a definition's transports are being consumed: those configured, and
+    /// the targets of those that are auto-fallbacks.
+    fn heard_as(&self, definition: &WorkerDefinition) -> BTreeSet<String> {
+        let target = |name: &String| Some(self.transports.target(name).ok()?.name().to_owned());
+        let targets = definition.transports.iter().filter_map(target);
+        definition.transports.iter().cloned().chain(targets).collect()
+    }
+
+    /// Messages pending in all of a definition's transports together.
+    async fn count(&self, definition: &WorkerDefinition, limit: Duration) -> Result<u64, String> {
+        let cap = count_cap(&definition.autoscale);
+        let counts = definition.transports.iter().map(|transport| self.count_one(transport, cap, limit));
+        let mut sum: u64 = 0;
+        for count in join_all(counts).await {
+            sum = sum.saturating_add(count?);
+        }
+        Ok(sum)
+    }
+
+    async fn count_one(&self, name: &str, cap: u64, limit: Duration) -> Result<u64, String> {
+        let transport = self.transports.target(name).map_err(|error| error.to_string())?;
+        let counting = transport.counting().ok_or_else(|| format!("transport \"{name}\" cannot count its messages"))?;
+        match tokio::time::timeout(limit, counting.pending(cap)).await {
+            Ok(count) => count.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("transport \"{name}\" did not answer within {limit:.0?}")),
+        }
+    }
+
+    /// The live workers of each definition.
+    async fn live_slots(&self) -> Vec<Result<Vec<LiveSlot>, StateError>> {
+        let ground = Arc::clone(&self.ground);
+        let names: Vec<String> = self.definitions.iter().map(|definition| definition.name.clone()).collect();
+        blocking(move || names.iter().map(|name| ground.slots.live(name)).collect()).await
+    }
+}
+
+impl TickReport {
+    /// How many workers live after the tick.
+    fn live(&self, planned: &PlannedWorkers) -> usize {
+        let started = self.started.iter().filter(|started| started.definition == planned.name).count();
+        started.saturating_add(planned.running as usize)
+    }
+}
+
+/// Where workers run, and what they are.
+pub(super) struct Ground {
+    pub slots: Slots,
+    /// Where workers run: the configuration's folder.
+    pub dir: PathBuf,
+    pub state_dir: PathBuf,
+    /// This program's own worker.
+    pub consume: Vec<OsString>,
+}
+
+/// What became of a definition's free slots.
+struct Filled {
+    started: Vec<Started>,
+    /// The first thing that went wrong: the others are likely the same.
+    failure: Option<Failure>,
+}
+
+impl Ground {
+    /// Starts workers in the lowest free slots. Blocks, for as long as starting a process takes.
+    fn fill(&self, definition: &WorkerDefinition, start: u32) -> Filled {
+        let command = command_line(definition, &self.consume);
+        let log = worker_log(&self.state_dir, &definition.name);
+        let mut filled = Filled { started: Vec::new(), failure: None };
+        for slot in 0..definition.autoscale.max {
+            if filled.started.len() >= start as usize {
+                break;
+            }
+            let claim = match self.slots.claim(&definition.name, slot) {
+                Ok(Some(claim)) => claim,
+                // Occupied, perhaps just now, by another supervisor.
+                Ok(None) => continue,
+                // Something is wrong with this slot; the next one may do.
+                Err(error) => {
+                    filled.failure.get_or_insert_with(|| Failure::new(definition, error));
+                    continue;
+                }
+            };
+            match spawn(claim, &command, &self.dir, &log) {
+                Ok(spawned) => {
+                    filled.started.push(Started { definition: definition.name.clone(), slot, pid: spawned.pid });
+                    if let Some(error) = spawned.unrecorded {
+                        let message = format!("worker {} runs in slot {slot}, unrecorded: {error}", spawned.pid);
+                        filled.failure.get_or_insert_with(|| Failure::new(definition, message));
+                    }
+                }
+                // The next slot would not help.
+                Err(error) => {
+                    filled.failure.get_or_insert_with(|| Failure::new(definition, error));
+                    break;
+                }
+            }
+        }
+        filled
     }
 }

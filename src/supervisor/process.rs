@@ -1,0 +1,105 @@
+//! Whether a recorded process is still that process: its number and its start time together tell.
+
+use nix::sys::signal::{Signal, kill};
+use serde::{Deserialize, Serialize};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System};
+
+/// How far two readings of one process's start may be apart, in seconds. The system knows it as ticks since boot, and
+/// the boot's own time is derived from a clock that is being adjusted.
+const START_TOLERANCE: u64 = 2;
+
+/// A process that a later process of the same number is not mistaken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in seconds since 1970, by the clock of this boot.
+    #[serde(rename = "process_started_at")]
+    pub started_at: u64,
+}
+
+impl ProcessId {
+    /// The process that has this number now. One that is dead and only waits to be reaped counts as well; `None` when
+    /// there is no such process, or it cannot be seen from here.
+    pub fn of(pid: u32) -> Option<Self> {
+        look(pid).map(|(started_at, _)| Self { pid, started_at })
+    }
+
+    /// Is it still running? A dead process that nobody reaped is not: in a container whose first process reaps nothing
+    /// it would otherwise keep its slot for ever.
+    pub fn is_alive(&self) -> bool {
+        look(self.pid)
+            .is_some_and(|(started_at, running)| running && started_at.abs_diff(self.started_at) <= START_TOLERANCE)
+    }
+
+    /// Asks it to finish (SIGTERM). Looks right before that it is still the same process, and does nothing when it is
+    /// gone.
+    pub fn terminate(&self) -> Result<(), nix::Error> {
+        // Number 0 would address this process's own group, and a number out of range another one's.
+        let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
+        if !self.is_alive() {
+            return Ok(());
+        }
+        match kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM) {
+            Err(nix::Error::ESRCH) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Start and whether it runs. Reads one small file of `/proc`.
+fn look(pid: u32) -> Option<(u64, bool)> {
+    let pid = Pid::from_u32(pid);
+    let mut system = System::new().ok()?;
+    let only_what_is_always_read = ProcessRefreshKind::nothing().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, only_what_is_always_read);
+    let process = system.process(pid)?;
+    let running = !matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead);
+    Some((process.start_time(), running))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_dies_even_before_it_is_reaped() {
+        let mut child = sleeper();
+        let process = ProcessId::of(child.id()).unwrap();
+        assert!(process.is_alive());
+        child.kill().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while process.is_alive() {
+            assert!(std::time::Instant::now() < deadline, "a zombie counts as alive");
+            std::thread::yield_now();
+        }
+        assert!(ProcessId::of(child.id()).is_some(), "it is there, and dead");
+        child.wait().unwrap();
+        assert_eq!(ProcessId::of(child.id()), None);
+    }
+
+    #[test]
+    fn another_start_time_is_another_process_and_is_not_signalled() {
+        let mut child = sleeper();
+        let process = ProcessId::of(child.id()).unwrap();
+        let earlier = ProcessId { started_at: process.started_at - 60, ..process };
+        assert!(!earlier.is_alive());
+        earlier.terminate().unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        process.terminate().unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn numbers_that_are_no_process_are_not_signalled() {
+        for pid in [0, u32::MAX] {
+            ProcessId { pid, started_at: 0 }.terminate().unwrap();
+        }
+    }
+}
