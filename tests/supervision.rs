@@ -128,6 +128,39 @@ fn a_killed_workers_handler_does_not_keep_its_slot() {
 }
 
 #[test]
+fn a_killed_workers_message_is_redelivered_at_the_next_tick() {
+    let project = Project::new(CONFIG);
+    queue(&project, "Slow", 1);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it is being handled", || project.lines("slow").len() == 1);
+    let first = pids(&project);
+    kill(Pid::from_raw(*first.first().unwrap()), Signal::SIGKILL).unwrap();
+    wait_until("it is handled again, by another worker", || project.lines("slow").len() == 2);
+    project.write("go", "");
+    wait_until("the message is gone", || {
+        let status = project.json(&["status"]);
+        let mail = status["transports"].as_array().unwrap().iter().find(|one| one["name"] == "mail").unwrap();
+        mail["pending"] == 0 && mail["in_flight"] == 0
+    });
+}
+
+#[test]
+fn what_another_consumer_holds_is_left_to_it() {
+    let project = Project::new(CONFIG);
+    queue(&project, "Slow", 1);
+    // A worker that no supervisor has started, like a PHP one on the same table.
+    let other = project.start("other", &["consume", "mail_queue"]);
+    wait_until("it is being handled", || project.lines("slow").len() == 1);
+    other.signal(Signal::SIGKILL);
+    let _supervisor = project.start("supervise", &["supervise", "-v"]);
+    queue(&project, "Note", 1);
+    wait_until("workers are at work", || project.lines("handled").len() == 1);
+    let begun = std::time::Instant::now();
+    wait_until("a tick has passed", || begun.elapsed().as_secs() >= 6);
+    assert_eq!(project.lines("slow").len(), 1);
+}
+
+#[test]
 fn a_worker_outlives_its_supervisor_and_is_adopted() {
     let project = Project::new(CONFIG);
     let supervisor = project.start("first", &["supervise"]);

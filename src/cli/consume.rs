@@ -7,8 +7,8 @@ use clap::Parser;
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::config::{Config, Problem, parse_duration};
-use crate::supervisor::adopt_slot;
-use crate::worker::{Limits, Options, Stop, StopReason, Worker};
+use crate::supervisor::{HeldSlot, adopt_slot};
+use crate::worker::{Limits, Note, Options, Stop, StopReason, Worker};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -43,6 +43,10 @@ pub(super) struct Args {
     /// Handle up to this many messages at once
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
+    /// Keep messages that take long from being delivered again: tell the transport every so often that they are still
+    /// being handled (5 seconds when no time is given)
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5", require_equals = true, value_parser = parse_sleep)]
+    keepalive: Option<Duration>,
     /// Accepted for the sake of Symfony's worker options; there is no container to reset
     #[arg(long, hide = true)]
     no_reset: bool,
@@ -57,7 +61,13 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let started = SystemTime::now();
     let mut signals = Signals::listen()?;
     let mut stop = Stop::new();
-    let worker = Worker::new(&app.config, app.bus.clone(), &app.transports, app.heartbeats.clone(), options(args))?;
+    let worker = Worker::new(
+        &app.config,
+        app.bus.clone(),
+        &app.transports,
+        app.heartbeats.clone(),
+        options(args, slot.as_ref()),
+    )?;
 
     tokio::spawn(app.stop_signal.clone().watch(stop.clone(), started));
     let at_signal = stop.clone();
@@ -85,7 +95,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     Ok(End::Well)
 }
 
-fn options(args: &Args) -> Options {
+fn options(args: &Args, slot: Option<&HeldSlot>) -> Options {
     Options {
         transports: args.transports.clone(),
         limits: Limits {
@@ -96,6 +106,8 @@ fn options(args: &Args) -> Options {
         },
         sleep: args.sleep,
         concurrency: args.concurrency.into(),
+        keepalive: args.keepalive,
+        note: slot.map(|slot| Note::new(slot.note())),
     }
 }
 

@@ -10,6 +10,7 @@ mod command;
 mod lock;
 mod process;
 mod promise;
+mod recovery;
 mod slot;
 mod spawn;
 mod state;
@@ -112,6 +113,7 @@ impl Supervisor {
 
     /// One tick, promises included.
     pub async fn tick(&self) -> TickReport {
+        self.recover().await;
         let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
         self.act(&mut report).await;
         self.promise(&report, Moment::Tick).await;
@@ -172,6 +174,11 @@ impl Supervisor {
         loop {
             let now = Instant::now();
             let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
+            tokio::select! {
+                biased;
+                () = &mut stop => return last,
+                () = self.recover() => {}
+            }
             let observed = tokio::select! {
                 biased;
                 () = &mut stop => return last,

@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 
 use super::process::ProcessId;
+use super::recovery;
 use super::slot::{Claim, Slots};
 use super::state::{self, Mode, StateError};
 
@@ -179,6 +180,7 @@ fn ending(status: ExitStatus) -> String {
 #[derive(Debug)]
 pub struct HeldSlot {
     name: String,
+    note: PathBuf,
     _file: File,
 }
 
@@ -186,6 +188,11 @@ impl HeldSlot {
     /// `<definition>/<n>`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where this worker notes what it has in flight. The supervisor looks there when the worker is dead.
+    pub fn note(&self) -> &Path {
+        &self.note
     }
 }
 
@@ -207,7 +214,8 @@ pub fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
 
 fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let (definition, slot) = name.rsplit_once('/')?;
-    let slot_file = Slots::new(state_dir).path(definition, slot.parse().ok()?).metadata().ok()?;
+    let (slots, slot) = (Slots::new(state_dir), slot.parse().ok()?);
+    let slot_file = slots.path(definition, slot).metadata().ok()?;
     // Looked at by its name in /dev/fd, which works for numbers that are no open descriptor as well.
     let open_file = Path::new("/dev/fd").join(descriptor.to_string()).metadata().ok()?;
     if (open_file.dev(), open_file.ino()) != (slot_file.dev(), slot_file.ino()) {
@@ -227,5 +235,7 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     if let Err(error) = fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         tracing::warn!(slot = name, %error, "programs started by this worker may occupy its slot after its death");
     }
-    Some(HeldSlot { name: name.to_owned(), _file: owned.into() })
+    let process = ProcessId::of(std::process::id())?;
+    let note = recovery::note_path(&slots, definition, slot, process);
+    Some(HeldSlot { name: name.to_owned(), note, _file: owned.into() })
 }

@@ -266,6 +266,10 @@ impl Releasing for InMemory {
 
 #[async_trait]
 impl KeepingAlive for InMemory {
+    fn redeliver_timeout(&self) -> Duration {
+        self.redeliver_timeout
+    }
+
     async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.with_queue(|queue, now| {
             for id in numbers(ids) {

@@ -218,6 +218,9 @@ pub trait Releasing: Send + std::marker::Sync {
 /// Keeps messages in flight.
 #[async_trait]
 pub trait KeepingAlive: Send + std::marker::Sync {
+    /// For how long a message may be in flight before it is pending again.
+    fn redeliver_timeout(&self) -> Duration;
+
     /// Starts the `redeliver_timeout` of these messages anew.
     async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_util::future::{self, FutureExt};
 use tokio::time::Instant;
 
-use super::{Source, far_future};
+use super::held::Held;
+use super::{Note, Source, far_future};
 use crate::transport::{MessageId, Received, TransportError};
 
 /// How much work is taken at once, as far as the past tells.
@@ -34,6 +35,7 @@ pub(super) struct Intake {
     /// Taken and not begun.
     taken: VecDeque<(Arc<Source>, Received)>,
     taken_at: Instant,
+    held: Held,
     /// Handled, and still in the store.
     handled: Vec<(Arc<Source>, Vec<MessageId>)>,
     next_look: Instant,
@@ -44,10 +46,11 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(sources: Vec<Arc<Source>>, sleep: Duration, concurrency: usize) -> Self {
+    pub(super) fn new(sources: Vec<Arc<Source>>, sleep: Duration, concurrency: usize, note: Option<Note>) -> Self {
         let now = Instant::now();
         let handled = sources.iter().map(|source| (Arc::clone(source), Vec::new())).collect();
         Self {
+            held: Held::new(&sources, note),
             sources,
             sleep,
             concurrency,
@@ -89,6 +92,7 @@ impl Intake {
             match source.transport.receive(size).await {
                 Ok(messages) if messages.is_empty() => {}
                 Ok(messages) => {
+                    self.held.take(source, messages.iter().map(|message| message.id.clone()));
                     self.taken.extend(messages.into_iter().map(|message| (Arc::clone(source), message)));
                     self.taken_at = Instant::now();
                     self.next_look = self.taken_at;
@@ -151,8 +155,12 @@ impl Intake {
                 .map(|(_, received)| received.id.clone())
                 .collect();
             let Some(releasing) = source.transport.releasing().filter(|_| !ids.is_empty()) else { continue };
-            if let Err(error) = releasing.release(&ids).await {
-                tracing::error!(%error, messages = ids.len(), "messages could not be given back; they come again after redeliver_timeout");
+            match releasing.release(&ids).await {
+                Ok(()) => self.held.let_go(source, &ids),
+                Err(error) => tracing::error!(
+                    %error, messages = ids.len(),
+                    "messages could not be given back; they come again after redeliver_timeout"
+                ),
             }
         }
         self.taken.clear();
@@ -177,6 +185,21 @@ impl Intake {
         }
     }
 
+    /// A message failed, and is somewhere else now.
+    pub(super) fn let_go(&mut self, source: &Arc<Source>, id: MessageId) {
+        self.held.let_go(source, &[id]);
+    }
+
+    /// Starts the `redeliver_timeout` of everything in hand anew.
+    pub(super) async fn keep_alive(&mut self) {
+        self.held.keep_alive().await;
+    }
+
+    /// The end. What is still held is left noted for the supervisor to put back.
+    pub(super) fn finish(&mut self) {
+        self.held.finish();
+    }
+
     /// Acknowledges what was handled. What cannot be acknowledged now is kept for the next time.
     pub(super) async fn flush(&mut self) {
         for (source, ids) in &mut self.handled {
@@ -184,7 +207,10 @@ impl Intake {
                 continue;
             }
             match source.transport.ack(ids).await {
-                Ok(()) => ids.clear(),
+                Ok(()) => {
+                    self.held.let_go(source, ids);
+                    ids.clear();
+                }
                 Err(error) => tracing::error!(
                     %error, messages = ids.len(),
                     "handled messages could not be acknowledged; unless that gets better they are delivered again"

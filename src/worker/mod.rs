@@ -5,12 +5,15 @@
 //! anywhere the asking starts at the first again. A worker stops at a limit, at a signal, or when workers were asked to
 //! stop; it always finishes the messages it has in hand, and gives back those it has taken but not begun.
 
+mod held;
+mod in_flight;
 mod intake;
 mod limits;
 mod outcome;
 mod retry;
 mod stop;
 
+pub use in_flight::{InFlight, Note, Taken};
 pub use limits::{Limits, StopReason};
 pub use retry::waiting_time;
 pub use stop::{Stop, StopSignal};
@@ -41,6 +44,10 @@ pub struct Options {
     pub sleep: Duration,
     /// How many messages to handle at once; at least 1.
     pub concurrency: usize,
+    /// How often to tell the transports that messages are still being handled; `None`: not at all.
+    pub keepalive: Option<Duration>,
+    /// Where to note what is in flight, for the supervisor to find after a crash.
+    pub note: Option<Note>,
 }
 
 /// What a worker has done.
@@ -146,15 +153,22 @@ struct Run<'a> {
     intake: Intake,
     watch: Watch,
     in_hand: JoinSet<Finished>,
+    next_keepalive: Instant,
 }
 
 impl<'a> Run<'a> {
     fn new(worker: &'a Worker) -> Self {
         Self {
             worker,
-            intake: Intake::new(worker.sources.clone(), worker.options.sleep, worker.options.concurrency),
+            intake: Intake::new(
+                worker.sources.clone(),
+                worker.options.sleep,
+                worker.options.concurrency,
+                worker.options.note.clone(),
+            ),
             watch: Watch::new(worker.options.limits.clone()),
             in_hand: JoinSet::new(),
+            next_keepalive: next_keepalive(worker.options.keepalive),
         }
     }
 
@@ -200,9 +214,15 @@ impl<'a> Run<'a> {
             Some(finished) = self.in_hand.join_next() => self.settle(finished).await,
             () = self.intake.ripe(), if may_take_more => self.intake.look_now(),
             () = self.intake.overdue() => self.intake.give_back().await,
+            () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
             () = stop.wait() => {}
             () = tokio::time::sleep_until(until) => {}
         }
+    }
+
+    async fn keep_alive(&mut self) {
+        self.intake.keep_alive().await;
+        self.next_keepalive = next_keepalive(self.worker.options.keepalive);
     }
 
     async fn settle(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
@@ -214,6 +234,8 @@ impl<'a> Run<'a> {
         self.intake.learn(finished.took);
         if finished.to_acknowledge {
             self.intake.acknowledge(&finished.source, finished.id).await;
+        } else if finished.settled {
+            self.intake.let_go(&finished.source, finished.id);
         }
         // Where nothing more is in hand, nothing would make the batch complete.
         if self.in_hand.is_empty() && self.intake.is_empty() {
@@ -227,12 +249,20 @@ impl<'a> Run<'a> {
         if !self.in_hand.is_empty() {
             tracing::info!(in_hand = self.in_hand.len(), "finishing what is in hand");
         }
-        while let Some(finished) = self.in_hand.join_next().await {
-            self.settle(finished).await;
+        while !self.in_hand.is_empty() {
+            tokio::select! {
+                Some(finished) = self.in_hand.join_next() => self.settle(finished).await,
+                () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
+            }
         }
         stop.no_more_patience();
         self.intake.flush().await;
+        self.intake.finish();
     }
+}
+
+fn next_keepalive(every: Option<Duration>) -> Instant {
+    every.and_then(|every| Instant::now().checked_add(every)).unwrap_or_else(far_future)
 }
 
 /// A point in time that never comes in practice.

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -41,12 +42,14 @@ pub(super) struct Finished {
     pub(super) took: Duration,
     /// Whether it is still in its store, to be acknowledged.
     pub(super) to_acknowledge: bool,
+    /// Whether what is to become of it is stored.
+    pub(super) settled: bool,
 }
 
 pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: Stop) -> Finished {
     let started = Instant::now();
     let id = received.id.clone();
-    let case = Case { source: &source, id: &id, stop: &stop };
+    let case = Case { source: &source, id: &id, stop: &stop, settled: AtomicBool::new(false) };
     let outcome = match received.message {
         Err(damaged) => case.undecodable(repack(&damaged), &damaged.error.to_string()).await,
         Ok(encoded) => match Envelope::decode(&encoded) {
@@ -54,7 +57,8 @@ pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, st
             Ok(envelope) => case.handle(&bus, envelope).await,
         },
     };
-    Finished { outcome, took: started.elapsed(), to_acknowledge: outcome == Outcome::Handled, source, id }
+    let settled = case.settled.load(Ordering::Relaxed);
+    Finished { outcome, took: started.elapsed(), to_acknowledge: outcome == Outcome::Handled, settled, source, id }
 }
 
 /// A message in hand.
@@ -62,6 +66,7 @@ struct Case<'a> {
     source: &'a Source,
     id: &'a MessageId,
     stop: &'a Stop,
+    settled: AtomicBool,
 }
 
 impl Case<'_> {
@@ -196,6 +201,7 @@ impl Case<'_> {
             tokio::time::sleep(backoff).await;
             backoff = (2 * backoff).min(LONGEST_BACKOFF);
         }
+        self.settled.store(true, Ordering::Relaxed);
     }
 }
 

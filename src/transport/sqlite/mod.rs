@@ -268,6 +268,10 @@ impl Releasing for Sqlite {
 
 #[async_trait]
 impl KeepingAlive for Sqlite {
+    fn redeliver_timeout(&self) -> Duration {
+        self.options.redeliver_timeout
+    }
+
     async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.change("keeping alive", &self.queries.keep_alive, ids, Some(Moment::now())).await
     }
