@@ -11,16 +11,17 @@ use crate::transport::TransportError;
 /// Why a message could not be dispatched.
 #[derive(Debug, Error)]
 pub enum DispatchError {
-    /// It could not be written as JSON.
-    #[error("a message of type \"{message_type}\" could not be written as JSON: {source}")]
+    /// It could not be written as JSON. Nothing was sent.
+    #[error("a message of type \"{message_type}\" cannot be written as JSON: {source}")]
     Unwritable {
         /// Its type.
         message_type: String,
         /// Why.
         source: serde_json::Error,
     },
-    /// A transport did not take it. Those asked before did.
-    #[error("{source}{}", also_queued(sent))]
+    /// A transport did not take it. Those named in `sent` did, and it was not handled here: dispatching it again means
+    /// that it is handled twice by those.
+    #[error("{source}{}", yet_queued(sent))]
     Sending {
         /// What happened.
         source: TransportError,
@@ -28,7 +29,7 @@ pub enum DispatchError {
         sent: Vec<SentStamp>,
     },
     /// There is nothing to handle it.
-    #[error("no handler for messages of type \"{message_type}\"{}", did_you_mean(nearest.as_deref()))]
+    #[error("there is no handler for messages of type \"{message_type}\"{}", did_you_mean(nearest.as_deref()))]
     NoHandler {
         /// Its type.
         message_type: String,
@@ -38,31 +39,38 @@ pub enum DispatchError {
     /// One or more of its handlers failed.
     #[error(transparent)]
     Handling(Box<HandlingFailed>),
-    /// A middleware of the application's refused it.
+    /// A middleware of the application's refused it, for the reason it gives.
     #[error("{0}")]
     Refused(String),
+    /// A middleware of the application's panicked.
+    #[error("a middleware panicked: {0}")]
+    Panicked(String),
 }
 
 /// Handlers failed.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub struct HandlingFailed {
-    /// The message, with a stamp for each handler that succeeded.
+    /// The message, with a stamp for each handler that has succeeded.
     pub envelope: Envelope,
     /// The handlers that failed, by name. At least one.
     pub failures: Vec<(String, HandlerError)>,
 }
 
 impl HandlingFailed {
-    /// What is to become of the message, as Symfony decides it: one failure that asks for a retry in any case gets it;
-    /// only when no failure can be mended, nothing is tried again.
+    /// What is to become of the message, as Symfony Messenger 7.2 decides it: one failure that asks for a retry in any
+    /// case gets it, after the shortest delay that any asks for; and only when no failure can be mended, nothing is tried
+    /// again.
     pub fn verdict(&self) -> Verdict {
         let verdicts = || self.failures.iter().map(|(_, error)| error.verdict);
-        if let Some(always) = verdicts().find(|verdict| matches!(verdict, Verdict::RetryAlways(_))) {
-            always
-        } else if verdicts().all(|verdict| verdict == Verdict::Unrecoverable) {
-            Verdict::Unrecoverable
-        } else {
-            Verdict::Retry
+        let delays = verdicts().filter_map(|verdict| match verdict {
+            Verdict::RetryAlways(delay) => Some(delay),
+            Verdict::Retry | Verdict::Unrecoverable => None,
+        });
+        // `None` is less than any delay, and means that the strategy's is as good as any other.
+        match delays.min_by_key(|delay| (delay.is_none(), *delay)) {
+            Some(delay) => Verdict::RetryAlways(delay),
+            None if verdicts().all(|verdict| verdict == Verdict::Unrecoverable) => Verdict::Unrecoverable,
+            None => Verdict::Retry,
         }
     }
 
@@ -76,7 +84,7 @@ impl HandlingFailed {
         self.failures.first().map_or(0, |(_, error)| error.code)
     }
 
-    /// All errors, with their handlers.
+    /// All errors, each after its handler's name.
     pub fn message(&self) -> String {
         let failures: Vec<String> = self.failures.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         failures.join("\n")
@@ -84,18 +92,70 @@ impl HandlingFailed {
 }
 
 impl fmt::Display for HandlingFailed {
+    /// ```text
+    /// handling "App\Mail" failed in 2 handlers:
+    /// - exec php bin/mail.php: exit code 1: no connection
+    /// - shop::audit: the disk is full
+    /// ```
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "handling \"{}\" failed: {}", self.envelope.message_type(), self.message())
+        write!(f, "handling \"{}\" failed in ", self.envelope.message_type())?;
+        if let [(name, error)] = self.failures.as_slice() {
+            return write!(f, "{name}: {error}");
+        }
+        write!(f, "{} handlers:", self.failures.len())?;
+        self.failures.iter().try_for_each(|(name, error)| write!(f, "\n- {name}: {error}"))
     }
 }
 
-impl std::error::Error for HandlingFailed {}
-
-fn also_queued(sent: &[SentStamp]) -> String {
+fn yet_queued(sent: &[SentStamp]) -> String {
     let queued: Vec<String> = sent.iter().map(|stamp| format!("{} as {}", stamp.queued_on, stamp.id)).collect();
-    if queued.is_empty() { String::new() } else { format!("; the message is queued on {}", queued.join(", ")) }
+    if queued.is_empty() {
+        String::new()
+    } else {
+        format!("; the message is queued on {} all the same", queued.join(", "))
+    }
 }
 
 fn did_you_mean(name: Option<&str>) -> String {
     name.map(|name| format!(", did you mean \"{name}\"?")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn verdict(verdicts: &[Verdict]) -> Verdict {
+        let failure =
+            |verdict: &Verdict| ("h".to_owned(), HandlerError { verdict: *verdict, ..HandlerError::failed("") });
+        let failures = verdicts.iter().map(failure).collect();
+        HandlingFailed { envelope: Envelope::from_json("a", "{}"), failures }.verdict()
+    }
+
+    #[test]
+    fn several_failures_have_one_verdict() {
+        use Verdict::{Retry, RetryAlways, Unrecoverable};
+        let after = |seconds| RetryAlways(Some(Duration::from_secs(seconds)));
+        assert_eq!(verdict(&[Unrecoverable, Unrecoverable]), Unrecoverable);
+        assert_eq!(verdict(&[Unrecoverable, Retry]), Retry);
+        assert_eq!(verdict(&[Unrecoverable, Retry, RetryAlways(None)]), RetryAlways(None));
+        assert_eq!(verdict(&[RetryAlways(None), after(9), after(5)]), after(5));
+    }
+
+    #[test]
+    fn every_failure_is_told_with_its_handler() {
+        let failed = |failures: &[(&str, &str)]| HandlingFailed {
+            envelope: Envelope::from_json(r"App\Mail", "{}"),
+            failures: failures.iter().map(|(name, text)| ((*name).to_owned(), HandlerError::failed(text))).collect(),
+        };
+        let one = failed(&[("send", "no connection")]);
+        assert_eq!(one.to_string(), r#"handling "App\Mail" failed in send: no connection"#);
+        let two = failed(&[("send", "no connection"), ("audit", "disk full")]);
+        assert_eq!(
+            two.to_string(),
+            "handling \"App\\Mail\" failed in 2 handlers:\n- send: no connection\n- audit: disk full"
+        );
+        assert_eq!(two.message(), "send: no connection\naudit: disk full");
+    }
 }

@@ -1,52 +1,59 @@
 //! Calls a message's handlers.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 
+use super::panic::caught;
 use super::{DispatchError, HandlingFailed, Middleware, Next};
 use crate::config::nearest;
 use crate::handler::{Handler, HandlerError, Handlers};
 use crate::message::{Envelope, HandledStamp};
 
-pub(super) struct Handle {
+pub(super) struct HandleMiddleware {
     pub(super) handlers: Arc<Handlers>,
 }
 
 #[async_trait]
-impl Middleware for Handle {
+impl Middleware for HandleMiddleware {
     /// Every handler gets its turn, whatever became of those before it; one that has succeeded in an earlier try does not
-    /// run again.
+    /// run again (Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
         let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
         if handlers.is_empty() {
-            let known = self.handlers.iter().map(|(pattern, _)| pattern);
-            let nearest = nearest(envelope.message_type(), known).map(str::to_owned);
-            return Err(DispatchError::NoHandler { message_type: envelope.message_type().to_owned(), nearest });
+            return Err(self.no_handler(&envelope));
         }
         let done: Vec<String> = envelope.all::<HandledStamp>().into_iter().map(|stamp| stamp.handler_name).collect();
+        let mut envelope = envelope;
         let mut failures = Vec::new();
-        let mut stamped = envelope.clone();
         for handler in handlers.iter().filter(|handler| !done.iter().any(|name| name == handler.name())) {
+            let handler_name = handler.name().to_owned();
             match call(handler.as_ref(), &envelope).await {
-                Ok(()) => stamped
-                    .add(&HandledStamp { result: serde_json::Value::Null, handler_name: handler.name().to_owned() }),
-                Err(error) => failures.push((handler.name().to_owned(), error)),
+                Ok(()) => envelope.add(&HandledStamp { result: serde_json::Value::Null, handler_name }),
+                Err(error) => failures.push((handler_name, error)),
             }
         }
         if failures.is_empty() {
-            return next.run(stamped).await;
+            return next.run(envelope).await;
         }
-        Err(DispatchError::Handling(Box::new(HandlingFailed { envelope: stamped, failures })))
+        Err(DispatchError::Handling(Box::new(HandlingFailed { envelope, failures })))
+    }
+}
+
+impl HandleMiddleware {
+    fn no_handler(&self, envelope: &Envelope) -> DispatchError {
+        let known = self.handlers.iter().map(|(pattern, _)| pattern).filter(|pattern| !pattern.ends_with('*'));
+        let nearest = nearest(envelope.message_type(), known).map(str::to_owned);
+        DispatchError::NoHandler { message_type: envelope.message_type().to_owned(), nearest }
     }
 }
 
 /// Calls a handler. A panic is its failure, and not the worker's.
 async fn call(handler: &dyn Handler, envelope: &Envelope) -> Result<(), HandlerError> {
-    AssertUnwindSafe(handler.handle(envelope)).catch_unwind().await.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Err(HandlerError::failed(format!("the handler panicked: {}", text.unwrap_or("no message"))))
+    caught(async { handler.handle(envelope).await }).await.unwrap_or_else(|text| {
+        Err(HandlerError {
+            class: "minutely::handler::Panicked".to_owned(),
+            ..HandlerError::failed(format!("the handler panicked: {text}"))
+        })
     })
 }

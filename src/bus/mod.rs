@@ -9,6 +9,7 @@
 mod error;
 mod handle;
 mod middleware;
+mod panic;
 mod routing;
 mod send;
 
@@ -22,10 +23,46 @@ use crate::handler::Handlers;
 use crate::message::{Envelope, Message};
 use crate::transport::Transports;
 
-use handle::Handle;
-use send::Send;
+use handle::HandleMiddleware;
+use panic::caught;
+use send::SendMiddleware;
 
 /// Dispatches messages. Clones are one bus.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use minutely::bus::{Bus, Routing};
+/// use minutely::handler::{HandlerError, Handlers, Typed};
+/// use minutely::message::{Message, SentStamp};
+/// use minutely::transport::{InMemory, Transports};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct SendEmail { to: String }
+///
+/// impl Message for SendEmail {
+///     const TYPE: &'static str = r"App\Message\SendEmail";
+/// }
+///
+/// async fn send_email(message: SendEmail) -> Result<(), HandlerError> {
+///     println!("to {}", message.to);
+///     Ok(())
+/// }
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let mut handlers = Handlers::default();
+/// handlers.register(SendEmail::TYPE, Arc::new(Typed::new(send_email)));
+/// let mut transports = Transports::default();
+/// transports.insert(Arc::new(InMemory::new("mail")));
+/// let routing = Routing::new([(r"App\Message\*".into(), vec!["mail".into()])].into());
+///
+/// let bus = Bus::new(vec![], Arc::new(routing), Arc::new(transports), Arc::new(handlers));
+/// let envelope = bus.dispatch(&SendEmail { to: "ada@example.com".into() }).await?;
+/// assert_eq!(envelope.last::<SentStamp>().unwrap().queued_on, "mail");
+/// # Ok::<(), minutely::bus::DispatchError>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Bus {
     middleware: Arc<[Arc<dyn Middleware>]>,
@@ -40,8 +77,8 @@ impl Bus {
         handlers: Arc<Handlers>,
     ) -> Self {
         let mut all = middleware;
-        all.push(Arc::new(Send { routing, transports }));
-        all.push(Arc::new(Handle { handlers }));
+        all.push(Arc::new(SendMiddleware { routing, transports }));
+        all.push(Arc::new(HandleMiddleware { handlers }));
         Self { middleware: all.into() }
     }
 
@@ -60,8 +97,13 @@ impl Bus {
     }
 
     /// Has a message handled that was received from a transport, as its
-    /// [`ReceivedStamp`](crate::message::ReceivedStamp) says.
+    /// [`ReceivedStamp`](crate::message::ReceivedStamp) says. A panic on its way is an error, so that whoever has received
+    /// the message can see to it.
     pub async fn handle_received(&self, envelope: Envelope) -> Result<Envelope, DispatchError> {
-        self.dispatch_envelope(envelope).await
+        let handled = caught(self.dispatch_envelope(envelope)).await;
+        handled.unwrap_or_else(|text| Err(DispatchError::Panicked(text)))
     }
 }
+
+#[cfg(test)]
+mod tests;

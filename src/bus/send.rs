@@ -4,64 +4,78 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use indexmap::IndexMap;
 
 use super::{DispatchError, Middleware, Next, Routing};
 use crate::message::{
     BusNameStamp, DelayStamp, Envelope, HandledNowStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
-use crate::transport::{Sent, Transports};
+use crate::transport::{Sent, Transport, Transports};
 
 /// What Symfony's default bus is called; a Symfony worker refuses messages of buses that it does not know.
 const BUS: &str = "messenger.bus.default";
 
-pub(super) struct Send {
+pub(super) struct SendMiddleware {
     pub(super) routing: Arc<Routing>,
     pub(super) transports: Arc<Transports>,
 }
 
 #[async_trait]
-impl Middleware for Send {
+impl Middleware for SendMiddleware {
     async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
         if envelope.last::<ReceivedStamp>().is_some() {
             return next.run(envelope).await;
         }
+        let transports = self.transports_for(&envelope)?;
+        if transports.is_empty() {
+            let reason = format!("\"{}\" is not routed to any transport", envelope.message_type());
+            return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
+        }
+        let (envelope, handle_now) = send(envelope, &transports).await?;
+        // Once, however many transports say so, and only after the others have it safe: a failure here would otherwise
+        // keep it from them.
+        if handle_now { next.run(envelope).await } else { Ok(envelope) }
+    }
+}
+
+impl SendMiddleware {
+    /// Where the message goes, each transport once, by the name it was asked for. All are found, or nothing is sent.
+    fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<dyn Transport>>, DispatchError> {
         let names = match envelope.last::<TransportNamesStamp>() {
             Some(stamp) => stamp.transports,
             None => self.routing.transports(envelope.message_type(), envelope.interfaces()),
         };
-        if names.is_empty() {
-            let reason = format!("\"{}\" is not routed to any transport", envelope.message_type());
-            return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
-        }
-        let envelope = self.send(envelope, &names).await?;
-        // Handled once, however many transports say so, and after it is safe on those that queue.
-        if envelope.last::<HandledNowStamp>().is_some() { next.run(envelope).await } else { Ok(envelope) }
+        let found = names.into_iter().map(|name| self.transports.get(&name).map(|transport| (name, transport)));
+        found.collect::<Result<_, _>>().map_err(|source| DispatchError::Sending { source, sent: Vec::new() })
     }
 }
 
-impl Send {
-    async fn send(&self, envelope: Envelope, names: &[String]) -> Result<Envelope, DispatchError> {
-        let mut envelope = envelope;
-        if envelope.last::<BusNameStamp>().is_none() {
-            envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
-        }
-        let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
-        let encoded = envelope.encode();
-        for name in names {
-            let sent = match self.transports.get(name) {
-                Ok(transport) => transport.send(&encoded, delay).await,
-                Err(error) => Err(error),
-            };
-            match sent {
-                Ok(Sent::Queued { transport, id, reason }) => {
-                    envelope.add(&SentStamp { transport_name: name.clone(), queued_on: transport, id: id.0, reason })
-                }
-                Ok(Sent::HandleNow { reason }) => {
-                    envelope.add(&HandledNowStamp { transport_name: Some(name.clone()), reason });
-                }
-                Err(source) => return Err(DispatchError::Sending { source, sent: envelope.all() }),
-            }
-        }
-        Ok(envelope)
+/// Sends to each in turn. Does one of them want the message handled now?
+async fn send(
+    mut envelope: Envelope,
+    transports: &IndexMap<String, Arc<dyn Transport>>,
+) -> Result<(Envelope, bool), DispatchError> {
+    if envelope.last::<BusNameStamp>().is_none() {
+        envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
     }
+    let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
+    let encoded = envelope.encode();
+    let mut sent = Vec::new();
+    let mut handle_now = false;
+    for (name, transport) in transports {
+        let transport_name = name.clone();
+        match transport.send(&encoded, delay).await {
+            Ok(Sent::Queued { transport, id, reason }) => {
+                let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
+                envelope.add(&stamp);
+                sent.push(stamp);
+            }
+            Ok(Sent::HandleNow { reason }) => {
+                envelope.add(&HandledNowStamp { transport_name: Some(transport_name), reason });
+                handle_now = true;
+            }
+            Err(source) => return Err(DispatchError::Sending { source, sent }),
+        }
+    }
+    Ok((envelope, handle_now))
 }

@@ -1,5 +1,6 @@
 //! Finds the handlers of a message.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,28 +16,50 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`). When its name is taken, it goes
-    /// by `name#2`: handlers of one message are told apart by their names.
+    /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`).
+    ///
+    /// One handler may be registered for several of them, and still handles each message once. Two different handlers of
+    /// one name are told apart, in the stamps of a retry too: the second goes by `name#2`.
     pub fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
-        let taken = |name: &str| self.by_pattern.values().flatten().any(|other| other.name() == name);
-        let handler = if taken(handler.name()) {
-            let free = (2..).map(|n| format!("{}#{n}", handler.name())).find(|name| !taken(name));
-            Arc::new(Renamed { name: free.unwrap_or_default(), handler })
-        } else {
-            handler
+        let handler = match self.is_taken(handler.name(), &handler) {
+            true => Arc::new(Renamed { name: self.free_name(&handler), handler }),
+            false => handler,
         };
-        self.by_pattern.entry(pattern.to_owned()).or_default().push(handler);
+        let registered = self.by_pattern.entry(pattern.to_owned()).or_default();
+        if !registered.iter().any(|other| Arc::ptr_eq(other, &handler)) {
+            registered.push(handler);
+        }
     }
 
-    /// All handlers of a message, those of its own type first. Unlike routing, wildcards add to what is more specific.
+    /// All handlers of a message, each once, those of its own type first. Unlike routing, wildcards add to what is more
+    /// specific.
     pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
         let patterns = matching_patterns(message_type, interfaces);
-        patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten().cloned().collect()
+        let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
+        let mut seen = HashSet::new();
+        // Names are unique among handlers, so that one seen twice is the same handler.
+        matching.filter(|handler| seen.insert(handler.name())).cloned().collect()
     }
 
-    /// Every pattern with its handlers, in the order they were registered.
+    /// Every type or wildcard with its handlers, in the order they were registered.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<dyn Handler>])> {
         self.by_pattern.iter().map(|(pattern, handlers)| (pattern.as_str(), handlers.as_slice()))
+    }
+
+    /// Is there another handler than this one that goes by the name?
+    fn is_taken(&self, name: &str, handler: &Arc<dyn Handler>) -> bool {
+        self.by_pattern.values().flatten().any(|other| other.name() == name && !Arc::ptr_eq(other, handler))
+    }
+
+    fn free_name(&self, handler: &Arc<dyn Handler>) -> String {
+        let mut number = 2;
+        loop {
+            let name = format!("{}#{number}", handler.name());
+            if !self.is_taken(&name, handler) {
+                return name;
+            }
+            number += 1;
+        }
     }
 }
 
@@ -57,14 +80,16 @@ impl Handler for Renamed {
     }
 }
 
-/// The names a message answers to, most specific first: its type, its interfaces, then wildcards from the longest down to
-/// `*` (the order of Symfony's `HandlersLocator::listTypes`).
+/// The names a message answers to, most specific first: its type, its interfaces, then the wildcards of its namespaces
+/// from the innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
 pub fn matching_patterns(message_type: &str, interfaces: &[&str]) -> Vec<String> {
-    let mut patterns: Vec<String> =
-        std::iter::once(message_type).chain(interfaces.iter().copied()).map(str::to_owned).collect();
-    patterns.extend(message_type.rmatch_indices('\\').map(|(at, _)| format!("{}\\*", &message_type[..at])));
+    let mut patterns = vec![message_type.to_owned()];
+    patterns.extend(interfaces.iter().map(|name| (*name).to_owned()));
+    let namespaces = message_type.rmatch_indices('\\').map(|(end, _)| &message_type[..end]);
+    // A leading backslash opens no namespace.
+    patterns.extend(namespaces.filter(|namespace| !namespace.is_empty()).map(|namespace| format!(r"{namespace}\*")));
     patterns.push("*".to_owned());
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     patterns.retain(|pattern| seen.insert(pattern.clone()));
     patterns
 }
@@ -86,24 +111,55 @@ mod tests {
         }
     }
 
+    fn names(handlers: &Handlers, message_type: &str, interfaces: &[&str]) -> Vec<String> {
+        handlers.for_type(message_type, interfaces).iter().map(|handler| handler.name().to_owned()).collect()
+    }
+
     #[test]
     fn a_type_answers_to_its_namespaces() {
         let patterns = matching_patterns(r"App\Message\SendEmail", &[r"App\Async"]);
         assert_eq!(patterns, [r"App\Message\SendEmail", r"App\Async", r"App\Message\*", r"App\*", "*"]);
         assert_eq!(matching_patterns("plain", &[]), ["plain", "*"]);
         assert_eq!(matching_patterns("", &[]), ["", "*"]);
+        assert_eq!(matching_patterns(r"\App\Mail", &[]), [r"\App\Mail", r"\App\*", "*"]);
+        assert_eq!(matching_patterns("*", &["*"]), ["*"]);
     }
 
     #[test]
-    fn every_matching_handler_is_found_once_and_names_are_unique() {
+    fn every_handler_that_matches_is_found_most_specific_first() {
         let mut handlers = Handlers::default();
-        for (pattern, name) in
-            [("*", "log"), (r"App\Mail", "send"), (r"App\Mail", "send"), (r"App\*", "app"), ("Other", "no")]
-        {
+        for (pattern, name) in [
+            ("*", "log"),
+            (r"App\*", "app"),
+            (r"App\Message\*", "message"),
+            (r"App\Async", "async"),
+            (r"App\Message\Mail", "send"),
+            (r"App\Message\Other", "other"),
+        ] {
             handlers.register(pattern, Arc::new(Named(name)));
         }
-        let found = handlers.for_type(r"App\Mail", &[]);
-        let names: Vec<&str> = found.iter().map(|handler| handler.name()).collect();
-        assert_eq!(names, ["send", "send#2", "app", "log"]);
+        assert_eq!(names(&handlers, r"App\Message\Mail", &[r"App\Async"]), ["send", "async", "message", "app", "log"]);
+        assert_eq!(names(&handlers, r"Other", &[]), ["log"]);
+    }
+
+    #[test]
+    fn two_handlers_of_one_name_are_told_apart() {
+        let mut handlers = Handlers::default();
+        for pattern in [r"App\Mail", r"App\Mail", r"App\*"] {
+            handlers.register(pattern, Arc::new(Named("send")));
+        }
+        assert_eq!(names(&handlers, r"App\Mail", &[]), ["send", "send#2", "send#3"]);
+    }
+
+    #[test]
+    fn one_handler_under_several_names_handles_a_message_once() {
+        let mut handlers = Handlers::default();
+        let handler: Arc<dyn Handler> = Arc::new(Named("send"));
+        for pattern in [r"App\Mail", r"App\Mail", r"App\*", "*"] {
+            handlers.register(pattern, Arc::clone(&handler));
+        }
+        assert_eq!(names(&handlers, r"App\Mail", &[]), ["send"]);
+        let listed: Vec<(&str, usize)> = handlers.iter().map(|(pattern, list)| (pattern, list.len())).collect();
+        assert_eq!(listed, [(r"App\Mail", 1), (r"App\*", 1), ("*", 1)]);
     }
 }

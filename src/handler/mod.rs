@@ -76,7 +76,11 @@ impl<E: std::error::Error> From<E> for HandlerError {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
-            message = format!("{message}: {cause}");
+            let cause_text = cause.to_string();
+            // Many errors say in their own text what caused them.
+            if !message.contains(&cause_text) {
+                message = format!("{message}: {cause_text}");
+            }
             source = cause.source();
         }
         Self { class: std::any::type_name::<E>().to_owned(), ..Self::failed(message) }

@@ -78,7 +78,8 @@ impl Envelope {
         self
     }
 
-    /// Adds a stamp after those of its class. Past ten of one class the oldest but the first are dropped.
+    /// Adds a stamp after those of its class. Past ten of one class the oldest but the first are dropped, unless each
+    /// says something of its own ([`Stamp::ALL_KEPT`]).
     pub fn add<S: Stamp>(&mut self, stamp: &S) {
         let Ok(stamp) = serde_json::value::to_raw_value(stamp) else {
             // Stamps are plain structs of strings and numbers; a stamp that is none is a mistake of its author.
@@ -89,7 +90,7 @@ impl Envelope {
         let map = self.map_mut::<S>();
         let mut stamps = map.get(&header).map(|value| raw_stamps(value)).unwrap_or_default();
         stamps.push(stamp);
-        if stamps.len() > STAMP_HISTORY {
+        if stamps.len() > STAMP_HISTORY && !S::ALL_KEPT {
             stamps.drain(1..=stamps.len() - STAMP_HISTORY);
         }
         let texts: Vec<&str> = stamps.iter().map(|stamp| stamp.get()).collect();

@@ -10,10 +10,12 @@ pub trait Stamp: Serialize + DeserializeOwned {
     const CLASS: &'static str;
     /// Whether it travels (Symfony's `NonSendableStampInterface` says no).
     const SENDABLE: bool = true;
+    /// Whether a message keeps all of them, and not only the first and the latest of many.
+    const ALL_KEPT: bool = false;
 }
 
 macro_rules! stamp {
-    ($(#[$docs:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty),* $(,)? } $(, sendable: $sendable:literal)?) => {
+    ($(#[$docs:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty),* $(,)? } $(, sendable: $sendable:literal)? $(, all_kept: $all_kept:literal)?) => {
         $(#[$docs])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -22,6 +24,7 @@ macro_rules! stamp {
         impl Stamp for $name {
             const CLASS: &'static str = concat!(r"Symfony\Component\Messenger\Stamp\", stringify!($name));
             $(const SENDABLE: bool = $sendable;)?
+            $(const ALL_KEPT: bool = $all_kept;)?
         }
     };
 }
@@ -105,7 +108,7 @@ stamp! {
         result: serde_json::Value,
         /// Which handler.
         handler_name: String,
-    }
+    }, all_kept: true
 }
 
 stamp! {
@@ -127,7 +130,7 @@ stamp! {
         id: String,
         /// Why it went there, where there was a choice.
         reason: Option<String>,
-    }, sendable: false
+    }, sendable: false, all_kept: true
 }
 
 stamp! {
@@ -137,5 +140,5 @@ stamp! {
         transport_name: Option<String>,
         /// Why it was not queued.
         reason: String,
-    }, sendable: false
+    }, sendable: false, all_kept: true
 }

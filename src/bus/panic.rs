@@ -1,0 +1,15 @@
+//! Keeps a panic in the application's code from taking the worker with it.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+
+/// What the future gives, or what its `panic!` said. What it was working on is not looked at afterwards.
+pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
+        let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = literal.or_else(|| panic.downcast_ref::<String>().cloned());
+        text.unwrap_or_else(|| "it does not say why".to_owned())
+    })
+}
