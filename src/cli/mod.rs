@@ -18,6 +18,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -91,6 +92,9 @@ enum Command {
     Config(config::Args),
 }
 
+/// How long tasks that are still there may take to go.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
 /// How a command ended. Its texts have been printed.
 enum End {
     Well,
@@ -147,8 +151,8 @@ fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCo
             End::Failed
         }
     });
-    // A read of standard input that nobody waits for any more must not hold up the end.
-    runtime.shutdown_background();
+    // Handlers that were broken off end their programs when they are dropped; nothing may hold up the end for long.
+    runtime.shutdown_timeout(LAST_MOMENT);
     match end {
         End::Well => ExitCode::SUCCESS,
         End::Failed => ExitCode::FAILURE,
