@@ -44,8 +44,9 @@ fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     if !node.is_list() {
         let words = node.text("a list, such as [php, bin/handle.php]", reader)?;
         let list = shell_words::split(&words).unwrap_or_default().join(", ");
-        // The words may hold a password; only those of a short, plain command are worth repeating.
-        let example = if words.len() <= 60 && !words.contains(['@', '%']) { list } else { "program, argument".into() };
+        // The words may hold a password; only those of a short, plain command are worth repeating, as they were written.
+        let plain = words.len() <= 60 && !words.contains(['@', '%']) && is_as_written(&node, &words);
+        let example = if plain { list } else { "program, argument".into() };
         reader.error(&node.path, format!("must be a list, because no shell takes it apart: [{example}]"));
         return None;
     }
@@ -56,10 +57,18 @@ fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     match exec.first() {
         None if count == 0 => reader.error(&path, "must name a program, and is empty"),
         Some(program) if program.is_empty() => reader.error(&format!("{path}[0]"), "must name a program, and is empty"),
-        Some(program) if exec.len() == count => warn_of_missing(program, &format!("{path}[0]"), reader),
+        // What the environment has filled in is not repeated.
+        Some(program) if exec.len() == count && items.first().is_some_and(|item| is_as_written(item, program)) => {
+            warn_of_missing(program, &format!("{path}[0]"), reader);
+        }
         _ => {}
     }
     (exec.len() == count && count > 0).then_some(exec)
+}
+
+/// Is this text what the file says, with nothing filled in?
+fn is_as_written(node: &Node, text: &str) -> bool {
+    node.shown() == format!("\"{text}\"")
 }
 
 /// A program that is not there is a doubt, not a mistake: a deployment may bring it any minute. One without a `/` is
