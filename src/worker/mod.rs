@@ -21,6 +21,8 @@ pub use stop::{Stop, StopSignal};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -152,7 +154,7 @@ struct Run<'a> {
     worker: &'a Worker,
     intake: Intake,
     watch: Watch,
-    in_hand: JoinSet<Finished>,
+    in_hand: FuturesUnordered<BoxFuture<'static, Option<Finished>>>,
     next_keepalive: Instant,
 }
 
@@ -167,7 +169,7 @@ impl<'a> Run<'a> {
                 worker.options.note.clone(),
             ),
             watch: Watch::new(worker.options.limits.clone()),
-            in_hand: JoinSet::new(),
+            in_hand: FuturesUnordered::new(),
             next_keepalive: next_keepalive(worker.options.keepalive),
         }
     }
@@ -185,6 +187,10 @@ impl<'a> Run<'a> {
                 return Ok(reason);
             }
             self.begin(stop);
+            if let Some(finished) = self.in_hand.next().now_or_never().flatten() {
+                self.settle(finished).await;
+                continue;
+            }
             if self.may_take_more() && self.intake.is_due() {
                 let at_most = self.watch.remaining(self.in_hand.len());
                 self.intake.take(at_most, self.in_hand.len()).await?;
@@ -198,8 +204,15 @@ impl<'a> Run<'a> {
     fn begin(&mut self, stop: &Stop) {
         while self.in_hand.len() < self.worker.options.concurrency {
             let Some((source, received)) = self.intake.next() else { break };
-            self.in_hand.spawn(outcome::handle(self.worker.bus.clone(), source, received, stop.clone()));
+            let handling = outcome::handle(self.worker.bus.clone(), source, received, stop.clone());
+            self.in_hand.push(if self.apart() { apart(handling).boxed() } else { handling.map(Some).boxed() });
         }
+    }
+
+    /// Are handlers to run as tasks of their own? One that computes without a pause would otherwise hold up the others, and
+    /// the keepalive. A task costs more than a quick handler does, so without need there is none.
+    fn apart(&self) -> bool {
+        self.worker.options.concurrency > 1 || self.worker.options.keepalive.is_some()
     }
 
     fn may_take_more(&self) -> bool {
@@ -211,7 +224,7 @@ impl<'a> Run<'a> {
         let until = self.watch.deadline();
         let may_take_more = self.may_take_more();
         tokio::select! {
-            Some(finished) = self.in_hand.join_next() => self.settle(finished).await,
+            Some(finished) = self.in_hand.next() => self.settle(finished).await,
             () = self.intake.ripe(), if may_take_more => self.intake.look_now(),
             () = self.intake.overdue() => self.intake.give_back().await,
             () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
@@ -225,11 +238,9 @@ impl<'a> Run<'a> {
         self.next_keepalive = next_keepalive(self.worker.options.keepalive);
     }
 
-    async fn settle(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        let Ok(finished) = finished else {
-            // Handlers' panics are caught by the bus; what is left is a runtime that shuts down.
-            return;
-        };
+    async fn settle(&mut self, finished: Option<Finished>) {
+        // Handlers' panics are caught by the bus; what is missing was broken off by a runtime that shuts down.
+        let Some(finished) = finished else { return };
         self.watch.count(matches!(finished.outcome, Outcome::Handled));
         self.intake.learn(finished.took);
         if finished.to_acknowledge {
@@ -251,7 +262,7 @@ impl<'a> Run<'a> {
         }
         while !self.in_hand.is_empty() {
             tokio::select! {
-                Some(finished) = self.in_hand.join_next() => self.settle(finished).await,
+                Some(finished) = self.in_hand.next() => self.settle(finished).await,
                 () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
             }
         }
@@ -259,6 +270,13 @@ impl<'a> Run<'a> {
         self.intake.flush().await;
         self.intake.finish();
     }
+}
+
+/// Runs as a task of its own, which ends when this future is dropped.
+async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    task.join_next().await?.ok()
 }
 
 fn next_keepalive(every: Option<Duration>) -> Instant {
