@@ -35,16 +35,34 @@ impl ProcessId {
     /// Asks it to finish (SIGTERM). Looks right before that it is still the same process, and does nothing when it is
     /// gone.
     pub fn terminate(&self) -> Result<(), nix::Error> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Kills it, with the same care.
+    pub fn kill(&self) -> Result<(), nix::Error> {
+        self.signal(Signal::SIGKILL)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), nix::Error> {
         // Number 0 would address this process's own group, and a number out of range another one's.
         let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 0) else { return Ok(()) };
         if !self.is_alive() {
             return Ok(());
         }
-        match kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM) {
+        match kill(nix::unistd::Pid::from_raw(pid), signal) {
             Err(nix::Error::ESRCH) => Ok(()),
             result => result,
         }
     }
+}
+
+/// The processes of a session. A worker leads one, so these are, once it is dead, what it has left behind. A number is not
+/// given to another process while it is a session's.
+pub(super) fn session(leader: u32) -> Vec<ProcessId> {
+    let Ok(mut system) = System::new() else { return Vec::new() };
+    system.refresh_processes_specifics(ProcessesToUpdate::All, false, ProcessRefreshKind::nothing().without_tasks());
+    let members = system.processes().values().filter(|process| process.session_id() == Some(Pid::from_u32(leader)));
+    members.map(|process| ProcessId { pid: process.pid().as_u32(), started_at: process.start_time() }).collect()
 }
 
 /// Start and whether it runs. Reads one small file of `/proc`.

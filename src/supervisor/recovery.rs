@@ -3,17 +3,26 @@
 //! A worker notes its messages beside its slot, in a file that carries its process's number and start. When that process
 //! is gone and the note is not, nobody is going to finish those messages: they are released, and pending again at once.
 //! What other consumers hold is in no note, and never touched.
+//!
+//! Programs that the worker's handlers had started may have survived it. They are ended first, so that no message is
+//! handled by two at once.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::process::ProcessId;
+use tokio::time::Instant;
+
+use super::process::{ProcessId, session};
 use super::slot::Slots;
 use super::{Supervisor, blocking};
 use crate::transport::{MessageId, TransportError};
 use crate::worker::{InFlight, Note, Taken};
 
 const EXTENSION: &str = "work";
+
+/// How long programs that a dead worker has left get to finish, before they are killed.
+const GRACE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long putting back may take per tick. What is left has its note, and is put back at a later tick.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,7 +48,8 @@ impl Supervisor {
         let ground = self.ground.clone();
         let notes = blocking(move || notes_of_the_dead(&ground.slots, &definitions)).await;
         let all = async {
-            for note in notes {
+            for (process, note) in notes {
+                end_session(process).await;
                 self.recover_noted(&note).await;
             }
         };
@@ -84,15 +94,28 @@ impl Supervisor {
     }
 }
 
+/// Ends what a dead worker has left running.
+async fn end_session(leader: ProcessId) {
+    let left = blocking(move || session(leader.pid)).await;
+    for process in &left {
+        tracing::warn!(pid = process.pid, worker = leader.pid, "ending a program that a dead worker had started");
+        let _ = process.terminate();
+    }
+    let deadline = Instant::now() + GRACE;
+    while left.iter().any(ProcessId::is_alive) && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+    }
+    for process in left {
+        let _ = process.kill();
+    }
+}
+
 /// Blocks for as long as reading some folders takes.
-fn notes_of_the_dead(slots: &Slots, definitions: &[String]) -> Vec<Note> {
+fn notes_of_the_dead(slots: &Slots, definitions: &[String]) -> Vec<(ProcessId, Note)> {
     let dirs = definitions.iter().filter_map(|definition| slots.path(definition, 0).parent().map(PathBuf::from));
     let files = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
-    let of_the_dead = files.filter(|file| {
-        let process = file.file_name().to_str().and_then(process_of);
-        process.is_some_and(|process| !process.is_alive())
-    });
-    of_the_dead.map(|file| Note::new(file.path())).collect()
+    let notes = files.filter_map(|file| Some((process_of(file.file_name().to_str()?)?, Note::new(file.path()))));
+    notes.filter(|(process, _)| !process.is_alive()).collect()
 }
 
 #[cfg(test)]
