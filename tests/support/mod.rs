@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod php;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -103,9 +105,7 @@ impl Project {
 
     /// Starts the program in a process group of its own, its output in `<name>.out` and `<name>.err`.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
-        let out = fs::File::create(self.file(&format!("{name}.out"))).unwrap();
-        let err = fs::File::create(self.file(&format!("{name}.err"))).unwrap();
-        Running(self.command(arguments).stdout(out).stderr(err).process_group(0).spawn().unwrap())
+        Running::start(self, name, self.command(arguments))
     }
 
     /// Everything in the log under `var`.
@@ -158,6 +158,12 @@ impl Drop for Project {
 pub struct Running(Child);
 
 impl Running {
+    pub fn start(project: &Project, name: &str, mut command: Command) -> Self {
+        let out = fs::File::create(project.file(&format!("{name}.out"))).unwrap();
+        let err = fs::File::create(project.file(&format!("{name}.err"))).unwrap();
+        Self(command.stdout(out).stderr(err).process_group(0).spawn().unwrap())
+    }
+
     pub fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).unwrap()
     }
