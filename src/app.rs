@@ -51,16 +51,24 @@ impl App {
 impl AppBuilder {
     /// Adds a handler for messages of type `M`. A message may have several.
     #[must_use]
-    pub fn handle<M, F, R>(self, handler: F) -> Self
+    pub fn handle<M, F, R>(mut self, handler: F) -> Self
     where
         M: Message,
         F: Fn(M) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
+        self.handlers.know::<M>();
         self.handler(M::TYPE, Arc::new(Typed::new(handler)))
     }
 
-    /// Adds a handler for a type, or for a wildcard such as `App\Message\*`.
+    /// Makes a message known that only handlers for one of its [interfaces](Message::INTERFACES) handle.
+    #[must_use]
+    pub fn message<M: Message>(mut self) -> Self {
+        self.handlers.know::<M>();
+        self
+    }
+
+    /// Adds a handler for a type, an interface, or for a wildcard such as `App\Message\*`.
     #[must_use]
     pub fn handler(mut self, pattern: &str, handler: Arc<dyn Handler>) -> Self {
         self.handlers.register(pattern, handler);

@@ -186,6 +186,16 @@ fn an_idle_worker_ends_at_its_time_limit_however_long_it_sleeps() {
 }
 
 #[test]
+fn what_came_after_the_last_look_is_handled_at_the_time_limit() {
+    let project = Project::new(CONFIG);
+    let mut worker = project.start("worker", &["consume", "high", "--time-limit=2", "--sleep=300"]);
+    wait_until("it runs", || project.is_running("high"));
+    dispatch(&project, "Note", "1");
+    assert_eq!(worker.ends(), Some(0));
+    assert_eq!(project.lines("handled"), ["high 1"]);
+}
+
+#[test]
 fn an_idle_worker_sleeps() {
     let project = Project::new(CONFIG);
     let worker = project.start("worker", &["consume", "high", "--sleep=1"]);

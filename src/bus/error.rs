@@ -37,7 +37,7 @@ pub enum DispatchError {
         nearest: Option<String>,
     },
     /// One or more of its handlers failed.
-    #[error(transparent)]
+    #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
     Handling(Box<HandlingFailed>),
     /// A middleware of the application's refused it, for the reason it gives.
     #[error("{0}")]

@@ -113,7 +113,10 @@ fn facts(dir: &Path, now: SystemTime) -> io::Result<Vec<Fact>> {
         match read(&path) {
             Ok(Some(fact)) if is_true(&fact, now) => facts.push(fact),
             Ok(_) => {}
-            Err(error) => tracing::warn!(path = %path.display(), %error, "a cache file cannot be read; passed over"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a cache file cannot be read; removed where possible");
+                let _ = fs::remove_file(&path);
+            }
         }
     }
     Ok(facts)

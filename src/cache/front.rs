@@ -7,7 +7,7 @@ use super::{CacheError, Fact, Store};
 
 /// How old an answer from memory may be. A producer that dispatches thousands of messages a second asks the store four
 /// times a second; the price is that it may learn this much later that the last worker has gone.
-const RECENT: Duration = Duration::from_millis(250);
+pub const RECENT: Duration = Duration::from_millis(250);
 
 /// A store with a short memory.
 pub struct Cache {

@@ -7,7 +7,7 @@ mod file;
 mod front;
 
 pub use file::FileStore;
-pub use front::Cache;
+pub use front::{Cache, RECENT};
 
 use std::time::{Duration, SystemTime};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::output::{self, Format, FormatArg};
+use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::config::parse_duration;
 use crate::message::{DelayStamp, Envelope, HandledNowStamp, SentStamp, TransportNamesStamp};
@@ -41,7 +42,12 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     for name in &args.transports {
         known(app, name)?;
     }
-    let envelope = app.bus.dispatch_envelope(envelope(args)?).await?;
+    let mut signals = Signals::listen()?;
+    let envelope = tokio::select! {
+        dispatched = app.bus.dispatch_envelope(envelope(args)?) => dispatched?,
+        // Takes along what a handler has started.
+        () = signals.next() => return Err(Failure::Failed("broken off; the message may have been handled in part".to_owned())),
+    };
     let sent = envelope.all::<SentStamp>();
     let handled = envelope.all::<HandledNowStamp>();
     match args.format.format {

@@ -93,18 +93,17 @@ async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
 fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
     let slots = Slots::new(&app.config.state_dir);
     let mut workers = Vec::new();
-    for definition in &app.config.workers {
-        for live in slots.live(&definition.name)? {
-            let started_at = live.record.as_ref().map(|record| record.started_at);
-            workers.push(WorkerStatus {
-                definition: definition.name.clone(),
-                slot: live.slot,
-                pid: live.record.as_ref().map(|record| record.process.pid),
-                started_at,
-                age: started_at.and_then(|time| u64::try_from((Utc::now() - time).num_seconds()).ok()),
-                command: live.record.map(|record| record.command),
-            });
-        }
+    // Also of definitions that have left the configuration: they are at work until their limits.
+    for live in slots.all_live()? {
+        let started_at = live.record.as_ref().map(|record| record.started_at);
+        workers.push(WorkerStatus {
+            definition: live.definition,
+            slot: live.slot,
+            pid: live.record.as_ref().map(|record| record.process.pid),
+            started_at,
+            age: started_at.and_then(|time| u64::try_from((Utc::now() - time).num_seconds()).ok()),
+            command: live.record.map(|record| record.command),
+        });
     }
     Ok(workers)
 }
@@ -131,6 +130,7 @@ fn print(status: &Status) {
     match &status.supervisor {
         SupervisorStatus { running: false, .. } => output::line("No supervisor is at work."),
         SupervisorStatus { pid: Some(pid), started_at: Some(since), .. } => {
+            let since = since.with_timezone(&chrono::Local).format("%H:%M:%S");
             output::line(format_args!("A supervisor is at work, pid {pid}, since {since}."));
         }
         SupervisorStatus { .. } => output::line("A supervisor is at work."),

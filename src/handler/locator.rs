@@ -1,21 +1,29 @@
 //! Finds the handlers of a message.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
 use super::{Handler, HandlerError};
-use crate::message::Envelope;
+use crate::message::{Envelope, Message};
 
 /// Handlers by the type or wildcard they are registered for.
 #[derive(Default, Clone)]
 pub struct Handlers {
     by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
+    /// What the messages that are known by their Rust type go by; a received message does not say it.
+    interfaces: HashMap<&'static str, &'static [&'static str]>,
 }
 
 impl Handlers {
+    /// Makes a message's interfaces known, so that handlers registered for one of them are found for received messages as
+    /// well.
+    pub fn know<M: Message>(&mut self) {
+        self.interfaces.insert(M::TYPE, M::INTERFACES);
+    }
+
     /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`).
     ///
     /// One handler may be registered for several of them, and still handles each message once. Two different handlers of
@@ -34,6 +42,8 @@ impl Handlers {
     /// All handlers of a message, each once, those of its own type first. Unlike routing, wildcards add to what is more
     /// specific.
     pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
+        let known = self.interfaces.get(message_type).copied().unwrap_or_default();
+        let interfaces = if interfaces.is_empty() { known } else { interfaces };
         let patterns = matching_patterns(message_type, interfaces);
         let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
         let mut seen = HashSet::new();

@@ -49,6 +49,8 @@ use tick::Ground;
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in the last tick under cron, so that this supervisor is gone when the next one is started.
 const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Under cron, no messages of dead workers are put back in this time before the last tick.
+const RECOVERY_ENDS: Duration = Duration::from_secs(8);
 /// How often slots are looked at while waiting for workers to finish.
 const STOP_POLL: Duration = Duration::from_millis(200);
 
@@ -174,10 +176,13 @@ impl Supervisor {
         loop {
             let now = Instant::now();
             let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
-            tokio::select! {
-                biased;
-                () = &mut stop => return last,
-                () = self.recover() => {}
+            // Not in the last ticks under cron: the next supervisor does it, and this one must be gone by then.
+            if end.is_none_or(|end| end - now > RECOVERY_ENDS) {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return last,
+                    () = self.recover() => {}
+                }
             }
             let observed = tokio::select! {
                 biased;

@@ -146,8 +146,20 @@ impl Slots {
         Ok(live)
     }
 
+    /// Every definition that has or had slots here, also those that are no longer in the configuration.
+    pub(super) fn definitions(&self) -> Vec<String> {
+        let mut definitions = names(&self.dir).unwrap_or_default();
+        definitions.retain(|definition| self.dir_of(definition).is_dir());
+        definitions
+    }
+
+    /// The folder of a definition's slots.
+    pub(super) fn dir_of(&self, definition: &str) -> PathBuf {
+        self.dir.join(definition)
+    }
+
     /// The slot, if a worker lives there.
-    fn look(&self, definition: &str, slot: u32) -> Result<Option<LiveSlot>, StateError> {
+    pub(super) fn look(&self, definition: &str, slot: u32) -> Result<Option<LiveSlot>, StateError> {
         let path = self.path(definition, slot);
         let file = match state::open(&path, Mode::Read) {
             Ok(file) => file,

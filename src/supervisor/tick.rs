@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
+use super::autoscale::{Observation, Plan, count_cap, plan};
 use super::command::command_line;
 use super::promise::{Moment, is_due};
 use super::slot::{LiveSlot, Slots};
@@ -20,6 +20,9 @@ use super::spawn::{spawn, worker_log};
 use super::state::StateError;
 use super::{Supervisor, blocking};
 use crate::config::WorkerDefinition;
+
+/// How long a worker that was just started has to live to be counted on.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// What a tick found and did.
 #[derive(Debug, Default)]
@@ -118,14 +121,12 @@ impl Supervisor {
 
     /// Says for which transports producers should queue, now that the tick is done or the supervisor ends.
     pub(super) async fn promise(&self, report: &TickReport, moment: Moment) {
-        let live = match moment {
-            Moment::Tick => report.plan.workers.iter().map(|planned| report.live(planned)).collect(),
-            // Some of those that were started may have failed at once.
-            Moment::End => {
-                self.live_slots().await.into_iter().map(|slots| slots.map_or(0, |slots| slots.len())).collect()
-            }
-        };
-        let live: Vec<usize> = live;
+        if moment == Moment::Tick && !report.started.is_empty() {
+            // A program that cannot do its work fails at once, as a rule, and every time; it is not to be counted on.
+            tokio::time::sleep(SETTLING).await;
+        }
+        let slots = self.live_slots().await.into_iter();
+        let live: Vec<usize> = slots.map(|slots| slots.map_or(0, |slots| slots.len())).collect();
         let (mut promised, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
         for ((definition, planned), live) in self.definitions.iter().zip(&report.plan.workers).zip(live) {
             let live = u32::try_from(live).unwrap_or(u32::MAX);
@@ -174,14 +175,6 @@ impl Supervisor {
         let ground = Arc::clone(&self.ground);
         let names: Vec<String> = self.definitions.iter().map(|definition| definition.name.clone()).collect();
         blocking(move || names.iter().map(|name| ground.slots.live(name)).collect()).await
-    }
-}
-
-impl TickReport {
-    /// How many workers live after the tick.
-    fn live(&self, planned: &PlannedWorkers) -> usize {
-        let started = self.started.iter().filter(|started| started.definition == planned.name).count();
-        started.saturating_add(planned.running as usize)
     }
 }
 

@@ -80,9 +80,10 @@ impl Held {
             let taken = Taken { ids: held.ids.iter().map(|id| id.0.clone()).collect(), since };
             (held.source.transport.name().to_owned(), taken)
         });
-        if let Err(error) = note.write(&InFlight { transports: transports.collect() })
-            && !std::mem::replace(&mut self.complained, true)
-        {
+        let Err(error) = note.write(&InFlight { transports: transports.collect() }) else { return };
+        // What it said before may be somebody else's by now, and no note is better than a wrong one.
+        let _ = note.remove();
+        if !std::mem::replace(&mut self.complained, true) {
             tracing::warn!(%error, "what is in flight cannot be noted; after a crash it comes again after redeliver_timeout");
         }
     }

@@ -28,8 +28,11 @@ const BATCH_MOST: usize = 200;
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
+/// Between two looks that found nothing, at least.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
 pub(super) struct Intake {
-    sources: Vec<Arc<Source>>,
+    sources: Vec<Tried>,
     sleep: Duration,
     concurrency: usize,
     /// Taken and not begun.
@@ -41,8 +44,22 @@ pub(super) struct Intake {
     next_look: Instant,
     /// How long a message takes, if any has been handled.
     usual: Option<Duration>,
-    /// The last wait after a failure of a store; none when the stores are well.
+}
+
+/// A source, and how it went when it was last asked.
+struct Tried {
+    source: Arc<Source>,
+    /// The wait after its last failure; none when it is well.
     backoff: Option<Duration>,
+    next: Instant,
+}
+
+impl Tried {
+    fn failed(&mut self) {
+        let backoff = self.backoff.map_or(FIRST_BACKOFF, |last| (2 * last).min(LONGEST_BACKOFF));
+        self.backoff = Some(backoff);
+        self.next = Instant::now() + backoff;
+    }
 }
 
 impl Intake {
@@ -51,7 +68,7 @@ impl Intake {
         let handled = sources.iter().map(|source| (Arc::clone(source), Vec::new())).collect();
         Self {
             held: Held::new(&sources, note),
-            sources,
+            sources: sources.into_iter().map(|source| Tried { source, backoff: None, next: now }).collect(),
             sleep,
             concurrency,
             taken: VecDeque::new(),
@@ -59,7 +76,6 @@ impl Intake {
             handled,
             next_look: now,
             usual: None,
-            backoff: None,
         }
     }
 
@@ -84,19 +100,21 @@ impl Intake {
         // One batch at most is handled and not acknowledged: a crash repeats no more than that.
         self.flush().await;
         let free = self.concurrency.saturating_sub(in_hand).max(1);
-        let mut trouble = false;
-        for source in &self.sources {
+        for tried in self.sources.iter_mut().filter(|tried| tried.next <= Instant::now()) {
+            let source = &tried.source;
             let can_give_back = source.transport.releasing().is_some();
-            let size = if can_give_back { self.batch_size(free) } else { free };
+            let size = if can_give_back { batch_size(self.usual, free, self.concurrency) } else { free };
             let size = size.min(usize::try_from(at_most).unwrap_or(usize::MAX));
             match source.transport.receive(size).await {
-                Ok(messages) if messages.is_empty() => {}
                 Ok(messages) => {
+                    tried.backoff = None;
+                    if messages.is_empty() {
+                        continue;
+                    }
                     self.held.take(source, messages.iter().map(|message| message.id.clone()));
                     self.taken.extend(messages.into_iter().map(|message| (Arc::clone(source), message)));
                     self.taken_at = Instant::now();
                     self.next_look = self.taken_at;
-                    self.backoff = None;
                     return Ok(());
                 }
                 Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. })) => {
@@ -104,18 +122,21 @@ impl Intake {
                 }
                 Err(error) => {
                     tracing::error!(%error, "nothing can be received; trying again");
-                    trouble = true;
+                    tried.failed();
                 }
             }
         }
-        self.backoff = trouble.then(|| self.backoff.map_or(FIRST_BACKOFF, |last| (2 * last).min(LONGEST_BACKOFF)));
-        self.next_look = Instant::now() + self.backoff.unwrap_or(self.sleep);
+        let now = Instant::now();
+        // A source in trouble is asked again in its own time, without making the others wait.
+        let troubled = self.sources.iter().filter(|tried| tried.backoff.is_some()).map(|tried| tried.next).min();
+        self.next_look = troubled.map_or(now + self.sleep, |next| next.min(now + self.sleep)).max(now + SHORTEST_SLEEP);
         Ok(())
     }
 
     /// Returns when it is time to look again: after the sleep, or when a source says that something came.
     pub(super) async fn ripe(&self) {
-        let wakes = self.sources.iter().filter_map(|source| source.transport.waking()).map(|waking| {
+        let well = self.sources.iter().filter(|tried| tried.backoff.is_none());
+        let wakes = well.filter_map(|tried| tried.source.transport.waking()).map(|waking| {
             async move {
                 // A source that cannot wake leaves it to the sleep.
                 if waking.wake().await.is_err() {
@@ -124,7 +145,7 @@ impl Intake {
             }
             .boxed()
         });
-        let wakes: Vec<_> = if self.backoff.is_none() { wakes.collect() } else { Vec::new() };
+        let wakes: Vec<_> = wakes.collect();
         let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
         tokio::select! {
             _ = woken => {}
@@ -134,36 +155,35 @@ impl Intake {
 
     /// Something came: look at once.
     pub(super) fn look_now(&mut self) {
-        if self.backoff.is_none() {
-            self.next_look = Instant::now();
-        }
+        self.next_look = Instant::now();
     }
 
-    /// Returns when what was taken should have begun by now.
+    /// Returns when what was taken should have begun, and what was handled should be acknowledged, by now.
     pub(super) async fn overdue(&self) {
-        let until = if self.taken.is_empty() { far_future() } else { self.taken_at + BATCH_PATIENCE };
+        let anything = !self.taken.is_empty() || self.handled.iter().any(|(_, ids)| !ids.is_empty());
+        let until = if anything { self.taken_at + BATCH_PATIENCE } else { far_future() };
         tokio::time::sleep_until(until).await;
     }
 
-    /// Gives back what has not begun.
+    /// Acknowledges what was handled, and gives back what has not begun. What cannot be given back is handled here after
+    /// all.
     pub(super) async fn give_back(&mut self) {
-        for source in &self.sources {
-            let ids: Vec<MessageId> = self
-                .taken
-                .iter()
-                .filter(|(of, _)| Arc::ptr_eq(of, source))
-                .map(|(_, received)| received.id.clone())
-                .collect();
+        self.flush().await;
+        self.taken_at = Instant::now();
+        for tried in &self.sources {
+            let source = &tried.source;
+            let of_source = |(of, _): &(Arc<Source>, Received)| Arc::ptr_eq(of, source);
+            let ids: Vec<MessageId> =
+                self.taken.iter().filter(|taken| of_source(taken)).map(|(_, received)| received.id.clone()).collect();
             let Some(releasing) = source.transport.releasing().filter(|_| !ids.is_empty()) else { continue };
             match releasing.release(&ids).await {
-                Ok(()) => self.held.let_go(source, &ids),
-                Err(error) => tracing::error!(
-                    %error, messages = ids.len(),
-                    "messages could not be given back; they come again after redeliver_timeout"
-                ),
+                Ok(()) => {
+                    self.held.let_go(source, &ids);
+                    self.taken.retain(|taken| !of_source(taken));
+                }
+                Err(error) => tracing::error!(%error, messages = ids.len(), "messages could not be given back"),
             }
         }
-        self.taken.clear();
     }
 
     /// A message took so long.
@@ -218,12 +238,29 @@ impl Intake {
             }
         }
     }
+}
 
-    fn batch_size(&self, free: usize) -> usize {
-        let Some(usual) = self.usual else { return free };
-        let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);
-        let each = usize::try_from(each).unwrap_or(BATCH_MOST).clamp(1, BATCH_MOST);
-        let more = (each - 1).saturating_mul(self.concurrency);
-        free.saturating_add(more).min(BATCH_MOST.max(free))
+/// How many messages to take when one usually takes so long.
+fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize) -> usize {
+    let Some(usual) = usual else { return free };
+    let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);
+    let each = usize::try_from(each).unwrap_or(BATCH_MOST).clamp(1, BATCH_MOST);
+    let more = (each - 1).saturating_mul(concurrency);
+    free.saturating_add(more).min(BATCH_MOST.max(free))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_at_most_some_milliseconds_of_work() {
+        let size = |micros: u64, concurrency| batch_size(Some(Duration::from_micros(micros)), concurrency, concurrency);
+        assert_eq!(batch_size(None, 1, 1), 1, "nothing is known yet");
+        assert_eq!(size(1_000_000, 1), 1, "slow handlers share fairly");
+        assert_eq!(size(5_000, 1), 4);
+        assert_eq!(size(5_000, 3), 12);
+        assert_eq!(size(1, 1), BATCH_MOST);
+        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500), 500, "never fewer than can begin at once");
     }
 }

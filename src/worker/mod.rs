@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bus::Bus;
+use crate::cache::RECENT;
 use crate::config::Config;
 use crate::heartbeat::{Heartbeats, Pulse};
 use crate::transport::{Transport, TransportError, Transports};
@@ -34,6 +35,12 @@ use crate::transport::{Transport, TransportError, Transports};
 use intake::Intake;
 use limits::Watch;
 use outcome::{Finished, Outcome};
+
+/// For how long a worker at its time limit goes on with what came after its last look.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// How long a store may take to answer when it is time to stop.
+const TAKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -121,9 +128,18 @@ impl Worker {
         names.sort();
         names.dedup();
         let pulse = Pulse::start(self.heartbeats.clone(), names, owner.to_owned(), self.heartbeat_ttl).await;
-        let result = Run::new(self).consume(stop).await;
+        let mut run = Run::new(self);
+        let result = run.until_stopped(stop).await;
+        // From here on nothing new is begun, so producers must not count on this worker, however long it takes to finish.
         pulse.stop().await;
-        result
+        stop.no_more_patience();
+        run.finish_what_is_in_hand().await;
+        if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
+            run.look_once_more(stop).await;
+        }
+        run.close().await;
+        let (handled, failed) = (run.watch.handled, run.watch.failed);
+        result.map(|reason| Summary { handled, failed, reason })
     }
 }
 
@@ -174,13 +190,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn consume(mut self, stop: &mut Stop) -> Result<Summary, TransportError> {
-        let result = self.until_stopped(stop).await;
-        self.finish(stop).await;
-        let (handled, failed) = (self.watch.handled, self.watch.failed);
-        result.map(|reason| Summary { handled, failed, reason })
-    }
-
     async fn until_stopped(&mut self, stop: &mut Stop) -> Result<StopReason, TransportError> {
         loop {
             if let Some(reason) = stop.requested().or_else(|| self.watch.reached()) {
@@ -192,11 +201,42 @@ impl<'a> Run<'a> {
                 continue;
             }
             if self.may_take_more() && self.intake.is_due() {
-                let at_most = self.watch.remaining(self.in_hand.len());
-                self.intake.take(at_most, self.in_hand.len()).await?;
+                self.take(stop).await?;
                 continue;
             }
             self.wait(stop).await;
+        }
+    }
+
+    /// Takes messages. A store that is locked or hangs does not keep a worker that is to end; but one that is about to
+    /// answer is waited for, because what it has handed out would otherwise be in flight for nobody.
+    async fn take(&mut self, stop: &mut Stop) -> Result<(), TransportError> {
+        let (deadline, at_most) = (self.watch.deadline(), self.watch.remaining(self.in_hand.len()));
+        let out_of_patience = async {
+            tokio::select! {
+                () = stop.wait() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            tokio::time::sleep(TAKE_PATIENCE).await;
+        };
+        tokio::select! {
+            taken = self.intake.take(at_most, self.in_hand.len()) => taken,
+            () = out_of_patience => Ok(()),
+        }
+    }
+
+    /// Messages may have come since the last look, sent in the belief that this worker would see them; that look is as long
+    /// ago as the sleep, or as the message in hand has taken. Handles them, for a moment: where there are many, there are
+    /// others to come.
+    async fn look_once_more(&mut self, stop: &mut Stop) {
+        tokio::time::sleep(RECENT).await;
+        let end = Instant::now() + LAST_LOOK;
+        while Instant::now() < end && stop.requested().is_none() && self.watch.remaining(0) > 0 {
+            if self.intake.is_empty() && (self.take(stop).await.is_err() || self.intake.is_empty()) {
+                return;
+            }
+            self.begin(stop);
+            self.drain().await;
         }
     }
 
@@ -255,19 +295,25 @@ impl<'a> Run<'a> {
     }
 
     /// Gives back what has not begun, finishes what has.
-    async fn finish(&mut self, stop: &mut Stop) {
+    async fn finish_what_is_in_hand(&mut self) {
         self.intake.give_back().await;
         if !self.in_hand.is_empty() {
             tracing::info!(in_hand = self.in_hand.len(), "finishing what is in hand");
         }
+        self.drain().await;
+    }
+
+    async fn drain(&mut self) {
         while !self.in_hand.is_empty() {
             tokio::select! {
                 Some(finished) = self.in_hand.next() => self.settle(finished).await,
                 () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
             }
         }
-        stop.no_more_patience();
-        self.intake.flush().await;
+    }
+
+    async fn close(&mut self) {
+        self.intake.give_back().await;
         self.intake.finish();
     }
 }

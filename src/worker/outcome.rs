@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use tokio::time::Instant;
 
 use super::{OnFailure, Source, Stop, waiting_time};
@@ -21,7 +22,10 @@ use crate::transport::{Damaged, MessageId, Received, Sent, Transport, TransportE
 /// How long a message rests that nobody can handle and that has no failure transport to go to, before it is tried again.
 const REST: Duration = Duration::from_secs(3600);
 
-/// Holds the headers of a message whose headers cannot be read, as they were stored.
+/// What is encoded in them: what is not text, and the sign that says so.
+const RAW: &AsciiSet = &CONTROLS.add(b'%');
+
+/// Holds the headers of a message whose headers cannot be read, as they were stored but for percent-encoding.
 const DAMAGED_HEADERS: &str = "X-Minutely-Damaged-Headers";
 
 /// The waits between attempts to store what becomes of a message.
@@ -244,7 +248,7 @@ fn details(class: &str, message: &str) -> ErrorDetailsStamp {
 
 /// A damaged message in a form that can be stored again, with nothing lost.
 fn repack(damaged: &Damaged) -> Encoded {
-    let raw = String::from_utf8_lossy(&damaged.headers).into_owned();
+    let raw = percent_encode(&damaged.headers, RAW).to_string();
     Encoded { body: damaged.body.clone(), headers: Headers::from([(DAMAGED_HEADERS.to_owned(), raw)]) }
 }
 
