@@ -54,7 +54,15 @@ pub trait Factory: Send + std::marker::Sync {
 
 /// The factories that come with this crate, for [`Transports::new`]. `auto-fallback` needs none.
 pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
-    vec![Arc::new(SyncFactory), Arc::new(InMemoryFactory::default()), Arc::new(SqliteFactory::default())]
+    vec![
+        Arc::new(SyncFactory),
+        Arc::new(InMemoryFactory::default()),
+        Arc::new(SqliteFactory::default()),
+        #[cfg(feature = "postgres")]
+        Arc::new(super::PostgresFactory::default()),
+        #[cfg(feature = "mysql")]
+        Arc::new(super::MysqlFactory::default()),
+    ]
 }
 
 /// The transports of an application, by name.
@@ -247,8 +255,13 @@ mod tests {
         transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()
     }
 
+    /// Those that every build has.
+    fn factories() -> [Arc<dyn Factory>; 3] {
+        [Arc::new(SyncFactory), Arc::new(InMemoryFactory::default()), Arc::new(SqliteFactory::default())]
+    }
+
     fn check_with(transports: &[(&str, &str, &str)], connections: &[(&str, &str)]) -> Vec<String> {
-        Transports::check(&configs(transports), &built_in_factories(), &context(connections))
+        Transports::check(&configs(transports), &factories(), &context(connections))
             .into_iter()
             .map(|problem| format!("{}{}: {}", if problem.warning { "?" } else { "" }, problem.path, problem.message))
             .collect()
@@ -271,7 +284,7 @@ mod tests {
         }
         let list: Vec<_> = list.iter().map(|(name, dsn)| (*name, dsn.as_str(), "{}")).collect();
         let context = context(&[("default", "pdo-sqlite:////nowhere/var/data.db?serverVersion=3")]);
-        let transports = Transports::new(&configs(&list), &built_in_factories(), &context).unwrap();
+        let transports = Transports::new(&configs(&list), &factories(), &context).unwrap();
         assert_eq!(transports.names().collect::<Vec<_>>(), list.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
         assert_eq!(transports.target("contao_prio_low").unwrap().name(), "contao_prio_low_doctrine");
         assert_eq!(transports.target("sync").unwrap().name(), "sync");
@@ -330,7 +343,7 @@ mod tests {
     #[test]
     fn options_beside_the_dsn_win_over_those_in_it() {
         let transports = configs(&[("a", "sqlite:a.db?queue_name=dsn&table_name=dsn", "{queue_name: options}")]);
-        let transports = Transports::new(&transports, &built_in_factories(), &context(&[])).unwrap();
+        let transports = Transports::new(&transports, &factories(), &context(&[])).unwrap();
         let place = transports.get("a").unwrap().moving().unwrap().place();
         assert_eq!((place.queue.as_str(), place.table.as_str()), ("options", "dsn"));
         assert_eq!(place.store, "sqlite:/project/a.db");

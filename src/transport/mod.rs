@@ -20,6 +20,12 @@ mod auto_fallback;
 mod dsn;
 mod factory;
 mod in_memory;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod rdbms;
 mod spec;
 mod sql;
 mod sqlite;
@@ -29,6 +35,10 @@ pub use auto_fallback::{AutoFallback, Liveness};
 pub use dsn::{Dsn, DsnError, Host};
 pub use factory::{Context, Factory, Transports, built_in_factories};
 pub use in_memory::{InMemory, InMemoryFactory};
+#[cfg(feature = "mysql")]
+pub use mysql::MysqlFactory;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresFactory;
 pub use spec::{Options, TransportSpec};
 pub use sqlite::{Sqlite, SqliteFactory};
 pub use sync::{Sync, SyncFactory};
@@ -230,6 +240,12 @@ pub trait KeepingAlive: Send + std::marker::Sync {
 pub trait Waking: Send + std::marker::Sync {
     /// Returns when a message may have become due. May return early, and may never return; the caller bounds it.
     async fn wake(&self) -> Result<(), TransportError>;
+
+    /// How long a consumer that waits for `wake` may go without looking for messages itself. `None`, as long as it likes
+    /// to look when nothing wakes it: at present not every message makes `wake` return.
+    fn poll_interval(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Changes a received message's place in one step: at no instant is it in neither place, or in both.

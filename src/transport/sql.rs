@@ -34,9 +34,20 @@ pub(super) struct QueueOptions {
 impl QueueOptions {
     /// Reads `table_name`, `queue_name`, `redeliver_timeout` and `auto_setup`.
     pub(super) fn read(options: &mut Options<'_>) -> Self {
+        let rule = "is a name of letters, digits and _, not starting with a digit or \"sqlite_\"";
+        Self::read_where(options, is_identifier, rule)
+    }
+
+    /// The same, for tables that may lie in a schema: `table_name: schema.table`.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(super) fn read_with_schema(options: &mut Options<'_>) -> Self {
+        let rule = "is a name of letters, digits and _, not starting with a digit, perhaps with a schema: schema.table";
+        Self::read_where(options, is_identifier_with_schema, rule)
+    }
+
+    fn read_where(options: &mut Options<'_>, fits: fn(&str) -> bool, rule: &str) -> Self {
         let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
-        if !is_identifier(&table) {
-            let rule = "is a name of letters, digits and _, not starting with a digit or \"sqlite_\"";
+        if !fits(&table) {
             options.refuse("table_name", format!("table_name {rule}; found \"{table}\""));
         }
         let queue = options.text("queue_name").unwrap_or_else(|| QUEUE.to_owned());
@@ -98,6 +109,12 @@ fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         && !text.to_ascii_lowercase().starts_with("sqlite_")
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn is_identifier_with_schema(text: &str) -> bool {
+    let (schema, table) = text.split_once('.').map_or((None, text), |(schema, table)| (Some(schema), table));
+    schema.is_none_or(is_identifier) && is_identifier(table)
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ struct Tried {
     source: Arc<Source>,
     /// The wait after its last failure; none when it is well.
     backoff: Option<Duration>,
+    /// It is not asked before.
     next: Instant,
 }
 
@@ -59,6 +60,13 @@ impl Tried {
         let backoff = self.backoff.map_or(FIRST_BACKOFF, |last| (2 * last).min(LONGEST_BACKOFF));
         self.backoff = Some(backoff);
         self.next = Instant::now() + backoff;
+    }
+
+    fn had_nothing(&mut self) {
+        self.backoff = None;
+        // One that tells of what comes need not be asked as often as others.
+        let quiet = self.source.transport.waking().and_then(|waking| waking.poll_interval());
+        self.next = Instant::now() + quiet.unwrap_or_default();
     }
 }
 
@@ -106,15 +114,13 @@ impl Intake {
             let size = if can_give_back { batch_size(self.usual, free, self.concurrency) } else { free };
             let size = size.min(usize::try_from(at_most).unwrap_or(usize::MAX));
             match source.transport.receive(size).await {
+                Ok(messages) if messages.is_empty() => tried.had_nothing(),
                 Ok(messages) => {
                     tried.backoff = None;
-                    if messages.is_empty() {
-                        continue;
-                    }
                     self.held.take(source, messages.iter().map(|message| message.id.clone()));
                     self.taken.extend(messages.into_iter().map(|message| (Arc::clone(source), message)));
                     self.taken_at = Instant::now();
-                    self.next_look = self.taken_at;
+                    self.look_now();
                     return Ok(());
                 }
                 Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. })) => {
@@ -127,14 +133,14 @@ impl Intake {
             }
         }
         let now = Instant::now();
-        // A source in trouble is asked again in its own time, without making the others wait.
-        let troubled = self.sources.iter().filter(|tried| tried.backoff.is_some()).map(|tried| tried.next).min();
-        self.next_look = troubled.map_or(now + self.sleep, |next| next.min(now + self.sleep)).max(now + SHORTEST_SLEEP);
+        // One in trouble, or that tells of what comes, is asked again in its own time, without making the others wait.
+        let looks = self.sources.iter().map(|tried| if tried.next > now { tried.next } else { now + self.sleep });
+        self.next_look = looks.min().unwrap_or(now + self.sleep).max(now + SHORTEST_SLEEP);
         Ok(())
     }
 
-    /// Returns when it is time to look again: after the sleep, or when a source says that something came.
-    pub(super) async fn ripe(&self) {
+    /// Returns when it is time to look again: after the sleep, or, with `true`, when a source says that something came.
+    pub(super) async fn ripe(&self) -> bool {
         let well = self.sources.iter().filter(|tried| tried.backoff.is_none());
         let wakes = well.filter_map(|tried| tried.source.transport.waking()).map(|waking| {
             async move {
@@ -148,14 +154,17 @@ impl Intake {
         let wakes: Vec<_> = wakes.collect();
         let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
         tokio::select! {
-            _ = woken => {}
-            () = tokio::time::sleep_until(self.next_look) => {}
+            _ = woken => true,
+            () = tokio::time::sleep_until(self.next_look) => false,
         }
     }
 
-    /// Something came: look at once.
+    /// Something came: look at once, at all that are well, as the first ones come first.
     pub(super) fn look_now(&mut self) {
         self.next_look = Instant::now();
+        for tried in self.sources.iter_mut().filter(|tried| tried.backoff.is_none()) {
+            tried.next = self.next_look;
+        }
     }
 
     /// Returns when what was taken should have begun, and what was handled should be acknowledged, by now.

@@ -230,6 +230,7 @@ impl<'a> Run<'a> {
     /// others to come.
     async fn look_once_more(&mut self, stop: &mut Stop) {
         tokio::time::sleep(RECENT).await;
+        self.intake.look_now();
         let end = Instant::now() + LAST_LOOK;
         while Instant::now() < end && stop.requested().is_none() && self.watch.remaining(0) > 0 {
             if self.intake.is_empty() && (self.take(stop).await.is_err() || self.intake.is_empty()) {
@@ -265,7 +266,7 @@ impl<'a> Run<'a> {
         let may_take_more = self.may_take_more();
         tokio::select! {
             Some(finished) = self.in_hand.next() => self.settle(finished).await,
-            () = self.intake.ripe(), if may_take_more => self.intake.look_now(),
+            woken = self.intake.ripe(), if may_take_more => if woken { self.intake.look_now() },
             () = self.intake.overdue() => self.intake.give_back().await,
             () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive().await,
             () = stop.wait() => {}

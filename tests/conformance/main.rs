@@ -5,6 +5,14 @@
 //! concerns one transport alone (damaged files, say) has a file of its own.
 
 mod behaviours;
+#[path = "../support/databases.rs"]
+mod databases;
+mod mysql_server;
+mod postgres_server;
+#[path = "../support/private_servers.rs"]
+mod private_servers;
+mod restarts;
+mod sql_dsns;
 mod sqlite_file;
 mod stage;
 
@@ -18,7 +26,9 @@ macro_rules! suite {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $behaviour() {
-                    behaviours::$behaviour(&Stage::new($kind)).await;
+                    if let Some(stage) = Stage::new($kind).await {
+                        behaviours::$behaviour(&stage).await;
+                    }
                 }
             )*
         }
@@ -29,6 +39,8 @@ macro_rules! on_every_transport {
     ($($behaviour:ident)*) => {
         suite!(in_memory, Kind::InMemory, $($behaviour)*);
         suite!(sqlite, Kind::Sqlite, $($behaviour)*);
+        suite!(postgres, Kind::Postgres, $($behaviour)*);
+        suite!(mysql, Kind::Mysql, $($behaviour)*);
     };
 }
 

@@ -59,7 +59,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
 
 #[tokio::test]
 async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     insert(
         &mut connection,
@@ -88,7 +88,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
 
 #[tokio::test]
 async fn symfonys_table_is_left_as_it_is() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     let schema = "SELECT group_concat(sql, ';') FROM sqlite_master";
     let before: String = connection.fetch_one(schema).await.unwrap().get(0);
@@ -100,7 +100,7 @@ async fn symfonys_table_is_left_as_it_is() {
 
 #[tokio::test]
 async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     insert(&mut connection, "'late'", "'{}'", "datetime('now', '-3602 seconds')").await;
     insert(&mut connection, "'in hand'", "'{}'", "datetime('now', '-3500 seconds')").await;
@@ -111,7 +111,7 @@ async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() 
 
 #[tokio::test]
 async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     let damaged = ["'nonsense'", "''", "X'ff00fe'", "CAST(X'7b22ff223a2278227d' AS TEXT)", "7", "'{\"a\":[]}'"];
     for headers in damaged {
@@ -141,7 +141,7 @@ async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
 
 #[tokio::test]
 async fn nothing_is_created_before_the_first_message() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
     assert!(transport.receive(1).await.unwrap().is_empty());
     assert_eq!(transport.counting().unwrap().pending(1).await.unwrap(), 0);
@@ -152,7 +152,7 @@ async fn nothing_is_created_before_the_first_message() {
 
 #[tokio::test]
 async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
     send(&*transport, "old").await;
     std::fs::remove_dir_all(stage.dir().join("var")).unwrap();
@@ -163,7 +163,7 @@ async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_named_and_left_alone() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let file = stage.dir().join("notes.txt");
     let text = "these are notes, and no database\n".repeat(100);
     std::fs::write(&file, &text).unwrap();
@@ -181,7 +181,7 @@ async fn a_file_that_is_no_database_is_named_and_left_alone() {
 
 #[tokio::test]
 async fn a_path_that_cannot_be_is_named() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::write(stage.dir().join("file"), "").unwrap();
     let under_a_file = open("a", "sqlite:file/queue.db", "{}", &built_in_factories(), stage.dir());
     let error = error_text(under_a_file.send(&message("{}"), Duration::ZERO).await);
@@ -196,7 +196,7 @@ async fn a_path_that_cannot_be_is_named() {
 
 #[tokio::test]
 async fn a_table_of_another_shape_is_an_error() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::create_dir(stage.dir().join("var")).unwrap();
     raw(&stage.dir().join("var/queue.db")).await.execute("CREATE TABLE messenger_messages (x)").await.unwrap();
     let error = error_text(open_file(stage.dir()).send(&message("{}"), Duration::ZERO).await);
@@ -205,7 +205,7 @@ async fn a_table_of_another_shape_is_an_error() {
 
 #[tokio::test]
 async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
     send(&*transport, "1").await;
     let mut other = raw(&stage.dir().join("var/queue.db")).await;
@@ -225,7 +225,7 @@ async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_connections_that_start_on_no_file_at_once_all_get_through() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let tasks = (0..30).map(|task| {
         let transport = open_file(stage.dir());
         tokio::spawn(async move {
@@ -285,7 +285,7 @@ async fn another_process() {
 
 #[tokio::test]
 async fn processes_that_start_on_no_file_at_once_lose_nothing() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let processes: Vec<_> = (0..12).map(|_| process("send 20", stage.dir()).spawn().unwrap()).collect();
     for process in processes {
         let output = tokio::task::spawn_blocking(|| process.wait_with_output()).await.unwrap().unwrap();
@@ -296,7 +296,7 @@ async fn processes_that_start_on_no_file_at_once_lose_nothing() {
 
 #[tokio::test]
 async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let mut sender = process("send", stage.dir()).spawn().unwrap();
     let mut lines = BufReader::new(sender.stdout.take().unwrap()).lines();
     let mut sent = vec![];
@@ -316,7 +316,7 @@ async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
 
 #[tokio::test]
 async fn what_was_queued_before_the_disk_was_full_is_kept_and_the_rest_refused() {
-    let stage = Stage::new(Kind::Sqlite);
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
     send(&*open_file(stage.dir()), "{}").await;
     // Files of at most 256 KiB stand in for a full disk.
     let mut limited = Command::new("sh");

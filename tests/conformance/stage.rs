@@ -13,6 +13,10 @@ use minutely::transport::{
     Context, Factory, Liveness, MessageId, Received, Sent, Transport, Transports, built_in_factories,
 };
 
+use tokio::sync::OnceCell;
+
+use crate::databases::{Database, Server};
+
 /// Everything that is waited for has come by then, also on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -20,6 +24,8 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub enum Kind {
     InMemory,
     Sqlite,
+    Postgres,
+    Mysql,
 }
 
 /// What is expected of a transport beyond sending and receiving.
@@ -29,19 +35,29 @@ pub struct Abilities {
     /// Has tables to move messages between, besides queues.
     pub tables: bool,
     pub waking: bool,
+    /// Keeps bodies that are no text.
+    pub bytes: bool,
 }
 
 /// One test's own stores, empty.
 pub struct Stage {
     kind: Kind,
     dir: tempfile::TempDir,
+    /// Where the transport has a server: this test's database, and another when it is asked for.
+    databases: Option<(Database, OnceCell<Database>)>,
     /// Where queues live in the process, "another process" means the same factory.
     shared: Vec<Arc<dyn Factory>>,
 }
 
 impl Stage {
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, dir: tempfile::tempdir().unwrap(), shared: built_in_factories() }
+    /// None where the server is missing, and the test is to be skipped.
+    pub async fn new(kind: Kind) -> Option<Self> {
+        let databases = match kind {
+            Kind::InMemory | Kind::Sqlite => None,
+            Kind::Postgres => Some((Database::create(Server::Postgres).await?, OnceCell::new())),
+            Kind::Mysql => Some((Database::create(Server::Mysql).await?, OnceCell::new())),
+        };
+        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, shared: built_in_factories() })
     }
 
     /// The project's folder.
@@ -51,8 +67,10 @@ impl Stage {
 
     pub fn abilities(&self) -> Abilities {
         match self.kind {
-            Kind::InMemory => Abilities { setup: false, tables: false, waking: true },
-            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false },
+            Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true },
+            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false, bytes: true },
+            Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false },
+            Kind::Mysql => Abilities { setup: true, tables: true, waking: false, bytes: false },
         }
     }
 
@@ -69,16 +87,29 @@ impl Stage {
                 let dsn = format!("sqlite:var/queue.db?queue_name={queue}");
                 open(queue, &dsn, options, &built_in_factories(), self.dir.path())
             }
+            Kind::Postgres | Kind::Mysql => {
+                let dsn = format!("{}?queue_name={queue}", self.database().url());
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
         }
     }
 
+    /// The database of a test on a server.
+    pub fn database(&self) -> &Database {
+        &self.databases.as_ref().unwrap().0
+    }
+
     /// Opens a queue in a store that is not this one.
-    pub fn open_elsewhere(&self, queue: &str) -> Arc<dyn Transport> {
+    pub async fn open_elsewhere(&self, queue: &str) -> Arc<dyn Transport> {
         let dsn = match self.kind {
-            Kind::InMemory => "in-memory://",
-            Kind::Sqlite => "sqlite:elsewhere.db",
+            Kind::InMemory => "in-memory://".to_owned(),
+            Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
+            Kind::Postgres | Kind::Mysql => {
+                let (database, elsewhere) = self.databases.as_ref().unwrap();
+                elsewhere.get_or_init(async || Database::create(database.server()).await.unwrap()).await.url()
+            }
         };
-        open(queue, dsn, "{}", &built_in_factories(), self.dir.path())
+        open(queue, &dsn, "{}", &built_in_factories(), self.dir.path())
     }
 }
 

@@ -1,0 +1,190 @@
+//! The SQL of a queue in a MySQL or MariaDB table.
+//!
+//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
+//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait.
+//!
+//! A row with [`FINISHED`] in `delivered_at` is done with and waits to be deleted.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// What Symfony writes into `delivered_at` of a message that is acknowledged or rejected, to delete it later: deleting
+/// locks a row's entries in all indexes, in another order than receiving does, and so leads to deadlocks.
+const FINISHED: &str = "'9999-12-31 23:59:59'";
+
+/// How many rows one purge deletes at most.
+pub(super) const PURGE: u64 = 1000;
+
+/// Statements for one table. Their arguments are given in the order they are named here.
+pub(crate) struct Queries {
+    table: String,
+    /// Table, and schema or NULL.
+    pub(super) is_set_up: SqlStr,
+    pub(super) set_up: SqlStr,
+    /// Body, headers, queue, now, due.
+    pub(super) send: SqlStr,
+    /// Queue, now, queue, cutoff, now. Columns: is there any that was never received, any in flight for too long.
+    pub(super) any_due: SqlStr,
+    /// Queue, now, how many at most. Without `SKIP LOCKED` on servers that do not have it.
+    pub(super) take_new: SkipLocked,
+    /// Queue, cutoff, now, how many at most.
+    pub(super) take_late: SkipLocked,
+    /// Queue, now, cap; queue, cutoff, now, cap.
+    pub(super) count_pending: SqlStr,
+    /// As `count_pending`, then queue, now, cap; queue, cutoff, cap.
+    pub(super) count_all: SqlStr,
+    /// Cutoff, queue, id after which to start, how many at most.
+    pub(super) list: SqlStr,
+    /// Cutoff, queue, id.
+    pub(super) find: SqlStr,
+    /// Body, headers, due, id, queue.
+    pub(super) retry: SqlStr,
+    /// Body, headers, now, the other queue, id, queue.
+    pub(super) move_within: SqlStr,
+    /// Id, queue. Locks the message.
+    pub(super) lock: SqlStr,
+    /// Queue.
+    pub(super) purge: SqlStr,
+}
+
+/// One statement in two forms.
+pub(crate) struct SkipLocked {
+    /// Passes over rows that others are taking.
+    skipping: SqlStr,
+    /// Waits until the others have taken them, a few milliseconds, and then passes over them.
+    waiting: SqlStr,
+}
+
+impl SkipLocked {
+    /// The form for a server that has `SKIP LOCKED`, or has not.
+    pub(super) fn on(&self, skip_locked: bool) -> &SqlStr {
+        if skip_locked { &self.skipping } else { &self.waiting }
+    }
+}
+
+impl Queries {
+    /// The statements for this table.
+    pub(super) fn new(table_name: &str) -> Self {
+        let t = quote(table_name);
+        let new = "queue_name = ? AND delivered_at IS NULL AND available_at <= ?";
+        let late = "queue_name = ? AND delivered_at < ? AND available_at <= ?";
+        let delayed = "queue_name = ? AND delivered_at IS NULL AND available_at > ?";
+        let in_flight = format!("queue_name = ? AND delivered_at >= ? AND delivered_at < {FINISHED}");
+        let count = |rows: &str| format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {t} WHERE {rows} LIMIT ?) counted)");
+        let content = "id, DATE_FORMAT(available_at, '%Y-%m-%d %H:%i:%s'), body, headers";
+        let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?");
+        let unfinished = format!("(delivered_at IS NULL OR delivered_at < {FINISHED})");
+        let take = |rows: &str, order: &str| {
+            let waiting = format!("SELECT {content} FROM {t} WHERE {rows} ORDER BY {order} LIMIT ? FOR UPDATE");
+            SkipLocked { skipping: sql(format!("{waiting} SKIP LOCKED")), waiting: sql(waiting) }
+        };
+        Self {
+            is_set_up: sql(
+                "SELECT 1 FROM information_schema.tables WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())",
+            ),
+            set_up: sql(set_up(table_name)),
+            send: insert(&t),
+            any_due: sql(format!(
+                "SELECT EXISTS (SELECT 1 FROM {t} WHERE {new}), EXISTS (SELECT 1 FROM {t} WHERE {late})"
+            )),
+            // The orders are those of the index within the range.
+            take_new: take(new, "available_at, id"),
+            take_late: take(late, "delivered_at, available_at, id"),
+            count_pending: sql(format!("SELECT {}, {}, 0, 0", count(new), count(late))),
+            count_all: sql(format!(
+                "SELECT {}, {}, {}, {}",
+                count(new),
+                count(late),
+                count(delayed),
+                count(&in_flight)
+            )),
+            list: sql(format!(
+                "SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id > ? AND {unfinished} ORDER BY id LIMIT ?"
+            )),
+            find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
+            retry: sql(format!(
+                "UPDATE {t} SET body = ?, headers = ?, available_at = ?, delivered_at = NULL \
+                 WHERE id = ? AND queue_name = ? AND {unfinished}"
+            )),
+            move_within: sql(format!(
+                "UPDATE {t} SET body = ?, headers = ?, available_at = ?, delivered_at = NULL, queue_name = ? \
+                 WHERE id = ? AND queue_name = ? AND {unfinished}"
+            )),
+            lock: sql(format!("SELECT 1 FROM {t} WHERE id = ? AND queue_name = ? AND {unfinished} FOR UPDATE")),
+            purge: sql(format!("DELETE FROM {t} WHERE queue_name = ? AND delivered_at = {FINISHED} LIMIT {PURGE}")),
+            table: t,
+        }
+    }
+
+    /// Receives messages that are locked. Arguments: now, ids.
+    pub(super) fn mark(&self, ids: usize) -> SqlStr {
+        sql(format!("UPDATE {} SET delivered_at = ? WHERE id IN ({})", self.table, marks(ids)))
+    }
+
+    /// Finishes messages. Arguments: queue, ids.
+    pub(super) fn finish(&self, ids: usize) -> SqlStr {
+        sql(format!(
+            "UPDATE {} SET delivered_at = {FINISHED} WHERE queue_name = ? AND id IN ({})",
+            self.table,
+            marks(ids)
+        ))
+    }
+
+    /// Makes messages in flight pending. Arguments: queue, ids.
+    pub(super) fn release(&self, ids: usize) -> SqlStr {
+        sql(format!(
+            "UPDATE {} SET delivered_at = NULL WHERE queue_name = ? AND id IN ({}) AND delivered_at < {FINISHED}",
+            self.table,
+            marks(ids)
+        ))
+    }
+
+    /// Makes messages in flight be so from now on. Arguments: now, queue, ids.
+    pub(super) fn keep_alive(&self, ids: usize) -> SqlStr {
+        sql(format!(
+            "UPDATE {} SET delivered_at = ? WHERE queue_name = ? AND id IN ({}) AND delivered_at < {FINISHED}",
+            self.table,
+            marks(ids)
+        ))
+    }
+
+    /// Inserts a message that is due at once into another table. Arguments: body, headers, the other queue, now, now.
+    pub(super) fn send_to(&self, other: &str) -> SqlStr {
+        insert(&quote(other))
+    }
+}
+
+fn insert(table: &str) -> SqlStr {
+    sql(format!("INSERT INTO {table} (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, ?, ?)"))
+}
+
+/// Symfony's table, as Doctrine creates it. The index differs from Symfony's: `delivered_at` before `available_at` makes
+/// everything above a range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which
+/// costs speed alone.
+fn set_up(table_name: &str) -> String {
+    let bare = table_name.rsplit('.').next().unwrap_or(table_name);
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (id BIGINT AUTO_INCREMENT NOT NULL, body LONGTEXT NOT NULL, \
+         headers LONGTEXT NOT NULL, queue_name VARCHAR(190) NOT NULL, created_at DATETIME NOT NULL, \
+         available_at DATETIME NOT NULL, delivered_at DATETIME DEFAULT NULL, \
+         INDEX {} (queue_name, delivered_at, available_at, id), PRIMARY KEY (id)) \
+         DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci ENGINE = InnoDB",
+        quote(table_name),
+        quote(&format!("{bare}_due"))
+    )
+}
+
+/// So many question marks.
+fn marks(number: usize) -> String {
+    vec!["?"; number].join(", ")
+}
+
+fn sql(text: impl Into<String>) -> SqlStr {
+    AssertSqlSafe(text.into()).into_sql_str()
+}
+
+/// Quotes a table's name, with its database if it has one.
+fn quote(name: &str) -> String {
+    let parts: Vec<String> = name.split('.').map(|part| format!("`{}`", part.replace('`', "``"))).collect();
+    parts.join(".")
+}

@@ -1,0 +1,202 @@
+//! `postgres:`: a queue in a table of a PostgreSQL database, the same table that Symfony Messenger's Doctrine transport
+//! uses, with the same trigger, which wakes waiting consumers.
+//!
+//! Everything is one statement each, receiving a batch included, so there is no instant at which a killed process leaves
+//! something half done. `SKIP LOCKED` keeps consumers from waiting for each other.
+
+mod bells;
+#[cfg(test)]
+mod plans;
+mod queries;
+mod session;
+mod waking;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use sqlx::SqlStr;
+
+use self::bells::Bells;
+use self::queries::Queries;
+use self::session::{PARAMETERS, PostgresSession, Request, Settings, connect_options};
+use self::waking::Notifications;
+use super::rdbms::{Address, Content, Dialect, Link, Statement, Table};
+use super::sql::{Moment, QueueOptions};
+use super::{Context, Factory, Options, Transport, TransportSpec, Waking};
+use crate::config::Problem;
+
+/// Symfony Messenger's default for `check_delayed_interval`, in milliseconds.
+const CHECK_INTERVAL: u64 = 60_000;
+/// What PostgreSQL allows for the name of a table and of a channel.
+const LONGEST_NAME: usize = 63;
+
+/// A queue in a PostgreSQL table.
+pub(crate) struct Postgres {
+    queue: String,
+    queries: Queries,
+    /// None where `use_notify` is off.
+    notifications: Option<Notifications>,
+}
+
+impl Postgres {
+    /// Body, headers, queue: `$1` to `$3`.
+    fn with_content(&self, sql: &SqlStr, content: Content) -> Statement {
+        Statement::of(sql).bind(content.body).bind(content.headers).bind(self.queue.as_str())
+    }
+
+    /// Queue, now, cutoff: `$1` to `$3`.
+    fn at(&self, sql: &SqlStr, now: Moment, cutoff: Moment) -> Statement {
+        Statement::of(sql).bind(self.queue.as_str()).bind(now.text()).bind(cutoff.text())
+    }
+
+    /// Ids, queue: `$1` and `$2`.
+    fn of(&self, sql: &SqlStr, ids: &[i64]) -> Statement {
+        Statement::of(sql).bind(ids).bind(self.queue.as_str())
+    }
+}
+
+impl Dialect for Postgres {
+    type Session = PostgresSession;
+
+    fn is_set_up(&self) -> Request {
+        Request::Run(Statement::of(&self.queries.is_set_up).bind(self.queries.table.as_str()))
+    }
+
+    fn set_up(&self) -> Request {
+        Request::Together(self.queries.set_up.clone())
+    }
+
+    fn send(&self, content: Content, now: Moment, due: Moment) -> Request {
+        Request::Run(self.with_content(&self.queries.send, content).bind(now.text()).bind(due.text()))
+    }
+
+    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+        if let Some(notifications) = &self.notifications {
+            notifications.look();
+        }
+        Request::Run(self.at(&self.queries.receive, now, cutoff).bind(up_to))
+    }
+
+    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request {
+        let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
+        Request::Run(self.at(sql, now, cutoff).bind(cap))
+    }
+
+    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
+        let statement = Statement::of(&self.queries.list).bind(self.queue.as_str()).bind(cutoff.text());
+        Request::Run(statement.bind(after).bind(limit))
+    }
+
+    fn find(&self, id: i64, cutoff: Moment) -> Request {
+        let statement = Statement::of(&self.queries.find).bind(self.queue.as_str()).bind(cutoff.text());
+        Request::Run(statement.bind(id))
+    }
+
+    fn finish(&self, ids: &[i64]) -> Request {
+        Request::Run(self.of(&self.queries.delete, ids))
+    }
+
+    fn release(&self, ids: &[i64]) -> Request {
+        Request::Run(self.of(&self.queries.release, ids))
+    }
+
+    fn keep_alive(&self, ids: &[i64], now: Moment) -> Request {
+        Request::Run(self.of(&self.queries.keep_alive, ids).bind(now.text()))
+    }
+
+    fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
+        Request::Run(self.with_content(&self.queries.retry, content).bind(id).bind(due.text()))
+    }
+
+    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
+        Request::Run(self.with_content(&self.queries.move_within, content).bind(id).bind(now.text()).bind(queue))
+    }
+
+    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
+        let statement = self.with_content(&self.queries.move_to(table), content);
+        Request::Run(statement.bind(id).bind(now.text()).bind(queue))
+    }
+
+    fn refuses(body: &str) -> Option<&'static str> {
+        body.contains('\0').then_some("has a NUL byte in it")
+    }
+
+    fn waking(table: &Table<Self>) -> Option<&dyn Waking> {
+        table.dialect.notifications.as_ref().map(|_| table as &dyn Waking)
+    }
+}
+
+/// Makes the transports of `postgres:`. Those on one database share one connection.
+#[derive(Default)]
+pub struct PostgresFactory {
+    links: Mutex<HashMap<Address, Weak<Link<PostgresSession>>>>,
+}
+
+impl PostgresFactory {
+    fn link(&self, address: Address) -> Result<Arc<Link<PostgresSession>>, sqlx::Error> {
+        // A panic while the lock is held leaves at worst an entry out.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&address).and_then(Weak::upgrade) {
+            return Ok(link);
+        }
+        let options = connect_options(&address)?;
+        let place = address.place(options.get_host(), options.get_port());
+        let link = Arc::new(Link::new(Settings { options, bells: Arc::new(Bells::default()) }, place));
+        links.insert(address, Arc::downgrade(&link));
+        Ok(link)
+    }
+}
+
+impl Factory for PostgresFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["postgres", "postgresql", "pgsql", "pdo-pgsql"]
+    }
+
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+        let mut options = spec.options();
+        let queue = QueueOptions::read_with_schema(&mut options);
+        if queue.table.len() > LONGEST_NAME {
+            let message = format!("table_name has at most {LONGEST_NAME} characters in PostgreSQL; this one has more");
+            options.refuse("table_name", message);
+        }
+        let interval = check_interval(&mut options);
+        let notify = options.flag("use_notify", true);
+        options.text("get_notify_timeout");
+        let address = Address::read(spec, &mut options, &PARAMETERS);
+        let link = self.link(address);
+        if let Err(error) = &link {
+            options.push(spec.dsn_problem(error.to_string()));
+        }
+        options.finish()?;
+        let link = link.map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
+        let bells = &link.settings().bells;
+        let notifications = notify.then(|| Notifications::new(Arc::clone(bells), &queue.table, &queue.queue, interval));
+        let dialect =
+            Postgres { queue: queue.queue.clone(), queries: Queries::new(&queue.table, notify), notifications };
+        Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
+    }
+
+    fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {
+        let timeout = spec.options().text("get_notify_timeout").filter(|timeout| timeout != "0");
+        let told = timeout.map(|_| {
+            let message = "is ignored: it says how long PHP's consumer stands still to wait for a message, and ours does \
+                           other things meanwhile";
+            Problem::warning(spec.option_path("get_notify_timeout"), format!("get_notify_timeout {message}"))
+        });
+        told.into_iter().collect()
+    }
+}
+
+/// Reads `check_delayed_interval`, in milliseconds. 0 stands for never.
+fn check_interval(options: &mut Options<'_>) -> Option<Duration> {
+    let interval = match options.text("check_delayed_interval") {
+        None => CHECK_INTERVAL,
+        Some(text) => text.parse::<u32>().map(u64::from).unwrap_or_else(|_| {
+            let message = format!("check_delayed_interval is a whole number of milliseconds; found \"{text}\"");
+            options.refuse("check_delayed_interval", message);
+            CHECK_INTERVAL
+        }),
+    };
+    (interval > 0).then(|| Duration::from_millis(interval))
+}

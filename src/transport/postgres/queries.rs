@@ -1,0 +1,175 @@
+//! The SQL of a queue in a PostgreSQL table.
+//!
+//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
+//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait. The order names
+//! `delivered_at` also where that is NULL throughout, as PostgreSQL does not see otherwise that the index has the order.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
+const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
+
+/// Statements for one table. Times are given as text, which says nothing about time zones, and cast.
+pub(crate) struct Queries {
+    /// The table as SQL has it.
+    pub(super) table: String,
+    /// `$1` the table as SQL has it. A row when it is there, with its trigger where it is to have one.
+    pub(super) is_set_up: SqlStr,
+    /// `$1` the table as SQL has it. A row when it is there.
+    pub(super) has_table: SqlStr,
+    /// `$1` the table as SQL has it. A row when the table tells of new messages.
+    pub(super) notifies: SqlStr,
+    pub(super) set_up: Vec<String>,
+    /// `$1` body, `$2` headers, `$3` queue, `$4` now, `$5` due.
+    pub(super) send: SqlStr,
+    /// `$1` queue, `$2` now, `$3` cutoff, `$4` how many at most.
+    pub(super) receive: SqlStr,
+    /// `$1` queue, `$2` now, `$3` cutoff, `$4` the cap.
+    pub(super) count_pending: SqlStr,
+    /// As `count_pending`.
+    pub(super) count_all: SqlStr,
+    /// `$1` queue, `$2` cutoff, `$3` the id after which to start, `$4` how many at most.
+    pub(super) list: SqlStr,
+    /// `$1` queue, `$2` cutoff, `$3` the id.
+    pub(super) find: SqlStr,
+    /// `$1` ids, `$2` queue.
+    pub(super) delete: SqlStr,
+    /// `$1` ids, `$2` queue.
+    pub(super) release: SqlStr,
+    /// `$1` ids, `$2` queue, `$3` now.
+    pub(super) keep_alive: SqlStr,
+    /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` due.
+    pub(super) retry: SqlStr,
+    /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` now, `$6` the other queue.
+    pub(super) move_within: SqlStr,
+    /// `$1` queue, `$2` now, `$3` cutoff. Columns: when the next delayed message is due, and when the one was received
+    /// that has been in flight the longest.
+    pub(super) next_due: SqlStr,
+}
+
+impl Queries {
+    /// The statements for this table, with or without Symfony's trigger.
+    pub(super) fn new(table_name: &str, notify: bool) -> Self {
+        let t = quote(table_name);
+        let new = "queue_name = $1 AND delivered_at IS NULL AND available_at <= $2::timestamp";
+        let late = "queue_name = $1 AND delivered_at < $3::timestamp AND available_at <= $2::timestamp";
+        let delayed = "queue_name = $1 AND delivered_at IS NULL AND available_at > $2::timestamp";
+        let in_flight = "queue_name = $1 AND delivered_at >= $3::timestamp";
+        let by_index = "ORDER BY delivered_at, available_at, id LIMIT $4";
+        let count = |rows| format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {t} WHERE {rows} {by_index}) counted)");
+        let take = |rows| format!("SELECT id, available_at FROM {t} WHERE {rows} {by_index} FOR UPDATE SKIP LOCKED");
+        let content = "m.id, to_char(m.available_at, 'YYYY-MM-DD HH24:MI:SS'), m.body, m.headers";
+        let looked_at = format!("{content}, m.delivered_at IS NOT NULL AND m.delivered_at >= $2::timestamp");
+        let time = |column: &str| format!("to_char({column}, 'YYYY-MM-DD HH24:MI:SS')");
+        let chosen = "id = ANY($1) AND queue_name = $2";
+        Self {
+            is_set_up: sql(if notify { TRIGGER } else { TABLE }),
+            has_table: sql(TABLE),
+            notifies: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
+            set_up: set_up(table_name, notify),
+            send: sql(format!(
+                "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
+                 VALUES ($1, $2, $3, $4::timestamp, $5::timestamp) RETURNING id"
+            )),
+            // FOR UPDATE keeps PostgreSQL from running a WITH query more than once.
+            receive: sql(format!(
+                "WITH new AS ({}), late AS ({}), due AS (SELECT id FROM (SELECT * FROM new UNION ALL \
+                 SELECT * FROM late) both_halves ORDER BY available_at, id LIMIT $4) \
+                 UPDATE {t} m SET delivered_at = $2::timestamp FROM due WHERE m.id = due.id RETURNING {content}",
+                take(new),
+                take(late)
+            )),
+            count_pending: sql(format!("SELECT {}, {}, 0::bigint, 0::bigint", count(new), count(late))),
+            count_all: sql(format!("SELECT {}, {}, {}, {}", count(new), count(late), count(delayed), count(in_flight))),
+            list: sql(format!(
+                "SELECT {looked_at} FROM {t} m WHERE m.queue_name = $1 AND m.id > $3 ORDER BY m.id LIMIT $4"
+            )),
+            find: sql(format!("SELECT {looked_at} FROM {t} m WHERE m.id = $3 AND m.queue_name = $1")),
+            delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
+            release: sql(format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at IS NOT NULL")),
+            keep_alive: sql(format!(
+                "UPDATE {t} SET delivered_at = $3::timestamp WHERE {chosen} AND delivered_at IS NOT NULL"
+            )),
+            retry: sql(format!(
+                "UPDATE {t} SET body = $1, headers = $2, available_at = $5::timestamp, delivered_at = NULL \
+                 WHERE id = $4 AND queue_name = $3"
+            )),
+            move_within: sql(format!(
+                "UPDATE {t} SET body = $1, headers = $2, available_at = $5::timestamp, delivered_at = NULL, \
+                 queue_name = $6 WHERE id = $4 AND queue_name = $3"
+            )),
+            next_due: sql(format!(
+                "SELECT {}, {} FROM (SELECT (SELECT available_at FROM {t} WHERE {delayed} {first}) AS due, \
+                 (SELECT delivered_at FROM {t} WHERE {in_flight} {first}) AS received) times",
+                time("due"),
+                time("received"),
+                first = "ORDER BY delivered_at, available_at, id LIMIT 1",
+            )),
+            table: t,
+        }
+    }
+
+    /// Moves a message into another table, unless it is gone. Arguments as in `move_within`.
+    pub(super) fn move_to(&self, other: &str) -> SqlStr {
+        sql(format!(
+            "WITH moved AS (DELETE FROM {} WHERE id = $4 AND queue_name = $3 RETURNING id) \
+             INSERT INTO {} (body, headers, queue_name, created_at, available_at) \
+             SELECT $1, $2, $6, $5::timestamp, $5::timestamp FROM moved RETURNING id",
+            self.table,
+            quote(other)
+        ))
+    }
+}
+
+/// Symfony's table, function and trigger. The index differs from Symfony's: `delivered_at` before `available_at` makes
+/// everything above a range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which
+/// costs speed alone.
+///
+/// The lock lets one process at a time create it: IF NOT EXISTS alone fails when two are at it at once.
+fn set_up(table_name: &str, notify: bool) -> Vec<String> {
+    let table = quote(table_name);
+    let bare = table_name.rsplit('.').next().unwrap_or(table_name);
+    let index = quote(&format!("{bare}_due"));
+    let mut statements = vec![
+        format!("SELECT pg_advisory_xact_lock(hashtext('minutely setup {table_name}'))"),
+        // An index of the same name says nothing about a table that was there before, so it comes with the table alone.
+        format!(
+            "DO $$ BEGIN IF to_regclass('{table}') IS NULL THEN \
+             CREATE TABLE {table} (id BIGSERIAL NOT NULL PRIMARY KEY, body TEXT NOT NULL, headers TEXT NOT NULL, \
+             queue_name VARCHAR(190) NOT NULL, created_at TIMESTAMP(0) WITHOUT TIME ZONE NOT NULL, \
+             available_at TIMESTAMP(0) WITHOUT TIME ZONE NOT NULL, \
+             delivered_at TIMESTAMP(0) WITHOUT TIME ZONE DEFAULT NULL); \
+             CREATE INDEX {index} ON {table} (queue_name, delivered_at, available_at, id); END IF; END $$"
+        ),
+    ];
+    if notify {
+        let function = match table_name.rsplit_once('.') {
+            Some((schema, bare)) => quote(&format!("{schema}.notify_{bare}")),
+            None => quote(&format!("notify_{bare}")),
+        };
+        statements.push(format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS TRIGGER AS $$\n    BEGIN\n        \
+             PERFORM pg_notify('{table_name}', NEW.queue_name::text);\n        RETURN NEW;\n    END;\n\
+             $$ LANGUAGE plpgsql"
+        ));
+        statements.push(format!(
+            "DO $$ BEGIN IF NOT EXISTS ({}) THEN CREATE TRIGGER notify_trigger AFTER INSERT OR UPDATE ON {table} \
+             FOR EACH ROW EXECUTE PROCEDURE {function}(); END IF; END $$",
+            TRIGGER.replace("$1", &format!("'{table}'"))
+        ));
+    }
+    statements
+}
+
+fn sql(text: impl Into<String>) -> SqlStr {
+    AssertSqlSafe(text.into()).into_sql_str()
+}
+
+/// Quotes a table's name, with its schema if it has one. In lower case, as Symfony does not quote it and PostgreSQL folds
+/// what is not quoted.
+fn quote(name: &str) -> String {
+    let parts: Vec<String> =
+        name.split('.').map(|part| format!("\"{}\"", part.to_ascii_lowercase().replace('"', "\"\""))).collect();
+    parts.join(".")
+}

@@ -1,0 +1,279 @@
+//! A connection to a PostgreSQL server, which also listens when somebody wants to be woken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgListener, PgPoolOptions, PgRow, PgSslMode};
+use sqlx::{
+    Arguments, AssertSqlSafe, Column, ConnectOptions, Connection, Executor, PgConnection, Row as _, TypeInfo, ValueRef,
+};
+
+use super::super::rdbms::{Address, Fault, Names, Row, Session, Statement, Value};
+use super::bells::Bells;
+
+/// 9.6. `SKIP LOCKED` came with 9.5, looking a table up by its name as here with this.
+const OLDEST_VERSION: u32 = 90_600;
+/// How long opening the connection that listens may take.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a connection's URL may say.
+pub(super) const PARAMETERS: Names = Names {
+    used: &["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name", "host"],
+    ignored: &["serverVersion", "server_version", "charset", "driver", "gssencmode", "sslcrl", "connect_timeout"],
+};
+
+/// Where to connect, and whom to tell of notifications.
+pub(crate) struct Settings {
+    pub(super) options: PgConnectOptions,
+    pub(super) bells: Arc<Bells>,
+}
+
+/// What is asked of a connection.
+pub(crate) enum Request {
+    /// One statement, which is a transaction by itself.
+    Run(Statement),
+    /// Statements without arguments, in one transaction.
+    Together(Vec<String>),
+    /// Notifications on a channel from now on.
+    Listen(String),
+}
+
+pub(crate) struct PostgresSession {
+    connection: Open,
+    options: PgConnectOptions,
+    bells: Arc<Bells>,
+}
+
+enum Open {
+    Plain(PgConnection),
+    /// sqlx gives out notifications only from this kind, which opens its connection itself.
+    Listening(PgListener),
+    /// Between the two.
+    Closed,
+}
+
+/// How to connect.
+pub(super) fn connect_options(address: &Address) -> Result<PgConnectOptions, sqlx::Error> {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .application_name(address.parameter("application_name").unwrap_or("minutely"))
+        // PgBouncer refuses parameters that it does not know.
+        .extra_float_digits(None)
+        .disable_statement_logging();
+    if let Some(host) = address.host.as_deref().or(address.parameter("host")) {
+        options = if host.starts_with('/') { options.socket(host) } else { options.host(host) };
+    }
+    if let Some(port) = address.port {
+        options = options.port(port);
+    }
+    if let Some(user) = &address.user {
+        options = options.username(user);
+    }
+    if let Some(password) = &address.password {
+        options = options.password(password);
+    }
+    if let Some(database) = &address.database {
+        options = options.database(database);
+    }
+    if let Some(mode) = address.parameter("sslmode") {
+        options = options.ssl_mode(mode.parse::<PgSslMode>()?);
+    }
+    if let Some(file) = address.parameter("sslrootcert") {
+        options = options.ssl_root_cert(file);
+    }
+    if let Some(file) = address.parameter("sslcert") {
+        options = options.ssl_client_cert(file);
+    }
+    if let Some(file) = address.parameter("sslkey") {
+        options = options.ssl_client_key(file);
+    }
+    Ok(options)
+}
+
+impl Session for PostgresSession {
+    type Settings = Settings;
+    type Request = Request;
+
+    async fn connect(settings: &Settings) -> Result<Self, sqlx::Error> {
+        let connection = settings.options.connect().await?;
+        match connection.server_version_num() {
+            Some(version) if version < OLDEST_VERSION => {
+                Err(sqlx::Error::Configuration("this PostgreSQL is too old: 9.6 is the oldest that works".into()))
+            }
+            _ => Ok(Self {
+                connection: Open::Plain(connection),
+                options: settings.options.clone(),
+                bells: Arc::clone(&settings.bells),
+            }),
+        }
+    }
+
+    async fn perform(&mut self, request: &Request) -> Result<Vec<Row>, sqlx::Error> {
+        let result = match request {
+            Request::Run(statement) => run(self.connection().await?, statement).await,
+            Request::Together(statements) => together(self.connection().await?, statements).await,
+            Request::Listen(channel) => self.listen(channel).await,
+        };
+        self.ring_buffered();
+        result
+    }
+
+    async fn ping(&mut self) -> Result<(), sqlx::Error> {
+        self.connection().await?.ping().await
+    }
+
+    async fn idle(&mut self) {
+        match &mut self.connection {
+            Open::Listening(listener) => {
+                while let Ok(Some(notification)) = listener.try_recv().await {
+                    self.bells.ring(notification.channel(), notification.payload());
+                }
+            }
+            // A closed plain connection is found out when it is used next.
+            Open::Plain(_) | Open::Closed => std::future::pending().await,
+        }
+    }
+
+    async fn close(mut self) {
+        if let Open::Plain(connection) = std::mem::replace(&mut self.connection, Open::Closed) {
+            let _ = connection.close().await;
+        }
+    }
+
+    fn fault(error: &sqlx::Error) -> Fault {
+        let Some(code) = code(error) else { return Fault::Broken };
+        match code.as_str() {
+            // undefined_table, invalid_schema_name
+            "42P01" | "3F000" => Fault::Missing,
+            // serialization_failure, deadlock_detected, lock_not_available
+            "40001" | "40P01" | "55P03" => Fault::Busy,
+            // Data, constraints, syntax and permissions.
+            code if ["22", "23", "42"].iter().any(|class| code.starts_with(class)) => Fault::Refused,
+            _ => Fault::Broken,
+        }
+    }
+
+    fn advice(error: &sqlx::Error) -> &'static str {
+        match error {
+            sqlx::Error::Io(_) => "; check that the server runs, and host and port in the DSN",
+            sqlx::Error::Tls(_) => "; the DSN's sslmode and sslrootcert say how to encrypt",
+            _ => code(error).as_deref().map_or("", advice),
+        }
+    }
+}
+
+/// What to do about an error, by its SQLSTATE.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "28P01" | "28000" => "; check user name and password in the DSN, and pg_hba.conf on the server",
+        "3D000" => "; create the database, or correct its name in the DSN",
+        "53300" => "; the server allows no more connections: run fewer workers, or raise max_connections",
+        "42501" => "; grant this user what is missing, or let another create the table with `minutely setup`",
+        "42703" | "42804" | "42883" | "23502" | "22P02" => {
+            "; the table is not one of Symfony Messenger's: choose another table_name, or move it away"
+        }
+        "25006" => "; the server is a standby, or set to read only: name the primary in the DSN",
+        "53100" => "; there is no space left on the server's disk",
+        "57P03" => "; the server is starting or stopping: try again",
+        "22021" => "; the database's encoding is not UTF8",
+        _ => "",
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+impl PostgresSession {
+    async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        match &mut self.connection {
+            Open::Plain(connection) => Ok(connection),
+            Open::Listening(listener) => sqlx::Acquire::acquire(listener).await,
+            Open::Closed => Err(sqlx::Error::PoolClosed),
+        }
+    }
+
+    /// Listens on a channel. The first time this takes a new connection in place of the old one, never beside it.
+    async fn listen(&mut self, channel: &str) -> Result<Vec<Row>, sqlx::Error> {
+        if let Open::Plain(connection) = std::mem::replace(&mut self.connection, Open::Closed) {
+            let _ = connection.close().await;
+            self.connection = Open::Listening(listener(&self.options).await?);
+        }
+        if let Open::Listening(listener) = &mut self.connection
+            && !self.bells.are_heard_on(channel)
+        {
+            listener.listen(channel).await?;
+            self.bells.hear(channel);
+        }
+        Ok(vec![])
+    }
+
+    /// Passes on what came in while a request was done.
+    fn ring_buffered(&mut self) {
+        if let Open::Listening(listener) = &mut self.connection {
+            while let Some(notification) = listener.next_buffered() {
+                self.bells.ring(notification.channel(), notification.payload());
+            }
+        }
+    }
+}
+
+impl Drop for PostgresSession {
+    fn drop(&mut self) {
+        self.bells.lose();
+    }
+}
+
+async fn listener(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(LISTEN_TIMEOUT)
+        .connect_lazy_with(options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.ignore_pool_close_event(true);
+    // Whoever waits has to look for what came meanwhile, and is told so by the end of this one.
+    listener.eager_reconnect(false);
+    Ok(listener)
+}
+
+async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    for value in &statement.arguments {
+        match value {
+            Value::Null => arguments.add(None::<&str>),
+            Value::Number(number) => arguments.add(number),
+            Value::Numbers(numbers) => arguments.add(numbers),
+            Value::Text(text) => arguments.add(text),
+            Value::Bytes(bytes) => arguments.add(bytes),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    let rows = sqlx::query_with(statement.sql.clone(), arguments).fetch_all(connection).await?;
+    rows.iter().map(read).collect()
+}
+
+async fn together(connection: &mut PgConnection, statements: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    for statement in statements {
+        transaction.execute(AssertSqlSafe(statement.as_str())).await?;
+    }
+    transaction.commit().await?;
+    Ok(vec![])
+}
+
+fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
+    let field = |index: usize| {
+        if row.try_get_raw(index)?.is_null() {
+            return Ok(Value::Null);
+        }
+        Ok(match row.column(index).type_info().name() {
+            "INT8" => Value::Number(row.try_get(index)?),
+            "INT4" => Value::Number(row.try_get::<i32, _>(index)?.into()),
+            "BOOL" => Value::Number(row.try_get::<bool, _>(index)?.into()),
+            // In a database of another encoding than UTF8 there may be any bytes.
+            _ => Value::Bytes(row.try_get_unchecked(index)?),
+        })
+    };
+    (0..row.len()).map(field).collect::<Result<_, _>>().map(Row)
+}

@@ -1,0 +1,80 @@
+//! What each kind of server has its own way for.
+
+use super::super::Waking;
+use super::super::sql::Moment;
+use super::error::Fault;
+use super::statement::Row;
+use super::{Content, Table};
+
+/// An open connection.
+pub(crate) trait Session: Sized + Send + 'static {
+    /// Where to connect, and as whom.
+    type Settings: Send + Sync + 'static;
+    /// What can be asked of it.
+    type Request: Send + Sync + 'static;
+
+    /// Connects. Refuses a server that is too old.
+    fn connect(settings: &Self::Settings) -> impl Future<Output = Result<Self, sqlx::Error>> + Send;
+
+    /// Does all of a request or nothing of it.
+    fn perform(&mut self, request: &Self::Request) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+
+    /// Fails when the server is not there any more.
+    fn ping(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Sees to what the server says without being asked; returns when the connection is gone. Safe to cancel.
+    fn idle(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Says goodbye.
+    fn close(self) -> impl Future<Output = ()> + Send;
+
+    /// What an error means.
+    fn fault(error: &sqlx::Error) -> Fault;
+
+    /// What to do about an error; begins with `; ` where it is not empty.
+    fn advice(error: &sqlx::Error) -> &'static str;
+}
+
+/// The request type of a dialect.
+pub(crate) type Request<D> = <<D as Dialect>::Session as Session>::Request;
+
+/// The requests that a queue in a table makes. `now` and `due` are as in the columns; what was received before `cutoff`
+/// has been in flight for too long. Ids that are not in the queue, or finished, are passed over.
+pub(crate) trait Dialect: Sized + Send + Sync + 'static {
+    /// The connection that the requests are for.
+    type Session: Session;
+
+    /// A row if the table is there, with all that belongs to it.
+    fn is_set_up(&self) -> Request<Self>;
+    /// Creates what is missing.
+    fn set_up(&self) -> Request<Self>;
+    /// Gives the id.
+    fn send(&self, content: Content, now: Moment, due: Moment) -> Request<Self>;
+    /// Gives rows for [`Content`], in any order.
+    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives how many were never received, have been in flight for too long, are delayed, and are in flight. The last
+    /// two only if `all`.
+    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives rows for [`Content`], with whether they are in flight, in the order of their ids.
+    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request<Self>;
+    /// Gives a row as `list` does.
+    fn find(&self, id: i64, cutoff: Moment) -> Request<Self>;
+    /// Makes messages leave.
+    fn finish(&self, ids: &[i64]) -> Request<Self>;
+    /// Makes messages in flight pending.
+    fn release(&self, ids: &[i64]) -> Request<Self>;
+    /// Makes messages in flight be so from `now` on.
+    fn keep_alive(&self, ids: &[i64], now: Moment) -> Request<Self>;
+    /// Replaces a message.
+    fn retry(&self, id: i64, content: Content, due: Moment) -> Request<Self>;
+    /// Replaces a message and moves it to another queue of the table.
+    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request<Self>;
+    /// Moves a message, as `content`, to another table. Gives its id there.
+    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request<Self>;
+
+    /// Is this body one that the table's column of text can hold? Says what is in the way.
+    fn refuses(body: &str) -> Option<&'static str>;
+
+    /// The table as it can be woken, where it can.
+    fn waking(table: &Table<Self>) -> Option<&dyn Waking>;
+}

@@ -1,0 +1,68 @@
+//! What goes wrong with a server, told with its place and with what to do about it.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::Session;
+
+/// Why a server did not do what it was asked. Names the server and the database, and no secret.
+#[derive(Debug, Clone, Error)]
+#[error("{place}: {reason}{advice}")]
+pub(crate) struct ServerError {
+    /// `host:port/database`
+    place: Arc<str>,
+    reason: Reason,
+    fault: Fault,
+    advice: &'static str,
+}
+
+#[derive(Debug, Clone, Error)]
+enum Reason {
+    #[error("{}", plainly(.0))]
+    Driver(#[source] Arc<sqlx::Error>),
+    #[error("{0}")]
+    Own(&'static str),
+}
+
+/// What an error means for what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The table, or the schema it is in, is not there.
+    Missing,
+    /// Somebody else stands in the way, so that trying again helps. Nothing has been changed.
+    Busy,
+    /// The statement was refused. The connection does its work still.
+    Refused,
+    /// Nothing is known about the connection any more.
+    Broken,
+}
+
+impl ServerError {
+    pub(super) fn new<S: Session>(place: &Arc<str>, error: sqlx::Error) -> Self {
+        let (fault, advice) = (S::fault(&error), S::advice(&error));
+        Self { place: Arc::clone(place), reason: Reason::Driver(Arc::new(error)), fault, advice }
+    }
+
+    pub(super) fn own(place: &Arc<str>, reason: &'static str) -> Self {
+        Self { place: Arc::clone(place), reason: Reason::Own(reason), fault: Fault::Broken, advice: "" }
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+/// An error without the words that sqlx puts around each.
+fn plainly(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} ({code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Configuration(error) => error.to_string(),
+        sqlx::Error::Tls(error) => format!("TLS: {error}"),
+        error => error.to_string(),
+    }
+}

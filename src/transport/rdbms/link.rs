@@ -1,0 +1,193 @@
+//! The one connection that a process has to a server, shared by all of its transports there.
+//!
+//! A task of its own holds the connection and does what it is asked, one thing after the other. So whoever gives up
+//! waiting in the middle leaves nothing half done, and while there is nothing to do the task can listen to the server.
+//!
+//! The connection is opened by the first request and again by the first one after it broke. What was under way when it
+//! broke fails, as nobody knows whether the server has done it. A request that met a lock of somebody else is repeated
+//! with random pauses until a patience runs out; that is safe because it has changed nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::Session;
+use super::error::{Fault, ServerError};
+use super::statement::Row;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt at a request may take: longer than the server lets it wait for a lock. It ends the wait for a
+/// server that has vanished without a word.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer is asked whether it is still there. Servers and routers drop idle ones.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long that answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long locks of others are waited for in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries there is a random pause of up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A way to a server. Opens nothing before it is asked something, and closes when it is dropped.
+pub(crate) struct Link<S: Session> {
+    settings: Arc<S::Settings>,
+    place: Arc<str>,
+    jobs: Mutex<Option<mpsc::UnboundedSender<Job<S>>>>,
+}
+
+struct Job<S: Session> {
+    request: S::Request,
+    since: Instant,
+    answer: oneshot::Sender<Result<Vec<Row>, ServerError>>,
+}
+
+impl<S: Session> Link<S> {
+    /// A link to the server at `place`, as errors call it.
+    pub(crate) fn new(settings: S::Settings, place: String) -> Self {
+        Self { settings: Arc::new(settings), place: place.into(), jobs: Mutex::new(None) }
+    }
+
+    /// The server and the database, without secrets.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(crate) fn settings(&self) -> &S::Settings {
+        &self.settings
+    }
+
+    /// Has a request done to its end, also when the caller does not wait for that.
+    pub(crate) async fn perform(&self, request: S::Request) -> Result<Vec<Row>, ServerError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job { request, since: Instant::now(), answer });
+        answered.await.unwrap_or_else(|_| Err(ServerError::own(&self.place, "the program is ending")))
+    }
+
+    /// An error of this server's that the driver found in an answer.
+    pub(crate) fn error(&self, error: sqlx::Error) -> ServerError {
+        ServerError::new::<S>(&self.place, error)
+    }
+
+    fn submit(&self, mut job: Job<S>) {
+        // A panic while the lock is held leaves at worst a task too many.
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = jobs.as_ref() {
+            match open.send(job) {
+                Ok(()) => return,
+                // The runtime that the task was in is gone, and the task with it.
+                Err(mpsc::error::SendError(unsent)) => job = unsent,
+            }
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let _ = sender.send(job);
+        *jobs = Some(sender);
+        let (settings, place) = (Arc::clone(&self.settings), Arc::clone(&self.place));
+        tokio::spawn(Task { settings, place, session: None, used: Instant::now(), refused: None }.run(receiver));
+    }
+}
+
+/// What the task holds.
+struct Task<S: Session> {
+    settings: Arc<S::Settings>,
+    place: Arc<str>,
+    session: Option<S>,
+    /// When the session was last seen to work.
+    used: Instant,
+    /// When connecting last failed, and why.
+    refused: Option<(Instant, ServerError)>,
+}
+
+impl<S: Session> Task<S> {
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job<S>>) {
+        loop {
+            let job = tokio::select! {
+                job = jobs.recv() => job,
+                () = ended(self.session.as_mut()) => {
+                    self.session = None;
+                    continue;
+                }
+            };
+            match job {
+                // Whoever asked has gone away before it was begun.
+                Some(job) if job.answer.is_closed() => {}
+                Some(job) => {
+                    let answer = self.answer(&job).await;
+                    let _ = job.answer.send(answer);
+                }
+                // The last transport on this server is gone.
+                None => break,
+            }
+        }
+        if let Some(session) = self.session {
+            session.close().await;
+        }
+    }
+
+    /// Tries until it works, fails for a reason other than a lock, or has taken too long.
+    async fn answer(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.attempt(job).await {
+                Err(error) if error.fault() == Fault::Busy && Instant::now() < deadline => {
+                    tokio::time::sleep(LONGEST_PAUSE.mul_f64(fastrand::f64())).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
+        // Out of its place for as long as nobody knows what becomes of it.
+        let mut session = self.session(job.since).await?;
+        let error = match timeout(REQUEST_TIMEOUT, session.perform(&job.request)).await {
+            Ok(Ok(rows)) => {
+                self.keep(session);
+                return Ok(rows);
+            }
+            Ok(Err(error)) => ServerError::new::<S>(&self.place, error),
+            Err(_) => ServerError::own(&self.place, "no answer within a minute"),
+        };
+        if error.fault() != Fault::Broken {
+            self.keep(session);
+        }
+        Err(error)
+    }
+
+    fn keep(&mut self, session: S) {
+        self.session = Some(session);
+        self.used = Instant::now();
+    }
+
+    /// The session there is, or a new one.
+    async fn session(&mut self, since: Instant) -> Result<S, ServerError> {
+        if let Some(mut session) = self.session.take()
+            && (self.used.elapsed() < IDLE || matches!(timeout(PING_TIMEOUT, session.ping()).await, Ok(Ok(()))))
+        {
+            return Ok(session);
+        }
+        // Those who waited while connecting failed need not wait for it to fail again.
+        if let Some((at, error)) = &self.refused
+            && *at > since
+        {
+            return Err(error.clone());
+        }
+        let error = match timeout(CONNECT_TIMEOUT, S::connect(&self.settings)).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error)) => ServerError::new::<S>(&self.place, error),
+            Err(_) => ServerError::own(&self.place, "no connection within 10 seconds"),
+        };
+        self.refused = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+}
+
+/// Returns when a session has ended by itself; never when there is none.
+async fn ended<S: Session>(session: Option<&mut S>) {
+    match session {
+        Some(session) => session.idle().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,322 @@
+//! A queue in a table of a database server: what PostgreSQL and MySQL have in common.
+//!
+//! [`Table`] is the transport. [`Dialect`] says what it asks of a server, [`Session`] how that is done over one
+//! connection, and [`Link`] holds that connection for all transports of the process.
+
+mod address;
+mod content;
+mod dialect;
+mod error;
+mod link;
+#[cfg(test)]
+pub(super) mod live;
+mod statement;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub(crate) use self::address::{Address, Names};
+pub(crate) use self::content::Content;
+pub(crate) use self::dialect::{Dialect, Request, Session};
+pub(crate) use self::error::{Fault, ServerError};
+pub(crate) use self::link::Link;
+pub(crate) use self::statement::{Row, Statement, Value};
+use super::sql::{Moment, QueueOptions, store_error};
+use super::{
+    Counting, Counts, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing, Sent, SettingUp,
+    Transport, TransportError, Waking,
+};
+use crate::message::Encoded;
+
+/// A queue in a table of a server.
+pub(crate) struct Table<D: Dialect> {
+    name: String,
+    pub(super) options: QueueOptions,
+    pub(super) link: Arc<Link<D::Session>>,
+    pub(super) dialect: D,
+}
+
+impl<D: Dialect> Table<D> {
+    pub(super) fn new(name: &str, options: QueueOptions, link: Arc<Link<D::Session>>, dialect: D) -> Self {
+        Self { name: name.to_owned(), options, link, dialect }
+    }
+
+    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to be
+    /// created by the first message.
+    pub(super) async fn run(
+        &self,
+        action: &'static str,
+        request: Request<D>,
+    ) -> Result<Option<Vec<Row>>, TransportError> {
+        match self.link.perform(request).await {
+            Ok(rows) => Ok(Some(rows)),
+            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => Ok(None),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    pub(super) async fn set_up(&self) -> Result<(), TransportError> {
+        let is_set_up = async || Ok(!self.link.perform(self.dialect.is_set_up()).await?.is_empty());
+        let set_up = async {
+            if is_set_up().await? {
+                return Ok(());
+            }
+            match self.link.perform(self.dialect.set_up()).await {
+                Ok(_) => Ok(()),
+                // Somebody else was faster, and that is as good.
+                Err(error) => {
+                    if is_set_up().await.unwrap_or(false) {
+                        Ok(())
+                    } else {
+                        Err(error)
+                    }
+                }
+            }
+        };
+        set_up.await.map_err(|error| self.error("creating the table", error))
+    }
+
+    fn error(&self, action: &'static str, error: ServerError) -> TransportError {
+        if error.fault() != Fault::Missing {
+            return store_error(&self.name, action, error);
+        }
+        let what = format!("table \"{}\" in {}", self.options.table, self.link.place());
+        TransportError::NotSetUp { transport: self.name.clone(), what }
+    }
+
+    pub(super) fn unreadable(&self, action: &'static str, error: sqlx::Error) -> TransportError {
+        self.error(action, self.link.error(error))
+    }
+
+    /// The message as the columns hold it.
+    fn content(&self, action: &'static str, message: &Encoded) -> Result<Content, TransportError> {
+        Content::of::<D>(message).map_err(|error| store_error(&self.name, action, error))
+    }
+
+    pub(super) fn cutoff(&self, now: Moment) -> Moment {
+        now.before(self.options.redeliver_timeout)
+    }
+
+    /// Changes the rows of these messages.
+    async fn change(
+        &self,
+        action: &'static str,
+        ids: &[MessageId],
+        request: impl FnOnce(&[i64]) -> Request<D>,
+    ) -> Result<(), TransportError> {
+        let numbers: Vec<i64> = ids.iter().filter_map(number).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        self.run(action, request(&numbers)).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Transport for Table<D> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let action = "sending";
+        let content = self.content(action, message)?;
+        let now = Moment::now();
+        let send = || self.link.perform(self.dialect.send(content.clone(), now, now.after(delay)));
+        let rows = match send().await {
+            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => {
+                self.set_up().await?;
+                send().await
+            }
+            result => result,
+        };
+        let rows = rows.map_err(|error| self.error(action, error))?;
+        let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
+        Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
+    }
+
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        if up_to == 0 {
+            return Ok(vec![]);
+        }
+        let now = Moment::now();
+        let request = self.dialect.receive(limit(up_to), now, self.cutoff(now));
+        let rows = self.run(action, request).await?.unwrap_or_default();
+        let messages = rows.into_iter().map(content::Stored::read).collect::<Result<Vec<_>, _>>();
+        let mut messages = messages.map_err(|error| self.unreadable(action, error))?;
+        messages.sort_by(|a, b| a.order().cmp(&b.order()));
+        Ok(messages.into_iter().map(content::Stored::received).collect())
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("acknowledging", ids, |ids| self.dialect.finish(ids)).await
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("rejecting", ids, |ids| self.dialect.finish(ids)).await
+    }
+
+    fn counting(&self) -> Option<&dyn Counting> {
+        Some(self)
+    }
+
+    fn setting_up(&self) -> Option<&dyn SettingUp> {
+        Some(self)
+    }
+
+    fn listing(&self) -> Option<&dyn Listing> {
+        Some(self)
+    }
+
+    fn releasing(&self) -> Option<&dyn Releasing> {
+        Some(self)
+    }
+
+    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn waking(&self) -> Option<&dyn Waking> {
+        D::waking(self)
+    }
+
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Counting for Table<D> {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        self.count(cap, false).await.map(|counts| counts.pending)
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        self.count(cap, true).await
+    }
+}
+
+impl<D: Dialect> Table<D> {
+    async fn count(&self, cap: u64, all: bool) -> Result<Counts, TransportError> {
+        let action = "counting";
+        let now = Moment::now();
+        let request = self.dialect.count(i64::try_from(cap).unwrap_or(i64::MAX), all, now, self.cutoff(now));
+        let Some(row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else {
+            return Ok(Counts::default());
+        };
+        let number = |field| row.number(field).map(|number| u64::try_from(number).unwrap_or(0));
+        let read =
+            || Ok(Counts { pending: cap.min(number(0)? + number(1)?), delayed: number(2)?, in_flight: number(3)? });
+        read().map_err(|error| self.unreadable(action, error))
+    }
+
+    async fn look(&self, request: Request<D>) -> Result<Vec<Listed>, TransportError> {
+        let action = "listing";
+        let rows = self.run(action, request).await?.unwrap_or_default();
+        let listed = rows.into_iter().map(|row| {
+            let in_flight = row.number(4)? != 0;
+            content::Stored::read(row).map(|stored| stored.listed(in_flight))
+        });
+        listed.collect::<Result<_, _>>().map_err(|error| self.unreadable(action, error))
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> SettingUp for Table<D> {
+    async fn setup(&self) -> Result<(), TransportError> {
+        self.set_up().await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Listing for Table<D> {
+    async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
+        // Ids start at 1. Nothing comes after what was never an id.
+        let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
+        self.look(self.dialect.list(after, limit(up_to), self.cutoff(Moment::now()))).await
+    }
+
+    async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
+        let Some(id) = number(id) else { return Ok(None) };
+        Ok(self.look(self.dialect.find(id, self.cutoff(Moment::now()))).await?.pop())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Releasing for Table<D> {
+    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("releasing", ids, |ids| self.dialect.release(ids)).await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> KeepingAlive for Table<D> {
+    fn redeliver_timeout(&self) -> Duration {
+        self.options.redeliver_timeout
+    }
+
+    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("keeping alive", ids, |ids| self.dialect.keep_alive(ids, Moment::now())).await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Moving for Table<D> {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let action = "retrying";
+        let Some(id) = number(id) else { return Ok(()) };
+        let content = self.content(action, message)?;
+        self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await.map(drop)
+    }
+
+    /// Within one table the message keeps its id.
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        let action = "moving";
+        if destination.store != self.place().store {
+            return Ok(None);
+        }
+        let Some(number) = number(id) else { return Ok(Some(id.clone())) };
+        let content = self.content(action, message)?;
+        let (now, Place { table, queue, .. }) = (Moment::now(), destination);
+        if *table == self.options.table {
+            self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
+            return Ok(Some(id.clone()));
+        }
+        match self.link.perform(self.dialect.move_to(number, content, now, table, queue)).await {
+            Ok(rows) if rows.is_empty() => Ok(Some(id.clone())),
+            Ok(rows) => first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error)),
+            // Sending to it creates it, where that is allowed.
+            Err(error) if error.fault() == Fault::Missing => Ok(None),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            store: self.link.place().to_owned(),
+            table: self.options.table.clone(),
+            queue: self.options.queue.clone(),
+        }
+    }
+}
+
+fn number(id: &MessageId) -> Option<i64> {
+    id.0.parse().ok()
+}
+
+fn limit(up_to: usize) -> i64 {
+    i64::try_from(up_to).unwrap_or(i64::MAX)
+}
+
+fn first_id(rows: &[Row]) -> Result<MessageId, sqlx::Error> {
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(MessageId(row.number(0)?.to_string()))
+}
