@@ -7,6 +7,7 @@
  *   DATABASE_URL                 the Doctrine connection "default": sqlite:////…, postgresql://…, mysql://…
  *   HANDLED                      a file that gets one line per handled message
  *   MAX_RETRIES, RETRY_DELAY     of "async" (default 3 and 1000 ms)
+ *   SLOW                         how many milliseconds handling takes (default 0)
  *
  * Commands: dispatch BODY-AS-JSON [--delay=MS] [--times=N], count, and Symfony's own messenger:consume,
  * messenger:failed:retry, messenger:failed:show, messenger:setup-transports.
@@ -127,6 +128,7 @@ namespace {
         if ($note->fail) {
             throw new RuntimeException('PHP was told to fail');
         }
+        usleep(1000 * (int) getenv('SLOW'));
         if ($file = getenv('HANDLED')) {
             file_put_contents($file, json_encode(['by' => 'php', 'n' => $note->n, 'text' => $note->text])."\n", FILE_APPEND | LOCK_EX);
         }

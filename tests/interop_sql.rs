@@ -1,0 +1,230 @@
+//! One queue on PostgreSQL, and one on MySQL or MariaDB, for minutely and the real Symfony Messenger.
+
+#[path = "support/databases.rs"]
+mod databases;
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use databases::{Database, Server};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::php::{Php, is_here};
+use support::{Project, Run, wait_until};
+
+const CONFIG: &str = r#"
+failure_transport: failed
+transports:
+  async: {dsn: "doctrine://default?queue_name=async", retry_strategy: {max_retries: 1, delay: 10}}
+  failed: "doctrine://default?queue_name=failed"
+routing: {'*': async}
+handlers:
+  'App\Message\Note':
+    exec: [sh, -c, 'body=$(cat); case "$body" in *"\"fail\":true"*|*"not here"*) exit 1;; esac;
+                    printf "{\"by\":\"us\",%s\n" "${body#?}" >> handled; printf "%s" "$MINUTELY_HEADERS" > headers']
+workers:
+  - name: php
+    transports: [async]
+    command: [php, '%env(CONSOLE)%', 'messenger:consume', '{transports}', '{options}']
+    options: [--time-limit=600, --sleep=1]
+    autoscale: {desired_size: 2, max: 3}
+"#;
+
+/// A project and a Symfony application on one database of their own.
+struct Both {
+    project: Project,
+    php: Php,
+    // Last, as it is dropped when nobody uses it any more.
+    _database: Database,
+}
+
+impl Both {
+    fn on(server: Server) -> Option<Self> {
+        if !is_here() {
+            return None;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let database = runtime.block_on(Database::create(server))?;
+        let project = Project::new(CONFIG);
+        let console = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/console.php");
+        // As Symfony's recipes write it.
+        let parameters = if server == Server::Mysql { "?charset=utf8mb4" } else { "?charset=utf8" };
+        let url = database.url().replace("postgres://", "postgresql://") + parameters;
+        project.write(".env", format!("CONSOLE={console}\nDATABASE_URL={url}\n"));
+        let php = Php {
+            transport_dsn: "doctrine://default?queue_name=async".to_owned(),
+            failure_dsn: "doctrine://default?queue_name=failed".to_owned(),
+            database_url: url,
+        };
+        Some(Self { project, php, _database: database })
+    }
+
+    fn handled(&self) -> Vec<Value> {
+        self.project.lines("handled").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn dispatch_here(&self, n: i64, text: &str) {
+        let body = serde_json::json!({ "n": n, "text": text, "fail": false }).to_string();
+        self.project.run(&["dispatch", r"App\Message\Note", &body]).succeeds();
+    }
+
+    /// What both sides count on the queue.
+    fn counts(&self) -> (u64, u64) {
+        (self.project.pending("async"), self.php.count(&self.project))
+    }
+}
+
+fn told(run: &Run) -> String {
+    format!("{}{}", run.stdout, run.stderr)
+}
+
+/// Makes the tests of both servers.
+macro_rules! on_both_servers {
+    ($($test:ident)*) => {
+        mod postgres {
+            $(#[test] fn $test() { if let Some(both) = super::Both::on(super::Server::Postgres) { super::$test(&both); } })*
+        }
+        mod mysql {
+            $(#[test] fn $test() { if let Some(both) = super::Both::on(super::Server::Mysql) { super::$test(&both); } })*
+        }
+    };
+}
+
+on_both_servers! {
+    dispatched_by_symfony_handled_here
+    dispatched_here_handled_by_symfony
+    either_side_sets_the_table_up
+    a_delay_is_kept_to_on_either_side
+    failed_at_symfonys_retried_here
+    failed_here_shown_and_retried_by_symfony
+    both_consume_one_queue_and_nothing_is_lost_or_doubled
+    what_symfonys_worker_has_in_flight_is_left_to_it
+    symfonys_worker_is_supervised_counted_and_scaled
+}
+
+fn dispatched_by_symfony_handled_here(both: &Both) {
+    both.php.run(&both.project, &["dispatch", r#"{"n":7,"text":"é \"x\" / 日本 😀"}"#]);
+    assert_eq!(both.counts(), (1, 1));
+    both.project.run(&["consume", "async", "--limit=1"]).succeeds();
+    let note = &both.handled()[0];
+    assert_eq!((&note["by"], &note["n"], &note["text"]), (&"us".into(), &7.into(), &"é \"x\" / 日本 😀".into()));
+    let headers: BTreeMap<String, String> = serde_json::from_str(&both.project.lines("headers").join("")).unwrap();
+    assert_eq!(headers[r"X-Message-Stamp-App\Stamp\Tenant"], r#"[{"name":"tenant 0"}]"#);
+    assert_eq!(both.counts(), (0, 0));
+}
+
+fn dispatched_here_handled_by_symfony(both: &Both) {
+    both.dispatch_here(7, "é / 日本 😀");
+    assert_eq!(both.counts(), (1, 1));
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1"]);
+    let note = &both.handled()[0];
+    assert_eq!((&note["by"], &note["text"]), (&"php".into(), &"é / 日本 😀".into()));
+    assert_eq!(both.counts(), (0, 0));
+}
+
+fn either_side_sets_the_table_up(both: &Both) {
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    both.project.run(&["setup"]).succeeds();
+    both.dispatch_here(1, "");
+    // Symfony brings its own indexes to a table of ours, and nothing is lost by that.
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    assert_eq!(both.counts(), (1, 1));
+    both.project.run(&["consume", "async", "--limit=1"]).succeeds();
+    assert_eq!(both.handled().len(), 1);
+}
+
+fn a_delay_is_kept_to_on_either_side(both: &Both) {
+    both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=3600000"]);
+    both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1h"]).succeeds();
+    assert_eq!(both.counts(), (0, 0));
+    let status = both.project.json(&["status"]);
+    assert_eq!(status["transports"][0]["delayed"], 2, "{status}");
+    // One that becomes due while a worker waits.
+    let _ours = both.project.start("ours", &["consume", "async", "--sleep=100ms"]);
+    let begun = Instant::now();
+    both.php.run(&both.project, &["dispatch", r#"{"n":3}"#, "--delay=2000"]);
+    wait_until("the delayed message is handled", || both.handled().len() == 1);
+    assert!(begun.elapsed() > Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(20));
+}
+
+fn failed_at_symfonys_retried_here(both: &Both) {
+    both.php.run(&both.project, &["dispatch", r#"{"n":1,"fail":true}"#]);
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=2", "--time-limit=20"]);
+    assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
+    // It fails here too, and is kept with everything that Symfony had written on it. Symfony's retry and its move to the
+    // failure transport are new rows, ours are not.
+    both.project.run(&["consume", "failed", "--limit=1"]).succeeds();
+    let shown = told(&both.php.run(&both.project, &["messenger:failed:show", "3", "-vv"]));
+    assert!(shown.contains("exit code 1"), "{shown}");
+}
+
+fn failed_here_shown_and_retried_by_symfony(both: &Both) {
+    both.dispatch_here(1, "not here");
+    both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
+    assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
+    let shown = told(&both.php.run(&both.project, &["messenger:failed:show", "1"]));
+    assert!(shown.contains(r"App\Message\Note") && shown.contains("exit code 1"), "{shown}");
+    both.php.run(&both.project, &["messenger:failed:retry", "1", "--force"]);
+    assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));
+}
+
+fn both_consume_one_queue_and_nothing_is_lost_or_doubled(both: &Both) {
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    both.php.run(&both.project, &["dispatch", r#"{"n":0}"#, "--times=100"]);
+    let consume = ["messenger:consume", "async", "--sleep=1"];
+    let mut theirs = ["theirs1", "theirs2"].map(|name| (name, both.php.start(&both.project, name, &consume)));
+    let ours = ["ours1", "ours2"].map(|name| both.project.start(name, &["consume", "async", "--sleep=100ms"]));
+    for n in 100..140 {
+        both.dispatch_here(n, "");
+    }
+    wait_until("all are handled", || {
+        // Symfony 5.4 locks without SKIP LOCKED, so that its workers can end in a deadlock with each other; a process
+        // manager starts them again.
+        for (name, process) in &mut theirs {
+            if process.is_over() {
+                *process = both.php.start(&both.project, name, &consume);
+            }
+        }
+        both.project.lines("handled").len() >= 140
+    });
+    wait_until("the queue is empty", || both.counts() == (0, 0));
+    drop((ours, theirs));
+    let mut numbers: Vec<i64> = both.handled().iter().map(|note| note["n"].as_i64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..140).collect::<Vec<_>>());
+    let by = |who| both.handled().iter().filter(|note| note["by"] == who).count();
+    assert!(by("us") > 0 && by("php") > 0, "{} {}", by("us"), by("php"));
+}
+
+fn what_symfonys_worker_has_in_flight_is_left_to_it(both: &Both) {
+    both.php.run(&both.project, &["dispatch", r#"{"n":1,"text":"slow"}"#]);
+    let mut theirs = both.php.command(&both.project, &["messenger:consume", "async", "--limit=1"]);
+    theirs.env("SLOW", "2000");
+    let mut theirs = support::Running::start(&both.project, "theirs", theirs);
+    wait_until("it is in flight", || both.project.json(&["status"])["transports"][0]["in_flight"] == 1);
+    both.project.run(&["consume", "async", "--time-limit=1"]).succeeds();
+    assert_eq!(theirs.ends(), Some(0));
+    let handled = both.handled();
+    assert_eq!((handled.len(), &handled[0]["by"]), (1, &"php".into()));
+}
+
+fn symfonys_worker_is_supervised_counted_and_scaled(both: &Both) {
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    for n in 0..6 {
+        both.dispatch_here(n, "");
+    }
+    assert_eq!(both.project.json(&["cron", "--dry-run"])["workers"][0]["desired"], 3);
+    let mut command = both.project.command(&["supervise"]);
+    command
+        .env("TRANSPORT_DSN", &both.php.transport_dsn)
+        .env("FAILURE_DSN", &both.php.failure_dsn)
+        .env("DATABASE_URL", &both.php.database_url)
+        .env("HANDLED", "handled");
+    let mut supervisor = support::Running::start(&both.project, "supervise", command);
+    wait_until("workers run", || !both.project.workers().is_empty());
+    wait_until("all are handled", || both.project.pending("async") == 0 && both.handled().len() == 6);
+    assert!(both.handled().iter().all(|note| note["by"] == "php"));
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+}
