@@ -79,6 +79,7 @@ impl Supervisor {
     pub(super) async fn observe(&self, limit: Duration) -> Observed<'_> {
         let counts = join_all(self.definitions.iter().map(|definition| self.count(definition, limit)));
         let (counts, slots) = tokio::join!(counts, self.live_slots());
+        self.rest();
         let mut observed = Observed { observations: Vec::new(), failures: Vec::new() };
         for ((definition, pending), slots) in self.definitions.iter().zip(counts).zip(slots) {
             if let Err(why) = &pending {
@@ -148,6 +149,14 @@ impl Supervisor {
         let target = |name: &String| Some(self.transports.target(name).ok()?.name().to_owned());
         let targets = definition.transports.iter().filter_map(target);
         definition.transports.iter().cloned().chain(targets).collect()
+    }
+
+    /// Lets go of connections until the next tick: where few are allowed they are for those who work.
+    fn rest(&self) {
+        let names = self.definitions.iter().flat_map(|definition| &definition.transports);
+        for transport in names.filter_map(|name| self.transports.target(name).ok()) {
+            transport.rest();
+        }
     }
 
     /// Messages pending in all of a definition's transports together.

@@ -154,6 +154,10 @@ pub trait Transport: Send + std::marker::Sync {
         None
     }
 
+    /// Nothing is going to be asked of it for some seconds: it may close what it holds open, and opens that again when it
+    /// is asked something.
+    fn rest(&self) {}
+
     /// How many messages wait.
     fn counting(&self) -> Option<&dyn Counting> {
         None

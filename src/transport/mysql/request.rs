@@ -50,12 +50,12 @@ impl Take {
         statement.bind(self.queue.as_str()).bind(self.cutoff.as_str()).bind(self.now.as_str())
     }
 
-    pub(super) fn take_new(&self, skip_locked: bool) -> Statement {
+    pub(super) fn never_received(&self, skip_locked: bool) -> Statement {
         let sql = self.queries.take_new.on(skip_locked);
         Statement::of(sql).bind(self.queue.as_str()).bind(self.now.as_str()).bind(self.up_to)
     }
 
-    pub(super) fn late(&self, skip_locked: bool) -> Statement {
+    pub(super) fn in_flight_too_long(&self, skip_locked: bool) -> Statement {
         let sql = self.queries.take_late.on(skip_locked);
         let statement = Statement::of(sql).bind(self.queue.as_str()).bind(self.cutoff.as_str());
         statement.bind(self.now.as_str()).bind(self.up_to)

@@ -215,10 +215,10 @@ impl MysqlSession {
         let mut transaction = self.connection.begin().await?;
         let mut found = Vec::new();
         if late {
-            found = rows(&mut transaction, &take.late(self.skip_locked)).await?;
+            found = rows(&mut transaction, &take.in_flight_too_long(self.skip_locked)).await?;
         }
         if new && found.len() < take.up_to() {
-            found.extend(rows(&mut transaction, &take.take_new(self.skip_locked)).await?);
+            found.extend(rows(&mut transaction, &take.never_received(self.skip_locked)).await?);
             found.truncate(take.up_to());
         }
         let ids = found.iter().map(|row| row.number(0)).collect::<Result<Vec<_>, _>>()?;

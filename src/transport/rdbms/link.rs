@@ -7,7 +7,7 @@
 //! broke fails, as nobody knows whether the server has done it. A request that met a lock of somebody else is repeated
 //! with random pauses until a patience runs out; that is safe because it has changed nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +26,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(1);
 /// How long that answer may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long saying goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long locks of others are waited for in all.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two tries there is a random pause of up to this.
@@ -35,7 +37,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Link<S: Session> {
     settings: Arc<S::Settings>,
     place: Arc<str>,
-    jobs: Mutex<Option<mpsc::UnboundedSender<Job<S>>>>,
+    jobs: Mutex<Option<mpsc::UnboundedSender<Asked<S>>>>,
+}
+
+/// What the task is asked.
+enum Asked<S: Session> {
+    /// To do something.
+    Job(Job<S>),
+    /// To close the connection until there is something to do again.
+    Rest,
 }
 
 struct Job<S: Session> {
@@ -55,6 +65,8 @@ impl<S: Session> Link<S> {
         &self.place
     }
 
+    /// How it connects.
+    #[cfg(feature = "postgres")]
     pub(crate) fn settings(&self) -> &S::Settings {
         &self.settings
     }
@@ -71,21 +83,33 @@ impl<S: Session> Link<S> {
         ServerError::new::<S>(&self.place, error)
     }
 
-    fn submit(&self, mut job: Job<S>) {
-        // A panic while the lock is held leaves at worst a task too many.
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Closes the connection when what was asked before is done.
+    pub(crate) fn rest(&self) {
+        if let Some(jobs) = self.jobs().as_ref() {
+            let _ = jobs.send(Asked::Rest);
+        }
+    }
+
+    fn submit(&self, job: Job<S>) {
+        let mut jobs = self.jobs();
+        let mut asked = Asked::Job(job);
         if let Some(open) = jobs.as_ref() {
-            match open.send(job) {
+            match open.send(asked) {
                 Ok(()) => return,
                 // The runtime that the task was in is gone, and the task with it.
-                Err(mpsc::error::SendError(unsent)) => job = unsent,
+                Err(mpsc::error::SendError(unsent)) => asked = unsent,
             }
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        let _ = sender.send(job);
+        let _ = sender.send(asked);
         *jobs = Some(sender);
         let (settings, place) = (Arc::clone(&self.settings), Arc::clone(&self.place));
         tokio::spawn(Task { settings, place, session: None, used: Instant::now(), refused: None }.run(receiver));
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Asked<S>>>> {
+        // A panic while the lock is held leaves at worst a task too many.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,28 +125,32 @@ struct Task<S: Session> {
 }
 
 impl<S: Session> Task<S> {
-    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job<S>>) {
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Asked<S>>) {
         loop {
-            let job = tokio::select! {
-                job = jobs.recv() => job,
+            let asked = tokio::select! {
+                asked = jobs.recv() => asked,
                 () = ended(self.session.as_mut()) => {
                     self.session = None;
                     continue;
                 }
             };
-            match job {
+            match asked {
                 // Whoever asked has gone away before it was begun.
-                Some(job) if job.answer.is_closed() => {}
-                Some(job) => {
+                Some(Asked::Job(job)) if job.answer.is_closed() => {}
+                Some(Asked::Job(job)) => {
                     let answer = self.answer(&job).await;
                     let _ = job.answer.send(answer);
                 }
+                Some(Asked::Rest) => self.close().await,
                 // The last transport on this server is gone.
-                None => break,
+                None => return self.close().await,
             }
         }
-        if let Some(session) = self.session {
-            session.close().await;
+    }
+
+    async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = timeout(CLOSE_TIMEOUT, session.close()).await;
         }
     }
 

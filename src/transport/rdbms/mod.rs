@@ -75,7 +75,8 @@ impl<D: Dialect> Table<D> {
                 }
             }
         };
-        set_up.await.map_err(|error| self.error("creating the table", error))
+        // Where the table cannot be created, its being missing is not what is to be said.
+        set_up.await.map_err(|error: ServerError| store_error(&self.name, "creating the table", error))
     }
 
     fn error(&self, action: &'static str, error: ServerError) -> TransportError {
@@ -157,6 +158,10 @@ impl<D: Dialect> Transport for Table<D> {
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.change("rejecting", ids, |ids| self.dialect.finish(ids)).await
+    }
+
+    fn rest(&self) {
+        self.link.rest();
     }
 
     fn counting(&self) -> Option<&dyn Counting> {

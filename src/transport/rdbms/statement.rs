@@ -15,6 +15,7 @@ pub(crate) enum Value {
     Null,
     Number(i64),
     /// An array, as PostgreSQL has them.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL has no arrays"))]
     Numbers(Vec<i64>),
     Text(String),
     /// Text as it comes, which need not be UTF-8.

@@ -1,0 +1,132 @@
+//! Workers as processes on database servers: what they cost while idle, and how they outlast their server.
+
+#[path = "support/databases.rs"]
+mod databases;
+#[path = "support/private_servers.rs"]
+mod private_servers;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use databases::{Database, Server};
+use private_servers::PrivateServer;
+use sqlx::{Connection, Executor, MySqlConnection, PgConnection, Row};
+use support::{Project, wait_until};
+
+/// Two queues on one server.
+const CONFIG: &str = r#"
+transports:
+  high: "doctrine://default?queue_name=high"
+  low: "doctrine://default?queue_name=low"
+routing: {'*': low}
+handlers:
+  Note: {exec: [sh, -c, 'cat >> handled; echo >> handled']}
+workers:
+  - {transports: [low], autoscale: {desired_size: 10, min: 0, max: 1}}
+"#;
+
+/// The lines that change when a connection to this database does something, but for this connection.
+const POSTGRES_CONNECTIONS: &str = "SELECT pid::text || ' ' || state || ' ' || coalesce(query_start::text, '') \
+     FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY 1";
+const MYSQL_CONNECTIONS: &str = "SELECT CAST(id AS CHAR) FROM information_schema.processlist \
+     WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+
+fn project(url: &str) -> Project {
+    let project = Project::new(CONFIG);
+    project.write(".env", format!("DATABASE_URL={url}\n"));
+    project
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn postgres_connections(database: &Database) -> Vec<String> {
+    block_on(async {
+        let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+        let rows = connection.fetch_all(POSTGRES_CONNECTIONS).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    })
+}
+
+fn mysql_connections(database: &Database) -> Vec<String> {
+    block_on(async {
+        let mut connection = MySqlConnection::connect(&database.url()).await.unwrap();
+        let rows = connection.fetch_all(MYSQL_CONNECTIONS).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    })
+}
+
+fn dispatch(project: &Project, body: &str) {
+    let report = project.json(&["dispatch", "Note", body]);
+    assert_eq!(report["outcome"], "queued", "{report}");
+}
+
+#[test]
+fn an_idle_worker_on_postgres_asks_nothing_and_has_one_connection() {
+    let Some(database) = block_on(Database::create(Server::Postgres)) else { return };
+    let project = project(&database.url());
+    let _worker = project.start("worker", &["consume", "high", "low", "--sleep=100ms"]);
+    let mut before = vec![];
+    let mut since = Instant::now();
+    wait_until("the worker is quiet", || {
+        let now = postgres_connections(&database);
+        if now != before || now.is_empty() {
+            (before, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(3)
+    });
+    assert_eq!(before.len(), 1, "{before:?}");
+    let begun = Instant::now();
+    dispatch(&project, "1");
+    wait_until("the message is handled", || project.lines("handled") == ["1"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "not by looking for it once a minute");
+}
+
+#[test]
+fn an_idle_worker_on_mysql_has_one_connection() {
+    let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
+    let project = project(&database.url());
+    let _worker = project.start("worker", &["consume", "high", "low", "--sleep=100ms"]);
+    dispatch(&project, "1");
+    wait_until("the message is handled", || project.lines("handled") == ["1"]);
+    wait_until("one connection is left", || mysql_connections(&database).len() == 1);
+}
+
+fn a_worker_outlasts_its_server(server: Server) {
+    let Some(mut server) = PrivateServer::start(server) else { return };
+    let project = project(&server.admin_url());
+    let mut worker = project.start("worker", &["consume", "high", "low", "--sleep=100ms"]);
+    dispatch(&project, "1");
+    wait_until("the first message is handled", || project.lines("handled") == ["1"]);
+    server.kill();
+    wait_until("the worker notices", || project.log().contains("trying again"));
+    server.start_again();
+    dispatch(&project, "2");
+    wait_until("the second message is handled", || project.lines("handled") == ["1", "2"]);
+    assert!(!worker.is_over());
+}
+
+#[test]
+fn a_worker_outlasts_its_postgres_server() {
+    a_worker_outlasts_its_server(Server::Postgres);
+}
+
+#[test]
+fn a_worker_outlasts_its_mysql_server() {
+    a_worker_outlasts_its_server(Server::Mysql);
+}
+
+#[test]
+fn a_supervisor_has_no_connection_between_its_ticks() {
+    for server in [Server::Postgres, Server::Mysql] {
+        let Some(database) = block_on(Database::create(server)) else { return };
+        let project = project(&database.url());
+        let _supervisor = project.start("supervisor", &["supervise"]);
+        wait_until("the supervisor runs", || project.is_running("low"));
+        wait_until("it holds no connection", || match server {
+            Server::Postgres => postgres_connections(&database).is_empty(),
+            Server::Mysql => mysql_connections(&database).is_empty(),
+        });
+    }
+}
