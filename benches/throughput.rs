@@ -10,10 +10,14 @@
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
 //! is that of the worker process; both sides share the machine with the store.
 
+#[path = "../tests/support/databases.rs"]
+mod databases;
+
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use databases::{Database, Server};
 use minutely::App;
 use minutely::handler::HandlerError;
 use minutely::message::Message;
@@ -70,9 +74,13 @@ fn main() -> ExitCode {
         "{:<12} {:>12} {:>12} {:>12} {:>12} {:>8} {:>10} {:>10}",
         "store", "dispatch/s", "consume/s", "Symfony d/s", "Symfony c/s", "ratio", "CPU s/10k", "Symfony"
     );
-    for store in stores(dir.path()) {
-        if chosen.is_empty() || chosen.iter().any(|name| name == store.name) {
-            measure(&store, dir.path(), messages);
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
+    for store in stores(dir.path()).into_iter().filter(|store| is_chosen(store.name)) {
+        measure(&store, dir.path(), messages);
+    }
+    for (name, server) in [("postgres", Server::Postgres), ("mysql", Server::Mysql)] {
+        if is_chosen(name) {
+            measure_on(server, name, dir.path(), messages);
         }
     }
     ExitCode::SUCCESS
@@ -87,6 +95,19 @@ fn stores(dir: &Path) -> Vec<Store> {
         theirs: format!("doctrine://default?queue_name={queue}_php"),
         database_url: format!("sqlite:///{sqlite}"),
     }]
+}
+
+/// Measures in a database of its own.
+fn measure_on(server: Server, name: &'static str, dir: &Path, messages: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let Some(database) = runtime.block_on(Database::create(server)) else { return };
+    let store = Store {
+        name,
+        ours: format!("{}?queue_name=ours", database.url()),
+        theirs: "doctrine://default?queue_name=theirs".to_owned(),
+        database_url: database.url().replace("postgres://", "postgresql://"),
+    };
+    measure(&store, dir, messages);
 }
 
 fn measure(store: &Store, dir: &Path, messages: u32) {
