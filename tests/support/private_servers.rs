@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::databases::{Server, skip};
 
 /// A server on a free port, with its data in a folder that goes with it. Killed when it goes.
@@ -52,18 +55,13 @@ impl PrivateServer {
         self.port
     }
 
-    /// Kills the server, as a crash would.
+    /// Ends the server at once, with nothing put in order.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-            // PostgreSQL's processes notice by themselves that the first is gone, and hold the port until then.
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while TcpListener::bind(("127.0.0.1", self.port)).is_err() {
-                assert!(Instant::now() < deadline, "the server is still there");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
+        let Some(mut process) = self.process.take() else { return };
+        // PostgreSQL is several processes, which outlive the first when that is killed; this is its way to end all.
+        let signal = if self.server == Server::Postgres { Signal::SIGQUIT } else { Signal::SIGKILL };
+        let _ = kill(Pid::from_raw(i32::try_from(process.id()).unwrap()), signal);
+        process.wait().unwrap();
     }
 
     /// Starts it after [`PrivateServer::kill`], and waits until it answers.
@@ -148,10 +146,7 @@ impl PrivateServer {
 
 impl Drop for PrivateServer {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.kill();
     }
 }
 

@@ -1,5 +1,6 @@
 //! A connection to a MySQL or MariaDB server.
 
+use std::io;
 use std::path::Path;
 
 use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult, MySqlRow, MySqlSslMode};
@@ -18,6 +19,9 @@ const LOCK_TIMEOUT: u32 = 5;
 /// Where the Unix socket is that PHP means by `localhost`.
 const SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
+
+/// What to do when the connection cannot be encrypted as wanted.
+const ENCRYPTION: &str = "; the DSN's ssl-mode and ssl-ca say how to encrypt";
 
 /// What a connection's URL may say.
 pub(super) const PARAMETERS: Names = Names {
@@ -173,8 +177,10 @@ impl Session for MysqlSession {
 
     fn advice(error: &sqlx::Error) -> &'static str {
         match error {
+            sqlx::Error::Tls(_) => ENCRYPTION,
+            // What is wrong with a certificate comes as bad data.
+            sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => ENCRYPTION,
             sqlx::Error::Io(_) => "; check that the server runs, and host and port in the DSN",
-            sqlx::Error::Tls(_) => "; the DSN's ssl-mode and ssl-ca say how to encrypt",
             _ => code(error).map_or("", |(number, _)| advice(number)),
         }
     }

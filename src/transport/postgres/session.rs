@@ -1,5 +1,6 @@
 //! A connection to a PostgreSQL server, which also listens when somebody wants to be woken.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use super::bells::Bells;
 const OLDEST_VERSION: u32 = 90_600;
 /// How long opening the connection that listens may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What to do when the connection cannot be encrypted as wanted.
+const ENCRYPTION: &str = "; the DSN's sslmode and sslrootcert say how to encrypt";
 
 /// What a connection's URL may say.
 pub(super) const PARAMETERS: Names = Names {
@@ -154,8 +158,10 @@ impl Session for PostgresSession {
 
     fn advice(error: &sqlx::Error) -> &'static str {
         match error {
+            sqlx::Error::Tls(_) => ENCRYPTION,
+            // What is wrong with a certificate comes as bad data.
+            sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => ENCRYPTION,
             sqlx::Error::Io(_) => "; check that the server runs, and host and port in the DSN",
-            sqlx::Error::Tls(_) => "; the DSN's sslmode and sslrootcert say how to encrypt",
             _ => code(error).as_deref().map_or("", advice),
         }
     }

@@ -76,7 +76,7 @@ impl<D: Dialect> Table<D> {
             }
         };
         // Where the table cannot be created, its being missing is not what is to be said.
-        set_up.await.map_err(|error: ServerError| store_error(&self.name, "creating the table", error))
+        set_up.await.map_err(|error: ServerError| store_error(&self.name, "setting up", error))
     }
 
     fn error(&self, action: &'static str, error: ServerError) -> TransportError {
