@@ -1,6 +1,6 @@
 //! Facts as small files: one folder per group, one file per fact, replaced by renaming.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -56,30 +56,28 @@ impl FileStore {
     fn group_dir(&self, group: &str) -> PathBuf {
         self.dir.join(utf8_percent_encode(group, NAME).to_string())
     }
+
+    /// A fact's folder, and its name there.
+    fn place(&self, group: &str, key: &str) -> (PathBuf, String) {
+        (self.group_dir(group), utf8_percent_encode(key, NAME).to_string())
+    }
 }
 
 #[async_trait]
 impl Store for FileStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
-        let now = SystemTime::now();
-        let stored = Stored { value: value.to_owned(), written_at: millis(now), expires_at: millis(now + ttl) };
-        let dir = self.group_dir(group);
-        let name = utf8_percent_encode(key, NAME).to_string();
+        let (dir, name) = self.place(group, key);
+        let value = value.to_owned();
         self.blocking("written", move || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-            sweep(&dir, now);
-            replace(&dir, &name, &stored)
+            create_dir(&dir)?;
+            write(&dir, &name, value, ttl)
         })
         .await
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
-        let path = self.group_dir(group).join(utf8_percent_encode(key, NAME).to_string());
-        self.blocking("written", move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        })
-        .await
+        let (dir, name) = self.place(group, key);
+        self.blocking("written", move || remove(&dir.join(name))).await
     }
 
     async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
@@ -90,6 +88,66 @@ impl Store for FileStore {
             Ok(facts)
         })
         .await
+    }
+
+    async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+        let (dir, name) = self.place(group, key);
+        let owner = owner.to_owned();
+        self.blocking("written", move || {
+            create_dir(&dir)?;
+            let _lock = lock(&dir)?;
+            if holder(&dir.join(&name))?.is_some_and(|holder| holder != owner) {
+                return Ok(false);
+            }
+            write(&dir, &name, owner, ttl)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
+        let (dir, name) = self.place(group, key);
+        let owner = owner.to_owned();
+        self.blocking("written", move || {
+            if !dir.exists() {
+                return Ok(());
+            }
+            let _lock = lock(&dir)?;
+            let path = dir.join(&name);
+            if holder(&path)?.is_some_and(|holder| holder == owner) { remove(&path) } else { Ok(()) }
+        })
+        .await
+    }
+}
+
+/// The owner of a claim that has not expired.
+fn holder(path: &Path) -> io::Result<Option<String>> {
+    Ok(read(path)?.filter(|fact| is_true(fact, SystemTime::now())).map(|fact| fact.value))
+}
+
+/// Held by whoever looks at a claim and changes it. Beside the group's folder, in which every file is a fact, and for an
+/// instant only; the kernel lets go of it when its holder dies.
+fn lock(dir: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(dir.with_added_extension("lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn create_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// States a fact from now on, and removes old ones.
+fn write(dir: &Path, name: &str, value: String, ttl: Duration) -> io::Result<()> {
+    let now = SystemTime::now();
+    sweep(dir, now);
+    replace(dir, name, &Stored { value, written_at: millis(now), expires_at: millis(now + ttl) })
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -165,6 +223,8 @@ fn millis(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -212,6 +272,27 @@ mod tests {
         let future = Stored { value: String::new(), written_at: tomorrow, expires_at: tomorrow + 60_000 };
         replace(&store.group_dir("g"), "b", &future).unwrap();
         assert_eq!(keys(&store, "g").await, ["a"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_who_claim_a_place_one_gets_it() {
+        let (_dir, store) = store();
+        let claims = (0..16).map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { store.claim("places", "0", &format!("host {n}"), MINUTE).await.unwrap() })
+        });
+        let got: Vec<bool> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(got.iter().filter(|got| **got).count(), 1);
+        let winner = format!("host {}", got.iter().position(|got| *got).unwrap());
+        assert_eq!(store.list("places").await.unwrap()[0].value, winner);
+
+        assert!(store.claim("places", "0", &winner, MINUTE).await.unwrap());
+        store.unclaim("places", "0", "somebody else").await.unwrap();
+        assert!(!store.claim("places", "0", "somebody else", MINUTE).await.unwrap());
+        store.unclaim("places", "0", &winner).await.unwrap();
+        assert!(store.claim("places", "0", "somebody else", Duration::ZERO).await.unwrap());
+        assert!(store.claim("places", "0", "the next one", MINUTE).await.unwrap());
+        store.unclaim("no such places", "0", "nobody").await.unwrap();
     }
 
     #[tokio::test]

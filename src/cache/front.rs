@@ -40,6 +40,20 @@ impl Cache {
         self.store.list(group).await
     }
 
+    /// See [`Store::claim`].
+    pub async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+        let result = self.store.claim(group, key, owner, ttl).await;
+        self.recent.invalidate(group);
+        result
+    }
+
+    /// See [`Store::unclaim`].
+    pub async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
+        let result = self.store.unclaim(group, key, owner).await;
+        self.recent.invalidate(group);
+        result
+    }
+
     /// The facts of a group as they were at most a quarter of a second ago, less those that have expired since.
     pub async fn list_recent(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
         let facts = match self.recent.get(group) {

@@ -42,6 +42,13 @@ pub trait Store: Send + Sync {
     /// The facts of a group that have not expired, in the order of their keys. What cannot be read is left out, with a
     /// warning.
     async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError>;
+
+    /// Takes the place `key` for `owner`, for `ttl` from now: `true` when it is now, or was already, `owner`'s; `false`
+    /// when it is another's. Of many who ask at once, one gets it. A claim is a fact whose value is its owner.
+    async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError>;
+
+    /// Gives a place back. One that is another's, or nobody's, is left as it is.
+    async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError>;
 }
 
 /// The cache could not be read or written.

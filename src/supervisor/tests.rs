@@ -125,6 +125,14 @@ impl Store for Memory {
         let fact = |(_, key, ttl)| Fact { key, value: value.clone(), written_at, expires_at: written_at + ttl };
         Ok(facts.into_iter().filter(|fact| fact.0 == group).map(fact).collect())
     }
+
+    async fn claim(&self, _: &str, _: &str, _: &str, _: Duration) -> Result<bool, CacheError> {
+        unreachable!("no definition here has places that hosts share")
+    }
+
+    async fn unclaim(&self, _: &str, _: &str, _: &str) -> Result<(), CacheError> {
+        unreachable!("no definition here has places that hosts share")
+    }
 }
 
 /// A folder with a configuration. Whatever lives in its slots is killed at the end.
