@@ -27,6 +27,8 @@ pub struct App {
     pub handlers: Arc<Handlers>,
     /// Finds transports.
     pub routing: Arc<Routing>,
+    /// What processes, and hosts, share.
+    pub cache: Arc<Cache>,
     /// Who consumes what.
     pub heartbeats: Heartbeats,
     /// Asks workers to stop.
@@ -119,8 +121,8 @@ impl AppBuilder {
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));
         let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
-        let stop_signal = StopSignal::new(cache);
-        Ok(App { config, warnings: problems, transports, bus, handlers, routing, heartbeats, stop_signal })
+        let stop_signal = StopSignal::new(Arc::clone(&cache));
+        Ok(App { config, warnings: problems, transports, bus, handlers, routing, cache, heartbeats, stop_signal })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use minutely::config::{Autoscale, KEYS, read};
+use minutely::config::{Autoscale, KEYS, Scope, read};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -24,7 +24,7 @@ fn the_shipped_configuration_has_nothing_wrong_with_it() {
     let (config, problems) = read(&shipped("config.yaml")).unwrap();
     assert_eq!(problems.to_string(), "");
     let scale: Vec<_> = config.workers.iter().map(|worker| (worker.name.as_str(), worker.autoscale)).collect();
-    let autoscale = |desired_size| Autoscale { desired_size, min: 1, max: 10 };
+    let autoscale = |desired_size| Autoscale { desired_size, min: 1, max: 10, scope: Scope::Host };
     assert_eq!(scale, [("prio_high", autoscale(5)), ("prio_normal", autoscale(10)), ("prio_low", autoscale(20))]);
     assert!(config.workers.iter().all(|worker| worker.options[0] == "--time-limit=60"));
     assert_eq!(config.failure_transport.as_deref(), Some("failed"));

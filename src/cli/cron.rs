@@ -33,7 +33,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
 
 pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
     let program = worker_program(&app.config.file)?;
-    Ok(Supervisor::new(&app.config, program, app.transports.clone(), app.heartbeats.clone()))
+    Ok(Supervisor::new(&app.config, program, app.transports.clone(), &app.cache))
 }
 
 /// Becomes the supervisor; none when there is nothing to do: another one is at work, or there are no workers to keep.
@@ -65,8 +65,9 @@ async fn dry_run(supervisor: &Supervisor, format: Format) -> Result<End> {
     } else {
         let rows = report.plan.workers.into_iter().map(|planned| {
             let pending = planned.pending.map_or("?".to_owned(), |pending| pending.to_string());
-            let numbers = [planned.running, planned.desired, planned.start].map(|number| number.to_string());
-            [vec![planned.name, pending], numbers.to_vec(), vec![planned.reason]].concat()
+            let running = planned.running.map_or("?".to_owned(), |running| running.to_string());
+            let numbers = [planned.desired, planned.start].map(|number| number.to_string());
+            [vec![planned.name, pending, running], numbers.to_vec(), vec![planned.reason]].concat()
         });
         output::table(&["worker", "pending", "running", "desired", "start", "why"], 1..5, rows);
     }

@@ -59,6 +59,12 @@ pub const KEYS: &[Key] = &[
     key("workers[].autoscale.desired_size", "whole number, 1 or more", "required", "pending messages per worker"),
     key("workers[].autoscale.min", "whole number", "1", "workers that run in any case; may be 0"),
     key("workers[].autoscale.max", "whole number, 1 to 10000", "10", "workers that are never exceeded"),
+    key(
+        "workers[].autoscale.scope",
+        "host, or cluster",
+        "host",
+        "whether `min` and `max` are per host, or for all hosts",
+    ),
     key("handlers", "map", "none", "which program handles a message, by type or wildcard"),
     key("handlers.*.exec", "list of text", "required", "the program and its arguments"),
     key("handlers.*.timeout", "duration", "none", "how long it may take"),
@@ -80,7 +86,10 @@ mod tests {
 
     #[test]
     fn children_are_the_keys_one_level_below() {
-        assert_eq!(children("workers[].autoscale").collect::<Vec<_>>(), ["enabled", "desired_size", "min", "max"]);
+        assert_eq!(
+            children("workers[].autoscale").collect::<Vec<_>>(),
+            ["enabled", "desired_size", "min", "max", "scope"]
+        );
         assert_eq!(children("heartbeat").collect::<Vec<_>>(), ["ttl"]);
         let top: Vec<_> = children("").collect();
         assert_eq!(

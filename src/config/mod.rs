@@ -109,6 +109,13 @@ pub struct WorkerDefinition {
     pub command: Option<Vec<String>>,
 }
 
+impl WorkerDefinition {
+    /// The time limit among the options; the last one counts. `None` when it cannot be read.
+    pub fn time_limit(&self) -> Option<Duration> {
+        workers::time_limit(&self.options)
+    }
+}
+
 /// How many workers a definition gets: `clamp(ceil(pending / desired_size), min, max)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Autoscale {
@@ -118,13 +125,24 @@ pub struct Autoscale {
     pub min: u32,
     /// Workers that are never exceeded; at least 1, at least `min`.
     pub max: u32,
+    /// Where `min` and `max` count.
+    pub scope: Scope,
 }
 
 impl Default for Autoscale {
     /// One worker, as without `autoscale`.
     fn default() -> Self {
-        Self { desired_size: 1, min: 1, max: 1 }
+        Self { desired_size: 1, min: 1, max: 1, scope: Scope::Host }
     }
+}
+
+/// Whose workers `min` and `max` count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of this state directory.
+    Host,
+    /// Those of all hosts that share the cache.
+    Cluster,
 }
 
 /// An `exec` handler.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::env::Environment;
 use super::read::parse;
-use super::{Autoscale, Config, ExecConfig, Problems, RetryStrategy, Secret};
+use super::{Autoscale, Config, ExecConfig, Problems, RetryStrategy, Scope, Secret};
 
 fn read_in(text: &str, environment: Environment) -> Result<(Config, Problems), Problems> {
     parse(text, Path::new("/app/config.yaml"), &environment, Problems::new("config.yaml"))
@@ -65,7 +65,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(worker.name, "async");
     assert_eq!(worker.path, "workers[0]");
     assert_eq!(worker.options, ["--time-limit=60"]);
-    assert_eq!(worker.autoscale, Autoscale { desired_size: 1, min: 1, max: 1 });
+    assert_eq!(worker.autoscale, Autoscale { desired_size: 1, min: 1, max: 1, scope: Scope::Host });
     assert_eq!(worker.command, None);
 }
 
@@ -214,12 +214,12 @@ fn a_worker_definition_is_read_whole() {
     assert_eq!(first.name, "Mine-1.x");
     assert_eq!(first.transports, ["high", "failed"]);
     assert_eq!(first.options, ["--sleep=5", "-t", "30", "--limit", "10"]);
-    assert_eq!(first.autoscale, Autoscale { desired_size: 5, min: 0, max: 7 });
+    assert_eq!(first.autoscale, Autoscale { desired_size: 5, min: 0, max: 7, scope: Scope::Host });
     let words = ["php", "bin/console", "messenger:consume", "{transports}", "{options}"];
     assert_eq!(first.command.as_deref(), Some(&words.map(String::from)[..]));
     assert_eq!(second.command.as_deref(), Some(&["./worker", "7"].map(String::from)[..]));
     assert_eq!(second.autoscale, Autoscale::default());
-    assert_eq!(third.autoscale, Autoscale { desired_size: 5, min: 1, max: 10 });
+    assert_eq!(third.autoscale, Autoscale { desired_size: 5, min: 1, max: 10, scope: Scope::Host });
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Reads `workers`: what the supervisor keeps running.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::section::{Node, Reader, Section, join};
 use super::transports::{Declared, Nature};
-use super::{Autoscale, WorkerDefinition};
+use super::{Autoscale, Scope, WorkerDefinition, parse_duration};
 
 /// Added where no time limit is given: cron comes back after a minute.
 const DEFAULT_TIME_LIMIT: &str = "--time-limit=60";
@@ -43,6 +44,10 @@ fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<(W
         autoscale: section.take("autoscale").map(|node| read_autoscale(node, reader)).unwrap_or_default(),
         command: section.take("command").and_then(|node| read_command(node, reader)),
     };
+    if definition.autoscale.scope == Scope::Cluster && definition.time_limit().is_none() {
+        let expected = "needs a time limit that can be read, such as --time-limit=60, where autoscale.scope is cluster";
+        reader.error(&join(&section.path, "options"), expected);
+    }
     Some((definition, name))
 }
 
@@ -99,6 +104,16 @@ fn is_time_limit(option: &str) -> bool {
     long || option.strip_prefix("-t").is_some_and(|value| value.chars().all(|c| c.is_ascii_digit()))
 }
 
+/// The value of the last time limit.
+pub(super) fn time_limit(options: &[String]) -> Option<Duration> {
+    let (at, option) = options.iter().enumerate().rfind(|(_, option)| is_time_limit(option))?;
+    let attached = match option.split_once('=') {
+        Some((_, value)) => Some(value),
+        None => option.strip_prefix("-t").filter(|value| !value.is_empty()),
+    };
+    parse_duration(attached.or_else(|| options.get(at + 1).map(String::as_str))?).ok()
+}
+
 /// `autoscale`, with `enabled: false` as Symfony's way to turn it off.
 fn read_autoscale(node: Node, reader: &mut Reader) -> Autoscale {
     if node.is_false() {
@@ -125,12 +140,22 @@ fn read_bounds(section: &mut Section, reader: &mut Reader) -> Autoscale {
         let default = if max_given { "" } else { ", the default" };
         reader.error(&min_path, format!("must not be more than max: min is {min}, max is {max}{default}"));
     }
+    let scope = section.take("scope").and_then(|node| read_scope(&node, reader)).unwrap_or(Scope::Host);
     // Both are at most LARGEST_MAX.
     let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Autoscale {
         desired_size: desired_size.unwrap_or(1),
         min: bounded(min),
         max: bounded(max.unwrap_or(DEFAULT_MAX).max(min)),
+        scope,
+    }
+}
+
+fn read_scope(node: &Node, reader: &mut Reader) -> Option<Scope> {
+    match node.text("host or cluster", reader)?.as_str() {
+        "host" => Some(Scope::Host),
+        "cluster" => Some(Scope::Cluster),
+        _ => reader.unknown(node, "scope", ["host", "cluster"]),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::config::{Autoscale, WorkerDefinition};
+use crate::config::{Autoscale, Scope, WorkerDefinition};
 
 /// What is known of one worker definition at one moment.
 #[derive(Debug, Clone)]
@@ -15,8 +15,9 @@ pub struct Observation<'a> {
     pub definition: &'a WorkerDefinition,
     /// Messages pending in its transports together, each counted up to [`count_cap`]; or why they could not be counted.
     pub pending: Result<u64, String>,
-    /// Its live workers, also those in slots that a lowered `max` has since taken away.
-    pub running: u32,
+    /// Its live workers, also those in slots that a lowered `max` has since taken away; on all hosts, where its scope is
+    /// the cluster. Or why they could not be counted.
+    pub running: Result<u32, String>,
 }
 
 /// What is to be done about all worker definitions, in the order of the configuration.
@@ -35,8 +36,8 @@ pub struct PlannedWorkers {
     pub transports: Vec<String>,
     /// Messages pending, at least: counting stops where more would not change the plan. `None`: not countable now.
     pub pending: Option<u64>,
-    /// Live workers.
-    pub running: u32,
+    /// Live workers. `None`: not countable now.
+    pub running: Option<u32>,
     /// Workers that there should be; within `min` and `max`.
     pub desired: u32,
     /// Workers to start for that.
@@ -61,15 +62,22 @@ fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
         Ok(pending) => desired(&definition.autoscale, *pending),
         Err(_) => definition.autoscale.min,
     };
-    let start = desired.saturating_sub(*running);
+    // With no telling how many there are, any more might be too many.
+    let start = running.as_ref().map_or(0, |running| desired.saturating_sub(*running));
     PlannedWorkers {
         name: definition.name.clone(),
         transports: definition.transports.clone(),
         pending: pending.as_ref().ok().copied(),
-        running: *running,
+        running: running.as_ref().ok().copied(),
         desired,
         start,
-        reason: format!("{}, {running} running, {start} to start", wanted(&definition.autoscale, pending)),
+        reason: match running {
+            Ok(running) => {
+                let everywhere = if definition.autoscale.scope == Scope::Cluster { " on all hosts" } else { "" };
+                format!("{}, {running} running{everywhere}, {start} to start", wanted(&definition.autoscale, pending))
+            }
+            Err(why) => format!("{}; none is started: {why}", wanted(&definition.autoscale, pending)),
+        },
     }
 }
 
@@ -81,7 +89,7 @@ fn desired(autoscale: &Autoscale, pending: u64) -> u32 {
 
 /// The first half of the reason: `7 pending, one worker per 5: 2 wanted`.
 fn wanted(autoscale: &Autoscale, pending: &Result<u64, String>) -> String {
-    let Autoscale { desired_size, min, max } = *autoscale;
+    let Autoscale { desired_size, min, max, .. } = *autoscale;
     let pending = match pending {
         Ok(pending) => *pending,
         Err(why) => return format!("pending could not be counted: {why}; keeping min {min}"),
@@ -112,13 +120,13 @@ mod tests {
             path: "workers[0]".into(),
             transports: vec!["async".into()],
             options: vec![],
-            autoscale: Autoscale { desired_size, min, max },
+            autoscale: Autoscale { desired_size, min, max, scope: Scope::Host },
             command: None,
         }
     }
 
     fn planned(definition: &WorkerDefinition, pending: Result<u64, String>, running: u32) -> PlannedWorkers {
-        plan(&[Observation { definition, pending, running }]).workers.remove(0)
+        plan(&[Observation { definition, pending, running: Ok(running) }]).workers.remove(0)
     }
 
     fn autoscale() -> impl Strategy<Value = WorkerDefinition> {
@@ -204,9 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn workers_that_cannot_be_counted_get_no_company() {
+        let mut definition = definition(5, 1, 10);
+        definition.autoscale.scope = Scope::Cluster;
+        let of = |running| plan(&[Observation { definition: &definition, pending: Ok(7), running }]).workers.remove(0);
+        let planned = of(Err("no answer".into()));
+        assert_eq!((planned.desired, planned.running, planned.start), (2, None, 0));
+        assert_eq!(planned.reason, "7 pending, one worker per 5: 2 wanted; none is started: no answer");
+        let reason = of(Ok(1)).reason;
+        assert_eq!(reason, "7 pending, one worker per 5: 2 wanted, 1 running on all hosts, 1 to start");
+    }
+
+    #[test]
     fn a_plan_is_json_with_the_documented_keys() {
         let definition = definition(5, 1, 10);
-        let observations = [Observation { definition: &definition, pending: Ok(7), running: 1 }];
+        let observations = [Observation { definition: &definition, pending: Ok(7), running: Ok(1) }];
         assert_eq!(
             serde_json::to_value(plan(&observations)).unwrap(),
             serde_json::json!({"workers": [{

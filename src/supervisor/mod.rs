@@ -6,6 +6,7 @@
 //! remembers nothing: all it knows it reads from the slots, so that it may be killed at any moment.
 
 mod autoscale;
+mod cluster;
 mod command;
 mod lock;
 mod process;
@@ -39,9 +40,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cache::Cache;
 use crate::config::{Config, WorkerDefinition};
 use crate::heartbeat::Heartbeats;
 use crate::transport::Transports;
+use cluster::Places;
 use promise::{Moment, Promises};
 use tick::Ground;
 
@@ -49,8 +52,8 @@ use tick::Ground;
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in the last tick under cron, so that this supervisor is gone when the next one is started.
 const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Under cron, no messages of dead workers are put back in this time before the last tick.
-const RECOVERY_ENDS: Duration = Duration::from_secs(8);
+/// Under cron, workers are not looked after in this time before the last tick.
+const CARE_ENDS: Duration = Duration::from_secs(8);
 /// How often slots are looked at while waiting for workers to finish.
 const STOP_POLL: Duration = Duration::from_millis(200);
 
@@ -75,6 +78,7 @@ pub struct Supervisor {
     definitions: Vec<WorkerDefinition>,
     transports: Arc<Transports>,
     promises: Promises,
+    places: Arc<Places>,
     ground: Arc<Ground>,
     pace: Pace,
 }
@@ -82,11 +86,12 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor for a configuration's workers. `consume` is the command line of this program's own worker without
     /// transports and options: program, `--config`, file, `consume`. Touches nothing yet.
-    pub fn new(config: &Config, consume: Vec<OsString>, transports: Arc<Transports>, heartbeats: Heartbeats) -> Self {
+    pub fn new(config: &Config, consume: Vec<OsString>, transports: Arc<Transports>, cache: &Arc<Cache>) -> Self {
         Self {
             definitions: config.workers.clone(),
             transports,
-            promises: Promises::new(heartbeats, &config.state_dir),
+            promises: Promises::new(Heartbeats::new(Arc::clone(cache)), &config.state_dir),
+            places: Arc::new(Places::new(Arc::clone(cache), &config.state_dir)),
             ground: Arc::new(Ground {
                 slots: Slots::new(&config.state_dir),
                 dir: config.dir.clone(),
@@ -115,7 +120,7 @@ impl Supervisor {
 
     /// One tick, promises included.
     pub async fn tick(&self) -> TickReport {
-        self.recover().await;
+        self.look_after_workers().await;
         let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
         self.act(&mut report).await;
         self.promise(&report, Moment::Tick).await;
@@ -164,6 +169,12 @@ impl Supervisor {
         }
     }
 
+    /// What the workers that are there, and those that are no more, have and had in hand.
+    async fn look_after_workers(&self) {
+        self.keep_places().await;
+        self.recover().await;
+    }
+
     /// Ticks until `end`, with the last tick then, or until `stop`. The last tick's report; its promises are the caller's.
     async fn run(
         &self,
@@ -177,11 +188,11 @@ impl Supervisor {
             let now = Instant::now();
             let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
             // Not in the last ticks under cron: the next supervisor does it, and this one must be gone by then.
-            if end.is_none_or(|end| end - now > RECOVERY_ENDS) {
+            if end.is_none_or(|end| end - now > CARE_ENDS) {
                 tokio::select! {
                     biased;
                     () = &mut stop => return last,
-                    () = self.recover() => {}
+                    () = self.look_after_workers() => {}
                 }
             }
             let observed = tokio::select! {

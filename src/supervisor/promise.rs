@@ -103,7 +103,7 @@ mod tests {
             name: "mail".into(),
             transports: vec![],
             pending,
-            running: live,
+            running: Some(live),
             desired,
             start: 0,
             reason: String::new(),

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cache::{Cache, CacheError, Fact, Store};
-use crate::config::Autoscale;
+use crate::config::{Autoscale, Scope};
 use crate::heartbeat::PROMISE_TTL;
 use crate::message::Encoded;
 use crate::transport::{Counting, Counts, MessageId, Received, Sent, Transport, TransportError};
@@ -172,7 +172,7 @@ impl Stage {
             path: format!("workers[{}]", self.definitions.len()),
             transports: transports.iter().map(|transport| (*transport).to_owned()).collect(),
             options: vec![],
-            autoscale: Autoscale { desired_size: 5, min, max },
+            autoscale: Autoscale { desired_size: 5, min, max, scope: Scope::Host },
             command: Some(["sh", "-c", script].map(ToOwned::to_owned).into()),
         });
         self
@@ -202,8 +202,8 @@ impl Stage {
         };
         // What stands for this program's own worker: transports and options are arguments of the script.
         let consume = ["sh", "-c", "exec sleep 300"].map(OsString::from).into();
-        let heartbeats = Heartbeats::new(Arc::new(Cache::new(Arc::clone(&self.store) as Arc<dyn Store>)));
-        Supervisor::new(&config, consume, Arc::new(self.transports.clone()), heartbeats)
+        let cache = Arc::new(Cache::new(Arc::clone(&self.store) as Arc<dyn Store>));
+        Supervisor::new(&config, consume, Arc::new(self.transports.clone()), &cache)
     }
 
     /// This program's own worker instead of a script, for all definitions.
@@ -342,7 +342,7 @@ async fn a_worker_outlives_its_supervisor_and_is_adopted_by_the_next() {
     let worker = stage.pids();
     let supervisor = stage.supervisor();
     let report = supervisor.tick().await;
-    assert_eq!((report.plan.workers[0].running, report.started), (1, vec![]));
+    assert_eq!((report.plan.workers[0].running, report.started), (Some(1), vec![]));
     assert_eq!(stage.pids(), worker);
 
     kill_dead(worker[0]);
@@ -443,11 +443,11 @@ async fn workers_beyond_a_lowered_max_still_count() {
     stage.supervisor().tick().await;
     let lowest = stage.pids()[0];
     let mut stage = stage;
-    stage.definitions[0].autoscale = Autoscale { desired_size: 5, min: 2, max: 2 };
+    stage.definitions[0].autoscale = Autoscale { min: 2, max: 2, ..stage.definitions[0].autoscale };
     kill_dead(lowest);
     eventually("a slot is free", || stage.live().len() == 2);
     let report = stage.supervisor().tick().await;
-    assert_eq!((report.plan.workers[0].running, report.started), (2, vec![]));
+    assert_eq!((report.plan.workers[0].running, report.started), (Some(2), vec![]));
 }
 
 #[tokio::test]

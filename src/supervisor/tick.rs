@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
+use tokio::runtime::Handle;
 
-use super::autoscale::{Observation, Plan, count_cap, plan};
+use super::autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
+use super::cluster::{Places, is_shared};
 use super::command::command_line;
 use super::promise::{Moment, is_due};
 use super::slot::{LiveSlot, Slots};
@@ -78,23 +80,27 @@ impl Supervisor {
     /// Looks at backlogs and slots. Each transport is given `limit` to answer. Changes nothing.
     pub(super) async fn observe(&self, limit: Duration) -> Observed<'_> {
         let counts = join_all(self.definitions.iter().map(|definition| self.count(definition, limit)));
-        let (counts, slots) = tokio::join!(counts, self.live_slots());
+        let (counts, slots, held) = tokio::join!(counts, self.live_slots(), self.held_places());
         self.rest();
         let mut observed = Observed { observations: Vec::new(), failures: Vec::new() };
-        for ((definition, pending), slots) in self.definitions.iter().zip(counts).zip(slots) {
+        for (((definition, pending), slots), held) in self.definitions.iter().zip(counts).zip(slots).zip(held) {
             if let Err(why) = &pending {
                 let message = format!("pending could not be counted: {why}");
                 observed.failures.push(Failure::new(definition, message));
             }
             // Not knowing who runs, the plan starts what it takes for missing. Occupied slots are locked all the same,
             // so that this exceeds `max` as little as anything else does.
-            let running = slots.map_or_else(
+            let here = slots.map_or_else(
                 |error| {
                     observed.failures.push(Failure::new(definition, error));
-                    0
+                    BTreeSet::new()
                 },
-                |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX),
+                |slots| slots.iter().map(|slot| slot.slot).collect(),
             );
+            let running = held.map(|held| u32::try_from(held.union(&here).count()).unwrap_or(u32::MAX));
+            if let Err(why) = &running {
+                observed.failures.push(Failure::new(definition, why));
+            }
             observed.observations.push(Observation { definition, pending, running });
         }
         observed
@@ -106,8 +112,9 @@ impl Supervisor {
             if planned.start == 0 {
                 continue;
             }
-            let (ground, definition, start) = (Arc::clone(&self.ground), definition.clone(), planned.start);
-            let filled = blocking(move || ground.fill(&definition, start)).await;
+            let (ground, places) = (Arc::clone(&self.ground), Arc::clone(&self.places));
+            let (definition, planned) = (definition.clone(), planned.clone());
+            let filled = blocking(move || ground.fill(&definition, &planned, &places)).await;
             report.started.extend(filled.started);
             report.failures.extend(filled.failure);
         }
@@ -149,6 +156,18 @@ impl Supervisor {
         let target = |name: &String| Some(self.transports.target(name).ok()?.name().to_owned());
         let targets = definition.transports.iter().filter_map(target);
         definition.transports.iter().cloned().chain(targets).collect()
+    }
+
+    /// The places of each definition that some host holds; none of those that are this host's alone.
+    async fn held_places(&self) -> Vec<Result<BTreeSet<u32>, String>> {
+        join_all(self.definitions.iter().map(|definition| async {
+            if !is_shared(definition) {
+                return Ok(BTreeSet::new());
+            }
+            let held = self.places.held(&definition.name).await;
+            held.map_err(|why| format!("workers on all hosts could not be counted: {why}"))
+        }))
+        .await
     }
 
     /// Lets go of connections until the next tick: where few are allowed they are for those who work.
@@ -205,13 +224,17 @@ struct Filled {
 }
 
 impl Ground {
-    /// Starts workers in the lowest free slots. Blocks, for as long as starting a process takes.
-    fn fill(&self, definition: &WorkerDefinition, start: u32) -> Filled {
+    /// Starts workers in the lowest free slots. Blocks, for as long as starting a process takes. To be called where
+    /// blocking is allowed, within a tokio runtime.
+    fn fill(&self, definition: &WorkerDefinition, planned: &PlannedWorkers, places: &Places) -> Filled {
         let command = command_line(definition, &self.consume);
         let log = worker_log(&self.state_dir, &definition.name);
         let mut filled = Filled { started: Vec::new(), failure: None };
-        for slot in 0..definition.autoscale.max {
-            if filled.started.len() >= start as usize {
+        // Of the places that hosts share only as many as are wanted on all of them together: two hosts that see the same
+        // need then compete for the same places, instead of each filling it.
+        let slots = if is_shared(definition) { planned.desired } else { definition.autoscale.max };
+        for slot in 0..slots {
+            if filled.started.len() >= planned.start as usize {
                 break;
             }
             let claim = match self.slots.claim(&definition.name, slot) {
@@ -224,6 +247,17 @@ impl Ground {
                     continue;
                 }
             };
+            if is_shared(definition) {
+                match Handle::current().block_on(places.take(definition, slot)) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(why) => {
+                        let message = format!("place {slot} of the cluster could not be taken: {why}");
+                        filled.failure.get_or_insert_with(|| Failure::new(definition, message));
+                        break;
+                    }
+                }
+            }
             match spawn(claim, &command, &self.dir, &log) {
                 Ok(spawned) => {
                     filled.started.push(Started { definition: definition.name.clone(), slot, pid: spawned.pid });
