@@ -6,6 +6,8 @@
 //! MESSAGES=20000 cargo bench --bench throughput
 //! ```
 //!
+//! Both sides find the same backlog; PHP consumes a tenth of it, as it takes its time.
+//!
 //! One worker process with default settings and a handler that does nothing, on each side. PHP's side is
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
 //! is that of the worker process; both sides share the machine with the store.
@@ -115,8 +117,7 @@ fn measure(store: &Store, dir: &Path, messages: u32) {
         Ok(figures) => figures,
         Err(error) => return println!("{:<12} {error}", store.name),
     };
-    // A tenth as many for PHP: its rate does not depend on how many there are.
-    let theirs = theirs(store, dir, (messages / 10).max(100));
+    let theirs = theirs(store, dir, messages);
     let (d, c, ratio, processor) = match theirs {
         Some(figures) => (
             format!("{:.0}", figures.dispatch),
@@ -152,7 +153,11 @@ fn ours(store: &Store, dir: &Path, messages: u32) -> Result<Figures, String> {
     let mut worker = Command::new(program);
     worker.args(["consume", "async", "-q", "--config"]).arg(&file).arg(format!("--limit={messages}"));
     let (consume, processor) = timed(&mut worker)?;
-    Ok(figures(messages, dispatch, consume, processor))
+    Ok(Figures {
+        dispatch: rate(messages, dispatch),
+        consume: rate(messages, consume),
+        processor: processor_time(messages, processor),
+    })
 }
 
 fn theirs(store: &Store, dir: &Path, messages: u32) -> Option<Figures> {
@@ -174,19 +179,24 @@ fn theirs(store: &Store, dir: &Path, messages: u32) -> Option<Figures> {
     // What starting PHP takes is not counted.
     let (start, processor_start) = timed(&mut php(&["count"])).ok()?;
     let (dispatch, _) = timed(&mut php(&["dispatch", body, &times])).ok()?;
-    let limit = format!("--limit={messages}");
+    let consumed = (messages / 10).max(1);
+    let limit = format!("--limit={consumed}");
     let (consume, processor) = timed(&mut php(&["messenger:consume", "async", &limit])).ok()?;
     let less = |time: Duration, start: Duration| time.saturating_sub(start);
-    Some(figures(messages, less(dispatch, start), less(consume, start), less(processor, processor_start)))
+    Some(Figures {
+        dispatch: rate(messages, less(dispatch, start)),
+        consume: rate(consumed, less(consume, start)),
+        processor: processor_time(consumed, less(processor, processor_start)),
+    })
 }
 
-fn figures(messages: u32, dispatch: Duration, consume: Duration, processor: Duration) -> Figures {
-    let messages = f64::from(messages);
-    Figures {
-        dispatch: messages / dispatch.as_secs_f64(),
-        consume: messages / consume.as_secs_f64(),
-        processor: processor.as_secs_f64() / messages * 10_000.0,
-    }
+fn rate(messages: u32, time: Duration) -> f64 {
+    f64::from(messages) / time.as_secs_f64()
+}
+
+/// Seconds for 10 000 messages.
+fn processor_time(messages: u32, time: Duration) -> f64 {
+    time.as_secs_f64() / f64::from(messages) * 10_000.0
 }
 
 /// Runs a program. How long it took, and the processor time it used.

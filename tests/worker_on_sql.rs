@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use databases::{Database, Server};
 use private_servers::PrivateServer;
-use sqlx::{Connection, Executor, MySqlConnection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row};
 use support::{Project, wait_until};
 
 /// Two queues on one server.
@@ -129,4 +129,74 @@ fn a_supervisor_has_no_connection_between_its_ticks() {
             Server::Mysql => mysql_connections(&database).is_empty(),
         });
     }
+}
+
+/// Workers that need `max` connections, and the supervisor one.
+const TWELVE_CONNECTIONS: &str = r#"
+failure_transport: failed
+transports:
+  high: "doctrine://default?queue_name=high"
+  low: "doctrine://default?queue_name=low"
+  failed: "doctrine://default?queue_name=failed"
+workers:
+  - {transports: [high, low], autoscale: {desired_size: 10, max: 8}}
+  - {transports: [low], autoscale: {desired_size: 10, max: 3}}
+"#;
+
+fn warnings(project: &Project, arguments: &[&str]) -> String {
+    let arguments = [&["config", "check"], arguments].concat();
+    project.run(&arguments).succeeds().stderr
+}
+
+fn warned_of_the_limit(url: &str, server: &str) {
+    let project = Project::new(TWELVE_CONNECTIONS);
+    project.write(".env", format!("DATABASE_URL={url}\n"));
+    let warning = warnings(&project, &[]);
+    let expected = format!("up to 12 connections to {server} (11 of workers, 1 of the supervisor");
+    assert!(warning.contains(&expected) && warning.contains("it allows 11"), "{warning}");
+    assert_eq!(warnings(&project, &["--offline"]), "");
+    project.write("config.yaml", TWELVE_CONNECTIONS.replace("max: 8", "max: 7"));
+    assert_eq!(warnings(&project, &[]), "");
+}
+
+#[test]
+fn more_connections_than_postgres_allows_are_warned_of() {
+    let Some(database) = block_on(Database::create(Server::Postgres)) else { return };
+    block_on(async {
+        let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+        let limit = format!("ALTER DATABASE {} CONNECTION LIMIT 11", database.name());
+        connection.execute(AssertSqlSafe(limit)).await.unwrap();
+    });
+    let url = url::Url::parse(&database.url()).unwrap();
+    warned_of_the_limit(&database.url(), &url[url::Position::BeforeHost..url::Position::BeforePath]);
+}
+
+#[test]
+fn more_connections_than_mysql_allows_are_warned_of() {
+    let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
+    let user = database.name();
+    let administer = |sql: String| {
+        block_on(async {
+            let mut connection = MySqlConnection::connect(&database.url()).await.unwrap();
+            connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        });
+    };
+    for host in ["%", "localhost"] {
+        administer(format!("CREATE USER '{user}'@'{host}' IDENTIFIED BY 'hunter2' WITH MAX_USER_CONNECTIONS 11"));
+        administer(format!("GRANT ALL ON {user}.* TO '{user}'@'{host}'"));
+    }
+    let mut url = url::Url::parse(&database.url()).unwrap();
+    url.set_username(user).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let warned = std::panic::catch_unwind(|| {
+        warned_of_the_limit(url.as_str(), &url[url::Position::BeforeHost..url::Position::BeforePath]);
+        let project = Project::new(TWELVE_CONNECTIONS);
+        project.write(".env", format!("DATABASE_URL={}\n", url.as_str().replace("hunter2", "hunter3")));
+        let warning = warnings(&project, &[]);
+        assert!(warning.contains("password") && !warning.contains("hunter3"), "{warning}");
+    });
+    for host in ["%", "localhost"] {
+        administer(format!("DROP USER '{user}'@'{host}'"));
+    }
+    warned.unwrap();
 }

@@ -1,12 +1,19 @@
 //! `minutely config`: look at the configuration.
 
+use std::time::Duration;
+
 use clap::Subcommand;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::consume::check_workers;
 use super::output::{self, Format, FormatArg};
-use super::{AppBuilder, End, Global, Result, told};
+use super::{App, AppBuilder, End, Global, Result, told};
 use crate::config::Problem;
+use crate::supervisor::{ServerConnections, connections};
+
+/// How long a server may take to tell its limit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -21,15 +28,28 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Exit code 0: it can be used, perhaps with warnings. 2: it cannot.")]
+#[command(after_help = "\
+Servers that workers use are asked how many connections they allow; nothing is changed there. One that cannot be reached is
+a warning.
+
+Exit code 0: it can be used, perhaps with warnings. 2: it cannot.")]
 struct Check {
+    /// Look at the file alone, and connect to nothing
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     format: FormatArg,
 }
 
-pub(super) fn run(app: AppBuilder, global: &Global, args: &Args) -> Result<End> {
+pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result<End> {
     let Command::Check(check) = &args.command;
-    let loaded = app.load(&global.config, check_workers);
+    let mut loaded = app.load(&global.config, check_workers);
+    if let Ok(app) = &mut loaded
+        && !check.offline
+    {
+        let found = check_connections(app).await;
+        app.warnings.list.extend(found);
+    }
     let (problems, valid) = match &loaded {
         Ok(app) => (&app.warnings, true),
         Err(problems) => (problems, false),
@@ -53,6 +73,26 @@ pub(super) fn run(app: AppBuilder, global: &Global, args: &Args) -> Result<End> 
         }
     }
     Ok(if valid { End::Well } else { End::Misconfigured })
+}
+
+/// Do the servers allow as many connections as workers may need?
+async fn check_connections(app: &App) -> Vec<Problem> {
+    let asked = connections(&app.config, &app.transports).into_iter().map(async |needed| {
+        let connecting = needed.transport.connecting()?;
+        let ServerConnections { server, workers, supervisor, .. } = &needed;
+        let message = match tokio::time::timeout(ANSWER_TIMEOUT, connecting.limit()).await {
+            Ok(Ok(Some(limit))) if needed.total() > limit => format!(
+                "up to {} connections to {server} ({workers} of workers, {supervisor} of the supervisor, and those of \
+                 programs that dispatch come on top), and it allows {limit}: lower autoscale.max, or raise the limit",
+                needed.total()
+            ),
+            Ok(Ok(_)) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("{server} does not answer within {} s", ANSWER_TIMEOUT.as_secs()),
+        };
+        Some(Problem::warning("workers", message))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 fn as_json(problem: &Problem) -> Value {

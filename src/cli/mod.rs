@@ -171,7 +171,7 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
 async fn execute(app: AppBuilder, cli: Cli) -> Result<End> {
     let global = &cli.global;
     if let Command::Config(args) = &cli.command {
-        return config::run(app, global, args);
+        return config::run(app, global, args).await;
     }
     let app = load(app, global)?;
     // Only those that do something leave a trace on the disk.

@@ -8,6 +8,7 @@
 mod autoscale;
 mod cluster;
 mod command;
+mod connections;
 mod lock;
 mod process;
 mod promise;
@@ -21,6 +22,7 @@ mod tick;
 
 pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
 pub use command::command_line;
+pub use connections::{ServerConnections, connections};
 pub use lock::{SupervisorLock, SupervisorStatus, supervisor_status};
 pub use process::ProcessId;
 pub use slot::{Claim, LiveSlot, Record, Slots};

@@ -188,6 +188,11 @@ pub trait Transport: Send + std::marker::Sync {
         None
     }
 
+    /// Holding a connection to a server.
+    fn connecting(&self) -> Option<&dyn Connecting> {
+        None
+    }
+
     /// Retrying, and moving to another queue, in one step of the store.
     fn moving(&self) -> Option<&dyn Moving> {
         None
@@ -250,6 +255,19 @@ pub trait Waking: Send + std::marker::Sync {
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
+}
+
+/// Holds a connection to a server, one for each process, from when it is first used until it rests.
+#[async_trait]
+pub trait Connecting: Send + std::marker::Sync {
+    /// The server: `host:port`, or its socket. Its limit is for all connections together.
+    fn server(&self) -> &str;
+
+    /// What the connection is to: transports of a process that say the same here share one.
+    fn connection(&self) -> &str;
+
+    /// How many connections the server allows whoever this one is made as. `None` where it does not say.
+    async fn limit(&self) -> Result<Option<u64>, TransportError>;
 }
 
 /// Changes a received message's place in one step: at no instant is it in neither place, or in both.

@@ -20,7 +20,9 @@ mod version;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use self::queries::Queries;
+use sqlx::SqlSafeStr;
+
+use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, Request, Take, for_ids};
 use self::session::{MysqlSession, PARAMETERS, Settings};
 use super::rdbms::{Address, Content, Dialect, Link, Statement, Table, Value};
@@ -134,6 +136,10 @@ impl Dialect for Mysql {
             insert: insert.bind(queue).bind(now.text()).bind(now.text()),
             finish: Statement::of(&self.queries.finish(1)).bind(self.queue.as_str()).bind(id),
         }
+    }
+
+    fn connection_limit(&self) -> Request {
+        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
     }
 
     fn refuses(_body: &str) -> Option<&'static str> {

@@ -12,6 +12,10 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 /// locks a row's entries in all indexes, in another order than receiving does, and so leads to deadlocks.
 const FINISHED: &str = "'9999-12-31 23:59:59'";
 
+/// The session's value is the account's own limit, where it has one.
+pub(super) const CONNECTION_LIMIT: &str = "SELECT CAST(IF(@@max_user_connections > 0, \
+     LEAST(@@max_user_connections, @@max_connections), @@max_connections) AS SIGNED)";
+
 /// How many rows one purge deletes at most.
 pub(super) const PURGE: u64 = 1000;
 

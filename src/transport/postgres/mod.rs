@@ -15,10 +15,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::SqlStr;
+use sqlx::{SqlSafeStr, SqlStr};
 
 use self::bells::Bells;
-use self::queries::Queries;
+use self::queries::{CONNECTION_LIMIT, Queries};
 use self::session::{PARAMETERS, PostgresSession, Request, Settings, connect_options};
 use self::waking::Notifications;
 use super::rdbms::{Address, Content, Dialect, Link, Statement, Table};
@@ -116,6 +116,10 @@ impl Dialect for Postgres {
     fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
         let statement = self.with_content(&self.queries.move_to(table), content);
         Request::Run(statement.bind(id).bind(now.text()).bind(queue))
+    }
+
+    fn connection_limit(&self) -> Request {
+        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
     }
 
     fn refuses(body: &str) -> Option<&'static str> {

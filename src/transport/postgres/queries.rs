@@ -10,6 +10,12 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
 const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
 
+/// The least of the server's, the role's and the database's limits; a NULL is none.
+pub(super) const CONNECTION_LIMIT: &str = "SELECT LEAST( \
+     current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
+     (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)::bigint, \
+     (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())::bigint)";
+
 /// Statements for one table. Times are given as text, which says nothing about time zones, and cast.
 pub(crate) struct Queries {
     /// The table as SQL has it.

@@ -72,6 +72,9 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     /// Moves a message, as `content`, to another table. Gives its id there.
     fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request<Self>;
 
+    /// Gives how many connections this user may have.
+    fn connection_limit(&self) -> Request<Self>;
+
     /// Is this body one that the table's column of text can hold? Says what is in the way.
     fn refuses(body: &str) -> Option<&'static str>;
 

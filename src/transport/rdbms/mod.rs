@@ -25,8 +25,8 @@ pub(crate) use self::link::Link;
 pub(crate) use self::statement::{Row, Statement, Value};
 use super::sql::{Moment, QueueOptions, store_error};
 use super::{
-    Counting, Counts, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing, Sent, SettingUp,
-    Transport, TransportError, Waking,
+    Connecting, Counting, Counts, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing, Sent,
+    SettingUp, Transport, TransportError, Waking,
 };
 use crate::message::Encoded;
 
@@ -188,6 +188,10 @@ impl<D: Dialect> Transport for Table<D> {
         D::waking(self)
     }
 
+    fn connecting(&self) -> Option<&dyn Connecting> {
+        Some(self)
+    }
+
     fn moving(&self) -> Option<&dyn Moving> {
         Some(self)
     }
@@ -265,6 +269,26 @@ impl<D: Dialect> KeepingAlive for Table<D> {
 
     async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.change("keeping alive", ids, |ids| self.dialect.keep_alive(ids, Moment::now())).await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Connecting for Table<D> {
+    fn server(&self) -> &str {
+        let place = self.link.place();
+        place.rsplit_once('/').map_or(place, |(server, _database)| server)
+    }
+
+    fn connection(&self) -> &str {
+        self.link.place()
+    }
+
+    async fn limit(&self) -> Result<Option<u64>, TransportError> {
+        let action = "asking for the limit of connections";
+        let answer = self.link.perform(self.dialect.connection_limit()).await;
+        let rows = answer.map_err(|error| self.error(action, error))?;
+        let limit = rows.first().map(|row| row.number(0)).transpose();
+        Ok(limit.map_err(|error| self.unreadable(action, error))?.and_then(|limit| u64::try_from(limit).ok()))
     }
 }
 

@@ -1,0 +1,73 @@
+//! How many connections a configuration's workers may have open at once: pure arithmetic.
+//!
+//! A process holds one connection for each database (or the like) that it uses, whatever the number of its transports
+//! there. The supervisor's are open during a tick.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::config::{Config, WorkerDefinition};
+use crate::transport::{Transport, Transports};
+
+/// The connections to one server, on this host.
+#[derive(Clone)]
+pub struct ServerConnections {
+    /// The server: `host:port`, or its socket.
+    pub server: String,
+    /// Of all workers together, when each definition has its `max`.
+    pub workers: u64,
+    /// Of the supervisor.
+    pub supervisor: u64,
+    /// A transport that can ask the server for its limit.
+    pub transport: Arc<dyn Transport>,
+}
+
+impl ServerConnections {
+    /// Everything together; programs that dispatch come on top.
+    pub fn total(&self) -> u64 {
+        self.workers.saturating_add(self.supervisor)
+    }
+}
+
+/// The connections to each server that workers use.
+pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnections> {
+    let mut servers: BTreeMap<String, ServerConnections> = BTreeMap::new();
+    let mut supervised: BTreeSet<String> = BTreeSet::new();
+    for definition in &config.workers {
+        // What this worker's process connects to, each once.
+        let mut connected: BTreeSet<String> = BTreeSet::new();
+        let consumed = definition.transports.iter().filter_map(|name| transports.target(name).ok());
+        let consumed: Vec<_> = consumed.collect();
+        for transport in consumed.iter().cloned().chain(failure_transports(config, transports, definition)) {
+            let Some(connecting) = transport.connecting() else { continue };
+            let server = servers.entry(connecting.server().to_owned()).or_insert_with(|| ServerConnections {
+                server: connecting.server().to_owned(),
+                workers: 0,
+                supervisor: 0,
+                transport: Arc::clone(&transport),
+            });
+            if connected.insert(connecting.connection().to_owned()) {
+                server.workers = server.workers.saturating_add(definition.autoscale.max.into());
+            }
+        }
+        for connecting in consumed.iter().filter_map(|transport| transport.connecting()) {
+            if supervised.insert(connecting.connection().to_owned())
+                && let Some(server) = servers.get_mut(connecting.server())
+            {
+                server.supervisor += 1;
+            }
+        }
+    }
+    servers.into_values().collect()
+}
+
+/// Where a definition's messages go that fail for good.
+fn failure_transports(
+    config: &Config,
+    transports: &Transports,
+    definition: &WorkerDefinition,
+) -> Vec<Arc<dyn Transport>> {
+    let of = |name: &String| config.transports.get(name)?.failure_transport.as_ref();
+    let names = definition.transports.iter().filter_map(|name| of(name).or(config.failure_transport.as_ref()));
+    names.filter_map(|name| transports.target(name).ok()).collect()
+}
