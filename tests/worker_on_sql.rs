@@ -200,3 +200,36 @@ fn more_connections_than_mysql_allows_are_warned_of() {
     }
     warned.unwrap();
 }
+
+/// A body that a column of text refuses goes to the failure transport all the same, in another form.
+#[test]
+fn a_body_that_the_failure_transport_cannot_hold_is_kept_as_text() {
+    let Some(database) = block_on(Database::create(Server::Postgres)) else { return };
+    let project = project(&database.url());
+    project.write(
+        "config.yaml",
+        r#"
+failure_transport: failed
+transports:
+  here: "sqlite:q.db"
+  failed: "doctrine://default?queue_name=failed"
+"#,
+    );
+    project.run(&["setup"]).succeeds();
+    block_on(async {
+        let url = format!("sqlite://{}", project.file("q.db").display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let row = "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) \
+             VALUES (X'3000ff25', '{\"type\":\"Note\"}', 'default', '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
+        connection.execute(row).await.unwrap();
+    });
+    project.run(&["consume", "here", "--limit=1", "--time-limit=30"]).succeeds();
+    assert_eq!((project.pending("here"), project.pending("failed")), (0, 1));
+    let (body, headers): (String, String) = block_on(async {
+        let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+        let row = connection.fetch_one("SELECT body, headers FROM messenger_messages").await.unwrap();
+        (row.get(0), row.get(1))
+    });
+    assert_eq!(body, "0%00%FF%25");
+    assert!(headers.contains("X-Minutely-Damaged-Body") && headers.contains(r#""type":"Note""#), "{headers}");
+}

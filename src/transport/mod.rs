@@ -325,6 +325,14 @@ pub enum TransportError {
         /// What is missing, with its place.
         what: String,
     },
+    /// The store cannot hold this message, ever.
+    #[error("transport \"{transport}\" cannot hold this message: {why}")]
+    Unstorable {
+        /// The transport's name.
+        transport: String,
+        /// What is in the way.
+        why: String,
+    },
     /// The transport cannot do this, ever.
     #[error("transport \"{transport}\" cannot {what}: {why}")]
     Unsupported {

@@ -28,6 +28,9 @@ const RAW: &AsciiSet = &CONTROLS.add(b'%');
 /// Holds the headers of a message whose headers cannot be read, as they were stored but for percent-encoding.
 const DAMAGED_HEADERS: &str = "X-Minutely-Damaged-Headers";
 
+/// Says that a body could not be stored as it was, and is percent-encoded.
+const DAMAGED_BODY: &str = "X-Minutely-Damaged-Body";
+
 /// The waits between attempts to store what becomes of a message.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -180,16 +183,24 @@ impl Case<'_> {
     }
 
     async fn move_to(&self, destination: &Arc<dyn Transport>, message: &Encoded) {
-        let transport = &self.source.transport;
         self.persist("moving to the failure transport", || async {
-            if let (Some(moving), Some(place)) = (transport.moving(), destination.moving().map(|to| to.place()))
-                && moving.move_to(self.id, message, &place).await?.is_some()
-            {
-                return Ok(());
+            match self.try_to_move(destination, message).await {
+                // Better in another form than not at all.
+                Err(TransportError::Unstorable { .. }) => self.try_to_move(destination, &as_text(message)).await,
+                result => result,
             }
-            send_then_reject(transport, self.id, destination, message, Duration::ZERO).await
         })
         .await;
+    }
+
+    async fn try_to_move(&self, destination: &Arc<dyn Transport>, message: &Encoded) -> Result<(), TransportError> {
+        let transport = &self.source.transport;
+        if let (Some(moving), Some(place)) = (transport.moving(), destination.moving().map(|to| to.place()))
+            && moving.move_to(self.id, message, &place).await?.is_some()
+        {
+            return Ok(());
+        }
+        send_then_reject(transport, self.id, destination, message, Duration::ZERO).await
     }
 
     /// Does something that must not be left undone; tries again until it succeeds, or the worker has to stop. Then the
@@ -250,6 +261,13 @@ fn details(class: &str, message: &str) -> ErrorDetailsStamp {
 fn repack(damaged: &Damaged) -> Encoded {
     let raw = percent_encode(&damaged.headers, RAW).to_string();
     Encoded { body: damaged.body.clone(), headers: Headers::from([(DAMAGED_HEADERS.to_owned(), raw)]) }
+}
+
+/// A message whose body is text, for stores that hold nothing else.
+fn as_text(message: &Encoded) -> Encoded {
+    let mut headers = message.headers.clone();
+    headers.insert(DAMAGED_BODY.to_owned(), "percent-encoded".to_owned());
+    Encoded { body: percent_encode(&message.body, RAW).to_string().into(), headers }
 }
 
 fn id_value(id: &MessageId) -> serde_json::Value {

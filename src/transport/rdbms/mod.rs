@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 pub(crate) use self::address::{Address, Names};
 pub(crate) use self::content::Content;
+use self::content::NotText;
 pub(crate) use self::dialect::{Dialect, Request, Session};
 pub(crate) use self::error::{Fault, ServerError};
 pub(crate) use self::link::Link;
@@ -92,8 +93,10 @@ impl<D: Dialect> Table<D> {
     }
 
     /// The message as the columns hold it.
-    fn content(&self, action: &'static str, message: &Encoded) -> Result<Content, TransportError> {
-        Content::of::<D>(message).map_err(|error| store_error(&self.name, action, error))
+    fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
+        let unstorable =
+            |why: NotText| TransportError::Unstorable { transport: self.name.clone(), why: why.to_string() };
+        Content::of::<D>(message).map_err(unstorable)
     }
 
     pub(super) fn cutoff(&self, now: Moment) -> Moment {
@@ -123,7 +126,7 @@ impl<D: Dialect> Transport for Table<D> {
 
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
-        let content = self.content(action, message)?;
+        let content = self.content(message)?;
         let now = Moment::now();
         let send = || self.link.perform(self.dialect.send(content.clone(), now, now.after(delay)));
         let rows = match send().await {
@@ -297,7 +300,7 @@ impl<D: Dialect> Moving for Table<D> {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let action = "retrying";
         let Some(id) = number(id) else { return Ok(()) };
-        let content = self.content(action, message)?;
+        let content = self.content(message)?;
         self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await.map(drop)
     }
 
@@ -313,7 +316,7 @@ impl<D: Dialect> Moving for Table<D> {
             return Ok(None);
         }
         let Some(number) = number(id) else { return Ok(Some(id.clone())) };
-        let content = self.content(action, message)?;
+        let content = self.content(message)?;
         let (now, Place { table, queue, .. }) = (Moment::now(), destination);
         if *table == self.options.table {
             self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
