@@ -65,8 +65,8 @@ pub struct TransportConfig {
     pub dsn: Secret,
     /// Options given beside the DSN; they win over the DSN's own. Nested maps (`queues.a.binding_keys`) stay nested.
     pub options: serde_yaml::Mapping,
-    /// How often and when failed messages are retried.
-    pub retry: RetryStrategy,
+    /// How often and when failed messages are retried, if that is said; else as by default.
+    pub retry: Option<RetryStrategy>,
     /// Where messages go that failed for good; else the configuration's `failure_transport`.
     pub failure_transport: Option<String>,
 }

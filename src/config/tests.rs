@@ -59,7 +59,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.state_dir, Path::new("/app/var"));
     assert_eq!(config.heartbeat_ttl, Duration::from_secs(60));
     assert_eq!(config.failure_transport, None);
-    assert_eq!(config.transports["async"].retry, RetryStrategy::default());
+    assert_eq!(config.transports["async"].retry, None);
     assert_eq!(config.transports["async"].path, "transports.async");
     let worker = &config.workers[0];
     assert_eq!(worker.name, "async");
@@ -90,13 +90,13 @@ fn a_transport_is_a_dsn_or_a_mapping() {
     assert_eq!(full.options["queues"]["a"]["binding_keys"][0], "async");
     assert_eq!(
         full.retry,
-        RetryStrategy {
+        Some(RetryStrategy {
             max_retries: 5,
             delay: Duration::from_millis(500),
             multiplier: 1.5,
             max_delay: Duration::from_secs(60),
             jitter: 0.0
-        }
+        })
     );
     assert_eq!(full.failure_transport.as_deref(), Some("failed"));
     assert_eq!(config.failure_transport.as_deref(), Some("failed"));
@@ -161,7 +161,7 @@ fn a_retry_strategy_keeps_within_its_bounds() {
     let found = problems("transports: {a: {dsn: 'x:', retry_strategy: {max_retry: 1}}}");
     assert!(found.starts_with("transports.a.retry_strategy: unknown key \"max_retry\", did you mean \"max_retries\"?"));
     let config = good("transports: {a: {dsn: 'x:', retry_strategy: {max_retries: 9223372036854775807}}}");
-    assert_eq!(config.transports["a"].retry.max_retries, u32::MAX);
+    assert_eq!(config.transports["a"].retry.as_ref().unwrap().max_retries, u32::MAX);
 }
 
 #[test]

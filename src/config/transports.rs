@@ -137,7 +137,7 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
         path: path.to_owned(),
         dsn: Secret(dsn),
         options: Mapping::new(),
-        retry: RetryStrategy::default(),
+        retry: None,
         failure_transport: None,
     };
     let expected = "a DSN such as sqlite:var/messages.db, or a mapping with `dsn`";
@@ -157,7 +157,7 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
         .require("dsn", "where the messages wait, such as sqlite:var/messages.db", reader)
         .and_then(|node| node.filled_text("a DSN", reader));
     let options = section.take("options").and_then(|node| read_options(node, reader)).unwrap_or_default();
-    let retry = section.take("retry_strategy").map(|node| read_retry(node, reader)).unwrap_or_default();
+    let retry = section.take("retry_strategy").map(|node| read_retry(node, reader));
     if let Some(node) = section.take("serializer") {
         check_serializer(&node, reader);
     }
@@ -221,7 +221,7 @@ fn stand_in(name: String) -> TransportConfig {
         name,
         dsn: Secret("sqlite:never-opened.db".to_owned()),
         options: Mapping::new(),
-        retry: RetryStrategy::default(),
+        retry: None,
         failure_transport: None,
     }
 }

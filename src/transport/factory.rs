@@ -226,7 +226,6 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::config::RetryStrategy;
 
     struct Nobody;
 
@@ -249,7 +248,7 @@ mod tests {
             path: format!("transports.{name}"),
             dsn: Secret((*dsn).to_owned()),
             options: serde_yaml::from_str(options).unwrap(),
-            retry: RetryStrategy::default(),
+            retry: None,
             failure_transport: None,
         };
         transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()

@@ -155,7 +155,7 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
     // What an auto-fallback says of its own counts before what its target says.
     let configs = [config.transports.get(name), config.transports.get(transport.name())];
     let mut configs = configs.into_iter().flatten();
-    let retry = configs.clone().map(|config| &config.retry).find(|retry| **retry != Default::default());
+    let retry = configs.clone().find_map(|config| config.retry.as_ref());
     let failure = configs.find_map(|config| config.failure_transport.as_ref()).or(config.failure_transport.as_ref());
     let on_failure = match failure.map(|name| transports.target(name)).transpose()? {
         None => OnFailure::Discard,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
-use minutely::config::{RetryStrategy, Secret, TransportConfig};
+use minutely::config::{Secret, TransportConfig};
 use minutely::transport::{Context, Liveness, Transports, built_in_factories};
 
 struct Nobody;
@@ -22,7 +22,7 @@ fn config(dsn: &str) -> IndexMap<String, TransportConfig> {
         path: "transports.a".to_owned(),
         dsn: Secret(dsn.to_owned()),
         options: serde_yaml::Mapping::new(),
-        retry: RetryStrategy::default(),
+        retry: None,
         failure_transport: None,
     };
     IndexMap::from([("a".to_owned(), config)])

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use indexmap::IndexMap;
-use minutely::config::{RetryStrategy, Secret, TransportConfig};
+use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
 use minutely::transport::{
     Context, Factory, Liveness, MessageId, Received, Sent, Transport, Transports, built_in_factories,
@@ -129,7 +129,7 @@ pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>]
         path: format!("transports.{name}"),
         dsn: Secret(dsn.to_owned()),
         options: serde_yaml::from_str(options).unwrap(),
-        retry: RetryStrategy::default(),
+        retry: None,
         failure_transport: None,
     };
     let context = Context { project_dir: dir.to_owned(), connections: IndexMap::new(), liveness: Arc::new(Nobody) };
