@@ -156,6 +156,8 @@ impl Supervisor {
             let ground = Arc::clone(&self.ground);
             let live = blocking(move || ground.slots.all_live()).await?;
             if live.is_empty() {
+                // Other hosts need not wait for the places to end by themselves.
+                self.keep_places().await;
                 return Ok(live);
             }
             // A worker that was being started is recorded by the time of the next look.
