@@ -10,7 +10,7 @@ use super::{InMemoryFactory, Liveness, SqliteFactory, SyncFactory, Transport, Tr
 use crate::config::{Problem, Secret, TransportConfig};
 
 /// Schemes whose transports exist, though a build may come without them.
-const OPTIONAL_SCHEMES: [&str; 13] = [
+const OPTIONAL_SCHEMES: [&str; 14] = [
     "postgres",
     "postgresql",
     "pgsql",
@@ -22,6 +22,7 @@ const OPTIONAL_SCHEMES: [&str; 13] = [
     "redis",
     "rediss",
     "valkey",
+    "valkeys",
     "amqp",
     "amqps",
 ];
@@ -62,6 +63,8 @@ pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
         Arc::new(super::PostgresFactory::default()),
         #[cfg(feature = "mysql")]
         Arc::new(super::MysqlFactory::default()),
+        #[cfg(feature = "redis")]
+        Arc::new(super::RedisFactory::default()),
     ]
 }
 

@@ -26,6 +26,8 @@ mod mysql;
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod rdbms;
+#[cfg(feature = "redis")]
+mod redis;
 mod spec;
 mod sql;
 mod sqlite;
@@ -39,6 +41,8 @@ pub use in_memory::{InMemory, InMemoryFactory};
 pub use mysql::MysqlFactory;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresFactory;
+#[cfg(feature = "redis")]
+pub use redis::RedisFactory;
 pub use spec::{Options, TransportSpec};
 pub use sqlite::{Sqlite, SqliteFactory};
 pub use sync::{Sync, SyncFactory};

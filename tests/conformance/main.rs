@@ -11,6 +11,8 @@ mod mysql_server;
 mod postgres_server;
 #[path = "../support/private_servers.rs"]
 mod private_servers;
+#[path = "../support/redis_keys.rs"]
+mod redis_keys;
 mod restarts;
 mod sql_dsns;
 mod sqlite_file;
@@ -41,6 +43,7 @@ macro_rules! on_every_transport {
         suite!(sqlite, Kind::Sqlite, $($behaviour)*);
         suite!(postgres, Kind::Postgres, $($behaviour)*);
         suite!(mysql, Kind::Mysql, $($behaviour)*);
+        suite!(redis, Kind::Redis, $($behaviour)*);
     };
 }
 

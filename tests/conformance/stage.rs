@@ -16,6 +16,7 @@ use minutely::transport::{
 use tokio::sync::OnceCell;
 
 use crate::databases::{Database, Server};
+use crate::redis_keys::Keys;
 
 /// Everything that is waited for has come by then, also on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ pub enum Kind {
     Sqlite,
     Postgres,
     Mysql,
+    Redis,
 }
 
 /// What is expected of a transport beyond sending and receiving.
@@ -45,6 +47,8 @@ pub struct Stage {
     dir: tempfile::TempDir,
     /// Where the transport has a server: this test's database, and another when it is asked for.
     databases: Option<(Database, OnceCell<Database>)>,
+    /// Where it is Redis: keys of this test's own.
+    keys: Option<Keys>,
     /// Where queues live in the process, "another process" means the same factory.
     shared: Vec<Arc<dyn Factory>>,
 }
@@ -53,11 +57,12 @@ impl Stage {
     /// None where the server is missing, and the test is to be skipped.
     pub async fn new(kind: Kind) -> Option<Self> {
         let databases = match kind {
-            Kind::InMemory | Kind::Sqlite => None,
+            Kind::InMemory | Kind::Sqlite | Kind::Redis => None,
             Kind::Postgres => Some((Database::create(Server::Postgres).await?, OnceCell::new())),
             Kind::Mysql => Some((Database::create(Server::Mysql).await?, OnceCell::new())),
         };
-        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, shared: built_in_factories() })
+        let keys = if kind == Kind::Redis { Some(Keys::create().await?) } else { None };
+        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, keys, shared: built_in_factories() })
     }
 
     /// The project's folder.
@@ -71,6 +76,7 @@ impl Stage {
             Kind::Sqlite => Abilities { setup: true, tables: true, waking: false, bytes: true },
             Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false },
             Kind::Mysql => Abilities { setup: true, tables: true, waking: false, bytes: false },
+            Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false },
         }
     }
 
@@ -91,7 +97,13 @@ impl Stage {
                 let dsn = format!("{}?queue_name={queue}", self.database().url());
                 open(queue, &dsn, options, &built_in_factories(), self.dir.path())
             }
+            Kind::Redis => open(queue, &self.keys().dsn(queue, 0), options, &built_in_factories(), self.dir.path()),
         }
+    }
+
+    /// What a test on Redis may use.
+    pub fn keys(&self) -> &Keys {
+        self.keys.as_ref().unwrap()
     }
 
     /// The database of a test on a server.
@@ -104,6 +116,7 @@ impl Stage {
         let dsn = match self.kind {
             Kind::InMemory => "in-memory://".to_owned(),
             Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
+            Kind::Redis => self.keys().dsn(queue, 1),
             Kind::Postgres | Kind::Mysql => {
                 let (database, elsewhere) = self.databases.as_ref().unwrap();
                 elsewhere.get_or_init(async || Database::create(database.server()).await.unwrap()).await.url()

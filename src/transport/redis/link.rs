@@ -1,0 +1,172 @@
+//! The one connection that a process has to a server, shared by all of its transports there.
+//!
+//! It is opened by the first request and again by the first one after it broke. What was under way when it broke fails,
+//! as nobody knows whether the server has done it.
+//!
+//! The server tells of changes without being asked: client-side caching in its broadcasting mode (`CLIENT TRACKING … BCAST
+//! PREFIX`) reports every key that somebody else changes, over the same connection and at no cost while nothing happens. A
+//! blocking read would keep that connection from everything else.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult};
+use tokio::sync::{Mutex, watch};
+
+use super::error::RedisFailure;
+use super::options::Address;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take. It ends the wait for a server that has vanished without a word.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A way to a server. Opens nothing before it is asked something.
+pub(super) struct Link {
+    client: Client,
+    place: Arc<str>,
+    open: Mutex<Option<Open>>,
+    /// Counts what the server has told.
+    bell: watch::Sender<u64>,
+    /// Does the server tell of changes now?
+    tells: Arc<AtomicBool>,
+    /// Beginnings of the names of keys whose changes matter.
+    prefixes: Lock<Vec<String>>,
+}
+
+struct Open {
+    connection: MultiplexedConnection,
+    /// Set when the connection has ended.
+    ended: Arc<AtomicBool>,
+}
+
+impl Link {
+    pub(super) fn new(address: &Address) -> RedisResult<Self> {
+        // Whoever connects with TLS first decides on the cryptography; another choice than this one would do as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            client: Client::open(address.connection_info()?)?,
+            place: address.place().into(),
+            open: Mutex::new(None),
+            bell: watch::Sender::new(0),
+            tells: Arc::default(),
+            prefixes: Lock::default(),
+        })
+    }
+
+    /// The server and the database, without secrets.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Be told of keys that begin like this, from the next connection on.
+    pub(super) fn watch(&self, prefix: &str) {
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        // The server refuses prefixes that overlap.
+        if !prefixes.iter().any(|known| prefix.starts_with(known)) {
+            prefixes.retain(|known| !known.starts_with(prefix));
+            prefixes.push(prefix.to_owned());
+        }
+    }
+
+    /// Does something on the connection, and returns the answer.
+    pub(super) async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, RedisFailure> {
+        let (mut connection, ended) = self.connection().await.map_err(|error| self.failure(error))?;
+        work(&mut connection).await.map_err(|error| {
+            if error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() {
+                ended.store(true, Ordering::Relaxed);
+            }
+            self.failure(error)
+        })
+    }
+
+    /// What the server has told up to now, to be compared with later.
+    pub(super) fn told(&self) -> watch::Receiver<u64> {
+        let mut told = self.bell.subscribe();
+        told.mark_unchanged();
+        told
+    }
+
+    /// Something has changed here that the server does not tell of, because this process has done it.
+    pub(super) fn ring(&self) {
+        self.bell.send_modify(|count| *count += 1);
+    }
+
+    /// Is the server telling of changes? Connects, if need be.
+    pub(super) async fn listen(&self) -> Result<bool, RedisFailure> {
+        self.connection().await.map_err(|error| self.failure(error))?;
+        Ok(self.tells())
+    }
+
+    /// Is the server telling of changes at present?
+    pub(super) fn tells(&self) -> bool {
+        self.tells.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connection until something is asked.
+    pub(super) fn rest(&self) {
+        // While somebody opens it there is nothing to close.
+        if let Ok(mut open) = self.open.try_lock() {
+            *open = None;
+            self.tells.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// An error found in an answer.
+    pub(super) fn failure(&self, error: RedisError) -> RedisFailure {
+        RedisFailure::new(&self.place, error)
+    }
+
+    async fn connection(&self) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
+        let mut open = self.open.lock().await;
+        if let Some(open) = open.as_ref().filter(|open| !open.ended.load(Ordering::Relaxed)) {
+            return Ok((open.connection.clone(), Arc::clone(&open.ended)));
+        }
+        *open = None;
+        self.tells.store(false, Ordering::Relaxed);
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut connection = self.connect(&ended).await?;
+        self.ask_to_be_told(&mut connection).await?;
+        *open = Some(Open { connection: connection.clone(), ended: Arc::clone(&ended) });
+        Ok((connection, ended))
+    }
+
+    async fn connect(&self, ended: &Arc<AtomicBool>) -> RedisResult<MultiplexedConnection> {
+        let (bell, ended, tells) = (self.bell.clone(), Arc::clone(ended), Arc::clone(&self.tells));
+        let push = move |info: PushInfo| {
+            if info.kind == PushKind::Disconnection {
+                ended.store(true, Ordering::Relaxed);
+                tells.store(false, Ordering::Relaxed);
+            }
+            // Who waits finds out what it is by looking.
+            bell.send_modify(|count| *count += 1);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT))
+            .set_push_sender(push);
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// A server that does not allow it, or does not know it, is asked again and again instead.
+    async fn ask_to_be_told(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let mut tracking = redis::cmd("CLIENT");
+        tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
+        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for prefix in prefixes {
+            tracking.arg("PREFIX").arg(prefix);
+        }
+        match tracking.exec_async(connection).await {
+            Ok(()) => self.tells.store(true, Ordering::Relaxed),
+            Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
+            Err(error) => tracing::info!(server = %self.place, %error, "the server does not tell of new messages"),
+        }
+        Ok(())
+    }
+}

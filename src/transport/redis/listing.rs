@@ -1,0 +1,164 @@
+//! Looking at messages without taking them: first those in the stream, then those that are delayed.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use redis::Value;
+
+use super::super::{Listed, Listing, MessageId, Received, TransportError};
+use super::{DELAYED, Entry, Redis, delayed_id, entry, is_entry, now, received};
+
+/// What the group knows of the stream.
+struct Group {
+    last_delivered: (u64, u64),
+    /// The ids of entries that a consumer has in hand.
+    in_flight: HashSet<String>,
+}
+
+impl Group {
+    /// Finished messages stay in the stream where they are not deleted.
+    fn is_finished(&self, id: &str) -> bool {
+        parts(id) <= self.last_delivered && !self.in_flight.contains(id)
+    }
+}
+
+impl Redis {
+    /// The members of the set that these ids are of; ids of nothing are passed over.
+    pub(super) async fn members(
+        &self,
+        action: &'static str,
+        ids: Vec<&MessageId>,
+    ) -> Result<Vec<Vec<u8>>, TransportError> {
+        let mut members = Vec::new();
+        for id in ids {
+            let Some(due) = due_of(id) else { continue };
+            let of_that_time = self.delayed_between(action, due, due).await?;
+            members
+                .extend(of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id).map(|found| found.0));
+        }
+        Ok(members)
+    }
+
+    pub(super) async fn any_delayed(&self, action: &'static str) -> Result<bool, TransportError> {
+        let due = redis::cmd("ZCOUNT").arg(&self.delayed).arg("-inf").arg(now()).clone();
+        let due: Result<u64, _> = self.link.run(async |link| due.query_async(link).await).await;
+        Ok(due.map_err(|error| self.error(action, error))? > 0)
+    }
+
+    async fn delayed_between(
+        &self,
+        action: &'static str,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<(Vec<u8>, f64)>, TransportError> {
+        let range = redis::cmd("ZRANGEBYSCORE").arg(&self.delayed).arg(from).arg(to).arg("WITHSCORES").clone();
+        let found = self.link.run(async |link| range.query_async(link).await).await;
+        found.map_err(|error| self.error(action, error))
+    }
+
+    async fn group(&self) -> Result<Option<Group>, TransportError> {
+        let action = "listing";
+        let (stream, group) = (&self.queue.stream, &self.queue.group);
+        let info = redis::cmd("XINFO").arg("GROUPS").arg(stream).clone();
+        let groups: Vec<redis::streams::StreamInfoGroup> = match self
+            .link
+            .run(async |link| info.query_async::<redis::streams::StreamInfoGroupsReply>(link).await)
+            .await
+        {
+            Ok(reply) => reply.groups,
+            Err(error) if error.is_no_key() => return Ok(None),
+            Err(error) => return Err(self.error(action, error)),
+        };
+        let Some(known) = groups.into_iter().find(|known| known.name == *group) else { return Ok(None) };
+        let pending = redis::cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(known.pending).clone();
+        let held: Vec<(String, Value, Value, Value)> = if known.pending == 0 {
+            Vec::new()
+        } else {
+            let held = self.link.run(async |link| pending.query_async(link).await).await;
+            held.map_err(|error| self.error(action, error))?
+        };
+        let in_flight = held.into_iter().map(|(id, ..)| id).collect();
+        Ok(Some(Group { last_delivered: parts(&known.last_delivered_id), in_flight }))
+    }
+
+    /// Entries between two ids.
+    async fn entries(&self, from: &str, to: &str, limit: usize) -> Result<Vec<Listed>, TransportError> {
+        let action = "listing";
+        let group = self.group().await?;
+        let (mut listed, mut from) = (Vec::new(), from.to_owned());
+        while listed.len() < limit {
+            let range = redis::cmd("XRANGE").arg(&self.queue.stream).arg(&from).arg(to).arg("COUNT").arg(limit).clone();
+            let entries = self.link.run(async |link| range.query_async::<Vec<Entry>>(link).await).await;
+            let entries = entries.map_err(|error| self.error(action, error))?;
+            let Some((last, _)) = entries.last() else { break };
+            from = format!("({last}");
+            for (id, fields) in entries {
+                let in_flight = group.as_ref().is_some_and(|group| group.in_flight.contains(&id));
+                if listed.len() < limit && !group.as_ref().is_some_and(|group| group.is_finished(&id)) {
+                    let available_at = Some(UNIX_EPOCH + Duration::from_millis(parts(&id).0));
+                    listed.push(Listed { received: received((id, fields)), available_at, in_flight });
+                }
+            }
+        }
+        Ok(listed)
+    }
+}
+
+#[async_trait]
+impl Listing for Redis {
+    async fn list(&self, after: Option<&MessageId>, limit: usize) -> Result<Vec<Listed>, TransportError> {
+        let mut listed = match after {
+            None => self.entries("-", "+", limit).await?,
+            Some(id) if is_entry(id) => self.entries(&format!("({}", id.0), "+", limit).await?,
+            Some(_) => Vec::new(),
+        };
+        let (due, after) = match after.filter(|id| !is_entry(id)) {
+            Some(id) => match due_of(id) {
+                Some(due) => (due, Some(id)),
+                // Nothing comes after what was never an id.
+                None => return Ok(Vec::new()),
+            },
+            None => (0, None),
+        };
+        if listed.len() < limit {
+            let mut delayed: Vec<Listed> =
+                self.delayed_between("listing", due, super::LATEST).await?.into_iter().map(as_listed).collect();
+            if let Some(position) = after.and_then(|id| delayed.iter().position(|listed| listed.received.id == *id)) {
+                delayed.drain(..=position);
+            }
+            listed.extend(delayed.into_iter().take(limit - listed.len()));
+        }
+        Ok(listed)
+    }
+
+    async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
+        if is_entry(id) {
+            return Ok(self.entries(&id.0, &id.0, 1).await?.pop());
+        }
+        let Some(due) = due_of(id) else { return Ok(None) };
+        let of_that_time = self.delayed_between("listing", due, due).await?;
+        Ok(of_that_time.into_iter().map(as_listed).find(|listed| listed.received.id == *id))
+    }
+}
+
+fn as_listed((member, due): (Vec<u8>, f64)) -> Listed {
+    let received = Received { id: id_of(&member, due), message: entry::read(&member) };
+    let available_at: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(due.max(0.0) as u64));
+    Listed { received, available_at, in_flight: false }
+}
+
+fn id_of(member: &[u8], due: f64) -> MessageId {
+    delayed_id(due.max(0.0) as u64, &entry::uniqid(member).unwrap_or_default())
+}
+
+/// When the delayed message with this id is due.
+fn due_of(id: &MessageId) -> Option<u64> {
+    id.0.strip_prefix(DELAYED)?.split(':').next()?.parse().ok()
+}
+
+/// An entry's id in numbers, which compare as ids do.
+fn parts(id: &str) -> (u64, u64) {
+    let (time, number) = id.split_once('-').unwrap_or((id, "0"));
+    (time.parse().unwrap_or(0), number.parse().unwrap_or(0))
+}

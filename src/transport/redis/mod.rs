@@ -1,0 +1,607 @@
+//! `redis:`: a queue in a Redis stream, the same that Symfony Messenger's Redis transport uses.
+//!
+//! A stream keeps entries in the order of their ids, a consumer group knows which of them are in flight, with whom and for
+//! how long. Delayed messages wait in a sorted set beside the stream, and whoever consumes moves the due ones over. All
+//! that changes more than one of these is a script (see [`scripts`]), and so one step for everybody.
+
+mod entry;
+mod error;
+mod link;
+mod listing;
+mod options;
+mod scripts;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use nix::unistd::gethostname;
+use redis::Value;
+use tokio::sync::watch;
+
+use self::error::RedisFailure;
+use self::link::Link;
+use self::options::{Address, Queue};
+use super::sql::store_error;
+use super::{
+    Connecting, Context, Counting, Counts, Factory, KeepingAlive, Listing, MessageId, Moving, Place, Received,
+    Releasing, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+};
+use crate::config::Problem;
+use crate::message::Encoded;
+
+/// Begins the names that consumers give themselves.
+const OWN_NAMES: &str = "minutely:";
+/// A consumer that holds nothing and was not heard of for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+/// Before the id of a message that is delayed.
+const DELAYED: &str = "delayed:";
+/// The largest whole number that a score holds exactly, in milliseconds: the year 287396.
+const LATEST: u64 = (1 << 53) - 1;
+/// The most that counting or looking looks through where Redis does not know the number by itself.
+const MOST_COUNTED: u64 = 100_000;
+/// How often delayed messages are moved over before what is there is taken all the same.
+const MOVES: u32 = 10;
+/// The most messages taken in one step.
+const MOST_TAKEN: usize = 1000;
+
+/// A queue in a stream.
+pub(crate) struct Redis {
+    name: String,
+    queue: Queue,
+    /// The sorted set of delayed messages.
+    delayed: String,
+    consumer: String,
+    link: Arc<Link>,
+    state: Mutex<State>,
+    /// Has this consumer's own past, and that of others, been looked after?
+    has_begun: AtomicBool,
+}
+
+/// What the last look has found.
+struct State {
+    /// Where the search for abandoned messages goes on.
+    cursor: String,
+    /// What the server had told by then.
+    told: watch::Receiver<u64>,
+    /// When the next delayed message is due.
+    next_due: Option<SystemTime>,
+    /// With a name that is set: up to where the messages that it had in flight before have been taken.
+    own: Option<String>,
+}
+
+impl Redis {
+    fn new(name: &str, queue: Queue, link: Arc<Link>) -> Self {
+        link.watch(&queue.stream);
+        let own = queue.consumer.as_ref().map(|_| "0".to_owned());
+        let consumer = queue.consumer.clone().unwrap_or_else(own_name);
+        let mut told = link.told();
+        // Nobody has looked yet.
+        told.mark_changed();
+        Self {
+            name: name.to_owned(),
+            delayed: format!("{}__queue", queue.stream),
+            consumer,
+            state: Mutex::new(State { cursor: "0-0".to_owned(), told, next_due: None, own }),
+            has_begun: AtomicBool::new(false),
+            queue,
+            link,
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic while the lock is held leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, action: &'static str, error: RedisFailure) -> TransportError {
+        if error.is_missing() { self.not_set_up() } else { store_error(&self.name, action, error) }
+    }
+
+    fn not_set_up(&self) -> TransportError {
+        let Queue { stream, group, .. } = &self.queue;
+        let what = format!("stream \"{stream}\" with group \"{group}\" in {}", self.link.place());
+        TransportError::NotSetUp { transport: self.name.clone(), what }
+    }
+
+    fn invocation<'s>(&self, script: &'s redis::Script) -> redis::ScriptInvocation<'s> {
+        let mut invocation = script.prepare_invoke();
+        invocation.key(&self.queue.stream).key(&self.delayed);
+        invocation
+    }
+
+    fn bound(&self) -> String {
+        self.queue.stream_max_entries.map_or(String::new(), |most| most.to_string())
+    }
+
+    /// Creates the group; the stream too, if `with_stream`. `false` when there is no stream to create it in.
+    async fn create_group(&self, action: &'static str, with_stream: bool) -> Result<bool, TransportError> {
+        let mut create = redis::cmd("XGROUP");
+        // From the beginning: what is there was sent for this group.
+        create.arg("CREATE").arg(&self.queue.stream).arg(&self.queue.group).arg("0");
+        if with_stream {
+            create.arg("MKSTREAM");
+        }
+        match self.link.run(async |connection| create.exec_async(connection).await).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_there_already() => Ok(true),
+            Err(error) if error.is_missing() && !with_stream => Ok(false),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    /// Takes messages, of a group that is there.
+    async fn take(&self, up_to: usize) -> Result<Vec<Entry>, RedisFailure> {
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
+            self.sweep().await?;
+        }
+        let own = self.state().own.clone();
+        if let Some(after) = own {
+            let entries = self.take_own(&after, up_to).await?;
+            self.state().own = entries.last().map(|(id, _)| id.clone());
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+        }
+        let told = self.link.told();
+        let cursor = self.state().cursor.clone();
+        let mut moves = MOVES;
+        loop {
+            let mut receive = self.invocation(&scripts::RECEIVE);
+            receive.arg(&self.queue.group).arg(&self.consumer).arg(up_to).arg(millis(self.queue.redeliver_timeout));
+            receive.arg(&cursor).arg(if moves > 0 { now().to_string() } else { String::new() });
+            let mut answer: Vec<Value> = self.link.run(async |link| receive.invoke_async(link).await).await?;
+            if answer.len() == 1 {
+                self.become_due(answer.swap_remove(0)).await?;
+                moves -= 1;
+                continue;
+            }
+            let (cursor, entries, next_due): (String, Vec<Entry>, String) =
+                redis::from_redis_value(Value::Array(answer)).map_err(|error| self.link.failure(error.into()))?;
+            let next_due: Option<f64> = next_due.parse().ok();
+            let mut state = self.state();
+            (state.cursor, state.told) = (cursor, told);
+            state.next_due =
+                next_due.map(|due| UNIX_EPOCH + Duration::from_secs_f64(due.clamp(0.0, LATEST as f64) / 1000.0));
+            return Ok(entries);
+        }
+    }
+
+    /// What a consumer of this name had in flight when it ended, page by page.
+    async fn take_own(&self, after: &str, up_to: usize) -> Result<Vec<Entry>, RedisFailure> {
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP").arg(&self.queue.group).arg(&self.consumer).arg("COUNT").arg(up_to);
+        read.arg("STREAMS").arg(&self.queue.stream).arg(after);
+        let read: Option<HashMap<String, Vec<Entry>>> =
+            self.link.run(async |link| read.query_async(link).await).await?;
+        Ok(read.unwrap_or_default().into_values().flatten().collect())
+    }
+
+    /// Delayed messages whose time has come.
+    async fn become_due(&self, members: Value) -> Result<(), RedisFailure> {
+        let members: Vec<Vec<u8>> =
+            redis::from_redis_value(members).map_err(|error| self.link.failure(error.into()))?;
+        let mut become_due = self.invocation(&scripts::BECOME_DUE);
+        become_due.arg(self.bound());
+        for member in &members {
+            become_due.arg(member).arg(entry::entry_of_member(member, self.queue.wrapping));
+        }
+        self.link.run(async |link| become_due.invoke_async(link).await).await
+    }
+
+    /// Forgets consumers that are gone.
+    async fn sweep(&self) -> Result<(), RedisFailure> {
+        let mut sweep = self.invocation(&scripts::SWEEP);
+        sweep.arg(&self.queue.group).arg(OWN_NAMES).arg(millis(FORGOTTEN_AFTER));
+        self.link.run(async |link| sweep.invoke_async(link).await).await
+    }
+
+    /// A script for some messages. What is no id of an entry is passed over.
+    async fn change(
+        &self,
+        action: &'static str,
+        script: &redis::Script,
+        arguments: &[&str],
+        ids: &[MessageId],
+    ) -> Result<(), TransportError> {
+        let ids: Vec<&str> = ids.iter().filter(|id| is_entry(id)).map(|id| id.0.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut change = self.invocation(script);
+        change.arg(arguments).arg(ids);
+        match self.link.run(async |link| change.invoke_async(link).await).await {
+            Ok(()) => Ok(()),
+            // There is nothing in a queue that is not there.
+            Err(error) if error.is_missing() && self.queue.auto_setup => Ok(()),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    /// Messages leave.
+    async fn finish(&self, action: &'static str, ids: &[MessageId], delete: bool) -> Result<(), TransportError> {
+        let (entries, others): (Vec<&MessageId>, Vec<&MessageId>) = ids.iter().partition(|id| is_entry(id));
+        let members = self.members(action, others).await?;
+        if entries.is_empty() && members.is_empty() {
+            return Ok(());
+        }
+        let entries: Vec<&str> = entries.into_iter().map(|id| id.0.as_str()).collect();
+        let mut finish = redis::pipe();
+        finish.atomic();
+        if !entries.is_empty() {
+            finish.cmd("XACK").arg(&self.queue.stream).arg(&self.queue.group).arg(&entries).ignore();
+            if delete {
+                finish.cmd("XDEL").arg(&self.queue.stream).arg(&entries).ignore();
+            }
+        }
+        if !members.is_empty() {
+            finish.cmd("ZREM").arg(&self.delayed).arg(members).ignore();
+        }
+        let finished = self.link.run(async |link| finish.exec_async(link).await).await;
+        finished.map_err(|error| self.error(action, error))
+    }
+
+    /// Takes a message from its place and puts another one where it is to be, in one step. The new id; none where the
+    /// first one is not there any more.
+    async fn put(
+        &self,
+        action: &'static str,
+        id: &MessageId,
+        destination: &str,
+        content: &[u8],
+        due: Option<u64>,
+        bound: &str,
+    ) -> Result<Option<String>, TransportError> {
+        let mut put = self.invocation(&scripts::MOVE);
+        put.key(destination).arg(&self.queue.group);
+        if is_entry(id) {
+            put.arg(&id.0).arg("entry");
+        } else {
+            let Some(member) = self.members(action, vec![id]).await?.pop() else { return Ok(None) };
+            put.arg(member).arg("delayed");
+        }
+        put.arg(u8::from(self.queue.delete_after_reject)).arg(content);
+        put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound);
+        let put = self.link.run(async |link| put.invoke_async(link).await).await;
+        let id = put.map_err(|error| self.error(action, error))?;
+        self.link.ring();
+        Ok(id)
+    }
+
+    fn entry(&self, message: &Encoded) -> Result<Vec<u8>, TransportError> {
+        entry::entry(&self.name, message, self.queue.wrapping)
+    }
+
+    async fn count(&self, cap: u64) -> Result<Counts, TransportError> {
+        let action = "counting";
+        let mut count = self.invocation(&scripts::COUNT);
+        count.arg(&self.queue.group).arg(now()).arg(millis(self.queue.redeliver_timeout)).arg(cap.min(MOST_COUNTED));
+        let counted = self.link.run(async |link| count.invoke_async(link).await).await;
+        let (is_there, pending, delayed, in_flight): (bool, u64, u64, u64) =
+            counted.map_err(|error| self.error(action, error))?;
+        if !is_there && !self.queue.auto_setup {
+            return Err(self.not_set_up());
+        }
+        Ok(Counts { pending: pending.min(cap), delayed: delayed.min(cap), in_flight: in_flight.min(cap) })
+    }
+}
+
+/// An entry: its id, its fields and their values.
+type Entry = (String, Vec<Vec<u8>>);
+
+/// The message in an entry. One without a field `message` is shown with what it has.
+fn received((id, fields): Entry) -> Received {
+    let mut pairs = fields.chunks_exact(2);
+    let message = pairs.find(|pair| pair[0] == b"message").map(|pair| entry::read(&pair[1]));
+    Received { id: MessageId(id), message: message.unwrap_or_else(|| entry::read(&fields.join(&b' '))) }
+}
+
+/// A name for a consumer that no other has.
+fn own_name() -> String {
+    let host = gethostname().unwrap_or_default();
+    format!("{OWN_NAMES}{}:{}:{:08x}", host.display(), std::process::id(), fastrand::u32(..))
+}
+
+/// Is it an id of a stream's entry, `1700000000000-0`?
+fn is_entry(id: &MessageId) -> bool {
+    id.0.split_once('-').is_some_and(|(time, number)| time.parse::<u64>().is_ok() && number.parse::<u64>().is_ok())
+}
+
+/// Now, in milliseconds since 1970.
+fn now() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// When a message with this delay is due.
+fn due(delay: Duration) -> u64 {
+    now().saturating_add(millis(delay)).min(LATEST)
+}
+
+fn new_uniqid() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+fn delayed_id(due: u64, uniqid: &str) -> MessageId {
+    MessageId(format!("{DELAYED}{due}:{uniqid}"))
+}
+
+#[async_trait]
+impl Transport for Redis {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let action = "sending";
+        let queued = |id| Ok(Sent::Queued { transport: self.name.clone(), id, reason: None });
+        let mut send = redis::pipe();
+        send.atomic();
+        if delay.is_zero() {
+            let command = send.cmd("XADD").arg(&self.queue.stream);
+            if !self.queue.auto_setup {
+                command.arg("NOMKSTREAM");
+            }
+            if let Some(most) = self.queue.stream_max_entries {
+                command.arg("MAXLEN").arg("~").arg(most);
+            }
+            command.arg("*").arg("message").arg(self.entry(message)?);
+            let sent: Result<(Option<String>,), _> = self.link.run(async |link| send.query_async(link).await).await;
+            let (id,) = sent.map_err(|error| self.error(action, error))?;
+            self.link.ring();
+            return queued(MessageId(id.ok_or_else(|| self.not_set_up())?));
+        }
+        let (due, uniqid) = (due(delay), new_uniqid());
+        let member = entry::member(&self.name, message, &uniqid)?;
+        if !self.queue.auto_setup {
+            let exists = redis::cmd("EXISTS").arg(&self.queue.stream).clone();
+            let exists = self.link.run(async |link| exists.query_async(link).await).await;
+            if !exists.map_err(|error| self.error(action, error))? {
+                return Err(self.not_set_up());
+            }
+        }
+        send.cmd("ZADD").arg(&self.delayed).arg("NX").arg(due).arg(member).ignore();
+        self.link.run(async |link| send.exec_async(link).await).await.map_err(|error| self.error(action, error))?;
+        self.link.ring();
+        queued(delayed_id(due, &uniqid))
+    }
+
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        let up_to = up_to.min(MOST_TAKEN);
+        if up_to == 0 {
+            return Ok(Vec::new());
+        }
+        let entries = match self.take(up_to).await {
+            Err(error) if error.is_missing() && self.queue.auto_setup => {
+                if !self.create_group(action, false).await? && !self.any_delayed(action).await? {
+                    return Ok(Vec::new());
+                }
+                self.create_group(action, true).await?;
+                self.take(up_to).await
+            }
+            entries => entries,
+        };
+        Ok(entries.map_err(|error| self.error(action, error))?.into_iter().map(received).collect())
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.finish("acknowledging", ids, self.queue.delete_after_ack).await
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.finish("rejecting", ids, self.queue.delete_after_reject).await
+    }
+
+    fn rest(&self) {
+        self.link.rest();
+    }
+
+    fn counting(&self) -> Option<&dyn Counting> {
+        Some(self)
+    }
+
+    fn setting_up(&self) -> Option<&dyn SettingUp> {
+        Some(self)
+    }
+
+    fn listing(&self) -> Option<&dyn Listing> {
+        Some(self)
+    }
+
+    fn releasing(&self) -> Option<&dyn Releasing> {
+        Some(self)
+    }
+
+    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn waking(&self) -> Option<&dyn Waking> {
+        Some(self)
+    }
+
+    fn connecting(&self) -> Option<&dyn Connecting> {
+        Some(self)
+    }
+
+    fn moving(&self) -> Option<&dyn Moving> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Counting for Redis {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        self.count(cap).await.map(|counts| counts.pending)
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        self.count(cap).await
+    }
+}
+
+#[async_trait]
+impl SettingUp for Redis {
+    async fn setup(&self) -> Result<(), TransportError> {
+        self.create_group("setting up", true).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Releasing for Redis {
+    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        // Where consumers name themselves, those of dead workers are known by how their names begin.
+        let others = if self.queue.consumer.is_none() { OWN_NAMES } else { "" };
+        self.change("releasing", &scripts::RELEASE, &[&self.queue.group, &self.consumer, others], ids).await
+    }
+}
+
+#[async_trait]
+impl KeepingAlive for Redis {
+    fn redeliver_timeout(&self) -> Duration {
+        self.queue.redeliver_timeout
+    }
+
+    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], ids).await
+    }
+}
+
+#[async_trait]
+impl Waking for Redis {
+    async fn wake(&self) -> Result<(), TransportError> {
+        let (mut told, next_due) = {
+            let state = self.state();
+            (state.told.clone(), state.next_due)
+        };
+        if !self.link.listen().await.map_err(|error| self.error("waiting", error))? {
+            return std::future::pending().await;
+        }
+        let until_due = async {
+            match next_due {
+                Some(due) => tokio::time::sleep(due.duration_since(SystemTime::now()).unwrap_or_default()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = told.changed() => {}
+            () = until_due => {}
+        }
+        Ok(())
+    }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        // Nothing tells of messages whose consumer is gone.
+        self.link.tells().then(|| self.queue.claim_interval.min(self.queue.redeliver_timeout))
+    }
+}
+
+#[async_trait]
+impl Connecting for Redis {
+    fn server(&self) -> &str {
+        let place = self.link.place();
+        place.rsplit_once('/').map_or(place, |(server, _database)| server)
+    }
+
+    fn connection(&self) -> &str {
+        self.link.place()
+    }
+
+    async fn limit(&self) -> Result<Option<u64>, TransportError> {
+        let info =
+            self.link.run(async |link| redis::cmd("INFO").arg("clients").query_async::<String>(link).await).await;
+        let info = info.map_err(|error| self.error("asking for the limit of connections", error))?;
+        Ok(info.lines().find_map(|line| line.strip_prefix("maxclients:")?.trim().parse().ok()))
+    }
+}
+
+#[async_trait]
+impl Moving for Redis {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let action = "retrying";
+        let bound = self.bound();
+        if delay.is_zero() {
+            self.put(action, id, &self.queue.stream, &self.entry(message)?, None, &bound).await.map(drop)
+        } else {
+            let member = entry::member(&self.name, message, &new_uniqid())?;
+            self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound).await.map(drop)
+        }
+    }
+
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        if destination.store != self.place().store {
+            return Ok(None);
+        }
+        let moved = self.put("moving", id, &destination.table, &self.entry(message)?, None, &destination.queue).await?;
+        Ok(Some(moved.map_or_else(|| id.clone(), MessageId)))
+    }
+
+    /// The table is the stream. Of the queue only the bound of the stream matters here, as all groups read it.
+    fn place(&self) -> Place {
+        Place { store: self.link.place().to_owned(), table: self.queue.stream.clone(), queue: self.bound() }
+    }
+}
+
+/// Makes the transports of `redis:`. Those on one database share one connection.
+#[derive(Default)]
+pub struct RedisFactory {
+    links: Mutex<HashMap<Address, Weak<Link>>>,
+}
+
+impl RedisFactory {
+    fn link(&self, address: Address) -> redis::RedisResult<Arc<Link>> {
+        // A panic while the lock is held leaves at worst an entry out.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&address).and_then(Weak::upgrade) {
+            return Ok(link);
+        }
+        let link = Arc::new(Link::new(&address)?);
+        links.insert(address, Arc::downgrade(&link));
+        Ok(link)
+    }
+}
+
+impl Factory for RedisFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["redis", "rediss", "valkey", "valkeys"]
+    }
+
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+        let mut options = spec.options();
+        let (address, queue) = options::read(spec, &mut options);
+        let link = self.link(address).map_err(|error| spec.dsn_problem(error.to_string()));
+        if let Err(problem) = &link {
+            options.push(problem.clone());
+        }
+        options.finish()?;
+        let link = link.map_err(|problem| vec![problem])?;
+        Ok(Arc::new(Redis::new(&spec.name, queue, link)))
+    }
+
+    fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {
+        let (_, queue) = options::read(spec, &mut spec.options());
+        let mut warnings = Vec::new();
+        if queue.stream_max_entries.is_some() {
+            let message =
+                "stream_max_entries drops the oldest messages when there are more, also those that nobody has handled";
+            warnings.push(spec.warning(message));
+        }
+        if queue.consumer.is_some() {
+            let message =
+                "workers that share the name `consumer` take each other's messages; without it each has its own";
+            warnings.push(spec.warning(message));
+        }
+        warnings
+    }
+}

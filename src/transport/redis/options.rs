@@ -1,0 +1,176 @@
+//! What a Redis DSN and its options say: where the server is, and which stream, group and consumer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisResult};
+
+use super::super::sql::REDELIVER_TIMEOUT;
+use super::super::{Options, TransportSpec};
+use super::entry::Wrapping;
+
+const PORT: u16 = 6379;
+const CLAIM_INTERVAL: u64 = 60_000;
+
+/// Options that mean something to php-redis and nothing here.
+const IGNORED: [&str; 5] = ["lazy", "persistent_id", "retry_interval", "read_timeout", "timeout"];
+
+/// A server, a database on it, and a login. Transports with equal addresses share a connection.
+///
+/// It has no `Debug`, as it holds the password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    server: Server,
+    user: Option<String>,
+    password: Option<String>,
+    database: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Server {
+    Host { name: String, port: u16, tls: bool },
+    Socket(PathBuf),
+}
+
+impl Address {
+    /// As the driver wants it.
+    pub(super) fn connection_info(&self) -> RedisResult<ConnectionInfo> {
+        let address = match self.server.clone() {
+            Server::Host { name, port, tls: false } => ConnectionAddr::Tcp(name, port),
+            Server::Host { name, port, tls: true } => {
+                ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None }
+            }
+            Server::Socket(path) => ConnectionAddr::Unix(path),
+        };
+        let mut redis =
+            RedisConnectionInfo::default().set_db(self.database.into()).set_protocol(ProtocolVersion::RESP3);
+        if let Some(user) = &self.user {
+            redis = redis.set_username(user);
+        }
+        if let Some(password) = &self.password {
+            redis = redis.set_password(password);
+        }
+        Ok(address.into_connection_info()?.set_redis_settings(redis))
+    }
+
+    /// As errors name it: `host:port/database`.
+    pub(super) fn place(&self) -> String {
+        match &self.server {
+            Server::Host { name, port, .. } if name.contains(':') => format!("[{name}]:{port}/{}", self.database),
+            Server::Host { name, port, .. } => format!("{name}:{port}/{}", self.database),
+            Server::Socket(path) => format!("{}/{}", path.display(), self.database),
+        }
+    }
+}
+
+/// A queue: a stream, and the group that consumes it.
+pub(super) struct Queue {
+    pub(super) stream: String,
+    pub(super) group: String,
+    /// None: a name of its own for each process.
+    pub(super) consumer: Option<String>,
+    pub(super) auto_setup: bool,
+    pub(super) delete_after_ack: bool,
+    pub(super) delete_after_reject: bool,
+    /// The stream is cut to about so many entries.
+    pub(super) stream_max_entries: Option<u64>,
+    pub(super) wrapping: Wrapping,
+    pub(super) redeliver_timeout: Duration,
+    pub(super) claim_interval: Duration,
+}
+
+/// Reads a transport's description, and notes what is wrong with it.
+pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Queue) {
+    let address = read_address(spec, options);
+    // With a socket the whole path is its own.
+    let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path() };
+    let mut parts = path.split('/').skip(1).map(|part| if part.is_empty() { None } else { Some(part.to_owned()) });
+    let mut named = |name, options: &mut Options<'_>| {
+        let given = options.text(name);
+        parts.next().flatten().or(given)
+    };
+    let stream = named("stream", options).unwrap_or_else(|| "messages".to_owned());
+    let group = named("group", options).unwrap_or_else(|| "symfony".to_owned());
+    let consumer = named("consumer", options);
+    if parts.next().is_some() {
+        options.push(spec.dsn_problem("its path is /stream/group/consumer, and no more"));
+    }
+    let wrapping = match options.text("serializer").as_deref() {
+        None | Some("1") => Wrapping::Php,
+        Some("0") => Wrapping::None,
+        Some(_) => {
+            let why =
+                "serializer is 0 (JSON as it is) or 1 (wrapped by PHP's serializer); others need igbinary or msgpack";
+            options.refuse("serializer", why);
+            Wrapping::Php
+        }
+    };
+    let queue = Queue {
+        stream,
+        group,
+        consumer,
+        auto_setup: options.flag("auto_setup", true),
+        delete_after_ack: options.flag("delete_after_ack", true),
+        delete_after_reject: options.flag("delete_after_reject", true),
+        stream_max_entries: Some(whole(options, "stream_max_entries", 0)).filter(|most| *most > 0),
+        wrapping,
+        redeliver_timeout: options.seconds("redeliver_timeout", REDELIVER_TIMEOUT),
+        claim_interval: Duration::from_millis(whole(options, "claim_interval", CLAIM_INTERVAL)),
+    };
+    for name in IGNORED {
+        options.text(name);
+    }
+    refuse(options);
+    (address, queue)
+}
+
+fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
+    let dsn = &spec.dsn;
+    if dsn.hosts().len() > 1 {
+        let why = "it names several hosts, a cluster: name one server. In a cluster the stream and the delayed messages \
+                   would be on different nodes, and no step could change both";
+        options.push(spec.dsn_problem(why));
+    }
+    let tls = options.flag("tls", false) || matches!(dsn.scheme(), "rediss" | "valkeys");
+    let server = match dsn.host() {
+        "" if dsn.path().trim_matches('/').is_empty() => Server::Host { name: "127.0.0.1".to_owned(), port: PORT, tls },
+        "" => Server::Socket(dsn.path().into()),
+        name => Server::Host { name: name.to_owned(), port: dsn.port().unwrap_or(PORT), tls },
+    };
+    let (user, password) = match (dsn.user(), dsn.password()) {
+        // `redis://secret@host`
+        (Some(secret), None) => (None, Some(secret.to_owned())),
+        (user, password) => (user.map(str::to_owned), password.map(str::to_owned)),
+    };
+    let auth = options.text("auth");
+    let database = u32::try_from(whole(options, "dbindex", 0)).unwrap_or(u32::MAX);
+    match auth {
+        Some(auth) => Address { server, user: None, password: Some(auth), database },
+        None => Address { server, user, password, database },
+    }
+}
+
+fn whole(options: &mut Options<'_>, name: &'static str, default: u64) -> u64 {
+    let Some(text) = options.text(name) else { return default };
+    text.parse::<u32>().map_or_else(
+        |_| {
+            options.refuse(name, format!("{name} is a whole number, at most {}; found \"{text}\"", u32::MAX));
+            default
+        },
+        u64::from,
+    )
+}
+
+/// What Symfony knows and this does not do, by name and with the reason.
+fn refuse(options: &mut Options<'_>) {
+    let reasons = [
+        ("sentinel_master", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
+        ("redis_sentinel", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
+        ("ssl", "TLS trusts the system's certificates, and SSL_CERT_FILE in the environment adds to them"),
+    ];
+    for (name, why) in reasons {
+        if options.text(name).is_some() {
+            options.refuse(name, format!("{name}: {why}"));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is done on the server in one step.
+//!
+//! Each script is one step for everybody else: nobody sees a message in two places or in none, and whoever is killed
+//! leaves all of a step or nothing. Keys are the stream and the set of delayed messages, in this order.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// A script that is made once and then known to servers by its hash.
+macro_rules! script {
+    ($(#[$doc:meta])* $name:ident = $code:expr) => {
+        $(#[$doc])*
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new($code));
+    };
+}
+
+script! {
+    /// Takes messages in flight. Arguments: group, consumer, how many, idle time from which on others' messages are
+    /// abandoned, where to go on looking for those, now (empty: delayed messages do not matter).
+    ///
+    /// Gives the delayed messages that are due, if there are any, and then does nothing else. Otherwise: where to go on
+    /// looking, entries, when the next delayed message is due.
+    RECEIVE = r"
+local stream, queue = KEYS[1], KEYS[2]
+local group, consumer, up_to = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if ARGV[6] ~= '' then
+  local due = redis.call('ZRANGEBYSCORE', queue, '-inf', ARGV[6], 'LIMIT', 0, 100)
+  if #due > 0 then return {due} end
+end
+local entries = {}
+local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, ARGV[4], ARGV[5], 'COUNT', up_to)
+for _, entry in ipairs(claimed[2]) do
+  if entry and entry[2] then entries[#entries + 1] = entry end
+end
+if #entries < up_to then
+  local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', up_to - #entries, 'STREAMS', stream, '>')
+  if read then
+    for _, entry in ipairs(read[1][2]) do entries[#entries + 1] = entry end
+  end
+end
+local next_due = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+return {claimed[1], entries, next_due[2] or ''}"
+}
+
+script! {
+    /// Makes delayed messages pending. Arguments: the bound of the stream (empty: none), and for each message the member
+    /// of the set and the entry it becomes. One that is not in the set any more was taken by somebody else.
+    BECOME_DUE = r"
+local bound = {}
+if ARGV[1] ~= '' then bound = {'MAXLEN', '~', ARGV[1]} end
+for n = 2, #ARGV, 2 do
+  if redis.call('ZREM', KEYS[2], ARGV[n]) == 1 then
+    local add = {'XADD', KEYS[1]}
+    for _, word in ipairs(bound) do add[#add + 1] = word end
+    for _, word in ipairs({'*', 'message', ARGV[n + 1]}) do add[#add + 1] = word end
+    redis.call(unpack(add))
+  end
+end"
+}
+
+script! {
+    /// Counts. Arguments: group, now, idle time from which on messages are abandoned, cap. Gives whether the group is
+    /// there, and pending, delayed, in flight.
+    COUNT = r"
+local stream, queue = KEYS[1], KEYS[2]
+local cap = tonumber(ARGV[4])
+local function fields(flat)
+  local map = {}
+  for n = 1, #flat, 2 do map[flat[n]] = flat[n + 1] end
+  return map
+end
+local due = redis.call('ZCOUNT', queue, '-inf', ARGV[2])
+local delayed = redis.call('ZCOUNT', queue, '(' .. ARGV[2], '+inf')
+if redis.call('EXISTS', stream) == 0 then return {0, due, delayed, 0} end
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local group = fields(flat)
+  if group['name'] == ARGV[1] then
+    local new = group['lag']
+    if not new then
+      new = #redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', cap)
+    end
+    local held, abandoned = group['pending'], 0
+    if held > 0 then
+      local most = math.min(held, cap)
+      if most > 0 then
+        abandoned = #redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', most)
+      end
+    end
+    return {1, new + abandoned + due, delayed, held - abandoned}
+  end
+end
+return {0, redis.call('XLEN', stream) + due, delayed, 0}"
+}
+
+script! {
+    /// Makes messages in flight pending. Arguments: group, this consumer, what else the name of a consumer may begin with
+    /// whose messages may be released (empty: nothing), ids. They are made to look abandoned long ago, and keep their
+    /// place in the queue.
+    RELEASE = r"
+for n = 4, #ARGV do
+  local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
+  local ours = held and (held[2] == ARGV[2] or (ARGV[3] ~= '' and held[2]:sub(1, #ARGV[3]) == ARGV[3]))
+  if ours then redis.call('XCLAIM', KEYS[1], ARGV[1], held[2], 0, ARGV[n], 'TIME', 0, 'JUSTID') end
+end"
+}
+
+script! {
+    /// Begins the time in flight anew. Arguments: group, consumer, ids. What is not this consumer's (any more) is left.
+    KEEP_ALIVE = r"
+for n = 3, #ARGV do
+  local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
+  if held and held[2] == ARGV[2] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[n], 'IDLE', 0, 'JUSTID')
+  end
+end"
+}
+
+script! {
+    /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the id (or the
+    /// delayed message's member, with 'delayed' as the next argument), 'entry' or 'delayed', whether to delete the entry,
+    /// the new content, when it is due (empty: now), the bound of the stream (empty: none).
+    ///
+    /// Gives the new id; an empty one for a delayed message, nothing where the first one is not there.
+    MOVE = r"
+local stream, queue, destination = KEYS[1], KEYS[2], KEYS[3]
+local group, id = ARGV[1], ARGV[2]
+if ARGV[3] == 'delayed' then
+  if redis.call('ZREM', queue, id) == 0 then return false end
+elseif redis.call('XACK', stream, group, id) == 1 then
+  if ARGV[4] == '1' then redis.call('XDEL', stream, id) end
+else
+  -- Not in flight: never received, or finished.
+  local function parts(text)
+    local a, b = text:match('^(%d+)-(%d+)$')
+    return tonumber(a), tonumber(b)
+  end
+  local a, b = parts(id)
+  for _, flat in ipairs(redis.call('EXISTS', stream) == 1 and redis.call('XINFO', 'GROUPS', stream) or {}) do
+    local map = {}
+    for n = 1, #flat, 2 do map[flat[n]] = flat[n + 1] end
+    if map['name'] == group then
+      local c, d = parts(map['last-delivered-id'])
+      if a < c or (a == c and b <= d) then return false end
+    end
+  end
+  if redis.call('XDEL', stream, id) == 0 then return false end
+end
+if ARGV[6] ~= '' then
+  redis.call('ZADD', destination, 'NX', ARGV[6], ARGV[5])
+  return ''
+end
+if ARGV[7] ~= '' then return redis.call('XADD', destination, 'MAXLEN', '~', ARGV[7], '*', 'message', ARGV[5]) end
+return redis.call('XADD', destination, '*', 'message', ARGV[5])"
+}
+
+script! {
+    /// Removes consumers that hold nothing and have not been heard of for so long, so that their number does not grow with
+    /// every worker there ever was. Arguments: group, beginning of their names, milliseconds.
+    SWEEP = r"
+for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local map = {}
+  for n = 1, #flat, 2 do map[flat[n]] = flat[n + 1] end
+  local ours = map['name']:sub(1, #ARGV[2]) == ARGV[2]
+  if ours and map['pending'] == 0 and map['idle'] > tonumber(ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], map['name'])
+  end
+end"
+}
