@@ -9,70 +9,25 @@ use std::time::{Duration, Instant};
 
 use databases::{Database, Server};
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use support::php::{Php, is_here};
-use support::{Project, Run, wait_until};
+use support::both::Both;
+use support::php::Php;
+use support::{Run, wait_until};
 
-const CONFIG: &str = r#"
-failure_transport: failed
-transports:
-  async: {dsn: "doctrine://default?queue_name=async", retry_strategy: {max_retries: 1, delay: 10}}
-  failed: "doctrine://default?queue_name=failed"
-routing: {'*': async}
-handlers:
-  'App\Message\Note':
-    exec: [sh, -c, 'body=$(cat); case "$body" in *"\"fail\":true"*|*"not here"*) exit 1;; esac;
-                    printf "{\"by\":\"us\",%s\n" "${body#?}" >> handled; printf "%s" "$MINUTELY_HEADERS" > headers']
-workers:
-  - name: php
-    transports: [async]
-    command: [php, '%env(CONSOLE)%', 'messenger:consume', '{transports}', '{options}']
-    options: [--time-limit=600, --sleep=1]
-    autoscale: {desired_size: 2, max: 3}
-"#;
-
-/// A project and a Symfony application on one database of their own.
-struct Both {
-    project: Project,
-    php: Php,
-    // Last, as it is dropped when nobody uses it any more.
-    _database: Database,
+fn on(server: Server) -> Option<Both> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let database = runtime.block_on(Database::create(server))?;
+    // As Symfony's recipes write it.
+    let parameters = if server == Server::Mysql { "?charset=utf8mb4" } else { "?charset=utf8" };
+    let database_url = database.url().replace("postgres://", "postgresql://") + parameters;
+    let [transport_dsn, failure_dsn] =
+        ["async", "failed"].map(|queue| format!("doctrine://default?queue_name={queue}"));
+    let ours = [transport_dsn.clone(), failure_dsn.clone()];
+    Both::on(database, ours, Php { transport_dsn, failure_dsn, database_url })
 }
 
-impl Both {
-    fn on(server: Server) -> Option<Self> {
-        if !is_here() {
-            return None;
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let database = runtime.block_on(Database::create(server))?;
-        let project = Project::new(CONFIG);
-        let console = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/console.php");
-        // As Symfony's recipes write it.
-        let parameters = if server == Server::Mysql { "?charset=utf8mb4" } else { "?charset=utf8" };
-        let url = database.url().replace("postgres://", "postgresql://") + parameters;
-        project.write(".env", format!("CONSOLE={console}\nDATABASE_URL={url}\n"));
-        let php = Php {
-            transport_dsn: "doctrine://default?queue_name=async".to_owned(),
-            failure_dsn: "doctrine://default?queue_name=failed".to_owned(),
-            database_url: url,
-        };
-        Some(Self { project, php, _database: database })
-    }
-
-    fn handled(&self) -> Vec<Value> {
-        self.project.lines("handled").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    fn dispatch_here(&self, n: i64, text: &str) {
-        let body = serde_json::json!({ "n": n, "text": text, "fail": false }).to_string();
-        self.project.run(&["dispatch", r"App\Message\Note", &body]).succeeds();
-    }
-
-    /// What both sides count on the queue.
-    fn counts(&self) -> (u64, u64) {
-        (self.project.pending("async"), self.php.count(&self.project))
-    }
+/// What both sides count on the queue.
+fn counts(both: &Both) -> (u64, u64) {
+    (both.project.pending("async"), both.php.count(&both.project))
 }
 
 fn told(run: &Run) -> String {
@@ -83,10 +38,10 @@ fn told(run: &Run) -> String {
 macro_rules! on_both_servers {
     ($($test:ident)*) => {
         mod postgres {
-            $(#[test] fn $test() { if let Some(both) = super::Both::on(super::Server::Postgres) { super::$test(&both); } })*
+            $(#[test] fn $test() { if let Some(both) = super::on(super::Server::Postgres) { super::$test(&both); } })*
         }
         mod mysql {
-            $(#[test] fn $test() { if let Some(both) = super::Both::on(super::Server::Mysql) { super::$test(&both); } })*
+            $(#[test] fn $test() { if let Some(both) = super::on(super::Server::Mysql) { super::$test(&both); } })*
         }
     };
 }
@@ -105,22 +60,22 @@ on_both_servers! {
 
 fn dispatched_by_symfony_handled_here(both: &Both) {
     both.php.run(&both.project, &["dispatch", r#"{"n":7,"text":"é \"x\" / 日本 😀"}"#]);
-    assert_eq!(both.counts(), (1, 1));
+    assert_eq!(counts(both), (1, 1));
     both.project.run(&["consume", "async", "--limit=1"]).succeeds();
     let note = &both.handled()[0];
     assert_eq!((&note["by"], &note["n"], &note["text"]), (&"us".into(), &7.into(), &"é \"x\" / 日本 😀".into()));
     let headers: BTreeMap<String, String> = serde_json::from_str(&both.project.lines("headers").join("")).unwrap();
     assert_eq!(headers[r"X-Message-Stamp-App\Stamp\Tenant"], r#"[{"name":"tenant 0"}]"#);
-    assert_eq!(both.counts(), (0, 0));
+    assert_eq!(counts(both), (0, 0));
 }
 
 fn dispatched_here_handled_by_symfony(both: &Both) {
     both.dispatch_here(7, "é / 日本 😀");
-    assert_eq!(both.counts(), (1, 1));
+    assert_eq!(counts(both), (1, 1));
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=1"]);
     let note = &both.handled()[0];
     assert_eq!((&note["by"], &note["text"]), (&"php".into(), &"é / 日本 😀".into()));
-    assert_eq!(both.counts(), (0, 0));
+    assert_eq!(counts(both), (0, 0));
 }
 
 fn either_side_sets_the_table_up(both: &Both) {
@@ -129,7 +84,7 @@ fn either_side_sets_the_table_up(both: &Both) {
     both.dispatch_here(1, "");
     // Symfony brings its own indexes to a table of ours, and nothing is lost by that.
     both.php.run(&both.project, &["messenger:setup-transports"]);
-    assert_eq!(both.counts(), (1, 1));
+    assert_eq!(counts(both), (1, 1));
     both.project.run(&["consume", "async", "--limit=1"]).succeeds();
     assert_eq!(both.handled().len(), 1);
 }
@@ -137,7 +92,7 @@ fn either_side_sets_the_table_up(both: &Both) {
 fn a_delay_is_kept_to_on_either_side(both: &Both) {
     both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=3600000"]);
     both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1h"]).succeeds();
-    assert_eq!(both.counts(), (0, 0));
+    assert_eq!(counts(both), (0, 0));
     let status = both.project.json(&["status"]);
     assert_eq!(status["transports"][0]["delayed"], 2, "{status}");
     // One that becomes due while a worker waits.
@@ -188,13 +143,11 @@ fn both_consume_one_queue_and_nothing_is_lost_or_doubled(both: &Both) {
         }
         both.project.lines("handled").len() >= 140
     });
-    wait_until("the queue is empty", || both.counts() == (0, 0));
+    wait_until("the queue is empty", || counts(both) == (0, 0));
     drop((ours, theirs));
-    let mut numbers: Vec<i64> = both.handled().iter().map(|note| note["n"].as_i64().unwrap()).collect();
-    numbers.sort_unstable();
+    let (numbers, by) = both.numbers();
     assert_eq!(numbers, (0..140).collect::<Vec<_>>());
-    let by = |who| both.handled().iter().filter(|note| note["by"] == who).count();
-    assert!(by("us") > 0 && by("php") > 0, "{} {}", by("us"), by("php"));
+    assert!(by[0] > 0 && by[1] > 0, "{by:?}");
 }
 
 fn what_symfonys_worker_has_in_flight_is_left_to_it(both: &Both) {
