@@ -14,6 +14,8 @@
 
 #[path = "../tests/support/databases.rs"]
 mod databases;
+#[path = "../tests/support/redis_keys.rs"]
+mod redis_keys;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -24,6 +26,7 @@ use minutely::App;
 use minutely::handler::HandlerError;
 use minutely::message::Message;
 use nix::sys::resource::{UsageWho, getrusage};
+use redis_keys::Keys;
 use serde::{Deserialize, Serialize};
 
 /// What is sent: the message of `tests/interop/console.php`.
@@ -85,6 +88,9 @@ fn main() -> ExitCode {
             measure_on(server, name, dir.path(), messages);
         }
     }
+    if is_chosen("redis") {
+        measure_on_redis(dir.path(), messages);
+    }
     ExitCode::SUCCESS
 }
 
@@ -109,6 +115,14 @@ fn measure_on(server: Server, name: &'static str, dir: &Path, messages: u32) {
         theirs: "doctrine://default?queue_name=theirs".to_owned(),
         database_url: database.url().replace("postgres://", "postgresql://"),
     };
+    measure(&store, dir, messages);
+}
+
+/// Measures with keys of its own.
+fn measure_on_redis(dir: &Path, messages: u32) {
+    let Some(keys) = Keys::create_blocking() else { return };
+    let theirs = format!("{}&delete_after_ack=1", keys.dsn("theirs", 0));
+    let store = Store { name: "redis", ours: keys.dsn("ours", 0), theirs, database_url: String::new() };
     measure(&store, dir, messages);
 }
 
@@ -177,7 +191,7 @@ fn theirs(store: &Store, dir: &Path, messages: u32) -> Option<Figures> {
     let body = r#"{"n":0,"text":"hello","fail":false}"#;
     let times = format!("--times={messages}");
     // What starting PHP takes is not counted.
-    let (start, processor_start) = timed(&mut php(&["count"])).ok()?;
+    let (start, processor_start) = timed(&mut php(&["list"])).ok()?;
     let (dispatch, _) = timed(&mut php(&["dispatch", body, &times])).ok()?;
     let consumed = (messages / 10).max(1);
     let limit = format!("--limit={consumed}");
