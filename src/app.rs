@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bus::{Bus, Middleware, Routing};
-use crate::cache::{Cache, FileStore};
-use crate::config::{self, Config, Problem, Problems};
+use crate::cache::{Cache, FileStore, Store};
+use crate::config::{self, Config, Problem, Problems, Scope};
 use crate::handler::{Exec, Handler, HandlerError, Handlers, Typed};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::transport::{Context, Factory, Transports, built_in_factories};
+use crate::transport::{Context, Factory, Transports, built_in_factories, cache_store};
 use crate::worker::StopSignal;
 
 /// An application, ready to dispatch and to consume. Nothing is opened before it is used.
@@ -95,18 +95,24 @@ impl AppBuilder {
     /// the caller knows of.
     pub fn load(mut self, file: &Path, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
         let (config, mut problems) = config::read(file)?;
-        let cache = Arc::new(Cache::new(Arc::new(FileStore::new(config.state_dir.join("cache")))));
+        let factories = [built_in_factories(), self.factories].concat();
+        let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
+        let store = config.cache.as_ref().map(|cache| cache_store(cache, &factories, &config.dir, &config.connections));
+        let store = store.unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
+            problems.list.extend(wrong);
+            in_files()
+        });
+        let cache = Arc::new(Cache::new(store));
         let heartbeats = Heartbeats::new(Arc::clone(&cache));
         let context = Context {
             project_dir: config.dir.clone(),
             connections: config.connections.clone(),
             liveness: Arc::new(heartbeats.clone()),
         };
-        let factories = [built_in_factories(), self.factories].concat();
-
         problems.list.extend(Transports::check(&config.transports, &factories, &context));
         problems.list.extend(check(&config));
         problems.list.extend(lossy_transports(&config));
+        problems.list.extend(lonely_clusters(&config));
         if problems.any_error() {
             return Err(problems);
         }
@@ -124,6 +130,15 @@ impl AppBuilder {
         let stop_signal = StopSignal::new(Arc::clone(&cache));
         Ok(App { config, warnings: problems, transports, bus, handlers, routing, cache, heartbeats, stop_signal })
     }
+}
+
+/// Bounds over all hosts with a cache that no other host sees.
+fn lonely_clusters(config: &Config) -> Vec<Problem> {
+    let shared = config.workers.iter().filter(|_| config.cache.is_none());
+    let shared = shared.filter(|worker| worker.autoscale.scope == Scope::Cluster);
+    let message =
+        "holds for this host alone, because the cache is in its state_dir; set `cache` to one that hosts share";
+    shared.map(|worker| Problem::warning(format!("{}.autoscale.scope", worker.path), message)).collect()
 }
 
 /// Consumed transports whose messages nothing keeps when they fail for good.

@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 use support::{Project, wait_until};
 use tempfile::TempDir;
 
@@ -24,8 +24,9 @@ impl Cluster {
 
     fn host(&self, autoscale: &str) -> Project {
         let shared = self.shared.path().display();
-        let project = Project::new(&format!(
+        Project::new(&format!(
             r#"
+cache: "file:{shared}/cache"
 transports:
   mail: "sqlite://{shared}/q.db?queue_name=mail"
 routing: {{'*': mail}}
@@ -38,13 +39,7 @@ workers:
     options: [--time-limit=600, --sleep=50ms]
     autoscale: {autoscale}
 "#
-        ));
-        fs::create_dir(project.file("var")).unwrap();
-        if !self.shared.path().join("cache").exists() {
-            fs::create_dir(self.shared.path().join("cache")).unwrap();
-        }
-        std::os::unix::fs::symlink(self.shared.path().join("cache"), project.file("var/cache")).unwrap();
-        project
+        ))
     }
 
     fn handled(&self) -> Vec<String> {
@@ -55,11 +50,13 @@ workers:
     }
 }
 
-/// Workers that live on a host, by the kernel's account.
+/// Workers that live on a host, by the kernel's account. What a worker is about to turn into a handler's program still
+/// looks like it, but leads no session.
 fn workers(host: &Project) -> usize {
-    let command = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let is_worker = |pid: &i32| command(pid).split(|byte| *byte == 0).any(|argument| argument == b"consume");
-    host.processes().iter().filter(|pid| is_worker(pid)).count()
+    let command = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let consumes = |pid: i32| command(pid).split(|byte| *byte == 0).any(|argument| argument == b"consume");
+    let leads = |pid: i32| getsid(Some(Pid::from_raw(pid))) == Ok(Pid::from_raw(pid));
+    host.processes().into_iter().filter(|pid| consumes(*pid) && leads(*pid)).count()
 }
 
 /// Looks on for a while.
@@ -145,7 +142,6 @@ fn the_places_of_a_host_that_died_stay_taken_for_their_time() {
 fn without_the_cache_no_worker_is_started_and_the_reason_told() {
     let cluster = Cluster::new();
     let host = cluster.host("{desired_size: 1, max: 2, scope: cluster}");
-    fs::remove_dir_all(cluster.shared.path().join("cache")).unwrap();
     fs::write(cluster.shared.path().join("cache"), "not a folder").unwrap();
     let mut cron = host.start("supervise", &["supervise"]);
     wait_until("it is told", || {

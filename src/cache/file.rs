@@ -50,7 +50,7 @@ impl FileStore {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, CacheError> {
         let result = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        result.map_err(|error| CacheError { place: self.dir.display().to_string(), action, source: Box::new(error) })
+        result.map_err(|error| CacheError { place: self.place(), action, known: false, source: Box::new(error) })
     }
 
     fn group_dir(&self, group: &str) -> PathBuf {
@@ -58,7 +58,7 @@ impl FileStore {
     }
 
     /// A fact's folder, and its name there.
-    fn place(&self, group: &str, key: &str) -> (PathBuf, String) {
+    fn place_of(&self, group: &str, key: &str) -> (PathBuf, String) {
         (self.group_dir(group), utf8_percent_encode(key, NAME).to_string())
     }
 }
@@ -66,7 +66,7 @@ impl FileStore {
 #[async_trait]
 impl Store for FileStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
-        let (dir, name) = self.place(group, key);
+        let (dir, name) = self.place_of(group, key);
         let value = value.to_owned();
         self.blocking("written", move || {
             create_dir(&dir)?;
@@ -76,7 +76,7 @@ impl Store for FileStore {
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
-        let (dir, name) = self.place(group, key);
+        let (dir, name) = self.place_of(group, key);
         self.blocking("written", move || remove(&dir.join(name))).await
     }
 
@@ -91,7 +91,7 @@ impl Store for FileStore {
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
-        let (dir, name) = self.place(group, key);
+        let (dir, name) = self.place_of(group, key);
         let owner = owner.to_owned();
         self.blocking("written", move || {
             create_dir(&dir)?;
@@ -105,8 +105,12 @@ impl Store for FileStore {
         .await
     }
 
+    fn place(&self) -> String {
+        self.dir.display().to_string()
+    }
+
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
-        let (dir, name) = self.place(group, key);
+        let (dir, name) = self.place_of(group, key);
         let owner = owner.to_owned();
         self.blocking("written", move || {
             if !dir.exists() {

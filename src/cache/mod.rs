@@ -49,6 +49,17 @@ pub trait Store: Send + Sync {
 
     /// Gives a place back. One that is another's, or nobody's, is left as it is.
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError>;
+
+    /// Where it is, as errors name it: a path or a server, without secrets.
+    fn place(&self) -> String;
+
+    /// Creates what is missing. Putting a fact does this too.
+    async fn set_up(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    /// Nothing is going to be asked of it for some seconds: it may close what it holds open.
+    fn rest(&self) {}
 }
 
 /// The cache could not be read or written.
@@ -59,6 +70,8 @@ pub struct CacheError {
     pub place: String,
     /// `read` or `written`.
     pub action: &'static str,
+    /// It went wrong a moment ago, and the store has not been asked again since.
+    pub known: bool,
     /// What went wrong.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,

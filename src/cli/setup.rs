@@ -28,5 +28,15 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
             }
         }
     }
+    // A cache in files has no name in the configuration, and needs nothing.
+    if args.transports.is_empty() && app.config.cache.is_some() {
+        match app.cache.set_up().await {
+            Ok(()) => output::line("cache: ready"),
+            Err(error) => {
+                output::error(&error.to_string());
+                end = End::Failed;
+            }
+        }
+    }
     Ok(end)
 }

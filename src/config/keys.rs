@@ -69,6 +69,9 @@ pub const KEYS: &[Key] = &[
     key("handlers.*.exec", "list of text", "required", "the program and its arguments"),
     key("handlers.*.timeout", "duration", "none", "how long it may take"),
     key("state_dir", "path", "`var`", "folder for locks, heartbeats and the log"),
+    key("cache", "DSN, or map", "files in `state_dir`", "where heartbeats are kept; a server, for several hosts"),
+    key("cache.dsn", "DSN", "required", "where; may be given alone, without the map"),
+    key("cache.options", "map", "none", "options; they win over those in the DSN"),
     key("heartbeat", "map", "as below", "how producers see that a transport is consumed"),
     key("heartbeat.ttl", "duration", "60s", "how long a worker's heartbeat lasts when it is not renewed"),
     key("connections", "map", "`default`: `DATABASE_URL`", "database URLs by name, for `doctrine://NAME`"),
@@ -101,6 +104,7 @@ mod tests {
                 "workers",
                 "handlers",
                 "state_dir",
+                "cache",
                 "heartbeat",
                 "connections"
             ]

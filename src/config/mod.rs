@@ -48,6 +48,8 @@ pub struct Config {
     pub handlers: IndexMap<String, Vec<ExecConfig>>,
     /// Where locks, slots, cache and logs live.
     pub state_dir: PathBuf,
+    /// Where heartbeats and the like are kept; in files under `state_dir` where nothing is said.
+    pub cache: Option<TransportConfig>,
     /// How long a worker's heartbeat lasts when it is not renewed.
     pub heartbeat_ttl: Duration,
     /// Database URLs by connection name, for `doctrine://NAME`. May hold passwords.

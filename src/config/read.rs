@@ -21,7 +21,7 @@ use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 use super::routes::read_routing;
 use super::section::{Node, Reader};
-use super::transports::Declared;
+use super::transports::{Declared, read_cache, uses_connections};
 use super::workers::read_workers;
 use super::yaml;
 use super::{Config, Secret};
@@ -85,9 +85,11 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
     let handlers = read_handlers(sources.entries("handlers", "a mapping of types to handlers", reader), reader);
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
+    let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
     let mut connections = sources.entries("connections", "a mapping of names to database URLs", reader);
-    if transports.use_connections() {
+    let cache_uses_them = cache.as_ref().is_some_and(|cache| uses_connections(&cache.dsn.0));
+    if transports.use_connections() || cache_uses_them {
         sources.add_doctrine_connections(&mut connections);
     }
     Config {
@@ -99,6 +101,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         workers,
         handlers,
         state_dir: reader.dir.join(state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
+        cache,
         heartbeat_ttl: heartbeat_ttl.unwrap_or(DEFAULT_HEARTBEAT_TTL),
         connections: read_connections(connections, environment, reader),
     }

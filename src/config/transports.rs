@@ -106,8 +106,35 @@ impl Declared {
 
     /// Does a DSN name a connection?
     pub(super) fn use_connections(&self) -> bool {
-        self.all.values().any(|transport| scheme(&transport.dsn.0) == "doctrine")
+        self.all.values().any(|transport| uses_connections(&transport.dsn.0))
     }
+}
+
+/// Does a DSN name a connection?
+pub(super) fn uses_connections(dsn: &str) -> bool {
+    scheme(dsn) == "doctrine"
+}
+
+/// Where the cache is: described as a transport is.
+pub(super) fn read_cache(node: Node, reader: &mut Reader) -> Option<TransportConfig> {
+    let cache = |path: &str, dsn: String| TransportConfig {
+        name: "cache".to_owned(),
+        path: path.to_owned(),
+        dsn: Secret(dsn),
+        options: Mapping::new(),
+        retry: None,
+        failure_transport: None,
+    };
+    let expected = "a DSN such as postgres://user@host/database or redis://host, or a mapping with `dsn`";
+    if !node.is_mapping() {
+        return node.filled_text(expected, reader).map(|dsn| cache(&node.path, dsn));
+    }
+    let path = node.path.clone();
+    let mut section = node.section("cache", expected, reader)?;
+    let dsn = section.require("dsn", "where it is, such as redis://host", reader);
+    let dsn = dsn.and_then(|node| node.filled_text("a DSN", reader))?;
+    let options = section.take("options").and_then(|node| read_options(node, reader)).unwrap_or_default();
+    Some(TransportConfig { options, ..cache(&path, dsn) })
 }
 
 fn scheme(dsn: &str) -> String {

@@ -55,6 +55,7 @@ impl Liveness for Heartbeats {
                 Ok(facts) if !facts.is_empty() => return true,
                 Ok(_) => {}
                 // Nobody is known to consume it, and the fallback handles the message: slower, but nothing is stranded.
+                Err(error) if error.known => tracing::debug!(transport, %error, "taken as not running"),
                 Err(error) => tracing::warn!(transport, %error, "heartbeats cannot be read; taken as not running"),
             }
         }

@@ -80,6 +80,7 @@ pub struct Supervisor {
     definitions: Vec<WorkerDefinition>,
     transports: Arc<Transports>,
     promises: Promises,
+    cache: Arc<Cache>,
     places: Arc<Places>,
     ground: Arc<Ground>,
     pace: Pace,
@@ -93,6 +94,7 @@ impl Supervisor {
             definitions: config.workers.clone(),
             transports,
             promises: Promises::new(Heartbeats::new(Arc::clone(cache)), &config.state_dir),
+            cache: Arc::clone(cache),
             places: Arc::new(Places::new(Arc::clone(cache), &config.state_dir)),
             ground: Arc::new(Ground {
                 slots: Slots::new(&config.state_dir),
@@ -126,6 +128,7 @@ impl Supervisor {
         let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
         self.act(&mut report).await;
         self.promise(&report, Moment::Tick).await;
+        self.cache.rest();
         report
     }
 
@@ -215,6 +218,7 @@ impl Supervisor {
                 None => next,
             };
             self.promise(&report, Moment::Tick).await;
+            self.cache.rest();
             last = Some(report);
             tokio::select! {
                 biased;

@@ -130,6 +130,10 @@ impl Store for Memory {
         unreachable!("no definition here has places that hosts share")
     }
 
+    fn place(&self) -> String {
+        "memory".to_owned()
+    }
+
     async fn unclaim(&self, _: &str, _: &str, _: &str) -> Result<(), CacheError> {
         unreachable!("no definition here has places that hosts share")
     }
@@ -197,6 +201,7 @@ impl Stage {
             workers: self.definitions.clone(),
             handlers: IndexMap::new(),
             state_dir: self.state_dir(),
+            cache: None,
             heartbeat_ttl: Duration::from_secs(60),
             connections: IndexMap::new(),
         };

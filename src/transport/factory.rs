@@ -1,12 +1,13 @@
 //! Makes all transports of a configuration, and finds everything wrong with them before anything is opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
 use super::auto_fallback::{self, AutoFallback, References};
 use super::{InMemoryFactory, Liveness, SqliteFactory, SyncFactory, Transport, TransportError, TransportSpec};
+use crate::cache::{FileStore, Store};
 use crate::config::{Problem, Secret, TransportConfig};
 
 /// Schemes whose transports exist, though a build may come without them.
@@ -46,6 +47,12 @@ pub trait Factory: Send + std::marker::Sync {
     /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
     /// when it is first used.
     fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>>;
+
+    /// Makes a cache on such a store, or says everything that is wrong with its description. `None` where facts cannot be
+    /// kept. Opens nothing. A cache and transports on one server share the process's connection to it.
+    fn cache(&self, _spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
+        None
+    }
 
     /// What a person should know before using such a transport.
     fn warnings(&self, _spec: &TransportSpec) -> Vec<Problem> {
@@ -180,6 +187,30 @@ fn build(
     }
     let by_name = configs.keys().filter_map(|name| Some((name.clone(), built.swap_remove(name)?))).collect();
     (Transports { by_name }, problems.into_values().flatten().collect())
+}
+
+/// Makes the cache that a configuration describes as it describes transports: where, and with which options.
+pub fn cache_store(
+    config: &TransportConfig,
+    factories: &[Arc<dyn Factory>],
+    project_dir: &Path,
+    connections: &IndexMap<String, Secret>,
+) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    let spec = TransportSpec::of(config, connections).map_err(|problem| vec![problem])?;
+    if spec.store.scheme() == "file" {
+        let mut options = spec.options();
+        let path = spec.store.path();
+        if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
+            let ways = "it names no folder: write file:relative/path or file:///absolute/path";
+            options.push(spec.dsn_problem(ways));
+        }
+        options.finish()?;
+        return Ok(Arc::new(FileStore::new(project_dir.join(path))));
+    }
+    factory_for(&spec, factories)?.cache(&spec, project_dir).unwrap_or_else(|| {
+        let why = "keeps no facts: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
+        Err(vec![spec.dsn_problem(format!("\"{}:\" {why}", spec.store.scheme()))])
+    })
 }
 
 fn factory_for<'a>(

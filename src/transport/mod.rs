@@ -30,12 +30,13 @@ mod rdbms;
 mod redis;
 mod spec;
 mod sql;
+mod sql_facts;
 mod sqlite;
 mod sync;
 
 pub use auto_fallback::{AutoFallback, Liveness};
 pub use dsn::{Dsn, DsnError, Host};
-pub use factory::{Context, Factory, Transports, built_in_factories};
+pub use factory::{Context, Factory, Transports, built_in_factories, cache_store};
 pub use in_memory::{InMemory, InMemoryFactory};
 #[cfg(feature = "mysql")]
 pub use mysql::MysqlFactory;

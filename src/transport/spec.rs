@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde_yaml::Value;
 
 use super::{Context, Dsn};
-use crate::config::{Problem, TransportConfig};
+use crate::config::{Problem, Secret, TransportConfig};
 
 /// What a [`Factory`](super::Factory) makes a transport of.
 #[derive(Debug, Clone)]
@@ -40,9 +40,14 @@ impl std::fmt::Debug for Given {
 impl TransportSpec {
     /// Takes a transport's configuration apart. Options beside the DSN win over those in it.
     pub fn new(config: &TransportConfig, context: &Context) -> Result<Self, Problem> {
+        Self::of(config, &context.connections)
+    }
+
+    /// The same, with what `doctrine://NAME` may name.
+    pub(super) fn of(config: &TransportConfig, connections: &IndexMap<String, Secret>) -> Result<Self, Problem> {
         let path = format!("{}.dsn", config.path);
         let dsn = Dsn::parse(&config.dsn.0).map_err(|error| Problem::error(&path, error.to_string()))?;
-        let store = if dsn.scheme() == "doctrine" { connection(&dsn, &path, context)? } else { dsn.clone() };
+        let store = if dsn.scheme() == "doctrine" { connection(&dsn, &path, connections)? } else { dsn.clone() };
         let mut options = IndexMap::new();
         for (key, value) in dsn.parameters() {
             options.insert(key.to_owned(), Given { value: Value::String(value.to_owned()), path: path.clone() });
@@ -85,10 +90,10 @@ impl TransportSpec {
 }
 
 /// The URL of the connection that `doctrine://NAME` names.
-fn connection(dsn: &Dsn, path: &str, context: &Context) -> Result<Dsn, Problem> {
+fn connection(dsn: &Dsn, path: &str, connections: &IndexMap<String, Secret>) -> Result<Dsn, Problem> {
     let name = if dsn.host().is_empty() { "default" } else { dsn.host() };
-    let Some(url) = context.connections.get(name) else {
-        let mut problem = Problem::unknown(path, "connection", name, context.connections.keys().map(String::as_str));
+    let Some(url) = connections.get(name) else {
+        let mut problem = Problem::unknown(path, "connection", name, connections.keys().map(String::as_str));
         problem.message += "; DATABASE_URL in the environment makes \"default\", `connections:` makes any";
         return Err(problem);
     };

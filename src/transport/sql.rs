@@ -105,7 +105,7 @@ pub(super) fn store_error(
     TransportError::Store { transport: transport.to_owned(), action, source: Box::new(source) }
 }
 
-fn is_identifier(text: &str) -> bool {
+pub(super) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         && !text.to_ascii_lowercase().starts_with("sqlite_")

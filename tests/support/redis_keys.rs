@@ -43,6 +43,11 @@ impl Keys {
         format!("{}/{}?dbindex={database}", self.url, self.stream(queue))
     }
 
+    /// A cache whose keys are this test's.
+    pub fn cache_dsn(&self) -> String {
+        format!("{}?prefix={}", self.url, self.prefix)
+    }
+
     /// The stream of a queue.
     pub fn stream(&self, queue: &str) -> String {
         format!("{}{queue}", self.prefix)

@@ -18,6 +18,7 @@ mod session;
 mod version;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sqlx::SqlSafeStr;
@@ -25,14 +26,28 @@ use sqlx::SqlSafeStr;
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, Request, Take, for_ids};
 use self::session::{MysqlSession, PARAMETERS, Settings};
-use super::rdbms::{Address, Content, Dialect, Link, Statement, Table, Value};
+use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table, Value};
 use super::sql::{Moment, QueueOptions};
+use super::sql_facts::{self, SqlFacts, Words};
 use super::{Context, Factory, Transport, TransportSpec, Waking};
+use crate::cache::Store;
 use crate::config::Problem;
 
 /// What MySQL allows for the name of a table.
 const LONGEST_NAME: usize = 64;
 const PORT: u16 = 3306;
+
+/// How the cache is kept here.
+const WORDS: Words = Words {
+    now: "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+    // Bytes: keys that differ in an accent or in case are two.
+    key: "VARBINARY(1000)",
+    value: "LONGBLOB",
+    time: "BIGINT",
+    numbered: false,
+    on_conflict: false,
+    quote: '`',
+};
 
 /// A queue in a MySQL table.
 pub(crate) struct Mysql {
@@ -194,5 +209,17 @@ impl Factory for MysqlFactory {
         let link = link.map_err(|problem| vec![problem])?;
         let dialect = Mysql::new(&queue.table, &queue.queue);
         Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
+    }
+
+    fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
+        let mut options = spec.options();
+        let table = sql_facts::table_name(&mut options);
+        let address = Address::read(spec, &mut options, &PARAMETERS);
+        let made = options.finish().and_then(|()| {
+            let link = self.link(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
+            let facts = SqlFacts::new(Facts { link, request: Request::Run }, &table, &WORDS);
+            Ok(Arc::new(facts) as Arc<dyn Store>)
+        });
+        Some(made)
     }
 }

@@ -12,6 +12,7 @@ mod session;
 mod waking;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,15 +22,28 @@ use self::bells::Bells;
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::session::{PARAMETERS, PostgresSession, Request, Settings, connect_options};
 use self::waking::Notifications;
-use super::rdbms::{Address, Content, Dialect, Link, Statement, Table};
+use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table};
 use super::sql::{Moment, QueueOptions};
+use super::sql_facts::{self, SqlFacts, Words};
 use super::{Context, Factory, Options, Transport, TransportSpec, Waking};
+use crate::cache::Store;
 use crate::config::Problem;
 
 /// Symfony Messenger's default for `check_delayed_interval`, in milliseconds.
 const CHECK_INTERVAL: u64 = 60_000;
 /// What PostgreSQL allows for the name of a table and of a channel.
 const LONGEST_NAME: usize = 63;
+
+/// How the cache is kept here.
+const WORDS: Words = Words {
+    now: "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
+    key: "TEXT",
+    value: "TEXT",
+    time: "BIGINT",
+    numbered: true,
+    on_conflict: true,
+    quote: '"',
+};
 
 /// A queue in a PostgreSQL table.
 pub(crate) struct Postgres {
@@ -179,6 +193,18 @@ impl Factory for PostgresFactory {
         let dialect =
             Postgres { queue: queue.queue.clone(), queries: Queries::new(&queue.table, notify), notifications };
         Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
+    }
+
+    fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
+        let mut options = spec.options();
+        let table = sql_facts::table_name(&mut options);
+        let address = Address::read(spec, &mut options, &PARAMETERS);
+        let made = options.finish().and_then(|()| {
+            let link = self.link(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
+            let facts = SqlFacts::new(Facts { link, request: Request::Run }, &table, &WORDS);
+            Ok(Arc::new(facts) as Arc<dyn Store>)
+        });
+        Some(made)
     }
 
     fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {

@@ -7,6 +7,7 @@ mod address;
 mod content;
 mod dialect;
 mod error;
+mod facts;
 mod link;
 #[cfg(test)]
 pub(super) mod live;
@@ -22,6 +23,7 @@ pub(crate) use self::content::Content;
 use self::content::NotText;
 pub(crate) use self::dialect::{Dialect, Request, Session};
 pub(crate) use self::error::{Fault, ServerError};
+pub(crate) use self::facts::Facts;
 pub(crate) use self::link::Link;
 pub(crate) use self::statement::{Row, Statement, Value};
 use super::sql::{Moment, QueueOptions, store_error};

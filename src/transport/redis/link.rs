@@ -156,9 +156,13 @@ impl Link {
 
     /// A server that does not allow it, or does not know it, is asked again and again instead.
     async fn ask_to_be_told(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Without any it would tell of all keys there are.
+        if prefixes.is_empty() {
+            return Ok(());
+        }
         let mut tracking = redis::cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
-        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for prefix in prefixes {
             tracking.arg("PREFIX").arg(prefix);
         }

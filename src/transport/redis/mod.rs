@@ -6,12 +6,14 @@
 
 mod entry;
 mod error;
+mod facts;
 mod link;
 mod listing;
 mod options;
 mod scripts;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +31,7 @@ use super::{
     Connecting, Context, Counting, Counts, Factory, KeepingAlive, Listing, MessageId, Moving, Place, Received,
     Releasing, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
+use crate::cache::Store;
 use crate::config::Problem;
 use crate::message::Encoded;
 
@@ -587,6 +590,16 @@ impl Factory for RedisFactory {
         options.finish()?;
         let link = link.map_err(|problem| vec![problem])?;
         Ok(Arc::new(Redis::new(&spec.name, queue, link)))
+    }
+
+    fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
+        let mut options = spec.options();
+        let (address, prefix) = options::read_for_cache(spec, &mut options);
+        let made = options.finish().and_then(|()| {
+            let link = self.link(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
+            Ok(Arc::new(facts::Facts { link, prefix }) as Arc<dyn Store>)
+        });
+        Some(made)
     }
 
     fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {

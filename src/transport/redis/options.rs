@@ -124,6 +124,23 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
     (address, queue)
 }
 
+/// Reads the description of a cache: the server, and what its keys begin with.
+pub(super) fn read_for_cache(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, String) {
+    let mut address = read_address(spec, options);
+    let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path().trim_matches('/') };
+    match path.parse() {
+        Ok(database) => address.database = database,
+        Err(_) if path.is_empty() => {}
+        Err(_) => options.push(spec.dsn_problem("its path is the number of a database, or nothing")),
+    }
+    let prefix = options.text("prefix").unwrap_or_else(|| "minutely:".to_owned());
+    for name in IGNORED {
+        options.text(name);
+    }
+    refuse(options);
+    (address, prefix)
+}
+
 fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
     let dsn = &spec.dsn;
     if dsn.hosts().len() > 1 {

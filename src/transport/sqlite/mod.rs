@@ -5,6 +5,7 @@
 //! something half done. What a killed consumer had in flight is pending again after `redeliver_timeout`.
 
 mod database;
+mod facts;
 mod queries;
 mod row;
 
@@ -22,10 +23,12 @@ use self::database::{Database, DatabaseError, Statement};
 use self::queries::Queries;
 use self::row::{ReadRow, bind_message, first_id};
 use super::sql::{Moment, QueueOptions, store_error, time_from_text};
+use super::sql_facts::{self, SqlFacts};
 use super::{
     Context, Counting, Counts, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing,
     Sent, SettingUp, Transport, TransportError, TransportSpec,
 };
+use crate::cache::Store;
 use crate::config::Problem;
 use crate::message::Encoded;
 
@@ -375,6 +378,21 @@ impl Factory for SqliteFactory {
         options.finish()?;
         let path = path.map_err(|problem| vec![problem])?;
         Ok(Arc::new(Sqlite::new(&spec.name, queue, self.database(path))))
+    }
+
+    fn cache(&self, spec: &TransportSpec, project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
+        let mut options = spec.options();
+        let table = sql_facts::table_name(&mut options);
+        let path = file(spec, project_dir);
+        if let Err(problem) = &path {
+            options.push(problem.clone());
+        }
+        let made = options.finish().and_then(|()| {
+            let database = self.database(path.map_err(|problem| vec![problem])?);
+            let facts = facts::Facts { database, table: table.clone() };
+            Ok(Arc::new(SqlFacts::new(facts, &table, &facts::WORDS)) as Arc<dyn Store>)
+        });
+        Some(made)
     }
 }
 

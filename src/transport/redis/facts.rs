@@ -1,0 +1,151 @@
+//! The cache on a Redis server: a hash for each group, with a field for each fact.
+//!
+//! A field's value is `WRITTEN:EXPIRES:VALUE`, in milliseconds by the server's clock; what is read is translated to this
+//! host's. A hash is removed by the server when the last of its facts is over.
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use redis::{FromRedisValue, Script};
+
+use super::error::RedisFailure;
+use super::link::Link;
+use crate::cache::{CacheError, Fact, Store};
+
+/// What all scripts begin with. The key is the group's.
+const COMMON: &str = r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function read(text)
+  local written, expires, value = text:match('^(%d+):(%d+):(.*)$')
+  return tonumber(written), tonumber(expires), value
+end
+local function write(key, value, ttl)
+  local fact = string.format('%.0f:%.0f:', now, now + ttl) .. value
+  redis.call('HSET', KEYS[1], key, fact)
+  if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl)) end
+end
+";
+
+macro_rules! script {
+    ($name:ident = $code:literal) => {
+        static $name: LazyLock<Script> = LazyLock::new(|| Script::new(&format!("{COMMON}{}", $code)));
+    };
+}
+
+// Key, value, time to live. Removes what is over.
+script!(
+    PUT = r"
+local all = redis.call('HGETALL', KEYS[1])
+for n = 1, #all, 2 do
+  local _, expires = read(all[n + 1])
+  if not expires or expires <= now then redis.call('HDEL', KEYS[1], all[n]) end
+end
+write(ARGV[1], ARGV[2], tonumber(ARGV[3]))"
+);
+
+// Gives keys, values, and for how long each has been and will be true.
+script!(
+    LIST = r"
+local facts, all = {}, redis.call('HGETALL', KEYS[1])
+for n = 1, #all, 2 do
+  local written, expires, value = read(all[n + 1])
+  if expires and expires > now then facts[#facts + 1] = {all[n], value, now - written, expires - now} end
+end
+return facts"
+);
+
+// Key, owner, time to live.
+script!(
+    CLAIM = r"
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then
+  local _, expires, owner = read(held)
+  if expires and expires > now and owner ~= ARGV[2] then return 0 end
+end
+write(ARGV[1], ARGV[2], tonumber(ARGV[3]))
+return 1"
+);
+
+// Key, owner.
+script!(
+    UNCLAIM = r"
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then
+  local _, _, owner = read(held)
+  if owner == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+end"
+);
+
+/// The cache under keys that begin alike.
+pub(super) struct Facts {
+    pub(super) link: Arc<Link>,
+    pub(super) prefix: String,
+}
+
+impl Facts {
+    async fn invoke<T: FromRedisValue>(
+        &self,
+        action: &'static str,
+        script: &Script,
+        group: &str,
+        arguments: &[&str],
+        ttl: Option<Duration>,
+    ) -> Result<T, CacheError> {
+        let mut invocation = script.key(format!("{}{group}", self.prefix));
+        invocation.arg(arguments);
+        if let Some(ttl) = ttl {
+            // A number that Lua holds exactly.
+            invocation.arg(super::millis(ttl).clamp(1, 1 << 50));
+        }
+        self.link.run(async |link| invocation.invoke_async(link).await).await.map_err(|error| self.error(action, error))
+    }
+
+    fn error(&self, action: &'static str, error: RedisFailure) -> CacheError {
+        CacheError { place: self.link.place().to_owned(), action, known: false, source: Box::new(error) }
+    }
+}
+
+#[async_trait]
+impl Store for Facts {
+    async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
+        self.invoke("written", &PUT, group, &[key, value], Some(ttl)).await
+    }
+
+    async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
+        let hash = format!("{}{group}", self.prefix);
+        let remove = redis::cmd("HDEL").arg(hash).arg(key).clone();
+        self.link.run(async |link| remove.exec_async(link).await).await.map_err(|error| self.error("written", error))
+    }
+
+    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+        let rows: Vec<(String, String, u64, u64)> = self.invoke("read", &LIST, group, &[], None).await?;
+        let now = SystemTime::now();
+        let fact = |(key, value, age, left)| Fact {
+            key,
+            value,
+            written_at: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
+            expires_at: now + Duration::from_millis(left),
+        };
+        let mut facts: Vec<Fact> = rows.into_iter().map(fact).collect();
+        facts.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(facts)
+    }
+
+    async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+        self.invoke("written", &CLAIM, group, &[key, owner], Some(ttl)).await
+    }
+
+    async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
+        self.invoke("written", &UNCLAIM, group, &[key, owner], None).await
+    }
+
+    fn place(&self) -> String {
+        self.link.place().to_owned()
+    }
+
+    fn rest(&self) {
+        self.link.rest();
+    }
+}

@@ -1,0 +1,244 @@
+//! The cache in a table: what SQLite, PostgreSQL and MySQL have in common.
+//!
+//! A row is a fact. All times are the server's, so that hosts whose clocks differ agree on what has expired; what is read
+//! is translated to this host's clock.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use super::Options;
+use crate::cache::{CacheError, Fact, Store};
+
+/// Where `table_name` is not given.
+const TABLE: &str = "minutely_cache";
+/// A fact that has been over for so long (in milliseconds) is removed.
+const SWEEP_AFTER: u64 = 3_600_000;
+/// Every so many-th writing removes what is over.
+const SWEEP_EVERY: u32 = 64;
+
+/// The words that differ.
+pub(super) struct Words {
+    /// Now, in milliseconds since 1970.
+    pub now: &'static str,
+    /// Types of the columns for keys, values and times.
+    pub key: &'static str,
+    pub value: &'static str,
+    pub time: &'static str,
+    /// Are arguments numbered (`$1`)? Otherwise they are question marks.
+    pub numbered: bool,
+    /// `ON CONFLICT … DO UPDATE`, or MySQL's `ON DUPLICATE KEY UPDATE`.
+    pub on_conflict: bool,
+    /// What a name is quoted with.
+    pub quote: char,
+}
+
+/// An argument of a statement.
+pub(super) enum Argument {
+    Text(String),
+    Number(i64),
+}
+
+/// A row: key, value, and for how many milliseconds it has been and will be true.
+pub(super) struct FactRow {
+    pub key: String,
+    pub value: String,
+    pub age: i64,
+    pub left: i64,
+}
+
+/// Why a statement failed.
+pub(super) enum Failed {
+    /// The table is not there.
+    Missing,
+    Otherwise(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A database that statements can be run on.
+#[async_trait]
+pub(super) trait Statements: Send + Sync + 'static {
+    /// As errors name it.
+    fn place(&self) -> String;
+    async fn run(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<FactRow>, Failed>;
+    /// Runs a statement that creates the table, in a database that is created too where that is possible.
+    async fn create(&self, sql: &str) -> Result<(), Failed>;
+    fn rest(&self) {}
+}
+
+/// The cache in a table.
+pub(super) struct SqlFacts<S> {
+    database: S,
+    create: String,
+    put: String,
+    remove: String,
+    list: String,
+    claim: String,
+    holder: String,
+    unclaim: String,
+    sweep: String,
+}
+
+/// Reads the option `table_name`.
+pub(super) fn table_name(options: &mut Options<'_>) -> String {
+    let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
+    if !super::sql::is_identifier(&table) {
+        options.refuse("table_name", format!("table_name is a name of letters, digits and _; found \"{table}\""));
+    }
+    table
+}
+
+impl<S: Statements> SqlFacts<S> {
+    pub(super) fn new(database: S, table: &str, words: &Words) -> Self {
+        let Words { now, key, value, time, .. } = words;
+        let t = format!("{0}{table}{0}", words.quote);
+        let [a, b, c, d] = if words.numbered { ["$1", "$2", "$3", "$4"] } else { ["?"; 4] };
+        let insert = format!(
+            "INSERT INTO {t} (fact_group, fact_key, value, written_at, expires_at) \
+             VALUES ({a}, {b}, {c}, {now}, {now} + {d})"
+        );
+        let (put, claim) = if words.on_conflict {
+            let update = "ON CONFLICT (fact_group, fact_key) DO UPDATE SET value = excluded.value, \
+                          written_at = excluded.written_at, expires_at = excluded.expires_at";
+            let free = format!("{t}.expires_at <= excluded.written_at OR {t}.value = excluded.value");
+            (format!("{insert} {update}"), format!("{insert} {update} WHERE {free}"))
+        } else {
+            let update = "ON DUPLICATE KEY UPDATE value = VALUES(value), written_at = VALUES(written_at), \
+                          expires_at = VALUES(expires_at)";
+            // Assignments are made from left to right, and each sees those before it: when the value is the new one, the
+            // place has been taken.
+            let if_free = "ON DUPLICATE KEY UPDATE \
+                           value = IF(expires_at <= VALUES(written_at), VALUES(value), value), \
+                           written_at = IF(value = VALUES(value), VALUES(written_at), written_at), \
+                           expires_at = IF(value = VALUES(value), VALUES(expires_at), expires_at)";
+            (format!("{insert} {update}"), format!("{insert} {if_free}"))
+        };
+        let columns = format!("SELECT fact_key, value, {now} - written_at, expires_at - {now} FROM {t}");
+        let one = format!("WHERE fact_group = {a} AND fact_key = {b}");
+        Self {
+            create: format!(
+                "CREATE TABLE IF NOT EXISTS {t} (fact_group {key} NOT NULL, fact_key {key} NOT NULL, \
+                 value {value} NOT NULL, written_at {time} NOT NULL, expires_at {time} NOT NULL, \
+                 PRIMARY KEY (fact_group, fact_key))"
+            ),
+            remove: format!("DELETE FROM {t} {one}"),
+            list: format!("{columns} WHERE fact_group = {a} AND expires_at > {now}"),
+            holder: format!("{columns} {one}"),
+            unclaim: format!("DELETE FROM {t} {one} AND value = {c}"),
+            sweep: format!("DELETE FROM {t} WHERE expires_at < {now} - {SWEEP_AFTER}"),
+            put,
+            claim,
+            database,
+        }
+    }
+
+    fn error(&self, action: &'static str, source: Box<dyn std::error::Error + Send + Sync>) -> CacheError {
+        CacheError { place: self.database.place(), action, known: false, source }
+    }
+
+    /// Reads; what is not there yet has no rows.
+    async fn read(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<FactRow>, CacheError> {
+        match self.database.run(sql, arguments).await {
+            Ok(rows) => Ok(rows),
+            Err(Failed::Missing) => Ok(Vec::new()),
+            Err(Failed::Otherwise(error)) => Err(self.error("read", error)),
+        }
+    }
+
+    /// Writes, and creates the table when it is missing.
+    async fn write(&self, sql: &str, texts: [&str; 3], ttl: Duration) -> Result<(), CacheError> {
+        let arguments = || {
+            let mut arguments: Vec<Argument> = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
+            arguments.push(Argument::Number(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)));
+            arguments
+        };
+        let written = match self.database.run(sql, arguments()).await {
+            Err(Failed::Missing) => {
+                self.set_up().await?;
+                self.database.run(sql, arguments()).await
+            }
+            written => written,
+        };
+        written.map_err(|failed| self.failed("written", failed))?;
+        if fastrand::u32(..SWEEP_EVERY) == 0
+            && let Err(Failed::Otherwise(error)) = self.database.run(&self.sweep, Vec::new()).await
+        {
+            tracing::debug!(%error, "facts that are over could not be removed");
+        }
+        Ok(())
+    }
+
+    async fn change(&self, sql: &str, texts: &[&str]) -> Result<(), CacheError> {
+        let arguments = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
+        match self.database.run(sql, arguments).await {
+            Ok(_) | Err(Failed::Missing) => Ok(()),
+            Err(Failed::Otherwise(error)) => Err(self.error("written", error)),
+        }
+    }
+
+    fn failed(&self, action: &'static str, failed: Failed) -> CacheError {
+        let error = match failed {
+            Failed::Missing => "the table is missing, and is missing again after it was created".into(),
+            Failed::Otherwise(error) => error,
+        };
+        self.error(action, error)
+    }
+}
+
+#[async_trait]
+impl<S: Statements> Store for SqlFacts<S> {
+    async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
+        self.write(&self.put, [group, key, value], ttl).await
+    }
+
+    async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
+        self.change(&self.remove, &[group, key]).await
+    }
+
+    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+        let rows = self.read(&self.list, vec![Argument::Text(group.to_owned())]).await?;
+        let now = SystemTime::now();
+        let mut facts: Vec<Fact> = rows
+            .into_iter()
+            .map(|row| Fact {
+                key: row.key,
+                value: row.value,
+                written_at: now.checked_sub(millis(row.age)).unwrap_or(now),
+                expires_at: now + millis(row.left),
+            })
+            .collect();
+        facts.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(facts)
+    }
+
+    async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+        self.write(&self.claim, [group, key, owner], ttl).await?;
+        // Whoever has it keeps it until it expires or is given back, so that this is not too late to ask.
+        let place = vec![Argument::Text(group.to_owned()), Argument::Text(key.to_owned())];
+        Ok(self.read(&self.holder, place).await?.iter().any(|row| row.value == owner))
+    }
+
+    async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
+        self.change(&self.unclaim, &[group, key, owner]).await
+    }
+
+    async fn set_up(&self) -> Result<(), CacheError> {
+        let created = self.database.create(&self.create).await;
+        // Two who create it at once may be in each other's way; then it is there.
+        if created.is_err() && self.database.run(&self.list, vec![Argument::Text(String::new())]).await.is_ok() {
+            return Ok(());
+        }
+        created.map_err(|failed| self.failed("created", failed))
+    }
+
+    fn place(&self) -> String {
+        self.database.place()
+    }
+
+    fn rest(&self) {
+        self.database.rest();
+    }
+}
+
+fn millis(number: i64) -> Duration {
+    Duration::from_millis(u64::try_from(number).unwrap_or(0))
+}

@@ -1,0 +1,335 @@
+//! What every store of the cache does, and what is assumed when it is down.
+
+#[path = "support/databases.rs"]
+mod databases;
+#[path = "support/private_servers.rs"]
+mod private_servers;
+#[path = "support/redis_keys.rs"]
+mod redis_keys;
+mod support;
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use databases::{Database, Server};
+use futures_util::future::join_all;
+use indexmap::IndexMap;
+use minutely::cache::{Cache, CacheError, Store};
+use minutely::config::{Problem, Secret, TransportConfig};
+use minutely::transport::{built_in_factories, cache_store};
+use private_servers::PrivateServer;
+use redis_keys::Keys;
+use support::{Project, wait_until};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Where a test's facts are.
+struct Stage {
+    dsn: String,
+    dir: tempfile::TempDir,
+    // Goes when the test is over.
+    _server: Box<dyn Any>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Files,
+    Sqlite,
+    Postgres,
+    Mysql,
+    Redis,
+}
+
+impl Stage {
+    async fn new(kind: Kind) -> Option<Self> {
+        let on =
+            |dsn: String, server: Box<dyn Any>| Some(Self { dsn, dir: tempfile::tempdir().unwrap(), _server: server });
+        match kind {
+            Kind::Files => on("file:var/cache".to_owned(), Box::new(())),
+            Kind::Sqlite => on("sqlite:var/cache.db".to_owned(), Box::new(())),
+            Kind::Postgres => Database::create(Server::Postgres).await.and_then(|it| on(it.url(), Box::new(it))),
+            Kind::Mysql => Database::create(Server::Mysql).await.and_then(|it| on(it.url(), Box::new(it))),
+            Kind::Redis => Keys::create().await.and_then(|it| on(it.cache_dsn(), Box::new(it))),
+        }
+    }
+
+    /// Opens it as another process would.
+    fn open(&self) -> Arc<dyn Store> {
+        open(&self.dsn, self.dir.path()).unwrap()
+    }
+}
+
+fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    let config = TransportConfig {
+        name: "cache".to_owned(),
+        path: "cache".to_owned(),
+        dsn: Secret(dsn.to_owned()),
+        options: serde_yaml::Mapping::new(),
+        retry: None,
+        failure_transport: None,
+    };
+    cache_store(&config, &built_in_factories(), dir, &IndexMap::new())
+}
+
+macro_rules! on_every_store {
+    ($($behaviour:ident)*) => {
+        on_every_store!(@ files Files $($behaviour)*);
+        on_every_store!(@ sqlite Sqlite $($behaviour)*);
+        on_every_store!(@ postgres Postgres $($behaviour)*);
+        on_every_store!(@ mysql Mysql $($behaviour)*);
+        on_every_store!(@ redis Redis $($behaviour)*);
+    };
+    (@ $module:ident $kind:ident $($behaviour:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $behaviour() {
+                    if let Some(stage) = super::Stage::new(super::Kind::$kind).await {
+                        super::$behaviour(&stage).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+on_every_store! {
+    a_fact_is_seen_by_others_replaced_and_removed
+    a_fact_ends_with_its_time
+    groups_and_keys_are_any_text
+    many_write_at_once
+    of_many_who_claim_a_place_one_gets_it
+    setting_up_may_be_repeated_by_many_at_once
+}
+
+async fn keys(store: &Arc<dyn Store>, group: &str) -> Vec<String> {
+    store.list(group).await.unwrap().into_iter().map(|fact| fact.key).collect()
+}
+
+async fn a_fact_is_seen_by_others_replaced_and_removed(stage: &Stage) {
+    let (here, there) = (stage.open(), stage.open());
+    assert!(keys(&there, "g").await.is_empty());
+    there.remove("g", "a").await.unwrap();
+    here.put("g", "b", "first", MINUTE).await.unwrap();
+    here.put("g", "a", "", MINUTE).await.unwrap();
+    here.put("other", "c", "", MINUTE).await.unwrap();
+    here.put("g", "b", "second", 2 * MINUTE).await.unwrap();
+    let facts = there.list("g").await.unwrap();
+    assert_eq!(facts.iter().map(|fact| (&*fact.key, &*fact.value)).collect::<Vec<_>>(), [("a", ""), ("b", "second")]);
+    let (now, b) = (SystemTime::now(), &facts[1]);
+    let close = |a: SystemTime, b: SystemTime| {
+        a.duration_since(b).unwrap_or_else(|error| error.duration()) < Duration::from_secs(10)
+    };
+    assert!(close(b.written_at, now) && close(b.expires_at, now + 2 * MINUTE), "{b:?}");
+    there.remove("g", "b").await.unwrap();
+    there.remove("g", "b").await.unwrap();
+    assert_eq!(keys(&here, "g").await, ["a"]);
+}
+
+async fn a_fact_ends_with_its_time(stage: &Stage) {
+    let store = stage.open();
+    store.put("g", "short", "", Duration::from_millis(300)).await.unwrap();
+    store.put("g", "long", "", MINUTE).await.unwrap();
+    let deadline = Instant::now() + MINUTE;
+    while keys(&store, "g").await != ["long"] {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A time that no clock ever shows.
+    store.put("g", "for ever", "", Duration::from_secs(u64::MAX / 2000)).await.unwrap();
+    assert_eq!(keys(&store, "g").await, ["for ever", "long"]);
+}
+
+async fn groups_and_keys_are_any_text(stage: &Stage) {
+    let store = stage.open();
+    let mut names =
+        ["a", "A", "ä", "a ", "b/c", "../d", "😀 日本", "e:f", "1:2:3", "'\"`\\", "new\nline"].map(str::to_owned);
+    names.sort();
+    for group in ["heartbeat/x", "heartbeat/X", "heartbeat/ä:😀"] {
+        for name in &names {
+            store.put(group, name, name, MINUTE).await.unwrap();
+        }
+        let facts = store.list(group).await.unwrap();
+        assert!(facts.iter().map(|fact| &fact.key).eq(&names), "{facts:?}");
+        assert!(facts.iter().map(|fact| &fact.value).eq(&names), "{facts:?}");
+    }
+    let long = "x".repeat(900);
+    match store.put("g", &long, "", MINUTE).await {
+        Ok(()) => assert_eq!(keys(&store, "g").await, [long]),
+        // No file has such a name.
+        Err(error) => assert!(stage.dsn.starts_with("file:"), "{error}"),
+    }
+}
+
+async fn many_write_at_once(stage: &Stage) {
+    let writers = (0..8).map(|writer| {
+        let store = stage.open();
+        tokio::spawn(async move {
+            for n in 0..20 {
+                store.put("g", &format!("own {writer}"), &n.to_string(), MINUTE).await.unwrap();
+                store.put("g", "shared", &n.to_string(), MINUTE).await.unwrap();
+            }
+        })
+    });
+    join_all(writers.collect::<Vec<_>>()).await.into_iter().for_each(|end| end.unwrap());
+    let facts = stage.open().list("g").await.unwrap();
+    assert_eq!(facts.len(), 9);
+    assert!(facts[..8].iter().all(|fact| fact.value == "19"), "{facts:?}");
+}
+
+async fn of_many_who_claim_a_place_one_gets_it(stage: &Stage) {
+    for place in 0..5 {
+        let claims = (0..8).map(|host| {
+            let store = stage.open();
+            tokio::spawn(async move {
+                store.claim("places", &place.to_string(), &format!("host {host}"), MINUTE).await.unwrap()
+            })
+        });
+        let got: Vec<bool> = join_all(claims.collect::<Vec<_>>()).await.into_iter().map(|got| got.unwrap()).collect();
+        assert_eq!(got.iter().filter(|got| **got).count(), 1, "{got:?}");
+    }
+    let store = stage.open();
+    let facts = store.list("places").await.unwrap();
+    assert_eq!(facts.len(), 5);
+    let (owner, other) = (facts[0].value.as_str(), "nobody known");
+    // Its owner may prolong it; others may do nothing about it.
+    assert!(store.claim("places", "0", owner, 2 * MINUTE).await.unwrap());
+    assert!(store.list("places").await.unwrap()[0].expires_at > SystemTime::now() + MINUTE);
+    store.unclaim("places", "0", other).await.unwrap();
+    assert!(!store.claim("places", "0", other, MINUTE).await.unwrap());
+    store.unclaim("places", "0", owner).await.unwrap();
+    assert!(store.claim("places", "0", other, Duration::from_millis(1)).await.unwrap());
+    // A claim that is over is anybody's.
+    let deadline = Instant::now() + MINUTE;
+    while !store.claim("places", "0", "the next", MINUTE).await.unwrap() {
+        assert!(Instant::now() < deadline);
+    }
+    store.unclaim("no such group", "0", other).await.unwrap();
+}
+
+async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
+    let stores: Vec<_> = (0..8).map(|_| stage.open()).collect();
+    join_all(stores.iter().map(|store| store.set_up())).await.into_iter().for_each(|result| result.unwrap());
+    let stores: HashSet<String> = stores.iter().map(|store| store.place()).collect();
+    assert_eq!(stores.len(), 1);
+}
+
+#[test]
+fn mistakes_are_found_with_their_place() {
+    for (dsn, expected) in [
+        ("sync://", "keeps no facts"),
+        ("nonsense", "starts with a scheme"),
+        ("file:", "names no folder"),
+        ("amqp://u:hunter2@h/", "\"amqp:\""),
+        ("postgres://u:hunter2@h/d?table_name=a%3Bb", "table_name is a name"),
+        ("mysql://u:hunter2@h/d?prefix=x", "unknown option \"prefix\""),
+        ("redis://:hunter2@h/nonsense", "number of a database"),
+        ("redis://:hunter2@h?stream=x", "unknown option \"stream\""),
+        ("doctrine://nowhere", "unknown connection \"nowhere\""),
+    ] {
+        let problems = open(dsn, Path::new("/")).err().unwrap();
+        let text: String = problems.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
+        assert!(text.starts_with("cache.") && text.contains(expected) && !text.contains("hunter2"), "{dsn}: {text}");
+    }
+}
+
+/// One server that is gone, and one that takes connections and says nothing.
+#[tokio::test]
+async fn a_store_that_is_down_is_not_waited_for_each_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for scheme in ["postgres://u@", "mysql://u@", "redis://"] {
+        for port in [silent.local_addr().unwrap().port(), closed] {
+            let cache = Cache::new(
+                open(
+                    &format!("{scheme}127.0.0.1:{port}{}", if scheme == "redis://" { "" } else { "/d" }),
+                    Path::new("/"),
+                )
+                .unwrap(),
+            );
+            let begun = Instant::now();
+            let error: CacheError = cache.list_recent("g").await.unwrap_err();
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            assert!(error.to_string().contains(&port.to_string()) && !error.known, "{error}");
+            let begun = Instant::now();
+            for _ in 0..1000 {
+                assert!(cache.list_recent("g").await.unwrap_err().known);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_comes_back_is_used_again() {
+    for server in [Server::Postgres, Server::Mysql] {
+        let Some(mut server) = PrivateServer::start(server) else { return };
+        let store = open(&server.admin_url(), Path::new("/")).unwrap();
+        store.put("g", "a", "", 10 * MINUTE).await.unwrap();
+        server.kill();
+        store.list("g").await.unwrap_err();
+        server.start_again();
+        assert_eq!(keys(&store, "g").await, ["a"]);
+    }
+}
+
+/// Two hosts that share queue and cache.
+fn hosts(database: &Database) -> [Project; 2] {
+    [1, 2].map(|_| {
+        let url = database.url();
+        Project::new(&format!(
+            r#"
+cache: {url}
+transports:
+  mail: auto-fallback://mail?target=mail_queue&fallback=sync
+  mail_queue: "{url}?queue_name=mail"
+  sync: sync://
+routing: {{'*': mail}}
+handlers:
+  Note: {{exec: [sh, -c, 'cat >> handled; echo >> handled']}}
+"#
+        ))
+    })
+}
+
+fn on_a_database(server: Server) -> Option<Database> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(Database::create(server))
+}
+
+#[test]
+fn hosts_see_each_others_workers_and_stop_them() {
+    for server in [Server::Postgres, Server::Mysql] {
+        let Some(database) = on_a_database(server) else { return };
+        let [a, b] = hosts(&database);
+        assert_eq!(a.json(&["dispatch", "Note", "1"])["outcome"], "handled");
+        let mut worker = b.start("worker", &["consume", "mail", "--sleep=50ms"]);
+        wait_until("the worker is seen on the other host", || a.is_running("mail"));
+        assert_eq!(a.json(&["dispatch", "Note", "2"])["outcome"], "queued");
+        wait_until("the message is handled", || b.lines("handled") == ["2"]);
+        a.run(&["stop-workers"]).succeeds();
+        assert_eq!(worker.ends(), Some(0));
+        assert_eq!(a.json(&["dispatch", "Note", "3"])["outcome"], "handled");
+        assert_eq!(a.lines("handled"), ["1", "3"]);
+    }
+}
+
+#[test]
+fn a_dispatch_goes_on_without_the_cache() {
+    let Some(database) = on_a_database(Server::Postgres) else { return };
+    let [host, _] = hosts(&database);
+    let config = std::fs::read_to_string(host.file("config.yaml")).unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let without = config.replace(&format!("cache: {}", database.url()), &format!("cache: redis://127.0.0.1:{closed}"));
+    host.write("config.yaml", without);
+    assert_eq!(host.json(&["dispatch", "Note", "1"])["outcome"], "handled");
+    let said = host.run(&["stop-workers"]).exits(1).stderr;
+    assert!(said.contains(&format!("127.0.0.1:{closed}")), "{said}");
+    // A worker does its work all the same.
+    host.run(&["dispatch", "Note", "2", "--transport=mail_queue"]).succeeds();
+    host.run(&["consume", "mail", "--limit=1", "--time-limit=30"]).succeeds();
+    assert_eq!(host.lines("handled"), ["1", "2"]);
+}
