@@ -14,6 +14,8 @@
 
 #[path = "../tests/support/databases.rs"]
 mod databases;
+#[path = "../tests/support/exchanges.rs"]
+mod exchanges;
 #[path = "../tests/support/redis_keys.rs"]
 mod redis_keys;
 
@@ -22,6 +24,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use databases::{Database, Server};
+use exchanges::Exchanges;
 use minutely::App;
 use minutely::handler::HandlerError;
 use minutely::message::Message;
@@ -91,6 +94,9 @@ fn main() -> ExitCode {
     if is_chosen("redis") {
         measure_on_redis(dir.path(), messages);
     }
+    if is_chosen("amqp") {
+        measure_on_a_broker(dir.path(), messages);
+    }
     ExitCode::SUCCESS
 }
 
@@ -123,6 +129,14 @@ fn measure_on_redis(dir: &Path, messages: u32) {
     let Some(keys) = Keys::create_blocking() else { return };
     let theirs = format!("{}&delete_after_ack=1", keys.dsn("theirs", 0));
     let store = Store { name: "redis", ours: keys.dsn("ours", 0), theirs, database_url: String::new() };
+    measure(&store, dir, messages);
+}
+
+/// Measures with exchanges of its own. Both sides wait for the broker's confirms.
+fn measure_on_a_broker(dir: &Path, messages: u32) {
+    let Some(exchanges) = Exchanges::create_blocking() else { return };
+    let theirs = format!("{}&confirm_timeout=30", exchanges.dsn("theirs"));
+    let store = Store { name: "amqp", ours: exchanges.dsn("ours"), theirs, database_url: String::new() };
     measure(&store, dir, messages);
 }
 

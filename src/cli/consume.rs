@@ -8,6 +8,7 @@ use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::config::{Config, Problem, parse_duration};
 use crate::supervisor::{HeldSlot, adopt_slot};
+use crate::transport::Transports;
 use crate::worker::{Limits, Note, Options, Stop, StopReason, Worker};
 
 #[derive(clap::Args)]
@@ -25,6 +26,9 @@ pub(super) struct Args {
     /// What to consume, in order of priority
     #[arg(required = true, value_name = "TRANSPORT")]
     transports: Vec<String>,
+    /// Of transports with several queues (amqp:), consume this one alone; may be given more than once
+    #[arg(long, value_name = "QUEUE")]
+    queues: Vec<String>,
     /// Stop after this many messages
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -64,7 +68,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let worker = Worker::new(
         &app.config,
         app.bus.clone(),
-        &app.transports,
+        &with_queues(app, args)?,
         app.heartbeats.clone(),
         options(args, slot.as_ref()),
     )?;
@@ -109,6 +113,28 @@ fn options(args: &Args, slot: Option<&HeldSlot>) -> Options {
         keepalive: args.keepalive,
         note: slot.map(|slot| Note::new(slot.note())),
     }
+}
+
+/// The transports, of which those to consume are narrowed to the queues that are asked for.
+fn with_queues(app: &App, args: &Args) -> Result<Transports> {
+    let mut transports = Transports::clone(&app.transports);
+    if args.queues.is_empty() {
+        return Ok(transports);
+    }
+    for name in &args.transports {
+        let transport = transports.target(name)?;
+        let Some(queues) = transport.queues() else {
+            let why = "--queues is for transports with several queues (amqp:)";
+            return Err(Failure::Usage(format!("transport \"{name}\" has one queue; {why}")));
+        };
+        let known = queues.names();
+        if let Some(unknown) = args.queues.iter().find(|queue| !known.contains(queue)) {
+            let known = known.iter().map(String::as_str);
+            return Err(Failure::Usage(Problem::unknown("", "queue", unknown, known).message));
+        }
+        transports.insert(queues.only(&args.queues));
+    }
+    Ok(transports)
 }
 
 /// This worker's name among all that ping: the same process on the same host, and no other.

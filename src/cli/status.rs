@@ -75,17 +75,19 @@ pub(super) async fn is_running(app: &App, name: &str) -> Result<bool> {
 async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
     let running = is_running(app, name).await?;
     let transport = app.transports.get(name)?;
-    let counts = match transport.counting() {
+    let counting = transport.counting();
+    let counts = match counting {
         Some(counting) => counting.counts(u64::MAX).await.map(Some),
         None => Ok(None),
     };
     let (counts, error) = counts.map_or_else(|error| (None, Some(error.to_string())), |counts| (counts, None));
+    let all = counts.filter(|_| !counting.is_some_and(|counting| counting.knows_pending_alone()));
     Ok(TransportStatus {
         name: name.to_owned(),
         running,
         pending: counts.map(|counts| counts.pending),
-        delayed: counts.map(|counts| counts.delayed),
-        in_flight: counts.map(|counts| counts.in_flight),
+        delayed: all.map(|counts| counts.delayed),
+        in_flight: all.map(|counts| counts.in_flight),
         error,
     })
 }

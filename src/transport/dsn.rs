@@ -19,6 +19,7 @@ pub struct Dsn {
     password: Option<String>,
     hosts: Vec<Host>,
     path: String,
+    segments: Vec<String>,
     parameters: Vec<(String, String)>,
 }
 
@@ -84,6 +85,7 @@ impl Dsn {
             } else {
                 hosts.split(',').map(Host::parse).collect::<Result<_, _>>()?
             },
+            segments: segments(path)?,
             path: decode(path, "path")?,
             parameters: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
         })
@@ -124,10 +126,19 @@ impl Dsn {
         &self.path
     }
 
+    /// The parts of the path between its slashes; a slash that is written as `%2F` is inside a part.
+    pub fn path_segments(&self) -> &[String] {
+        &self.segments
+    }
+
     /// The query parameters, in the order given. Their values may hold passwords.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
+}
+
+fn segments(path: &str) -> Result<Vec<String>, DsnError> {
+    path.trim_start_matches('/').trim_end_matches('/').split('/').map(|segment| decode(segment, "path")).collect()
 }
 
 impl Host {

@@ -72,6 +72,8 @@ pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
         Arc::new(super::MysqlFactory::default()),
         #[cfg(feature = "redis")]
         Arc::new(super::RedisFactory::default()),
+        #[cfg(feature = "amqp")]
+        Arc::new(super::AmqpFactory::default()),
     ]
 }
 

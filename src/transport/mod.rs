@@ -16,6 +16,8 @@
 //!                      └───────────── retry ─────┘
 //! ```
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod auto_fallback;
 mod dsn;
 mod factory;
@@ -34,6 +36,8 @@ mod sql_facts;
 mod sqlite;
 mod sync;
 
+#[cfg(feature = "amqp")]
+pub use amqp::AmqpFactory;
 pub use auto_fallback::{AutoFallback, Liveness};
 pub use dsn::{Dsn, DsnError, Host};
 pub use factory::{Context, Factory, Transports, built_in_factories, cache_store};
@@ -49,6 +53,7 @@ pub use sqlite::{Sqlite, SqliteFactory};
 pub use sync::{Sync, SyncFactory};
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -143,6 +148,12 @@ pub trait Transport: Send + std::marker::Sync {
     /// Takes up to `up_to` due messages in flight, oldest first. Returns at once, with none when none is due.
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError>;
 
+    /// Stores a message that was received as `id` again, due after `delay`, where it came from: of several queues that its
+    /// first sending led to, only that one gets it. The received one stays in flight.
+    async fn send_again(&self, _id: &MessageId, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        self.send(message, delay).await
+    }
+
     /// The messages were handled: they leave the store. An id that is not there any more is passed over.
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 
@@ -193,6 +204,11 @@ pub trait Transport: Send + std::marker::Sync {
         None
     }
 
+    /// Having several queues, of which a consumer may want some.
+    fn queues(&self) -> Option<&dyn Queues> {
+        None
+    }
+
     /// Holding a connection to a server.
     fn connecting(&self) -> Option<&dyn Connecting> {
         None
@@ -212,6 +228,11 @@ pub trait Counting: Send + std::marker::Sync {
 
     /// Pending, delayed and in flight, each counted up to `cap`.
     async fn counts(&self, cap: u64) -> Result<Counts, TransportError>;
+
+    /// Does it know nothing but what is pending? Then `counts` gives zero for the rest.
+    fn knows_pending_alone(&self) -> bool {
+        false
+    }
 }
 
 /// Prepares the store.
@@ -260,6 +281,15 @@ pub trait Waking: Send + std::marker::Sync {
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
+}
+
+/// Brings messages from several queues.
+pub trait Queues: Send + std::marker::Sync {
+    /// Their names, in the order in which they are looked into.
+    fn names(&self) -> Vec<String>;
+
+    /// The same transport, receiving and counting from these queues alone.
+    fn only(&self, names: &[String]) -> Arc<dyn Transport>;
 }
 
 /// Holds a connection to a server, one for each process, from when it is first used until it rests.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::{Context, Dsn};
 use crate::config::{Problem, Secret, TransportConfig};
@@ -50,7 +50,12 @@ impl TransportSpec {
         let store = if dsn.scheme() == "doctrine" { connection(&dsn, &path, connections)? } else { dsn.clone() };
         let mut options = IndexMap::new();
         for (key, value) in dsn.parameters() {
-            options.insert(key.to_owned(), Given { value: Value::String(value.to_owned()), path: path.clone() });
+            // `queues[a][flags]=2`, as PHP reads it.
+            let (name, keys) = key.split_once('[').map_or((key, None), |(name, keys)| (name, Some(keys)));
+            let given =
+                options.entry(name.to_owned()).or_insert_with(|| Given { value: Value::Null, path: path.clone() });
+            let keys = keys.map(|keys| keys.trim_end_matches(']').split("][").collect::<Vec<_>>());
+            put(&mut given.value, keys.as_deref().unwrap_or_default(), value);
         }
         for (key, value) in &config.options {
             let key = match key {
@@ -58,7 +63,11 @@ impl TransportSpec {
                 key => serde_yaml::to_string(key).unwrap_or_default().trim().to_owned(),
             };
             let path = format!("{}.options.{key}", config.path);
-            options.insert(key, Given { value: value.clone(), path });
+            let value = match options.swap_remove(&key) {
+                Some(in_dsn) => merged(in_dsn.value, value.clone()),
+                None => value.clone(),
+            };
+            options.insert(key, Given { value, path });
         }
         Ok(Self { name: config.name.clone(), dsn, store, path: config.path.clone(), options })
     }
@@ -86,6 +95,38 @@ impl TransportSpec {
     /// Where an option was written, or would be if it were given.
     pub fn option_path(&self, name: &str) -> String {
         self.options.get(name).map_or_else(|| self.dsn_path(), |given| given.path.clone())
+    }
+}
+
+/// Puts a text where keys lead to, in a tree of maps. An empty key is the next number.
+fn put(tree: &mut Value, keys: &[&str], text: &str) {
+    let Some((key, rest)) = keys.split_first() else {
+        *tree = Value::String(text.to_owned());
+        return;
+    };
+    if !tree.is_mapping() {
+        *tree = Value::Mapping(Mapping::new());
+    }
+    if let Value::Mapping(map) = tree {
+        let key = if key.is_empty() { map.len().to_string() } else { (*key).to_owned() };
+        put(map.entry(Value::String(key)).or_insert(Value::Null), rest, text);
+    }
+}
+
+/// Two values of one option; of maps every key, and otherwise the second value.
+fn merged(first: Value, second: Value) -> Value {
+    match (first, second) {
+        (Value::Mapping(mut first), Value::Mapping(second)) => {
+            for (key, value) in second {
+                let value = match first.remove(&key) {
+                    Some(before) => merged(before, value),
+                    None => value,
+                };
+                first.insert(key, value);
+            }
+            Value::Mapping(first)
+        }
+        (_, second) => second,
     }
 }
 
@@ -124,6 +165,11 @@ impl Options<'_> {
             }
         };
         if text.is_empty() { None } else { Some(text) }
+    }
+
+    /// An option that is whatever it is: a map, a list, a text.
+    pub fn tree(&mut self, name: &'static str) -> Option<Value> {
+        self.value(name).cloned()
     }
 
     /// An option that is a whole number of seconds.

@@ -178,7 +178,13 @@ impl Case<'_> {
         let transport = &self.source.transport;
         match transport.moving() {
             Some(moving) => self.persist("retrying", || moving.retry(self.id, message, delay)).await,
-            None => self.persist("retrying", || send_then_reject(transport, self.id, transport, message, delay)).await,
+            None => {
+                let again = || async {
+                    transport.send_again(self.id, message, delay).await?;
+                    transport.reject(std::slice::from_ref(self.id)).await
+                };
+                self.persist("retrying", again).await;
+            }
         }
     }
 

@@ -19,12 +19,23 @@ async fn counts(transport: &dyn Transport) -> Counts {
     transport.counting().unwrap().counts(1000).await.unwrap()
 }
 
+/// These counts, as far as the transport knows them.
+async fn are(transport: &dyn Transport, expected: Counts) {
+    let counting = transport.counting().unwrap();
+    let (delayed, in_flight) =
+        if counting.knows_pending_alone() { (0, 0) } else { (expected.delayed, expected.in_flight) };
+    let counts = counting.counts(1000).await.unwrap();
+    assert_eq!(counts, Counts { delayed, in_flight, ..expected });
+}
+
 pub async fn it_can_do_what_it_is_said_to(stage: &Stage) {
     let transport = stage.open("a");
     assert!(transport.consumable());
     assert_eq!(transport.target(), None);
-    assert!(transport.counting().is_some() && transport.setting_up().is_some() && transport.listing().is_some());
-    assert!(transport.releasing().is_some() && transport.keeping_alive().is_some() && transport.moving().is_some());
+    assert!(transport.counting().is_some() && transport.setting_up().is_some() && transport.releasing().is_some());
+    let of_a_store = [transport.listing().is_some(), transport.keeping_alive().is_some(), transport.moving().is_some()];
+    assert_eq!(of_a_store, [!stage.abilities().broker; 3]);
+    assert_eq!(transport.queues().is_some(), stage.abilities().broker);
     assert_eq!(transport.waking().is_some(), stage.abilities().waking);
 }
 
@@ -33,7 +44,8 @@ pub async fn a_message_is_sent_received_once_and_gone_when_acknowledged(stage: &
     let sent = message("{\"n\":1}");
     let id = send(&*producer, "{\"n\":1}").await;
     let received = consumer.receive(10).await.unwrap();
-    assert_eq!(ids(&received), [id]);
+    assert!(stage.abilities().broker || ids(&received) == [id]);
+    assert_eq!(received.len(), 1);
     assert_eq!(message_of(&received[0]), &sent);
     assert!(consumer.receive(10).await.unwrap().is_empty());
     consumer.ack(&ids(&received)).await.unwrap();
@@ -74,10 +86,12 @@ pub async fn another_queue_is_not_touched(stage: &Stage) {
     let id = send(&*a, "{}").await;
     assert!(b.receive(10).await.unwrap().is_empty());
     assert_eq!(counts(&*b).await, Counts::default());
-    assert!(b.listing().unwrap().list(None, 10).await.unwrap().is_empty());
-    assert!(b.listing().unwrap().find(&id).await.unwrap().is_none());
+    if let Some(listing) = b.listing() {
+        assert!(listing.list(None, 10).await.unwrap().is_empty());
+        assert!(listing.find(&id).await.unwrap().is_none());
+    }
     b.ack(std::slice::from_ref(&id)).await.unwrap();
-    assert_eq!(ids(&a.receive(10).await.unwrap()), [id]);
+    assert_eq!(a.receive(10).await.unwrap().len(), 1);
 }
 
 pub async fn a_delayed_message_waits_for_its_time(stage: &Stage) {
@@ -93,6 +107,11 @@ pub async fn a_delayed_message_waits_for_its_time(stage: &Stage) {
 
 pub async fn a_delay_of_centuries_is_no_error(stage: &Stage) {
     let transport = stage.open("a");
+    if stage.abilities().broker {
+        // It would come after 49 days, and is rather not taken.
+        let sent = transport.send(&message("{}"), Duration::from_secs(50 * 86400)).await;
+        return assert!(matches!(sent, Err(TransportError::Unstorable { .. })));
+    }
     for delay in [Duration::from_secs(500 * 365 * 86400), Duration::from_millis(u64::MAX), Duration::MAX] {
         send_later(&*transport, "{}", delay).await;
     }
@@ -100,6 +119,9 @@ pub async fn a_delay_of_centuries_is_no_error(stage: &Stage) {
 }
 
 pub async fn a_message_in_flight_comes_back_after_the_redeliver_timeout_and_not_before(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let transport = stage.open_with("a", "{redeliver_timeout: 1}");
     let id = send(&*transport, "{}").await;
     let before = Instant::now();
@@ -118,7 +140,7 @@ pub async fn pending_delayed_and_in_flight_are_counted_apart(stage: &Stage) {
         send_later(&*transport, "{}", HOUR).await;
     }
     transport.receive(1).await.unwrap();
-    assert_eq!(counts(&*transport).await, Counts { pending: 5, delayed: 2, in_flight: 1 });
+    are(&*transport, Counts { pending: 5, delayed: 2, in_flight: 1 }).await;
     assert_eq!(transport.counting().unwrap().pending(100).await.unwrap(), 5);
 }
 
@@ -132,7 +154,8 @@ pub async fn counting_stops_at_the_cap(stage: &Stage) {
     assert_eq!(counting.pending(3).await.unwrap(), 3);
     assert_eq!(counting.pending(0).await.unwrap(), 0);
     assert_eq!(counting.pending(u64::MAX).await.unwrap(), 5);
-    assert_eq!(counting.counts(4).await.unwrap(), Counts { pending: 4, delayed: 4, in_flight: 0 });
+    let delayed = if counting.knows_pending_alone() { 0 } else { 4 };
+    assert_eq!(counting.counts(4).await.unwrap(), Counts { pending: 4, delayed, in_flight: 0 });
 }
 
 pub async fn eight_consumers_lose_no_message_and_get_none_twice(stage: &Stage) {
@@ -175,10 +198,13 @@ pub async fn many_messages_are_acknowledged_at_once(stage: &Stage) {
     for n in 0..150 {
         send(&*transport, n.to_string()).await;
     }
-    let received = transport.receive(1000).await.unwrap();
-    assert_eq!(received.len(), 150);
+    let (mut received, deadline) = (vec![], Instant::now() + DEADLINE);
+    while received.len() < 150 {
+        assert!(Instant::now() < deadline, "messages are missing");
+        received.extend(transport.receive(1000).await.unwrap());
+    }
     transport.ack(&ids(&received)[..140]).await.unwrap();
-    assert_eq!(counts(&*transport).await, Counts { in_flight: 10, ..Counts::default() });
+    are(&*transport, Counts { in_flight: 10, ..Counts::default() }).await;
     transport.ack(&ids(&received)).await.unwrap();
     transport.ack(&[]).await.unwrap();
     assert_eq!(counts(&*transport).await, Counts::default());
@@ -241,19 +267,22 @@ pub async fn unknown_stamps_and_headers_survive_in_their_order(stage: &Stage) {
     }
     let received = transport.receive(2).await.unwrap();
     assert_eq!([message_of(&received[0]), message_of(&received[1])], [&sent, &bare]);
-    assert!(message_of(&received[0]).headers.keys().eq(sent.headers.keys()));
+    // AMQP's tables have no order, and neither do PHP's consumers need one.
+    assert!(stage.abilities().broker || message_of(&received[0]).headers.keys().eq(sent.headers.keys()));
 }
 
 pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
     let transport = stage.open("a");
-    let id = send(&*transport, "{}").await;
-    transport.receive(1).await.unwrap();
+    send(&*transport, "{}").await;
+    let id = transport.receive(1).await.unwrap().remove(0).id;
     let mut ids = vec![MessageId("999999999".into()), MessageId("no id at all".into()), MessageId(String::new())];
     transport.releasing().unwrap().release(&ids).await.unwrap();
-    transport.keeping_alive().unwrap().keep_alive(&ids).await.unwrap();
     transport.reject(&ids).await.unwrap();
-    for absent in &ids {
-        assert!(transport.listing().unwrap().find(absent).await.unwrap().is_none());
+    if !stage.abilities().broker {
+        transport.keeping_alive().unwrap().keep_alive(&ids).await.unwrap();
+        for absent in &ids {
+            assert!(transport.listing().unwrap().find(absent).await.unwrap().is_none());
+        }
     }
     ids.push(id);
     transport.ack(&ids).await.unwrap();
@@ -290,15 +319,17 @@ pub async fn nothing_is_found_in_a_store_that_is_not_there_yet(stage: &Stage) {
     assert_eq!(counts(&*transport).await, Counts::default());
     assert_eq!(transport.counting().unwrap().pending(5).await.unwrap(), 0);
     assert!(transport.receive(1).await.unwrap().is_empty());
-    assert!(transport.listing().unwrap().list(None, 5).await.unwrap().is_empty());
-    assert!(transport.listing().unwrap().find(&id).await.unwrap().is_none());
+    if let Some(listing) = transport.listing() {
+        assert!(listing.list(None, 5).await.unwrap().is_empty());
+        assert!(listing.find(&id).await.unwrap().is_none());
+    }
     transport.ack(std::slice::from_ref(&id)).await.unwrap();
     transport.releasing().unwrap().release(&[id]).await.unwrap();
 }
 
 pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &Stage) {
     let transport = stage.open("a");
-    let listing = transport.listing().unwrap();
+    let Some(listing) = transport.listing() else { return };
     let mut sent = vec![];
     for n in 0..4 {
         sent.push(send(&*transport, n.to_string()).await);
@@ -327,19 +358,31 @@ pub async fn a_released_message_is_pending_at_once(stage: &Stage) {
         send(&*consumer, n.to_string()).await;
     }
     let received = consumer.receive(2).await.unwrap();
-    supervisor.releasing().unwrap().release(&ids(&received)).await.unwrap();
-    assert_eq!(counts(&*supervisor).await, Counts { pending: 3, ..Counts::default() });
-    assert_eq!(receive_bodies(&*consumer).await, ["0", "1", "2"]);
+    // A broker takes back what was lent to a connection when that ends, and at no other's word.
+    let releaser = if stage.abilities().broker { &consumer } else { &supervisor };
+    releaser.releasing().unwrap().release(&ids(&received)).await.unwrap();
+    // It may be on its way to the same consumer again.
+    if !stage.abilities().broker {
+        assert_eq!(counts(&*supervisor).await, Counts { pending: 3, ..Counts::default() });
+    }
+    let mut bodies = vec![];
+    while bodies.len() < 3 {
+        bodies.push(String::from_utf8(message_of(&receive_eventually(&*consumer).await).body.to_vec()).unwrap());
+    }
+    assert_eq!(bodies, ["0", "1", "2"]);
 }
 
 pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
     let transport = stage.open("a");
     let delayed = send_later(&*transport, "{}", HOUR).await;
     transport.releasing().unwrap().release(&[delayed]).await.unwrap();
-    assert_eq!(counts(&*transport).await, Counts { delayed: 1, ..Counts::default() });
+    are(&*transport, Counts { delayed: 1, ..Counts::default() }).await;
 }
 
 pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let (consumer, other) =
         (stage.open_with("a", "{redeliver_timeout: 3}"), stage.open_with("a", "{redeliver_timeout: 3}"));
     let id = send(&*consumer, "{}").await;
@@ -358,6 +401,9 @@ pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
 }
 
 pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let (transport, other) = (stage.open("a"), stage.open("a"));
     let moving = transport.moving().unwrap();
     send(&*transport, "first").await;
@@ -373,6 +419,9 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
 }
 
 pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let transport = stage.open("a");
     let id = send(&*transport, "{}").await;
     transport.ack(std::slice::from_ref(&id)).await.unwrap();
@@ -385,6 +434,9 @@ pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
 }
 
 pub async fn a_message_moves_to_another_queue_in_one_step(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     moves(&*stage.open("a"), &*stage.open("b")).await;
 }
 
@@ -415,6 +467,9 @@ async fn moves(source: &dyn Transport, destination: &dyn Transport) {
 }
 
 pub async fn a_message_does_not_move_to_another_store(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let (source, destination) = (stage.open("a"), stage.open_elsewhere("a").await);
     destination.setting_up().unwrap().setup().await.unwrap();
     let id = send(&*source, "{}").await;
@@ -425,6 +480,9 @@ pub async fn a_message_does_not_move_to_another_store(stage: &Stage) {
 }
 
 pub async fn a_moved_message_is_out_of_reach_of_its_former_consumer(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
     let (source, destination) = (stage.open("a"), stage.open("b"));
     let id = send(&*source, "{}").await;
     let place = destination.moving().unwrap().place();

@@ -7,6 +7,8 @@
 mod behaviours;
 #[path = "../support/databases.rs"]
 mod databases;
+#[path = "../support/exchanges.rs"]
+mod exchanges;
 mod mysql_server;
 mod postgres_server;
 #[path = "../support/private_redis.rs"]
@@ -47,6 +49,7 @@ macro_rules! on_every_transport {
         suite!(postgres, Kind::Postgres, $($behaviour)*);
         suite!(mysql, Kind::Mysql, $($behaviour)*);
         suite!(redis, Kind::Redis, $($behaviour)*);
+        suite!(amqp, Kind::Amqp, $($behaviour)*);
     };
 }
 

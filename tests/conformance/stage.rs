@@ -16,6 +16,7 @@ use minutely::transport::{
 use tokio::sync::OnceCell;
 
 use crate::databases::{Database, Server};
+use crate::exchanges::Exchanges;
 use crate::redis_keys::Keys;
 
 /// Everything that is waited for has come by then, also on a busy machine.
@@ -28,6 +29,7 @@ pub enum Kind {
     Postgres,
     Mysql,
     Redis,
+    Amqp,
 }
 
 /// What is expected of a transport beyond sending and receiving.
@@ -39,6 +41,8 @@ pub struct Abilities {
     pub waking: bool,
     /// Keeps bodies that are no text.
     pub bytes: bool,
+    /// Lends messages to connections, and has neither ids for them nor a say about time.
+    pub broker: bool,
 }
 
 /// One test's own stores, empty.
@@ -49,6 +53,8 @@ pub struct Stage {
     databases: Option<(Database, OnceCell<Database>)>,
     /// Where it is Redis: keys of this test's own.
     keys: Option<Keys>,
+    /// Where it is a broker: exchanges of this test's own.
+    exchanges: Option<Exchanges>,
     /// Where queues live in the process, "another process" means the same factory.
     shared: Vec<Arc<dyn Factory>>,
 }
@@ -57,12 +63,13 @@ impl Stage {
     /// None where the server is missing, and the test is to be skipped.
     pub async fn new(kind: Kind) -> Option<Self> {
         let databases = match kind {
-            Kind::InMemory | Kind::Sqlite | Kind::Redis => None,
+            Kind::InMemory | Kind::Sqlite | Kind::Redis | Kind::Amqp => None,
             Kind::Postgres => Some((Database::create(Server::Postgres).await?, OnceCell::new())),
             Kind::Mysql => Some((Database::create(Server::Mysql).await?, OnceCell::new())),
         };
         let keys = if kind == Kind::Redis { Some(Keys::create().await?) } else { None };
-        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, keys, shared: built_in_factories() })
+        let exchanges = if kind == Kind::Amqp { Some(Exchanges::create().await?) } else { None };
+        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, keys, exchanges, shared: built_in_factories() })
     }
 
     /// The project's folder.
@@ -72,11 +79,12 @@ impl Stage {
 
     pub fn abilities(&self) -> Abilities {
         match self.kind {
-            Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true },
-            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false, bytes: true },
-            Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false },
-            Kind::Mysql => Abilities { setup: true, tables: true, waking: false, bytes: false },
-            Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false },
+            Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true, broker: false },
+            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false, bytes: true, broker: false },
+            Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
+            Kind::Mysql => Abilities { setup: true, tables: true, waking: false, bytes: false, broker: false },
+            Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false, broker: false },
+            Kind::Amqp => Abilities { setup: true, tables: false, waking: true, bytes: true, broker: true },
         }
     }
 
@@ -95,6 +103,10 @@ impl Stage {
             }
             Kind::Postgres | Kind::Mysql => {
                 let dsn = format!("{}?queue_name={queue}", self.database().url());
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
+            Kind::Amqp => {
+                let dsn = self.exchanges.as_ref().unwrap().dsn(queue);
                 open(queue, &dsn, options, &built_in_factories(), self.dir.path())
             }
             Kind::Redis => open(queue, &self.keys().dsn(queue, 0), options, &built_in_factories(), self.dir.path()),
@@ -117,6 +129,7 @@ impl Stage {
             Kind::InMemory => "in-memory://".to_owned(),
             Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
             Kind::Redis => self.keys().dsn(queue, 1),
+            Kind::Amqp => unreachable!("a broker moves nothing"),
             Kind::Postgres | Kind::Mysql => {
                 let (database, elsewhere) = self.databases.as_ref().unwrap();
                 elsewhere.get_or_init(async || Database::create(database.server()).await.unwrap()).await.url()

@@ -1,0 +1,84 @@
+//! What goes wrong with a broker, told with its place and with what to do about it.
+
+use std::sync::Arc;
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use thiserror::Error;
+
+/// Why a broker did not do what it was asked. Names the broker and the virtual host, and no secret.
+#[derive(Debug, Error)]
+#[error("{place}: {reason}{}", self.advice())]
+pub(crate) struct AmqpFailure {
+    /// `host:port/vhost`
+    place: Arc<str>,
+    reason: Reason,
+}
+
+#[derive(Debug, Error)]
+enum Reason {
+    #[error("{}", plainly(.0))]
+    Driver(#[source] lapin::Error),
+    #[error("{0}")]
+    Own(String),
+}
+
+impl AmqpFailure {
+    pub(super) fn new(place: &Arc<str>, error: lapin::Error) -> Self {
+        Self { place: Arc::clone(place), reason: Reason::Driver(error) }
+    }
+
+    pub(super) fn own(place: &Arc<str>, reason: impl Into<String>) -> Self {
+        Self { place: Arc::clone(place), reason: Reason::Own(reason.into()) }
+    }
+
+    /// The exchange or queue is not there.
+    pub(super) fn is_missing(&self) -> bool {
+        self.kind() == Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+    }
+
+    /// What the broker says, without more words.
+    pub(super) fn reason(&self) -> String {
+        self.reason.to_string()
+    }
+
+    fn kind(&self) -> Option<AMQPErrorKind> {
+        match &self.reason {
+            Reason::Driver(error) => match error.kind() {
+                ErrorKind::ProtocolError(error) => Some(error.kind().clone()),
+                _ => None,
+            },
+            Reason::Own(_) => None,
+        }
+    }
+
+    /// What a person can do about it.
+    fn advice(&self) -> &'static str {
+        match self.kind() {
+            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+                "; it is there with other properties: make the options equal to those, or set auto_setup=false"
+            }
+            Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => {
+                "; check user and password, and what this user may do: rabbitmqctl list_permissions"
+            }
+            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
+                "; check the virtual host in the DSN's path, and that this user may use it"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// An error without the words that the driver puts around each.
+fn plainly(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::IOError(error) => error.to_string(),
+        ErrorKind::ProtocolError(error) => error.get_message().as_str().to_owned(),
+        ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_) => {
+            "the connection is closed".to_owned()
+        }
+        ErrorKind::MissingHeartbeatError => "the broker has not been heard of for too long".to_owned(),
+        ErrorKind::InvalidProtocolVersion(_) => "what answers there does not speak AMQP 0-9-1".to_owned(),
+        _ => error.to_string(),
+    }
+}

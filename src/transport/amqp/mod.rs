@@ -1,0 +1,343 @@
+//! `amqp:`: queues of a broker that speaks AMQP 0-9-1, RabbitMQ for example, with the exchanges, queues and headers that
+//! Symfony Messenger's AMQP transport uses.
+//!
+//! Messages are sent to an exchange, which puts them into the queues that are bound to it, and come from those queues.
+//! The broker keeps account of who has which message in hand, and puts it back when that one's connection ends: there is
+//! no `redeliver_timeout`. It has no transactions that could move a message, so a message that is sent again is first
+//! sent and then acknowledged.
+
+mod consuming;
+mod error;
+mod letter;
+mod link;
+mod options;
+mod publishing;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::types::ShortString;
+use tokio::sync::Mutex;
+
+use self::consuming::Consuming;
+use self::error::AmqpFailure;
+use self::link::Link;
+use self::options::{Address, Topology};
+use self::publishing::{LONGEST_DELAY, Publishing, To};
+use super::sql::store_error;
+use super::{
+    Connecting, Context, Counting, Counts, Factory, MessageId, Queues, Received, Releasing, Sent, SettingUp, Transport,
+    TransportError, TransportSpec, Waking,
+};
+use crate::config::Problem;
+use crate::message::Encoded;
+
+/// A consumer that waits looks all the same after this long: a broken connection that nothing has told of would show.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// An exchange and its queues.
+pub(crate) struct Amqp {
+    name: String,
+    topology: Arc<Topology>,
+    /// Those that are consumed and counted.
+    queues: Vec<ShortString>,
+    link: Arc<Link>,
+    publishing: Arc<Publishing>,
+    consuming: Mutex<Option<Arc<Consuming>>>,
+}
+
+impl Amqp {
+    fn new(name: &str, topology: Topology, link: Arc<Link>) -> Self {
+        let topology = Arc::new(topology);
+        Self {
+            name: name.to_owned(),
+            queues: topology.queues.iter().map(|queue| queue.name.clone()).collect(),
+            publishing: Arc::new(Publishing::new(Arc::clone(&link), Arc::clone(&topology))),
+            topology,
+            link,
+            consuming: Mutex::new(None),
+        }
+    }
+
+    fn error(&self, action: &'static str, failure: AmqpFailure) -> TransportError {
+        if failure.is_missing() {
+            let what = format!("{}: {}", self.link.place(), failure.reason());
+            return TransportError::NotSetUp { transport: self.name.clone(), what };
+        }
+        store_error(&self.name, action, failure)
+    }
+
+    /// The channel to receive on.
+    async fn consuming(&self) -> Result<Arc<Consuming>, AmqpFailure> {
+        let mut consuming = self.consuming.lock().await;
+        if let Some(open) = consuming.as_ref().filter(|consuming| consuming.is_open()) {
+            return Ok(Arc::clone(open));
+        }
+        *consuming = None;
+        let channel = self.link.channel().await?;
+        if self.topology.auto_setup {
+            publishing::set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
+        }
+        let open = Arc::new(Consuming::new(channel, self.queues.clone(), self.topology.prefetch));
+        *consuming = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// Gives up a channel on which something went wrong; the broker puts back what was received on it.
+    async fn broken(&self, broken: &Arc<Consuming>) {
+        let mut consuming = self.consuming.lock().await;
+        if consuming.as_ref().is_some_and(|consuming| Arc::ptr_eq(consuming, broken)) {
+            *consuming = None;
+        }
+    }
+
+    /// Says something about messages in hand. On a channel that is gone there are none any more.
+    async fn settle(
+        &self,
+        action: &'static str,
+        ids: &[MessageId],
+        say: impl AsyncFnOnce(&Consuming) -> lapin::Result<()>,
+    ) -> Result<(), TransportError> {
+        let open = self.consuming.lock().await.clone();
+        let Some(open) = open.filter(|_| !ids.is_empty()) else { return Ok(()) };
+        if let Err(error) = say(&open).await {
+            let failure = self.link.failure(error);
+            tracing::warn!(
+                transport = self.name,
+                messages = ids.len(),
+                "{action} failed, and the broker puts them back: {failure}"
+            );
+            self.broken(&open).await;
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        to: To<'_>,
+        message: &Encoded,
+        before: Option<&lapin::BasicProperties>,
+        delay: Duration,
+    ) -> Result<Sent, TransportError> {
+        let properties = letter::properties(&self.name, message, before)?;
+        let sent = self.publishing.publish(to, &message.body, properties, delay).await;
+        sent.map_err(|failure| self.error("sending", failure))?;
+        // The broker gives no id; this one tells sendings apart.
+        let id = MessageId(format!("sent-{:016x}", fastrand::u64(..)));
+        Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
+    }
+}
+
+#[async_trait]
+impl Transport for Amqp {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        if delay.as_millis() > LONGEST_DELAY.into() {
+            let why = "it is delayed for more than 49 days, which is the broker's bound".to_owned();
+            return Err(TransportError::Unstorable { transport: self.name.clone(), why });
+        }
+        self.publish(To::Exchange, message, None, delay).await
+    }
+
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        if up_to == 0 {
+            return Ok(Vec::new());
+        }
+        let consuming = self.consuming().await.map_err(|failure| self.error(action, failure))?;
+        match consuming.take(up_to).await {
+            Ok(taken) => {
+                let received = taken.into_iter().map(|taken| {
+                    let message = letter::read(taken.data, &taken.properties);
+                    Received { id: taken.id, message: Ok(message) }
+                });
+                Ok(received.collect())
+            }
+            Err(error) => {
+                self.broken(&consuming).await;
+                Err(self.error(action, self.link.failure(error)))
+            }
+        }
+    }
+
+    async fn send_again(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let delay = delay.min(Duration::from_millis(LONGEST_DELAY));
+        let consuming = self.consuming.lock().await.clone();
+        match consuming.and_then(|consuming| consuming.held(id)) {
+            Some(held) => self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await,
+            // It went back with its channel, and comes again by itself.
+            None => Ok(Sent::Queued { transport: self.name.clone(), id: id.clone(), reason: None }),
+        }
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.settle("acknowledging", ids, async |consuming| consuming.ack(ids).await).await
+    }
+
+    /// To the queue's own dead-letter exchange, if it has one, as with Symfony.
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.settle("rejecting", ids, async |consuming| consuming.nack(ids, false).await).await
+    }
+
+    fn rest(&self) {
+        self.publishing.rest();
+        if let Ok(mut consuming) = self.consuming.try_lock() {
+            *consuming = None;
+        }
+        self.link.rest();
+    }
+
+    fn counting(&self) -> Option<&dyn Counting> {
+        Some(self)
+    }
+
+    fn setting_up(&self) -> Option<&dyn SettingUp> {
+        Some(self)
+    }
+
+    fn releasing(&self) -> Option<&dyn Releasing> {
+        Some(self)
+    }
+
+    fn waking(&self) -> Option<&dyn Waking> {
+        Some(self)
+    }
+
+    fn queues(&self) -> Option<&dyn Queues> {
+        Some(self)
+    }
+
+    fn connecting(&self) -> Option<&dyn Connecting> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Counting for Amqp {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        let action = "counting";
+        // A channel of its own: the broker closes it when a queue is not there.
+        let channel = self.link.channel().await.map_err(|failure| self.error(action, failure))?;
+        match consuming::count(&channel, &self.queues).await.map_err(|error| self.link.failure(error)) {
+            Ok(count) => {
+                let _ = channel.close(200, "counted".into()).await;
+                Ok(count.min(cap))
+            }
+            Err(failure) if failure.is_missing() && self.topology.auto_setup => Ok(0),
+            Err(failure) => Err(self.error(action, failure)),
+        }
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        Ok(Counts { pending: self.pending(cap).await?, ..Counts::default() })
+    }
+
+    fn knows_pending_alone(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl SettingUp for Amqp {
+    async fn setup(&self) -> Result<(), TransportError> {
+        self.publishing.set_up().await.map_err(|failure| self.error("setting up", failure))
+    }
+}
+
+#[async_trait]
+impl Releasing for Amqp {
+    /// Of this process's own messages. The broker puts back those of processes that have ended.
+    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.settle("giving back", ids, async |consuming| consuming.nack(ids, true).await).await
+    }
+}
+
+#[async_trait]
+impl Waking for Amqp {
+    async fn wake(&self) -> Result<(), TransportError> {
+        let action = "waiting";
+        let consuming = self.consuming().await.map_err(|failure| self.error(action, failure))?;
+        if let Err(error) = consuming.wait().await {
+            self.broken(&consuming).await;
+            return Err(self.error(action, self.link.failure(error)));
+        }
+        Ok(())
+    }
+
+    fn poll_interval(&self) -> Option<Duration> {
+        let consuming = self.consuming.try_lock().ok()?;
+        consuming.as_ref().filter(|consuming| consuming.is_open()).map(|_| LOOK)
+    }
+}
+
+impl Queues for Amqp {
+    fn names(&self) -> Vec<String> {
+        self.queues.iter().map(|queue| queue.as_str().to_owned()).collect()
+    }
+
+    fn only(&self, names: &[String]) -> Arc<dyn Transport> {
+        let queues = self.queues.iter().filter(|queue| names.iter().any(|name| name == queue.as_str())).cloned();
+        Arc::new(Self {
+            name: self.name.clone(),
+            topology: Arc::clone(&self.topology),
+            queues: queues.collect(),
+            link: Arc::clone(&self.link),
+            publishing: Arc::clone(&self.publishing),
+            consuming: Mutex::new(None),
+        })
+    }
+}
+
+#[async_trait]
+impl Connecting for Amqp {
+    fn server(&self) -> &str {
+        let place = self.link.place();
+        place.rsplit_once('/').map_or(place, |(server, _vhost)| server)
+    }
+
+    fn connection(&self) -> &str {
+        self.link.place()
+    }
+
+    /// AMQP does not tell.
+    async fn limit(&self) -> Result<Option<u64>, TransportError> {
+        Ok(None)
+    }
+}
+
+/// Makes the transports of `amqp:`. Those on one virtual host share one connection.
+#[derive(Default)]
+pub struct AmqpFactory {
+    links: Lock<HashMap<Address, Weak<Link>>>,
+}
+
+impl AmqpFactory {
+    fn link(&self, address: Address) -> Arc<Link> {
+        // A panic while the lock is held leaves at worst an entry out.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&address).and_then(Weak::upgrade) {
+            return link;
+        }
+        let link = Arc::new(Link::new(address.clone()));
+        links.insert(address, Arc::downgrade(&link));
+        link
+    }
+}
+
+impl Factory for AmqpFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["amqp", "amqps"]
+    }
+
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+        let mut options = spec.options();
+        let (address, topology) = options::read(spec, &mut options);
+        options.finish()?;
+        Ok(Arc::new(Amqp::new(&spec.name, topology, self.link(address))))
+    }
+}

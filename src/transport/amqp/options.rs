@@ -1,0 +1,427 @@
+//! What an AMQP DSN and its options say: where the broker is, and which exchange, queues and delays.
+
+use std::time::Duration;
+
+use lapin::ExchangeKind;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde_yaml::{Mapping, Value};
+
+use super::super::{Options, TransportSpec};
+
+/// Symfony Messenger's defaults.
+const EXCHANGE: &str = "messages";
+const DELAYS: &str = "delays";
+const PATTERN: &str = "delay_%exchange_name%_%routing_key%_%delay%";
+
+/// php-amqp's constants for `flags`.
+const DURABLE: i64 = 2;
+const EXCLUSIVE: i64 = 8;
+const AUTO_DELETE: i64 = 16;
+const INTERNAL: i64 = 32;
+
+/// How long the broker may take to confirm a message, where nothing else is said.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connecting may take, where nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Arguments of queues that are numbers, also where a DSN gives them as text.
+const NUMBERS: [&str; 6] =
+    ["x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"];
+
+/// A broker, a virtual host on it, and a login. Transports with equal addresses share a connection.
+///
+/// It has no `Debug`, as it holds the password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) vhost: String,
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) tls: Option<Tls>,
+    pub(super) connection_name: String,
+    pub(super) heartbeat: Option<u16>,
+    pub(super) frame_max: Option<u32>,
+    pub(super) channel_max: Option<u16>,
+    pub(super) connect_timeout: Duration,
+}
+
+/// Files in PEM format.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Tls {
+    /// Authorities that are trusted besides the system's.
+    pub(super) cacert: Option<String>,
+    /// This side's certificate and its key.
+    pub(super) identity: Option<(String, String)>,
+}
+
+impl Address {
+    /// As errors name it: `host:port/vhost`.
+    pub(super) fn place(&self) -> String {
+        let vhost = self.vhost.trim_start_matches('/');
+        match &self.host {
+            address if address.contains(':') => format!("[{address}]:{}/{vhost}", self.port),
+            name => format!("{name}:{}/{vhost}", self.port),
+        }
+    }
+}
+
+/// Where messages are sent, and from where they come.
+#[derive(Clone)]
+pub(super) struct Topology {
+    pub(super) exchange: Exchange,
+    pub(super) queues: Vec<Queue>,
+    /// The exchange of the queues in which delayed messages wait.
+    pub(super) delays: ShortString,
+    /// How those queues are named.
+    pattern: String,
+    pub(super) auto_setup: bool,
+    pub(super) confirm_timeout: Duration,
+    /// The most messages in hand and on their way.
+    pub(super) prefetch: Option<u16>,
+}
+
+#[derive(Clone)]
+pub(super) struct Exchange {
+    /// Empty: the broker's default exchange, which is there without being declared.
+    pub(super) name: ShortString,
+    pub(super) kind: ExchangeKind,
+    pub(super) routing_key: ShortString,
+    pub(super) flags: Flags,
+    pub(super) arguments: FieldTable,
+}
+
+#[derive(Clone)]
+pub(super) struct Queue {
+    pub(super) name: ShortString,
+    pub(super) binding_keys: Vec<ShortString>,
+    pub(super) binding_arguments: FieldTable,
+    pub(super) flags: Flags,
+    pub(super) arguments: FieldTable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flags {
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+    pub(super) internal: bool,
+}
+
+impl Topology {
+    /// The name of the queue in which messages wait, which is also its routing key at the exchange of delays.
+    pub(super) fn delay_queue(&self, millis: u64, routing_key: &str, again: bool) -> String {
+        let name = self.pattern.replace("%exchange_name%", self.exchange.name.as_str());
+        let name = name.replace("%routing_key%", routing_key).replace("%delay%", &millis.to_string());
+        format!("{name}_{}", if again { "retry" } else { "delay" })
+    }
+}
+
+/// Reads a transport's description, and notes what is wrong with it.
+pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Topology) {
+    let mut reading = Reading { spec, options };
+    let (address, exchange_in_path) = reading.address();
+    let topology = reading.topology(exchange_in_path);
+    reading.refuse();
+    (address, topology)
+}
+
+struct Reading<'a, 'o> {
+    spec: &'a TransportSpec,
+    options: &'a mut Options<'o>,
+}
+
+impl Reading<'_, '_> {
+    fn address(&mut self) -> (Address, Option<String>) {
+        let dsn = &self.spec.dsn;
+        if dsn.hosts().len() > 1 {
+            let message = "it names several hosts: name one, or an address that leads to all of them";
+            self.options.push(self.spec.dsn_problem(message));
+        }
+        let mut segments = dsn.path_segments().iter();
+        let vhost = segments.next().filter(|vhost| !vhost.is_empty()).cloned();
+        let exchange = segments.next().filter(|exchange| !exchange.is_empty()).cloned();
+        if segments.next().is_some() {
+            let message = "its path is /vhost/exchange, and no more; a \"/\" in a name is written as %2f";
+            self.options.push(self.spec.dsn_problem(message));
+        }
+        let tls = dsn.scheme() == "amqps";
+        let (host, vhost_option) = (self.options.text("host"), self.options.text("vhost"));
+        let (login, user, password) =
+            (self.options.text("login"), self.options.text("user"), self.options.text("password"));
+        let port = self.number("port", u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
+        let files = ["cacert", "cert", "key"].map(|name| self.file(name));
+        let address = Address {
+            host: Some(dsn.host().to_owned())
+                .filter(|host| !host.is_empty())
+                .or(host)
+                .unwrap_or_else(|| "localhost".to_owned()),
+            port: dsn.port().or(port).unwrap_or(if tls { 5671 } else { 5672 }),
+            vhost: vhost.or(vhost_option).unwrap_or_else(|| "/".to_owned()),
+            user: dsn.user().map(str::to_owned).or(login).or(user).unwrap_or_else(|| "guest".to_owned()),
+            password: dsn.password().map(str::to_owned).or(password).unwrap_or_else(|| "guest".to_owned()),
+            tls: tls.then(|| {
+                let [cacert, cert, key] = files;
+                Tls { cacert, identity: cert.zip(key) }
+            }),
+            connection_name: self.options.text("connection_name").unwrap_or_else(|| "minutely".to_owned()),
+            heartbeat: self.number("heartbeat", u16::MAX.into()).and_then(|seconds| u16::try_from(seconds).ok()),
+            frame_max: self.number("frame_max", u32::MAX.into()).and_then(|bytes| u32::try_from(bytes).ok()),
+            channel_max: self.number("channel_max", u16::MAX.into()).and_then(|most| u16::try_from(most).ok()),
+            connect_timeout: self.timeout("connect_timeout", CONNECT_TIMEOUT),
+        };
+        (address, exchange)
+    }
+
+    fn topology(&mut self, exchange_in_path: Option<String>) -> Topology {
+        let mut delay = self.section("delay", &["exchange_name", "queue_name_pattern", "auto_setup", "arguments"]);
+        let delays = take_text(&mut delay, "exchange_name").unwrap_or_else(|| DELAYS.to_owned());
+        let pattern = take_text(&mut delay, "queue_name_pattern").unwrap_or_else(|| PATTERN.to_owned());
+        if !pattern.contains("%delay%") {
+            let message = "delay: queue_name_pattern must contain %delay%, as messages with different delays must not \
+                           wait in one queue";
+            self.options.refuse("delay", message);
+        }
+        let exchange = self.exchange(exchange_in_path);
+        let queues = self.queues(&exchange);
+        Topology {
+            delays: self.name("delay", delays),
+            pattern,
+            queues,
+            exchange,
+            auto_setup: self.options.flag("auto_setup", true),
+            confirm_timeout: self.timeout("confirm_timeout", CONFIRM_TIMEOUT),
+            prefetch: self.number("prefetch_count", u16::MAX.into()).and_then(|count| u16::try_from(count).ok()),
+        }
+    }
+
+    fn exchange(&mut self, in_path: Option<String>) -> Exchange {
+        let known = ["name", "type", "default_publish_routing_key", "flags", "arguments"];
+        let mut section = self.section("exchange", &known);
+        let name = take_text(&mut section, "name").or(in_path).unwrap_or_else(|| EXCHANGE.to_owned());
+        let kind = match take_text(&mut section, "type").as_deref() {
+            None | Some("fanout") => ExchangeKind::Fanout,
+            Some("direct") => ExchangeKind::Direct,
+            Some("topic") => ExchangeKind::Topic,
+            Some("headers") => ExchangeKind::Headers,
+            Some(other) => ExchangeKind::Custom(other.to_owned()),
+        };
+        let routing_key = take_text(&mut section, "default_publish_routing_key").unwrap_or_default();
+        Exchange {
+            name: self.name("exchange", name),
+            kind,
+            routing_key: self.name("exchange", routing_key),
+            flags: self.flags("exchange", section.remove("flags")),
+            arguments: self.arguments("exchange", section.remove("arguments")),
+        }
+    }
+
+    /// One of the exchange's name, unless there are others.
+    fn queues(&mut self, exchange: &Exchange) -> Vec<Queue> {
+        let own = |name| Queue {
+            name,
+            binding_keys: vec![ShortString::default()],
+            binding_arguments: FieldTable::default(),
+            flags: Flags::DEFAULT,
+            arguments: FieldTable::default(),
+        };
+        let queues = match self.options.tree("queues") {
+            None | Some(Value::Null) => return vec![own(exchange.name.clone())],
+            Some(Value::Sequence(none)) if none.is_empty() => return Vec::new(),
+            Some(Value::Mapping(queues)) => queues,
+            Some(_) => {
+                self.options.refuse("queues", "queues is a map of names to their options, or [] for none");
+                return Vec::new();
+            }
+        };
+        let known = ["binding_keys", "binding_arguments", "flags", "arguments"];
+        let mut read = Vec::new();
+        for (name, value) in queues {
+            let name = self.name("queues", text_of(&name).unwrap_or_default());
+            let mut section = match value {
+                Value::Mapping(section) => section,
+                // `queues: {a: ~}`
+                _ => Mapping::new(),
+            };
+            self.check_keys("queues", &section, &known);
+            let keys = match section.remove("binding_keys") {
+                None | Some(Value::Null) => vec![String::new()],
+                Some(Value::Sequence(keys)) => keys.iter().filter_map(text_of).collect(),
+                // As a DSN's `binding_keys[0]=…`.
+                Some(Value::Mapping(keys)) => keys.values().filter_map(text_of).collect(),
+                Some(key) => text_of(&key).into_iter().collect(),
+            };
+            read.push(Queue {
+                binding_keys: keys.into_iter().map(|key| self.name("queues", key)).collect(),
+                binding_arguments: self.arguments("queues", section.remove("binding_arguments")),
+                flags: self.flags("queues", section.remove("flags")),
+                arguments: self.arguments("queues", section.remove("arguments")),
+                ..own(name)
+            });
+        }
+        read
+    }
+
+    /// An option that is a map of these keys.
+    fn section(&mut self, name: &'static str, known: &[&str]) -> Mapping {
+        match self.options.tree(name) {
+            None | Some(Value::Null) => Mapping::new(),
+            Some(Value::Mapping(section)) => {
+                self.check_keys(name, &section, known);
+                section
+            }
+            Some(_) => {
+                self.options.refuse(name, format!("{name} is a map with keys of {}", known.join(", ")));
+                Mapping::new()
+            }
+        }
+    }
+
+    fn check_keys(&mut self, name: &str, section: &Mapping, known: &[&str]) {
+        for key in section.keys().map(|key| text_of(key).unwrap_or_default()) {
+            if !known.contains(&key.as_str()) {
+                self.options.refuse(name, format!("{name}: unknown key \"{key}\"; known: {}", known.join(", ")));
+            }
+        }
+    }
+
+    /// A name as AMQP has them.
+    fn name(&mut self, option: &str, name: String) -> ShortString {
+        ShortString::try_new(name).unwrap_or_else(|_| {
+            self.options.refuse(option, format!("{option}: names and keys have at most 255 bytes; one has more"));
+            ShortString::default()
+        })
+    }
+
+    fn flags(&mut self, option: &str, flags: Option<Value>) -> Flags {
+        let Some(flags) = flags.filter(|flags| !flags.is_null()) else { return Flags::DEFAULT };
+        let number: Option<i64> = text_of(&flags).and_then(|text| text.parse().ok());
+        let known = DURABLE | EXCLUSIVE | AUTO_DELETE | INTERNAL;
+        match number.filter(|number| number & !known == 0) {
+            Some(number) => Flags {
+                durable: number & DURABLE != 0,
+                exclusive: number & EXCLUSIVE != 0,
+                auto_delete: number & AUTO_DELETE != 0,
+                internal: number & INTERNAL != 0,
+            },
+            None => {
+                let message =
+                    "flags is a sum of php-amqp's constants: 2 durable, 8 exclusive, 16 auto-delete, 32 internal";
+                self.options.refuse(option, format!("{option}: {message}"));
+                Flags::DEFAULT
+            }
+        }
+    }
+
+    fn arguments(&mut self, option: &str, arguments: Option<Value>) -> FieldTable {
+        let arguments = match arguments {
+            None | Some(Value::Null) => return FieldTable::default(),
+            Some(Value::Mapping(arguments)) => arguments,
+            Some(_) => {
+                self.options.refuse(option, format!("{option}: arguments are a map"));
+                return FieldTable::default();
+            }
+        };
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            let name = self.name(option, text_of(&name).unwrap_or_default());
+            let value = match &value {
+                Value::String(text) if NUMBERS.contains(&name.as_str()) => match text.parse() {
+                    Ok(number) => AMQPValue::LongLongInt(number),
+                    Err(_) => {
+                        self.options.refuse(option, format!("{option}: the argument {name} is a whole number"));
+                        continue;
+                    }
+                },
+                Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+                Value::Bool(flag) => AMQPValue::Boolean(*flag),
+                Value::Number(number) => match number.as_i64() {
+                    Some(number) => AMQPValue::LongLongInt(number),
+                    None => AMQPValue::Double(number.as_f64().unwrap_or_default()),
+                },
+                _ => {
+                    self.options.refuse(option, format!("{option}: the argument {name} is a text, a number or a flag"));
+                    continue;
+                }
+            };
+            table.insert(name, value);
+        }
+        table
+    }
+
+    fn number(&mut self, name: &'static str, most: u64) -> Option<u64> {
+        let text = self.options.text(name)?;
+        match text.parse().ok().filter(|number| *number <= most) {
+            // Stands for the default.
+            Some(0) => None,
+            Some(number) => Some(number),
+            None => {
+                self.options.refuse(name, format!("{name} is a whole number, at most {most}; found \"{text}\""));
+                None
+            }
+        }
+    }
+
+    /// Seconds, perhaps with a fraction; 0 is the default.
+    fn timeout(&mut self, name: &'static str, default: Duration) -> Duration {
+        let Some(text) = self.options.text(name) else { return default };
+        match text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+            Some(Duration::ZERO) => default,
+            Some(timeout) => timeout,
+            None => {
+                self.options.refuse(name, format!("{name} is a number of seconds; found \"{text}\""));
+                default
+            }
+        }
+    }
+
+    /// The content of a file.
+    fn file(&mut self, name: &'static str) -> Option<String> {
+        let path = self.options.text(name)?;
+        if self.spec.dsn.scheme() != "amqps" {
+            self.options.refuse(name, format!("{name} is for amqps:, and this is amqp:, which is not encrypted"));
+            return None;
+        }
+        match std::fs::read_to_string(&path) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                self.options.refuse(name, format!("{name}: {path} cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// What means something to php-amqp and nothing, or nothing to choose, here.
+    fn refuse(&mut self) {
+        for ignored in ["persistent", "retry", "read_timeout", "write_timeout", "rpc_timeout"] {
+            self.options.text(ignored);
+        }
+        if self.options.text("verify").is_some() && !self.options.flag("verify", true) {
+            let message = "verify: a connection that does not look whom it talks to is not made; name the broker's \
+                           authority with `cacert`";
+            self.options.refuse("verify", message);
+        }
+        if self.options.text("sasl_method").is_some_and(|method| method != "0") {
+            self.options
+                .refuse("sasl_method", "sasl_method: users log in with name and password (PLAIN), and no other way");
+        }
+    }
+}
+
+impl Flags {
+    /// Symfony Messenger's.
+    const DEFAULT: Self = Self { durable: true, exclusive: false, auto_delete: false, internal: false };
+}
+
+fn take_text(section: &mut Mapping, key: &str) -> Option<String> {
+    section.remove(key).as_ref().and_then(text_of)
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,198 @@
+//! Sending: publisher confirms, and the queues in which delayed messages wait.
+//!
+//! A delayed message is published to a queue of its own delay, from which the broker moves it on when its time has come.
+//! Symfony's names and arguments, so that both sides use the same queues.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
+use tokio::sync::Mutex;
+
+use super::error::AmqpFailure;
+use super::link::Link;
+use super::options::Topology;
+
+/// A queue of delays is removed when nothing has been put into it for its delay and this long.
+const LEFT_BEHIND: u64 = 10_000;
+/// RabbitMQ's longest time to live, less that: 49 days.
+pub(super) const LONGEST_DELAY: u64 = u32::MAX as u64 - LEFT_BEHIND;
+
+/// A channel to send on. Opened when it is first used, and again after it was closed.
+pub(super) struct Publishing {
+    link: Arc<Link>,
+    topology: Arc<Topology>,
+    channel: Mutex<Option<Open>>,
+}
+
+#[derive(Clone)]
+struct Open {
+    channel: Channel,
+    is_set_up: bool,
+}
+
+/// Where a message goes.
+pub(super) enum To<'a> {
+    /// To the exchange, with its usual routing key.
+    Exchange,
+    /// Back to one queue.
+    Queue(&'a ShortString),
+}
+
+impl Publishing {
+    pub(super) fn new(link: Arc<Link>, topology: Arc<Topology>) -> Self {
+        Self { link, topology, channel: Mutex::new(None) }
+    }
+
+    /// Returns when the broker has taken the message over, which is when it is on its disk.
+    pub(super) async fn publish(
+        &self,
+        to: To<'_>,
+        body: &[u8],
+        properties: BasicProperties,
+        delay: Duration,
+    ) -> Result<(), AmqpFailure> {
+        let channel = self.channel().await?;
+        let topology = &self.topology;
+        let again = matches!(to, To::Queue(_));
+        let (exchange, key) = match to {
+            To::Exchange => (topology.exchange.name.clone(), topology.exchange.routing_key.clone()),
+            To::Queue(queue) => (ShortString::default(), queue.clone()),
+        };
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let (exchange, key) = match millis {
+            0 => (exchange, key),
+            millis => (topology.delays.clone(), self.delay_queue(&channel, millis, &exchange, &key, again).await?),
+        };
+        let unroutable = format!("no queue takes messages from exchange \"{exchange}\" with routing key \"{key}\"");
+        // Mandatory: a message that no queue takes comes back, instead of being dropped.
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirmed = async {
+            let confirmation = channel.basic_publish(exchange, key, options, body, properties).await?;
+            confirmation.await
+        };
+        match tokio::time::timeout(topology.confirm_timeout, confirmed).await {
+            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(self.own(unroutable)),
+            Ok(Ok(Confirmation::Nack(_))) => {
+                Err(self.own("the broker refused the message: a queue may be full (x-max-length)"))
+            }
+            Ok(Ok(Confirmation::NotRequested)) => Err(self.own("the broker does not confirm messages")),
+            Ok(Err(error)) => Err(self.link.failure(error)),
+            Err(_) => {
+                let seconds = topology.confirm_timeout.as_secs_f32();
+                Err(self.own(format!("the broker did not confirm the message within {seconds} seconds")))
+            }
+        }
+    }
+
+    /// Declares everything.
+    pub(super) async fn set_up(&self) -> Result<(), AmqpFailure> {
+        let channel = self.open().await?;
+        set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
+        set_up_delays(&channel, &self.topology).await.map_err(|error| self.link.failure(error))
+    }
+
+    /// Forgets the channel.
+    pub(super) fn rest(&self) {
+        if let Ok(mut channel) = self.channel.try_lock() {
+            *channel = None;
+        }
+    }
+
+    fn own(&self, reason: impl Into<String>) -> AmqpFailure {
+        AmqpFailure::own(self.link.place(), reason)
+    }
+
+    /// The channel, with exchange and queues declared where that is wanted.
+    async fn channel(&self) -> Result<Channel, AmqpFailure> {
+        let mut open = self.channel.lock().await;
+        if let Some(open) = open.as_ref().filter(|open| open.channel.status().connected() && open.is_set_up) {
+            return Ok(open.channel.clone());
+        }
+        let channel = self.open().await?;
+        if self.topology.auto_setup {
+            set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
+        }
+        *open = Some(Open { channel: channel.clone(), is_set_up: true });
+        Ok(channel)
+    }
+
+    async fn open(&self) -> Result<Channel, AmqpFailure> {
+        let channel = self.link.channel().await?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        confirm.map_err(|error| self.link.failure(error))?;
+        Ok(channel)
+    }
+
+    /// Declares the queue for a delay, which begins its life anew, and returns its routing key.
+    async fn delay_queue(
+        &self,
+        channel: &Channel,
+        millis: u64,
+        exchange: &ShortString,
+        key: &ShortString,
+        again: bool,
+    ) -> Result<ShortString, AmqpFailure> {
+        let name = self.topology.delay_queue(millis, key.as_str(), again);
+        let name = ShortString::try_new(name).map_err(|_| {
+            self.own("the name of the queue for this delay is longer than 255 bytes: shorten queue_name_pattern")
+        })?;
+        let mut arguments = FieldTable::default();
+        let number = |millis: u64| AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX));
+        arguments.insert("x-message-ttl".into(), number(millis));
+        arguments.insert("x-expires".into(), number(millis + LEFT_BEHIND));
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchange.as_str().into()));
+        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(key.as_str().into()));
+        let declare = async {
+            if self.topology.auto_setup {
+                set_up_delays(channel, &self.topology).await?;
+            }
+            channel.queue_declare(name.clone(), QueueDeclareOptions::durable(), arguments).await?;
+            let (delays, options) = (self.topology.delays.clone(), QueueBindOptions::default());
+            channel.queue_bind(name.clone(), delays, name.clone(), options, FieldTable::default()).await
+        };
+        declare.await.map_err(|error| self.link.failure(error))?;
+        Ok(name)
+    }
+}
+
+/// Declares exchange and queues, and binds them.
+pub(super) async fn set_up(channel: &Channel, topology: &Topology) -> lapin::Result<()> {
+    let exchange = &topology.exchange;
+    if !exchange.name.as_str().is_empty() {
+        let options = ExchangeDeclareOptions {
+            durable: exchange.flags.durable,
+            auto_delete: exchange.flags.auto_delete,
+            internal: exchange.flags.internal,
+            ..ExchangeDeclareOptions::default()
+        };
+        let (name, kind) = (exchange.name.clone(), exchange.kind.clone());
+        channel.exchange_declare(name, kind, options, exchange.arguments.clone()).await?;
+    }
+    for queue in &topology.queues {
+        let options = QueueDeclareOptions {
+            durable: queue.flags.durable,
+            exclusive: queue.flags.exclusive,
+            auto_delete: queue.flags.auto_delete,
+            ..QueueDeclareOptions::default()
+        };
+        channel.queue_declare(queue.name.clone(), options, queue.arguments.clone()).await?;
+        // The default exchange leads to every queue by itself.
+        let keys = queue.binding_keys.iter().filter(|_| !exchange.name.as_str().is_empty());
+        for key in keys {
+            let (name, exchange, arguments) =
+                (queue.name.clone(), exchange.name.clone(), queue.binding_arguments.clone());
+            channel.queue_bind(name, exchange, key.clone(), QueueBindOptions::default(), arguments).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn set_up_delays(channel: &Channel, topology: &Topology) -> lapin::Result<()> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(topology.delays.clone(), ExchangeKind::Direct, options, FieldTable::default()).await
+}
