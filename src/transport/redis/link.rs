@@ -208,3 +208,15 @@ fn shortest(mut names: Vec<String>) -> Vec<String> {
     names.dedup_by(|name, before| name.starts_with(before.as_str()));
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_begins_another() {
+        let names = ["prio_low", "a", "prio", "ab", "b", "abc"].map(str::to_owned);
+        assert_eq!(shortest(names.to_vec()), ["a", "b", "prio"]);
+        assert_eq!(shortest(vec![]), Vec::<String>::new());
+    }
+}
