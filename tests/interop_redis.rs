@@ -151,5 +151,7 @@ fn symfonys_worker_is_supervised_counted_and_scaled() {
     wait_until("all are handled", || both.project.pending("async") == 0 && both.handled().len() >= 6);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));
+    // Three workers, each under the name of its slot.
+    assert_eq!(both.numbers().0, (0..6).collect::<Vec<_>>());
     assert!(both.handled().iter().all(|note| note["by"] == "php"));
 }

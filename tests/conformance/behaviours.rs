@@ -415,7 +415,7 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
     let again = other.receive(10).await.unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!(message_of(&again[0]), &second);
-    moving.retry(&again[0].id, &message("third"), HOUR).await.unwrap();
+    other.moving().unwrap().retry(&again[0].id, &message("third"), HOUR).await.unwrap();
     assert_eq!(counts(&*other).await, Counts { delayed: 1, ..Counts::default() });
 }
 

@@ -12,10 +12,13 @@ mod databases;
 mod exchanges;
 mod mysql_server;
 mod postgres_server;
+#[path = "../support/private_redis.rs"]
+mod private_redis;
 #[path = "../support/private_servers.rs"]
 mod private_servers;
 #[path = "../support/redis_keys.rs"]
 mod redis_keys;
+mod redis_server;
 mod restarts;
 mod sql_dsns;
 mod sqlite_file;

@@ -107,7 +107,11 @@ namespace {
         }
         $factory = str_starts_with($dsn, 'amqp') ? new AmqpTransportFactory() : new RedisTransportFactory();
 
-        return $factory->createTransport($dsn, [], $serializer);
+        // On Redis each worker needs a name of its own; minutely tells its workers their slot.
+        $named = getenv('MINUTELY_SLOT') && str_starts_with($dsn, 'redis');
+        $options = $named ? ['consumer' => getenv('MINUTELY_SLOT')] : [];
+
+        return $factory->createTransport($dsn, $options, $serializer);
     }
 
     // 5.4's Doctrine transport writes the process's local time; everybody's is UTC here.

@@ -87,6 +87,12 @@ pub(super) fn read(content: &[u8]) -> Result<Encoded, Damaged> {
     }
 }
 
+/// An entry without the field `message`, with all that it has.
+pub(super) fn without_message(fields: &[Vec<u8>]) -> Damaged {
+    let error = UndecodableError::Body("the entry has no field `message`".to_owned());
+    Damaged { body: fields.join(&b' ').into(), headers: Bytes::new(), error }
+}
+
 /// The `uniqid` of a member, if it has one.
 pub(super) fn uniqid(member: &[u8]) -> Option<String> {
     serde_json::from_slice::<Read>(member).ok()?.uniqid

@@ -7,15 +7,17 @@
 //! PREFIX`) reports every key that somebody else changes, over the same connection and at no cost while nothing happens. A
 //! blocking read would keep that connection from everything else.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Mutex, watch};
 
-use super::error::RedisFailure;
+use super::DELAYED_SET;
+use super::error::{RedisFailure, ends_connection};
 use super::options::Address;
 
 /// How long connecting may take.
@@ -28,12 +30,10 @@ pub(super) struct Link {
     client: Client,
     place: Arc<str>,
     open: Mutex<Option<Open>>,
-    /// Counts what the server has told.
-    bell: watch::Sender<u64>,
+    /// The streams of this process, and for each the count of changes of it and of the messages that are to come to it.
+    bells: Arc<Bells>,
     /// Does the server tell of changes now?
     tells: Arc<AtomicBool>,
-    /// Beginnings of the names of keys whose changes matter.
-    prefixes: Lock<Vec<String>>,
 }
 
 struct Open {
@@ -50,9 +50,8 @@ impl Link {
             client: Client::open(address.connection_info()?)?,
             place: address.place().into(),
             open: Mutex::new(None),
-            bell: watch::Sender::new(0),
+            bells: Arc::default(),
             tells: Arc::default(),
-            prefixes: Lock::default(),
         })
     }
 
@@ -61,14 +60,9 @@ impl Link {
         &self.place
     }
 
-    /// Be told of keys that begin like this, from the next connection on.
-    pub(super) fn watch(&self, prefix: &str) {
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        // The server refuses prefixes that overlap.
-        if !prefixes.iter().any(|known| prefix.starts_with(known)) {
-            prefixes.retain(|known| !known.starts_with(prefix));
-            prefixes.push(prefix.to_owned());
-        }
+    /// Be told of this stream, from the next connection on.
+    pub(super) fn watch(&self, stream: &str) {
+        lock(&self.bells).entry(stream.to_owned()).or_default();
     }
 
     /// Does something on the connection, and returns the answer.
@@ -78,23 +72,22 @@ impl Link {
     ) -> Result<T, RedisFailure> {
         let (mut connection, ended) = self.connection().await.map_err(|error| self.failure(error))?;
         work(&mut connection).await.map_err(|error| {
-            if error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() {
+            if ends_connection(&error) {
                 ended.store(true, Ordering::Relaxed);
             }
             self.failure(error)
         })
     }
 
-    /// What the server has told up to now, to be compared with later.
-    pub(super) fn told(&self) -> watch::Receiver<u64> {
-        let mut told = self.bell.subscribe();
-        told.mark_unchanged();
-        told
+    /// What has been told of a stream up to now, to be compared with later.
+    pub(super) fn told(&self, stream: &str) -> watch::Receiver<u64> {
+        // A new receiver has seen all that was there before.
+        lock(&self.bells).entry(stream.to_owned()).or_default().subscribe()
     }
 
-    /// Something has changed here that the server does not tell of, because this process has done it.
-    pub(super) fn ring(&self) {
-        self.bell.send_modify(|count| *count += 1);
+    /// A stream has changed, and the server does not tell of it, because this process has done it.
+    pub(super) fn ring(&self, stream: &str) {
+        ring(&self.bells, stream);
     }
 
     /// Is the server telling of changes? Connects, if need be.
@@ -122,6 +115,11 @@ impl Link {
         RedisFailure::new(&self.place, error)
     }
 
+    /// An error that the server knows nothing of.
+    pub(super) fn refusal(&self, reason: String) -> RedisFailure {
+        RedisFailure::own(&self.place, reason)
+    }
+
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
         let mut open = self.open.lock().await;
         if let Some(open) = open.as_ref().filter(|open| !open.ended.load(Ordering::Relaxed)) {
@@ -137,14 +135,24 @@ impl Link {
     }
 
     async fn connect(&self, ended: &Arc<AtomicBool>) -> RedisResult<MultiplexedConnection> {
-        let (bell, ended, tells) = (self.bell.clone(), Arc::clone(ended), Arc::clone(&self.tells));
+        let (bells, ended, tells) = (Arc::clone(&self.bells), Arc::clone(ended), Arc::clone(&self.tells));
         let push = move |info: PushInfo| {
             if info.kind == PushKind::Disconnection {
                 ended.store(true, Ordering::Relaxed);
                 tells.store(false, Ordering::Relaxed);
             }
-            // Who waits finds out what it is by looking.
-            bell.send_modify(|count| *count += 1);
+            match info.data.first() {
+                Some(Value::Array(keys)) if info.kind == PushKind::Invalidate => {
+                    for key in keys {
+                        if let Value::BulkString(key) = key {
+                            let key = String::from_utf8_lossy(key);
+                            ring(&bells, key.strip_suffix(DELAYED_SET).unwrap_or(&key));
+                        }
+                    }
+                }
+                // All keys are gone, or the connection is: who waits finds out by looking.
+                _ => ring_all(&bells),
+            }
             Ok::<_, std::convert::Infallible>(())
         };
         let config = AsyncConnectionConfig::new()
@@ -156,7 +164,7 @@ impl Link {
 
     /// A server that does not allow it, or does not know it, is asked again and again instead.
     async fn ask_to_be_told(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let prefixes = shortest(lock(&self.bells).keys().cloned().collect());
         // Without any it would tell of all keys there are.
         if prefixes.is_empty() {
             return Ok(());
@@ -172,5 +180,43 @@ impl Link {
             Err(error) => tracing::info!(server = %self.place, %error, "the server does not tell of new messages"),
         }
         Ok(())
+    }
+}
+
+type Bells = Lock<HashMap<String, watch::Sender<u64>>>;
+
+fn lock(bells: &Bells) -> MutexGuard<'_, HashMap<String, watch::Sender<u64>>> {
+    // A panic while the lock is held leaves at worst an entry out.
+    bells.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ring(bells: &Bells, stream: &str) {
+    if let Some(bell) = lock(bells).get(stream) {
+        bell.send_modify(|count| *count += 1);
+    }
+}
+
+fn ring_all(bells: &Bells) {
+    for bell in lock(bells).values() {
+        bell.send_modify(|count| *count += 1);
+    }
+}
+
+/// The names that none of the others begins: the server refuses prefixes that overlap.
+fn shortest(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup_by(|name, before| name.starts_with(before.as_str()));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_begins_another() {
+        let names = ["prio_low", "a", "prio", "ab", "b", "abc"].map(str::to_owned);
+        assert_eq!(shortest(names.to_vec()), ["a", "b", "prio"]);
+        assert_eq!(shortest(vec![]), Vec::<String>::new());
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::super::{Listed, Listing, MessageId, Received, TransportError};
-use super::{DELAYED, Entry, Redis, delayed_id, entry, is_entry, now, received};
+use super::{DELAYED, Entry, Redis, delayed_id, entry, is_entry, received};
 
 /// What the group knows of the stream.
 struct Group {
@@ -38,12 +38,6 @@ impl Redis {
                 .extend(of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id).map(|found| found.0));
         }
         Ok(members)
-    }
-
-    pub(super) async fn any_delayed(&self, action: &'static str) -> Result<bool, TransportError> {
-        let due = redis::cmd("ZCOUNT").arg(&self.delayed).arg("-inf").arg(now()).clone();
-        let due: Result<u64, _> = self.link.run(async |link| due.query_async(link).await).await;
-        Ok(due.map_err(|error| self.error(action, error))? > 0)
     }
 
     async fn delayed_between(

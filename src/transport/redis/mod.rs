@@ -21,8 +21,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use nix::unistd::gethostname;
 use redis::Value;
+use redis::streams::StreamInfoGroupsReply;
 use tokio::sync::watch;
 
+use self::entry::Wrapping;
 use self::error::RedisFailure;
 use self::link::Link;
 use self::options::{Address, Queue};
@@ -39,6 +41,8 @@ use crate::message::Encoded;
 const OWN_NAMES: &str = "minutely:";
 /// A consumer that holds nothing and was not heard of for so long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+/// After the name of a stream: the set of the messages that are to come to it.
+const DELAYED_SET: &str = "__queue";
 /// Before the id of a message that is delayed.
 const DELAYED: &str = "delayed:";
 /// The largest whole number that a score holds exactly, in milliseconds: the year 287396.
@@ -80,12 +84,12 @@ impl Redis {
         link.watch(&queue.stream);
         let own = queue.consumer.as_ref().map(|_| "0".to_owned());
         let consumer = queue.consumer.clone().unwrap_or_else(own_name);
-        let mut told = link.told();
+        let mut told = link.told(&queue.stream);
         // Nobody has looked yet.
         told.mark_changed();
         Self {
             name: name.to_owned(),
-            delayed: format!("{}__queue", queue.stream),
+            delayed: format!("{}{DELAYED_SET}", queue.stream),
             consumer,
             state: Mutex::new(State { cursor: "0-0".to_owned(), told, next_due: None, own }),
             has_begun: AtomicBool::new(false),
@@ -119,36 +123,36 @@ impl Redis {
         self.queue.stream_max_entries.map_or(String::new(), |most| most.to_string())
     }
 
-    /// Creates the group; the stream too, if `with_stream`. `false` when there is no stream to create it in.
-    async fn create_group(&self, action: &'static str, with_stream: bool) -> Result<bool, TransportError> {
+    /// Creates the group, and the stream where it is missing.
+    async fn create_group(&self, action: &'static str) -> Result<(), TransportError> {
         let mut create = redis::cmd("XGROUP");
         // From the beginning: what is there was sent for this group.
-        create.arg("CREATE").arg(&self.queue.stream).arg(&self.queue.group).arg("0");
-        if with_stream {
-            create.arg("MKSTREAM");
-        }
+        create.arg("CREATE").arg(&self.queue.stream).arg(&self.queue.group).arg("0").arg("MKSTREAM");
         match self.link.run(async |connection| create.exec_async(connection).await).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_there_already() => Ok(true),
-            Err(error) if error.is_missing() && !with_stream => Ok(false),
-            Err(error) => Err(self.error(action, error)),
+            Err(error) if !error.is_there_already() => Err(self.error(action, error)),
+            _ => Ok(()),
         }
     }
 
     /// Takes messages, of a group that is there.
     async fn take(&self, up_to: usize) -> Result<Vec<Entry>, RedisFailure> {
-        if !self.has_begun.swap(true, Ordering::Relaxed) {
+        if !self.has_begun.load(Ordering::Relaxed) {
+            self.check_groups().await?;
             self.sweep().await?;
+            self.has_begun.store(true, Ordering::Relaxed);
         }
         let own = self.state().own.clone();
         if let Some(after) = own {
-            let entries = self.take_own(&after, up_to).await?;
-            self.state().own = entries.last().map(|(id, _)| id.clone());
+            let page = self.take_own(&after, up_to).await?;
+            self.state().own = page.last().map(|(id, _)| id.clone());
+            // One that was deleted from the stream has nothing left to deliver.
+            let (gone, entries): (Vec<Entry>, Vec<Entry>) = page.into_iter().partition(|(_, fields)| fields.is_empty());
+            self.finish_entries(&gone.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), false).await?;
             if !entries.is_empty() {
                 return Ok(entries);
             }
         }
-        let told = self.link.told();
+        let told = self.link.told(&self.queue.stream);
         let cursor = self.state().cursor.clone();
         let mut moves = MOVES;
         loop {
@@ -157,8 +161,12 @@ impl Redis {
             receive.arg(&cursor).arg(if moves > 0 { now().to_string() } else { String::new() });
             let mut answer: Vec<Value> = self.link.run(async |link| receive.invoke_async(link).await).await?;
             if answer.len() == 1 {
-                self.become_due(answer.swap_remove(0)).await?;
-                moves -= 1;
+                match self.become_due(answer.swap_remove(0)).await {
+                    Ok(()) => moves -= 1,
+                    // A full server takes nothing into the stream, and what is there is taken all the same.
+                    Err(error) if error.is_full() => moves = 0,
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
             let (cursor, entries, next_due): (String, Vec<Entry>, String) =
@@ -192,6 +200,26 @@ impl Redis {
             become_due.arg(member).arg(entry::entry_of_member(member, self.queue.wrapping));
         }
         self.link.run(async |link| become_due.invoke_async(link).await).await
+    }
+
+    /// With several groups, what one of them deletes is lost to the others. Symfony refuses that too.
+    async fn check_groups(&self) -> Result<(), RedisFailure> {
+        let Queue { stream, group, delete_after_ack, delete_after_reject, .. } = &self.queue;
+        if !delete_after_ack && !delete_after_reject {
+            return Ok(());
+        }
+        let info = redis::cmd("XINFO").arg("GROUPS").arg(stream).clone();
+        let groups = match self.link.run(async |link| info.query_async::<StreamInfoGroupsReply>(link).await).await {
+            Ok(reply) => reply.groups,
+            Err(error) if error.is_no_key() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(other) = groups.into_iter().find(|known| known.name != *group) else { return Ok(()) };
+        Err(self.link.refusal(format!(
+            "stream \"{stream}\" has the group \"{}\" besides \"{group}\", and what one deletes is lost to the other: set \
+             delete_after_ack and delete_after_reject to false, or remove one (XGROUP DESTROY)",
+            other.name
+        )))
     }
 
     /// Forgets consumers that are gone.
@@ -231,23 +259,29 @@ impl Redis {
             return Ok(());
         }
         let entries: Vec<&str> = entries.into_iter().map(|id| id.0.as_str()).collect();
-        let mut finish = redis::pipe();
-        finish.atomic();
-        if !entries.is_empty() {
-            finish.cmd("XACK").arg(&self.queue.stream).arg(&self.queue.group).arg(&entries).ignore();
-            if delete {
-                finish.cmd("XDEL").arg(&self.queue.stream).arg(&entries).ignore();
+        let finish = async {
+            self.finish_entries(&entries, delete).await?;
+            if members.is_empty() {
+                return Ok(());
             }
+            let remove = redis::cmd("ZREM").arg(&self.delayed).arg(members).clone();
+            self.link.run(async |link| remove.exec_async(link).await).await
+        };
+        finish.await.map_err(|error| self.error(action, error))
+    }
+
+    async fn finish_entries(&self, ids: &[&str], delete: bool) -> Result<(), RedisFailure> {
+        // Lua has no place for very many arguments.
+        for ids in ids.chunks(MOST_TAKEN) {
+            let mut finish = self.invocation(&scripts::FINISH);
+            finish.arg(&self.queue.group).arg(u8::from(delete)).arg(ids);
+            self.link.run(async |link| finish.invoke_async::<()>(link).await).await?;
         }
-        if !members.is_empty() {
-            finish.cmd("ZREM").arg(&self.delayed).arg(members).ignore();
-        }
-        let finished = self.link.run(async |link| finish.exec_async(link).await).await;
-        finished.map_err(|error| self.error(action, error))
+        Ok(())
     }
 
     /// Takes a message from its place and puts another one where it is to be, in one step. The new id; none where the
-    /// first one is not there any more.
+    /// first one is not there any more, or another consumer has it.
     async fn put(
         &self,
         action: &'static str,
@@ -266,10 +300,10 @@ impl Redis {
             put.arg(member).arg("delayed");
         }
         put.arg(u8::from(self.queue.delete_after_reject)).arg(content);
-        put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound);
+        put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound).arg(&self.consumer);
         let put = self.link.run(async |link| put.invoke_async(link).await).await;
         let id = put.map_err(|error| self.error(action, error))?;
-        self.link.ring();
+        self.link.ring(destination.strip_suffix(DELAYED_SET).unwrap_or(destination));
         Ok(id)
     }
 
@@ -298,7 +332,7 @@ type Entry = (String, Vec<Vec<u8>>);
 fn received((id, fields): Entry) -> Received {
     let mut pairs = fields.chunks_exact(2);
     let message = pairs.find(|pair| pair[0] == b"message").map(|pair| entry::read(&pair[1]));
-    Received { id: MessageId(id), message: message.unwrap_or_else(|| entry::read(&fields.join(&b' '))) }
+    Received { id: MessageId(id), message: message.unwrap_or_else(|| Err(entry::without_message(&fields))) }
 }
 
 /// A name for a consumer that no other has.
@@ -309,7 +343,9 @@ fn own_name() -> String {
 
 /// Is it an id of a stream's entry, `1700000000000-0`?
 fn is_entry(id: &MessageId) -> bool {
-    id.0.split_once('-').is_some_and(|(time, number)| time.parse::<u64>().is_ok() && number.parse::<u64>().is_ok())
+    // A number may begin with a plus sign elsewhere.
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok();
+    id.0.split_once('-').is_some_and(|(time, number)| is_number(time) && is_number(number))
 }
 
 /// Now, in milliseconds since 1970.
@@ -343,20 +379,19 @@ impl Transport for Redis {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
         let queued = |id| Ok(Sent::Queued { transport: self.name.clone(), id, reason: None });
-        let mut send = redis::pipe();
-        send.atomic();
         if delay.is_zero() {
-            let command = send.cmd("XADD").arg(&self.queue.stream);
+            let mut add = redis::cmd("XADD");
+            add.arg(&self.queue.stream);
             if !self.queue.auto_setup {
-                command.arg("NOMKSTREAM");
+                add.arg("NOMKSTREAM");
             }
             if let Some(most) = self.queue.stream_max_entries {
-                command.arg("MAXLEN").arg("~").arg(most);
+                add.arg("MAXLEN").arg("~").arg(most);
             }
-            command.arg("*").arg("message").arg(self.entry(message)?);
-            let sent: Result<(Option<String>,), _> = self.link.run(async |link| send.query_async(link).await).await;
-            let (id,) = sent.map_err(|error| self.error(action, error))?;
-            self.link.ring();
+            add.arg("*").arg("message").arg(self.entry(message)?);
+            let id: Result<Option<String>, _> = self.link.run(async |link| add.query_async(link).await).await;
+            let id = id.map_err(|error| self.error(action, error))?;
+            self.link.ring(&self.queue.stream);
             return queued(MessageId(id.ok_or_else(|| self.not_set_up())?));
         }
         let (due, uniqid) = (due(delay), new_uniqid());
@@ -368,9 +403,9 @@ impl Transport for Redis {
                 return Err(self.not_set_up());
             }
         }
-        send.cmd("ZADD").arg(&self.delayed).arg("NX").arg(due).arg(member).ignore();
-        self.link.run(async |link| send.exec_async(link).await).await.map_err(|error| self.error(action, error))?;
-        self.link.ring();
+        let add = redis::cmd("ZADD").arg(&self.delayed).arg("NX").arg(due).arg(member).clone();
+        self.link.run(async |link| add.exec_async(link).await).await.map_err(|error| self.error(action, error))?;
+        self.link.ring(&self.queue.stream);
         queued(delayed_id(due, &uniqid))
     }
 
@@ -382,10 +417,8 @@ impl Transport for Redis {
         }
         let entries = match self.take(up_to).await {
             Err(error) if error.is_missing() && self.queue.auto_setup => {
-                if !self.create_group(action, false).await? && !self.any_delayed(action).await? {
-                    return Ok(Vec::new());
-                }
-                self.create_group(action, true).await?;
+                // Also where there is nothing to take yet: what is not there cannot tell of its first message.
+                self.create_group(action).await?;
                 self.take(up_to).await
             }
             entries => entries,
@@ -452,7 +485,9 @@ impl Counting for Redis {
 #[async_trait]
 impl SettingUp for Redis {
     async fn setup(&self) -> Result<(), TransportError> {
-        self.create_group("setting up", true).await.map(drop)
+        let action = "setting up";
+        self.check_groups().await.map_err(|error| self.error(action, error))?;
+        self.create_group(action).await
     }
 }
 
@@ -550,9 +585,15 @@ impl Moving for Redis {
         Ok(Some(moved.map_or_else(|| id.clone(), MessageId)))
     }
 
-    /// The table is the stream. Of the queue only the bound of the stream matters here, as all groups read it.
+    /// The table is the stream. Of the queue only the bound of the stream matters here, as all groups read it. Where
+    /// messages are wrapped in another way is another store.
     fn place(&self) -> Place {
-        Place { store: self.link.place().to_owned(), table: self.queue.stream.clone(), queue: self.bound() }
+        let wrapped = if self.queue.wrapping == Wrapping::Php { "" } else { " serializer=0" };
+        Place {
+            store: format!("{}{wrapped}", self.link.place()),
+            table: self.queue.stream.clone(),
+            queue: self.bound(),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is done on the server in one step.
 //!
 //! Each script is one step for everybody else: nobody sees a message in two places or in none, and whoever is killed
-//! leaves all of a step or nothing. Keys are the stream and the set of delayed messages, in this order.
+//! leaves all of a step or nothing. Only an error ends a script in the middle (a key of another type, no permission), so
+//! what may fail comes before what takes away. Keys are the stream and the set of delayed messages, in this order.
 
 use std::sync::LazyLock;
 
@@ -50,11 +51,12 @@ script! {
 local bound = {}
 if ARGV[1] ~= '' then bound = {'MAXLEN', '~', ARGV[1]} end
 for n = 2, #ARGV, 2 do
-  if redis.call('ZREM', KEYS[2], ARGV[n]) == 1 then
+  if redis.call('ZSCORE', KEYS[2], ARGV[n]) then
     local add = {'XADD', KEYS[1]}
     for _, word in ipairs(bound) do add[#add + 1] = word end
     for _, word in ipairs({'*', 'message', ARGV[n + 1]}) do add[#add + 1] = word end
     redis.call(unpack(add))
+    redis.call('ZREM', KEYS[2], ARGV[n])
   end
 end"
 }
@@ -78,7 +80,14 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   if group['name'] == ARGV[1] then
     local new = group['lag']
     if not new then
-      new = #redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', cap)
+      -- A few at a time, as each is read with its body.
+      local last = group['last-delivered-id']
+      new = 0
+      while last and new < cap do
+        local entries = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 100)
+        new = new + #entries
+        last = #entries > 0 and entries[#entries][1]
+      end
     end
     local held, abandoned = group['pending'], 0
     if held > 0 then
@@ -96,12 +105,21 @@ return {0, redis.call('XLEN', stream) + due, delayed, 0}"
 script! {
     /// Makes messages in flight pending. Arguments: group, this consumer, what else the name of a consumer may begin with
     /// whose messages may be released (empty: nothing), ids. They are made to look abandoned long ago, and keep their
-    /// place in the queue.
+    /// place in the queue. That changes no key, so one is changed and changed back to wake who waits.
     RELEASE = r"
+local released = false
 for n = 4, #ARGV do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
   local ours = held and (held[2] == ARGV[2] or (ARGV[3] ~= '' and held[2]:sub(1, #ARGV[3]) == ARGV[3]))
-  if ours then redis.call('XCLAIM', KEYS[1], ARGV[1], held[2], 0, ARGV[n], 'TIME', 0, 'JUSTID') end
+  if ours then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], held[2], 0, ARGV[n], 'TIME', 0, 'JUSTID')
+    released = true
+  end
+end
+if released then
+  -- A full server takes nothing in, and somebody looks all the same in the end.
+  redis.pcall('ZADD', KEYS[2], 0, '')
+  redis.pcall('ZREM', KEYS[2], '')
 end"
 }
 
@@ -117,41 +135,60 @@ end"
 }
 
 script! {
+    /// Messages leave. Arguments: group, whether to delete them, ids. (A transaction would do it too, but a server whose
+    /// memory is full refuses transactions, and this is what empties it.)
+    FINISH = r"
+redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 3))
+if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 3)) end"
+}
+
+script! {
     /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the id (or the
     /// delayed message's member, with 'delayed' as the next argument), 'entry' or 'delayed', whether to delete the entry,
-    /// the new content, when it is due (empty: now), the bound of the stream (empty: none).
+    /// the new content, when it is due (empty: now), the bound of the stream (empty: none), this consumer.
     ///
-    /// Gives the new id; an empty one for a delayed message, nothing where the first one is not there.
+    /// Gives the new id; an empty one for a delayed message, nothing where the first one is not there, or is another
+    /// consumer's by now.
     MOVE = r"
 local stream, queue, destination = KEYS[1], KEYS[2], KEYS[3]
-local group, id = ARGV[1], ARGV[2]
-if ARGV[3] == 'delayed' then
-  if redis.call('ZREM', queue, id) == 0 then return false end
-elseif redis.call('XACK', stream, group, id) == 1 then
-  if ARGV[4] == '1' then redis.call('XDEL', stream, id) end
-else
-  -- Not in flight: never received, or finished.
-  local function parts(text)
-    local a, b = text:match('^(%d+)-(%d+)$')
-    return tonumber(a), tonumber(b)
-  end
-  local a, b = parts(id)
-  for _, flat in ipairs(redis.call('EXISTS', stream) == 1 and redis.call('XINFO', 'GROUPS', stream) or {}) do
+local group, id, is_delayed = ARGV[1], ARGV[2], ARGV[3] == 'delayed'
+local function parts(text)
+  local a, b = text:match('^(%d+)-(%d+)$')
+  return tonumber(a), tonumber(b)
+end
+local function is_ours()
+  if is_delayed then return redis.call('ZSCORE', queue, id) end
+  if redis.call('EXISTS', stream) == 0 then return false end
+  for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local map = {}
     for n = 1, #flat, 2 do map[flat[n]] = flat[n + 1] end
     if map['name'] == group then
+      local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
+      if held then return held[2] == ARGV[8] end
+      local a, b = parts(id)
       local c, d = parts(map['last-delivered-id'])
       if a < c or (a == c and b <= d) then return false end
     end
   end
-  if redis.call('XDEL', stream, id) == 0 then return false end
+  -- Not received yet.
+  return #redis.call('XRANGE', stream, id, id) == 1
 end
+if not is_ours() then return false end
+local new = ''
 if ARGV[6] ~= '' then
   redis.call('ZADD', destination, 'NX', ARGV[6], ARGV[5])
-  return ''
+elseif ARGV[7] ~= '' then
+  new = redis.call('XADD', destination, 'MAXLEN', '~', ARGV[7], '*', 'message', ARGV[5])
+else
+  new = redis.call('XADD', destination, '*', 'message', ARGV[5])
 end
-if ARGV[7] ~= '' then return redis.call('XADD', destination, 'MAXLEN', '~', ARGV[7], '*', 'message', ARGV[5]) end
-return redis.call('XADD', destination, '*', 'message', ARGV[5])"
+if is_delayed then
+  redis.call('ZREM', queue, id)
+else
+  local was_received = redis.call('XACK', stream, group, id) == 1
+  if ARGV[4] == '1' or not was_received then redis.call('XDEL', stream, id) end
+end
+return new"
 }
 
 script! {
