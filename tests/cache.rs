@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use databases::{Database, Server};
 use futures_util::future::join_all;
@@ -23,6 +23,7 @@ use minutely::config::{Problem, Secret, TransportConfig};
 use minutely::transport::{built_in_factories, cache_store};
 use private_servers::PrivateServer;
 use redis_keys::Keys;
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection};
 use support::{Project, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -101,6 +102,10 @@ on_every_store! {
     a_fact_is_seen_by_others_replaced_and_removed
     a_fact_ends_with_its_time
     groups_and_keys_are_any_text
+    names_are_told_apart_to_the_last_byte
+    values_are_any_text
+    a_refused_claim_changes_nothing
+    a_claim_that_is_prolonged_may_end_sooner
     many_write_at_once
     of_many_who_claim_a_place_one_gets_it
     setting_up_may_be_repeated_by_many_at_once
@@ -157,11 +162,85 @@ async fn groups_and_keys_are_any_text(stage: &Stage) {
         assert!(facts.iter().map(|fact| &fact.key).eq(&names), "{facts:?}");
         assert!(facts.iter().map(|fact| &fact.value).eq(&names), "{facts:?}");
     }
-    let long = "x".repeat(900);
+    let long = "x".repeat(767);
     match store.put("g", &long, "", MINUTE).await {
         Ok(()) => assert_eq!(keys(&store, "g").await, [long]),
         // No file has such a name.
         Err(error) => assert!(stage.dsn.starts_with("file:"), "{error}"),
+    }
+}
+
+async fn names_are_told_apart_to_the_last_byte(stage: &Stage) {
+    let store = stage.open();
+    let long = "x".repeat(190);
+    let mut names = [
+        "a",
+        "A",
+        "a ",
+        " a",
+        "ä",
+        "a\u{308}",
+        "ß",
+        "ss",
+        "a\0",
+        "a\0b",
+        &long,
+        &format!("{long}y"),
+        &format!("{long}z"),
+    ]
+    .map(str::to_owned);
+    names.sort();
+    for name in &names {
+        store.put("g", name, name, MINUTE).await.unwrap();
+        assert!(store.claim(&format!("g {name}"), "a", name, MINUTE).await.unwrap());
+    }
+    assert_eq!(keys(&store, "g").await, names);
+    for name in &names {
+        assert_eq!(store.list(&format!("g {name}")).await.unwrap()[0].value, *name);
+    }
+}
+
+async fn values_are_any_text(stage: &Stage) {
+    let store = stage.open();
+    let long = "😀\n\0'\\".repeat(20_000);
+    for value in ["", "\0", "a\0b", "1:2:3", "\u{feff}", "NULL", &long] {
+        store.put("g", "a", value, MINUTE).await.unwrap();
+        assert_eq!(store.list("g").await.unwrap()[0].value, value);
+        store.remove("g", "a").await.unwrap();
+        assert!(store.claim("g", "a", value, MINUTE).await.unwrap());
+        assert_eq!(store.list("g").await.unwrap()[0].value, value);
+        assert!(store.claim("g", "a", value, MINUTE).await.unwrap());
+        assert!(!store.claim("g", "a", &format!("{value} "), MINUTE).await.unwrap());
+        store.unclaim("g", "a", value).await.unwrap();
+        assert!(keys(&store, "g").await.is_empty());
+    }
+}
+
+/// A host that died does not keep its place because others ask for it.
+async fn a_refused_claim_changes_nothing(stage: &Stage) {
+    let (dead, waiting) = (stage.open(), stage.open());
+    assert!(dead.claim("places", "0", "dead", Duration::from_millis(500)).await.unwrap());
+    let end = Instant::now() + Duration::from_secs(10);
+    while !waiting.claim("places", "0", "waiting", MINUTE).await.unwrap() {
+        assert!(Instant::now() < end, "{:?}", waiting.list("places").await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let fact = waiting.list("places").await.unwrap().remove(0);
+    assert!(fact.value == "waiting" && fact.expires_at > SystemTime::now() + MINUTE / 2, "{fact:?}");
+    assert!(!dead.claim("places", "0", "dead", Duration::from_millis(1)).await.unwrap());
+    let after = waiting.list("places").await.unwrap().remove(0);
+    let moved = after.expires_at.duration_since(fact.expires_at).unwrap_or_else(|error| error.duration());
+    assert!(moved < Duration::from_secs(5), "{fact:?} {after:?}");
+}
+
+async fn a_claim_that_is_prolonged_may_end_sooner(stage: &Stage) {
+    let store = stage.open();
+    assert!(store.claim("places", "0", "a", MINUTE).await.unwrap());
+    assert!(store.claim("places", "0", "a", Duration::from_millis(200)).await.unwrap());
+    let end = Instant::now() + Duration::from_secs(10);
+    while !store.claim("places", "0", "b", MINUTE).await.unwrap() {
+        assert!(Instant::now() < end, "{:?}", store.list("places").await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -229,12 +308,121 @@ fn mistakes_are_found_with_their_place() {
         ("mysql://u:hunter2@h/d?prefix=x", "unknown option \"prefix\""),
         ("redis://:hunter2@h/nonsense", "number of a database"),
         ("redis://:hunter2@h?stream=x", "unknown option \"stream\""),
+        ("mysql://u:hunter2@h", "names no database"),
         ("doctrine://nowhere", "unknown connection \"nowhere\""),
     ] {
         let problems = open(dsn, Path::new("/")).err().unwrap();
         let text: String = problems.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
         assert!(text.starts_with("cache.") && text.contains(expected) && !text.contains("hunter2"), "{dsn}: {text}");
     }
+}
+
+async fn execute(database: &Database, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    match database.server() {
+        Server::Postgres => drop(PgConnection::connect(&database.url()).await.unwrap().execute(sql).await.unwrap()),
+        Server::Mysql => drop(MySqlConnection::connect(&database.url()).await.unwrap().execute(sql).await.unwrap()),
+    }
+}
+
+async fn on_databases() -> Vec<(Database, Arc<dyn Store>)> {
+    let mut stages = vec![];
+    for server in [Server::Postgres, Server::Mysql] {
+        if let Some(database) = Database::create(server).await {
+            let store = open(&database.url(), Path::new("/")).unwrap();
+            stages.push((database, store));
+        }
+    }
+    stages
+}
+
+#[tokio::test]
+async fn a_table_of_another_shape_is_left_alone_and_told() {
+    for (database, store) in on_databases().await {
+        execute(&database, "CREATE TABLE minutely_cache (id INT)").await;
+        let errors = [
+            store.put("g", "a", "", MINUTE).await.err(),
+            store.list("g").await.err(),
+            store.claim("g", "a", "me", MINUTE).await.err(),
+            store.set_up().await.err(),
+        ];
+        for error in errors {
+            let error = error.unwrap().to_string();
+            assert!(error.contains(&store.place()) && error.contains("choose another table_name"), "{error}");
+        }
+    }
+}
+
+/// Otherwise dead workers would be believed alive for as long as the clock was set back.
+#[tokio::test]
+async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
+    for (database, store) in on_databases().await {
+        store.put("g", "a", "before", MINUTE).await.unwrap();
+        let day = 86_400_000;
+        let sql = format!("UPDATE minutely_cache SET written_at = written_at + {day}, expires_at = expires_at + {day}");
+        execute(&database, &sql).await;
+        assert!(keys(&store, "g").await.is_empty());
+        assert!(store.claim("g", "a", "now", MINUTE).await.unwrap());
+        assert_eq!(store.list("g").await.unwrap()[0].value, "now");
+    }
+    let Some(redis) = Keys::create().await else { return };
+    let store = open(&redis.cache_dsn(), Path::new("/")).unwrap();
+    let hours = Duration::from_secs(3600);
+    for (ahead, believed) in [(Duration::from_secs(1), true), (hours, false)] {
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + ahead;
+        let field = format!("{}:{}:before", begun.as_millis(), (begun + MINUTE).as_millis());
+        ::redis::cmd("HSET").arg(redis.stream("g")).arg("a").arg(field).exec(&mut redis.connect(0).unwrap()).unwrap();
+        assert_eq!(keys(&store, "g").await.len(), usize::from(believed));
+        assert_eq!(store.claim("g", "a", "now", MINUTE).await.unwrap(), !believed);
+    }
+}
+
+#[tokio::test]
+async fn what_others_keep_under_our_redis_keys_is_left_alone() {
+    let Some(redis) = Keys::create().await else { return };
+    let store = open(&redis.cache_dsn(), Path::new("/")).unwrap();
+    let mut connection = redis.connect(0).unwrap();
+    ::redis::cmd("SET").arg(redis.stream("g")).arg("precious").exec(&mut connection).unwrap();
+    store.put("g", "a", "", MINUTE).await.unwrap_err();
+    store.list("g").await.unwrap_err();
+    let kept: String = ::redis::cmd("GET").arg(redis.stream("g")).query(&mut connection).unwrap();
+    assert_eq!(kept, "precious");
+    // A field that is no fact is in nobody's way.
+    let odd: &[u8] = b"\xff\xfe";
+    ::redis::cmd("HSET").arg(redis.stream("h")).arg("a").arg("what?").arg(odd).arg(odd).exec(&mut connection).unwrap();
+    assert!(keys(&store, "h").await.is_empty());
+    assert!(store.claim("h", "a", "me", MINUTE).await.unwrap());
+    assert_eq!(keys(&store, "h").await, ["a"]);
+}
+
+/// A server that never answers holds up neither those who write nor more than one of those who read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_all_who_ask_one_finds_out_whether_a_store_is_back() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dsn = format!("redis://127.0.0.1:{}", silent.local_addr().unwrap().port());
+    let cache = Arc::new(Cache::new(open(&dsn, Path::new("/")).unwrap()));
+    assert!(!cache.put("g", "a", "", MINUTE).await.unwrap_err().known);
+    let (begun, mut slow) = (Instant::now(), 0);
+    // The pause of five seconds, and one attempt after it.
+    while begun.elapsed() < Duration::from_millis(6500) {
+        let asking = (0..4).map(|n: u32| {
+            let cache = Arc::clone(&cache);
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                match n {
+                    0 => cache.put("g", "a", "", MINUTE).await.unwrap_err(),
+                    1 => cache.list("g").await.unwrap_err(),
+                    2 => cache.claim("g", "a", "me", MINUTE).await.unwrap_err(),
+                    _ => cache.list_recent("g").await.unwrap_err(),
+                };
+                begun.elapsed()
+            })
+        });
+        let took = join_all(asking.collect::<Vec<_>>()).await.into_iter().map(Result::unwrap);
+        slow += took.filter(|took| *took > Duration::from_millis(500)).count();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(slow, 1);
 }
 
 /// One server that is gone, and one that takes connections and says nothing.

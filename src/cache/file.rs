@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-use super::{CacheError, Fact, Store};
+use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
 
 /// What stays readable in a file name. A dot does not: no fact is hidden, and no name is `..`.
 const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
@@ -20,9 +20,6 @@ const UNFINISHED: &str = ".new-";
 
 /// A file untouched for this long is looked at when its folder is next written to, and removed if it has expired.
 const SWEEP_AFTER: Duration = Duration::from_secs(3600);
-
-/// A fact from further in the future than this was written before the clock was set back, and says nothing about now.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// Keeps facts under a folder, which is created (for its owner only) when the first one is put.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! A cache's memory of what it read a moment ago, and its patience with a store that does not answer.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{CacheError, Fact, Store};
@@ -13,15 +13,25 @@ pub const RECENT: Duration = Duration::from_millis(250);
 /// How long the store may take to answer: a dispatch may be waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// For how long a store that failed is not asked whether it is there again.
-const PAUSE: Duration = Duration::from_secs(5);
+/// A store that failed is left alone for so many times as long as it took to fail, within bounds: one that refuses at
+/// once is asked again soon, and one that does not answer at all costs but a small part of the time.
+const PAUSE_FACTOR: u32 = 5;
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A store with a short memory.
 pub struct Cache {
     store: Arc<dyn Store>,
     recent: moka::sync::Cache<String, Arc<Vec<Fact>>>,
-    /// When the store failed last, if that was the last that was heard of it, and how.
-    down: Mutex<Option<(Instant, String)>>,
+    down: Mutex<Option<Down>>,
+}
+
+/// What is known of a store that does not do its work at present.
+struct Down {
+    /// When it is asked again.
+    until: Instant,
+    /// What went wrong.
+    why: String,
 }
 
 impl Cache {
@@ -57,16 +67,10 @@ impl Cache {
     }
 
     /// The facts of a group as they were at most a quarter of a second ago, less those that have expired since.
-    ///
-    /// A store that failed a moment ago is not asked: who dispatches does not wait for it each time. Then the error says
-    /// that it is [known already](CacheError::known).
     pub async fn list_recent(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
         let facts = match self.recent.get(group) {
             Some(facts) => facts,
             None => {
-                if let Some(error) = self.is_down() {
-                    return Err(error);
-                }
                 let facts = Arc::new(self.list(group).await?);
                 self.recent.insert(group.to_owned(), Arc::clone(&facts));
                 facts
@@ -92,28 +96,41 @@ impl Cache {
         result
     }
 
-    /// Waits for the store, but not for long.
+    /// Waits for the store, but not for long; where it failed a moment ago, not at all, and the error says that this is
+    /// [known already](CacheError::known).
     async fn ask<T>(
         &self,
         action: &'static str,
         asked: impl Future<Output = Result<T, CacheError>>,
     ) -> Result<T, CacheError> {
+        if let Some(why) = self.is_down() {
+            return Err(CacheError { place: self.store.place(), action, known: true, source: why.into() });
+        }
+        let begun = Instant::now();
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             let source = format!("no answer within {} s", PATIENCE.as_secs()).into();
             Err(CacheError { place: self.store.place(), action, known: false, source })
         });
-        *self.down() = result.as_ref().err().map(|error| (Instant::now(), error.source.to_string()));
+        *self.down() = result.as_ref().err().map(|error| {
+            let pause = (begun.elapsed() * PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+            Down { until: Instant::now() + pause, why: error.source.to_string() }
+        });
         result
     }
 
-    /// What went wrong a moment ago.
-    fn is_down(&self) -> Option<CacheError> {
-        let down = self.down();
-        let (_, why) = down.as_ref().filter(|(since, _)| since.elapsed() < PAUSE)?;
-        Some(CacheError { place: self.store.place(), action: "read", known: true, source: why.clone().into() })
+    /// What went wrong a moment ago. After the pause one caller asks, and the others do not wait for what it finds.
+    fn is_down(&self) -> Option<String> {
+        let mut down = self.down();
+        let known = down.as_mut()?;
+        let now = Instant::now();
+        if now < known.until {
+            return Some(known.why.clone());
+        }
+        known.until = now + PATIENCE;
+        None
     }
 
-    fn down(&self) -> std::sync::MutexGuard<'_, Option<(Instant, String)>> {
+    fn down(&self) -> MutexGuard<'_, Option<Down>> {
         // A panic while the lock is held leaves nothing half done.
         self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use thiserror::Error;
 
+/// A fact from further in the future than this was written before the clock was set back, and says nothing about now.
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
 /// One fact that has not expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {

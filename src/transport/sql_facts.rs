@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::Options;
-use crate::cache::{CacheError, Fact, Store};
+use crate::cache::{CLOCK_TOLERANCE, CacheError, Fact, Store};
 
 /// Where `table_name` is not given.
 const TABLE: &str = "minutely_cache";
@@ -72,6 +72,8 @@ pub(super) struct SqlFacts<S> {
     put: String,
     remove: String,
     list: String,
+    /// Takes the place of a row that may be replaced, where `claim` alone cannot do that.
+    take_over: Option<String>,
     claim: String,
     holder: String,
     unclaim: String,
@@ -92,28 +94,33 @@ impl<S: Statements> SqlFacts<S> {
         let Words { now, key, value, time, .. } = words;
         let t = format!("{0}{table}{0}", words.quote);
         let [a, b, c, d] = if words.numbered { ["$1", "$2", "$3", "$4"] } else { ["?"; 4] };
+        // What is from further in the future was written before the clock was set back, and says nothing about now.
+        let tolerance = CLOCK_TOLERANCE.as_millis();
+        let one = format!("WHERE fact_group = {a} AND fact_key = {b}");
         let insert = format!(
-            "INSERT INTO {t} (fact_group, fact_key, value, written_at, expires_at) \
+            "INTO {t} (fact_group, fact_key, value, written_at, expires_at) \
              VALUES ({a}, {b}, {c}, {now}, {now} + {d})"
         );
-        let (put, claim) = if words.on_conflict {
+        let (put, take_over, claim) = if words.on_conflict {
             let update = "ON CONFLICT (fact_group, fact_key) DO UPDATE SET value = excluded.value, \
                           written_at = excluded.written_at, expires_at = excluded.expires_at";
-            let free = format!("{t}.expires_at <= excluded.written_at OR {t}.value = excluded.value");
-            (format!("{insert} {update}"), format!("{insert} {update} WHERE {free}"))
+            let free = format!(
+                "{t}.value = excluded.value OR {t}.expires_at <= excluded.written_at \
+                 OR {t}.written_at > excluded.written_at + {tolerance}"
+            );
+            (format!("INSERT {insert} {update}"), None, format!("INSERT {insert} {update} WHERE {free}"))
         } else {
             let update = "ON DUPLICATE KEY UPDATE value = VALUES(value), written_at = VALUES(written_at), \
                           expires_at = VALUES(expires_at)";
-            // Assignments are made from left to right, and each sees those before it: when the value is the new one, the
-            // place has been taken.
-            let if_free = "ON DUPLICATE KEY UPDATE \
-                           value = IF(expires_at <= VALUES(written_at), VALUES(value), value), \
-                           written_at = IF(value = VALUES(value), VALUES(written_at), written_at), \
-                           expires_at = IF(value = VALUES(value), VALUES(expires_at), expires_at)";
-            (format!("{insert} {update}"), format!("{insert} {if_free}"))
+            // ON DUPLICATE KEY UPDATE has no condition, and an IF() that gives a BLOB its own value confuses MariaDB:
+            // the column then compares equal to what it was not given. So there are two steps, each safe by itself.
+            let take_over = format!(
+                "UPDATE {t} SET value = ?, expires_at = {now} + ?, written_at = {now} {one} \
+                 AND (value = ? OR expires_at <= {now} OR written_at > {now} + {tolerance})"
+            );
+            (format!("INSERT {insert} {update}"), Some(take_over), format!("INSERT IGNORE {insert}"))
         };
         let columns = format!("SELECT fact_key, value, {now} - written_at, expires_at - {now} FROM {t}");
-        let one = format!("WHERE fact_group = {a} AND fact_key = {b}");
         Self {
             create: format!(
                 "CREATE TABLE IF NOT EXISTS {t} (fact_group {key} NOT NULL, fact_key {key} NOT NULL, \
@@ -121,11 +128,14 @@ impl<S: Statements> SqlFacts<S> {
                  PRIMARY KEY (fact_group, fact_key))"
             ),
             remove: format!("DELETE FROM {t} {one}"),
-            list: format!("{columns} WHERE fact_group = {a} AND expires_at > {now}"),
+            list: format!(
+                "{columns} WHERE fact_group = {a} AND expires_at > {now} AND written_at <= {now} + {tolerance}"
+            ),
             holder: format!("{columns} {one}"),
             unclaim: format!("DELETE FROM {t} {one} AND value = {c}"),
             sweep: format!("DELETE FROM {t} WHERE expires_at < {now} - {SWEEP_AFTER}"),
             put,
+            take_over,
             claim,
             database,
         }
@@ -148,7 +158,7 @@ impl<S: Statements> SqlFacts<S> {
     async fn write(&self, sql: &str, texts: [&str; 3], ttl: Duration) -> Result<(), CacheError> {
         let arguments = || {
             let mut arguments: Vec<Argument> = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
-            arguments.push(Argument::Number(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)));
+            arguments.push(ttl_argument(ttl));
             arguments
         };
         let written = match self.database.run(sql, arguments()).await {
@@ -211,6 +221,14 @@ impl<S: Statements> Store for SqlFacts<S> {
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+        if let Some(take_over) = &self.take_over {
+            let text = |text: &str| Argument::Text(text.to_owned());
+            let arguments = vec![text(owner), ttl_argument(ttl), text(group), text(key), text(owner)];
+            match self.database.run(take_over, arguments).await {
+                Ok(_) | Err(Failed::Missing) => {}
+                Err(failed) => return Err(self.failed("written", failed)),
+            }
+        }
         self.write(&self.claim, [group, key, owner], ttl).await?;
         // Whoever has it keeps it until it expires or is given back, so that this is not too late to ask.
         let place = vec![Argument::Text(group.to_owned()), Argument::Text(key.to_owned())];
@@ -223,11 +241,13 @@ impl<S: Statements> Store for SqlFacts<S> {
 
     async fn set_up(&self) -> Result<(), CacheError> {
         let created = self.database.create(&self.create).await;
-        // Two who create it at once may be in each other's way; then it is there.
-        if created.is_err() && self.database.run(&self.list, vec![Argument::Text(String::new())]).await.is_ok() {
-            return Ok(());
+        // Two who create it at once may be in each other's way; then it is there. And what was there before under this
+        // name may be another's.
+        let works = self.database.run(&self.list, vec![Argument::Text(String::new())]).await;
+        match (created, works) {
+            (_, Ok(_)) => Ok(()),
+            (Err(failed), Err(_)) | (Ok(()), Err(failed)) => Err(self.failed("created", failed)),
         }
-        created.map_err(|failed| self.failed("created", failed))
     }
 
     fn place(&self) -> String {
@@ -237,6 +257,10 @@ impl<S: Statements> Store for SqlFacts<S> {
     fn rest(&self) {
         self.database.rest();
     }
+}
+
+fn ttl_argument(ttl: Duration) -> Argument {
+    Argument::Number(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4))
 }
 
 fn millis(number: i64) -> Duration {

@@ -90,13 +90,23 @@ impl StopSignal {
 
     /// Passes the signal on to `stop` for a worker that started at `since`. Runs until then.
     pub async fn watch(self, stop: Stop, since: SystemTime) {
+        let mut readable = true;
         loop {
             match self.cache.list(GROUP).await {
                 Ok(facts) if facts.iter().any(|fact| fact.key == KEY && fact.written_at >= since) => {
                     return stop.request(StopReason::Asked);
                 }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "whether workers are to stop cannot be read"),
+                Ok(_) if readable => {}
+                Ok(_) => {
+                    readable = true;
+                    tracing::info!("whether workers are to stop can be read again");
+                }
+                // Once, and not every second.
+                Err(error) if readable => {
+                    readable = false;
+                    tracing::warn!(%error, "whether workers are to stop cannot be read");
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(LOOK).await;
         }

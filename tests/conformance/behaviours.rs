@@ -10,7 +10,8 @@ use minutely::message::Encoded;
 use minutely::transport::{Counts, MessageId, Transport, TransportError};
 
 use crate::stage::{
-    DEADLINE, Stage, bodies, ids, message, message_of, receive_bodies, receive_eventually, send, send_later,
+    DEADLINE, Stage, bodies, ids, message, message_of, receive_all, receive_bodies, receive_eventually, send,
+    send_later,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -77,8 +78,11 @@ pub async fn a_receiver_gets_no_more_than_it_asks_for(stage: &Stage) {
         send(&*transport, n.to_string()).await;
     }
     assert!(transport.receive(0).await.unwrap().is_empty());
-    assert_eq!(transport.receive(2).await.unwrap().len(), 2);
-    assert_eq!(transport.receive(usize::MAX).await.unwrap().len(), 3);
+    let first = transport.receive(2).await.unwrap().len();
+    assert!(first == 2 || (first == 1 && stage.abilities().broker));
+    let second = transport.receive(usize::MAX).await.unwrap().len();
+    assert!(first + second == 5 || stage.abilities().broker);
+    assert_eq!(first + second + receive_all(&*transport).await.len(), 5);
 }
 
 pub async fn another_queue_is_not_touched(stage: &Stage) {
@@ -198,11 +202,8 @@ pub async fn many_messages_are_acknowledged_at_once(stage: &Stage) {
     for n in 0..150 {
         send(&*transport, n.to_string()).await;
     }
-    let (mut received, deadline) = (vec![], Instant::now() + DEADLINE);
-    while received.len() < 150 {
-        assert!(Instant::now() < deadline, "messages are missing");
-        received.extend(transport.receive(1000).await.unwrap());
-    }
+    let received = receive_all(&*transport).await;
+    assert_eq!(received.len(), 150);
     transport.ack(&ids(&received)[..140]).await.unwrap();
     are(&*transport, Counts { in_flight: 10, ..Counts::default() }).await;
     transport.ack(&ids(&received)).await.unwrap();
@@ -265,7 +266,7 @@ pub async fn unknown_stamps_and_headers_survive_in_their_order(stage: &Stage) {
     for message in [&sent, &bare] {
         transport.send(message, Duration::ZERO).await.unwrap();
     }
-    let received = transport.receive(2).await.unwrap();
+    let received = receive_all(&*transport).await;
     assert_eq!([message_of(&received[0]), message_of(&received[1])], [&sent, &bare]);
     // AMQP's tables have no order, and neither do PHP's consumers need one.
     assert!(stage.abilities().broker || message_of(&received[0]).headers.keys().eq(sent.headers.keys()));

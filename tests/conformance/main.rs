@@ -4,6 +4,7 @@
 //! new `Kind` and a line in `on_every_transport!`; a new behaviour is a function and its name at the end of this file. What
 //! concerns one transport alone (damaged files, say) has a file of its own.
 
+mod amqp_server;
 mod behaviours;
 #[path = "../support/databases.rs"]
 mod databases;

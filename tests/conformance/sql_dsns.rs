@@ -17,11 +17,15 @@ impl Liveness for Nobody {
 }
 
 fn config(dsn: &str) -> IndexMap<String, TransportConfig> {
+    config_with(dsn, "{}")
+}
+
+fn config_with(dsn: &str, options: &str) -> IndexMap<String, TransportConfig> {
     let config = TransportConfig {
         name: "a".to_owned(),
         path: "transports.a".to_owned(),
         dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::Mapping::new(),
+        options: serde_yaml::from_str(options).unwrap(),
         retry: None,
         failure_transport: None,
     };
@@ -31,6 +35,12 @@ fn config(dsn: &str) -> IndexMap<String, TransportConfig> {
 fn context(url: &str) -> Context {
     let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
     Context { project_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
+}
+
+/// The problems of a DSN with further options, as YAML.
+pub fn problems(dsn: &str, options: &str) -> String {
+    let problems = Transports::check(&config_with(dsn, options), &built_in_factories(), &context("sqlite:a.db"));
+    problems.into_iter().map(|problem| problem.message + "\n").collect()
 }
 
 /// The problems of a DSN, with a connection `default` at this URL.

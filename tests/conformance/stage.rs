@@ -184,9 +184,21 @@ pub async fn send_later(transport: &dyn Transport, body: impl Into<Bytes>, delay
     }
 }
 
+/// Receives everything that is due. A broker may hand it out in several parts.
+pub async fn receive_all(transport: &dyn Transport) -> Vec<Received> {
+    let mut all = vec![];
+    loop {
+        let part = transport.receive(1000).await.unwrap();
+        if part.is_empty() {
+            return all;
+        }
+        all.extend(part);
+    }
+}
+
 /// Receives everything that is due, and returns the bodies.
 pub async fn receive_bodies(transport: &dyn Transport) -> Vec<String> {
-    bodies(&transport.receive(1000).await.unwrap())
+    bodies(&receive_all(transport).await)
 }
 
 pub fn bodies(received: &[Received]) -> Vec<String> {

@@ -177,7 +177,7 @@ impl Consuming {
         .await
         .into_iter()
         .collect::<lapin::Result<Vec<()>>>()?;
-        let shrinks = {
+        let unwanted = {
             let mut state = self.state();
             // What had been pushed before the broker heard of it.
             for (queue, mut consumer) in before {
@@ -187,11 +187,10 @@ impl Consuming {
                     state.waiting.push_back((queue.clone(), delivery));
                 }
             }
-            let most = usize::from(prefetch);
-            let left = state.waiting.len().min(most);
-            state.waiting.split_off(left).into_iter().map(|(_, delivery)| delivery.delivery_tag).collect()
+            // The next consumer gets as many as are wanted, so these would come on top. They go back to where they were.
+            state.waiting.drain(..).map(|(_, delivery)| delivery.delivery_tag).collect()
         };
-        self.refuse(shrinks, true).await?;
+        self.refuse(unwanted, true).await?;
         self.channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
         let consumers = self.queues.iter().map(|queue| async {
             let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());

@@ -41,7 +41,8 @@ const PORT: u16 = 3306;
 const WORDS: Words = Words {
     now: "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
     // Bytes: keys that differ in an accent or in case are two.
-    key: "VARBINARY(1000)",
+    // As long as MySQL 5.6 can have it in an index.
+    key: "VARBINARY(767)",
     value: "LONGBLOB",
     time: "BIGINT",
     numbered: false,
@@ -215,6 +216,9 @@ impl Factory for MysqlFactory {
         let mut options = spec.options();
         let table = sql_facts::table_name(&mut options);
         let address = Address::read(spec, &mut options, &PARAMETERS);
+        if address.database.is_none() {
+            options.push(spec.dsn_problem("it names no database: write mysql://user:password@host/database"));
+        }
         let made = options.finish().and_then(|()| {
             let link = self.link(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
             let facts = SqlFacts::new(Facts { link, request: Request::Run }, &table, &WORDS);

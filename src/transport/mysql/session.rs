@@ -195,7 +195,7 @@ fn advice(number: u16) -> &'static str {
         1040 | 1203 | 1226 => "; the server allows no more connections: run fewer workers, or raise its limits",
         1142 | 1143 => "; grant this user what is missing, or let another create the table with `minutely setup`",
         1054 | 1292 | 1364 => {
-            "; the table is not one of Symfony Messenger's: choose another table_name, or move it away"
+            "; the table there has other columns than it should have: choose another table_name, or move it away"
         }
         1366 => "; the table's character set is not utf8mb4: convert it, or it loses such messages",
         1153 => "; the message is longer than the server's max_allowed_packet",

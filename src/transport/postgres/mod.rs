@@ -37,8 +37,9 @@ const LONGEST_NAME: usize = 63;
 /// How the cache is kept here.
 const WORDS: Words = Words {
     now: "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
-    key: "TEXT",
-    value: "TEXT",
+    // Bytes: any text, whatever the encoding of the database.
+    key: "BYTEA",
+    value: "BYTEA",
     time: "BIGINT",
     numbered: true,
     on_conflict: true,

@@ -176,7 +176,7 @@ fn advice(code: &str) -> &'static str {
         "53300" => "; the server allows no more connections: run fewer workers, or raise max_connections",
         "42501" => "; grant this user what is missing, or let another create the table with `minutely setup`",
         "42703" | "42804" | "42883" | "23502" | "22P02" => {
-            "; the table is not one of Symfony Messenger's: choose another table_name, or move it away"
+            "; the table there has other columns than it should have: choose another table_name, or move it away"
         }
         "25006" => "; the server is a standby, or set to read only: name the primary in the DSN",
         "53100" => "; there is no space left on the server's disk",

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use super::super::sql_facts::{Argument, FactRow, Failed, Statements};
-use super::{Fault, Link, Row, ServerError, Session, Statement};
+use super::{Fault, Link, Row, ServerError, Session, Statement, Value};
 
 /// Statements for facts, over a link.
 pub(crate) struct Facts<S: Session> {
@@ -20,7 +20,7 @@ impl<S: Session> Facts<S> {
         let mut statement = Statement::of(&AssertSqlSafe(sql.to_owned()).into_sql_str());
         for argument in arguments {
             statement = match argument {
-                Argument::Text(text) => statement.bind(text),
+                Argument::Text(text) => statement.bind(Value::Bytes(text.into_bytes())),
                 Argument::Number(number) => statement.bind(number),
             };
         }

@@ -11,7 +11,7 @@ use redis::{FromRedisValue, Script};
 
 use super::error::RedisFailure;
 use super::link::Link;
-use crate::cache::{CacheError, Fact, Store};
+use crate::cache::{CLOCK_TOLERANCE, CacheError, Fact, Store};
 
 /// What all scripts begin with. The key is the group's.
 const COMMON: &str = r"
@@ -20,6 +20,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function read(text)
   local written, expires, value = text:match('^(%d+):(%d+):(.*)$')
   return tonumber(written), tonumber(expires), value
+end
+local function is_true(written, expires)
+  return expires and expires > now and written <= now + TOLERANCE
 end
 local function write(key, value, ttl)
   local fact = string.format('%.0f:%.0f:', now, now + ttl) .. value
@@ -30,7 +33,9 @@ end
 
 macro_rules! script {
     ($name:ident = $code:literal) => {
-        static $name: LazyLock<Script> = LazyLock::new(|| Script::new(&format!("{COMMON}{}", $code)));
+        static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(&(COMMON.replace("TOLERANCE", &CLOCK_TOLERANCE.as_millis().to_string()) + $code))
+        });
     };
 }
 
@@ -39,8 +44,8 @@ script!(
     PUT = r"
 local all = redis.call('HGETALL', KEYS[1])
 for n = 1, #all, 2 do
-  local _, expires = read(all[n + 1])
-  if not expires or expires <= now then redis.call('HDEL', KEYS[1], all[n]) end
+  local written, expires = read(all[n + 1])
+  if not is_true(written, expires) then redis.call('HDEL', KEYS[1], all[n]) end
 end
 write(ARGV[1], ARGV[2], tonumber(ARGV[3]))"
 );
@@ -51,7 +56,7 @@ script!(
 local facts, all = {}, redis.call('HGETALL', KEYS[1])
 for n = 1, #all, 2 do
   local written, expires, value = read(all[n + 1])
-  if expires and expires > now then facts[#facts + 1] = {all[n], value, now - written, expires - now} end
+  if is_true(written, expires) then facts[#facts + 1] = {all[n], value, now - written, expires - now} end
 end
 return facts"
 );
@@ -61,8 +66,8 @@ script!(
     CLAIM = r"
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held then
-  local _, expires, owner = read(held)
-  if expires and expires > now and owner ~= ARGV[2] then return 0 end
+  local written, expires, owner = read(held)
+  if is_true(written, expires) and owner ~= ARGV[2] then return 0 end
 end
 write(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 return 1"
@@ -120,13 +125,16 @@ impl Store for Facts {
     }
 
     async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let rows: Vec<(String, String, u64, u64)> = self.invoke("read", &LIST, group, &[], None).await?;
+        let rows: Vec<(Vec<u8>, Vec<u8>, i64, i64)> = self.invoke("read", &LIST, group, &[], None).await?;
         let now = SystemTime::now();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let span = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
         let fact = |(key, value, age, left)| Fact {
-            key,
-            value,
-            written_at: now.checked_sub(Duration::from_millis(age)).unwrap_or(now),
-            expires_at: now + Duration::from_millis(left),
+            key: text(key),
+            value: text(value),
+            // The server's clock may have been set back a little since.
+            written_at: now.checked_sub(span(age)).unwrap_or(now),
+            expires_at: now + span(left),
         };
         let mut facts: Vec<Fact> = rows.into_iter().map(fact).collect();
         facts.sort_by(|a, b| a.key.cmp(&b.key));

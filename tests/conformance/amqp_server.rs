@@ -1,0 +1,332 @@
+//! AMQP alone: what the broker sees, several queues, retries, fairness, and connections that break.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, ExchangeKind};
+use minutely::message::UndecodableError;
+use minutely::transport::{Transport, TransportError, built_in_factories};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::exchanges::Exchanges;
+use crate::stage::{
+    DEADLINE, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
+};
+
+fn transport(dsn: &str, options: &str) -> Arc<dyn Transport> {
+    open("a", dsn, options, &built_in_factories(), Path::new("/"))
+}
+
+fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn what_the_broker_gets_is_what_symfony_writes() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send(&*transport, "{\"n\":1}").await;
+    let (_connection, channel) = exchanges.channel().await;
+    let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap().unwrap();
+    let properties = &got.delivery.properties;
+    assert_eq!(got.delivery.data, b"{\"n\":1}");
+    assert_eq!(got.delivery.exchange.as_str(), exchanges.name("a"));
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert!(properties.timestamp().is_some());
+    let headers = properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers.len(), 1);
+    assert_eq!(headers["type"], AMQPValue::LongString("App\\Message\\Test".into()));
+}
+
+#[tokio::test]
+async fn a_delayed_message_waits_in_symfonys_queue() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    let (_connection, channel) = exchanges.channel().await;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = format!("delay_{}__3600000_delay", exchanges.name("a"));
+    let queue = channel.queue_declare(name.clone().into(), passive, FieldTable::default()).await.unwrap();
+    assert_eq!(queue.message_count(), 1);
+    // Declared as Symfony declares it, or the broker would refuse this.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(3_600_000));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(3_610_000));
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchanges.name("a").into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("".into()));
+    channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+}
+
+/// An exchange with two queues that get the same messages.
+fn two_queues(exchanges: &Exchanges) -> (String, String) {
+    let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
+    let options = format!("{{queues: {{{a}: ~, {b}: {{binding_keys: ['']}}}}}}");
+    (exchanges.dsn("a"), options)
+}
+
+#[tokio::test]
+async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (dsn, options) = two_queues(&exchanges);
+    let transport = transport(&dsn, &options);
+    send(&*transport, "first").await;
+    assert_eq!(transport.counting().unwrap().pending(10).await.unwrap(), 2);
+    let only_b = transport.queues().unwrap().only(&[exchanges.name("b")]);
+    assert_eq!(only_b.queues().unwrap().names(), [exchanges.name("b")]);
+    let received = only_b.receive(10).await.unwrap();
+    assert_eq!(bodies(&received), ["first"]);
+    for (body, delay) in [("second", Duration::ZERO), ("third", Duration::from_millis(100))] {
+        let received = if body == "second" { received.clone() } else { vec![receive_eventually(&*only_b).await] };
+        only_b.send_again(&received[0].id, &message(body), delay).await.unwrap();
+        only_b.reject(&ids(&received)).await.unwrap();
+    }
+    let again = receive_eventually(&*only_b).await;
+    assert_eq!(message_of(&again), &message("third"));
+    // The other queue has seen none of that.
+    let only_a = transport.queues().unwrap().only(&[exchanges.name("a")]);
+    assert_eq!(receive_bodies(&*only_a).await, ["first"]);
+}
+
+#[tokio::test]
+async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
+    let dsn = format!(
+        "{}&exchange[type]=direct&exchange[default_publish_routing_key]=high&queues[{a}][binding_keys][0]=high\
+         &queues[{a}][binding_keys][1]=higher&queues[{b}][binding_keys][]=low",
+        exchanges.dsn("a")
+    );
+    let high = transport(&dsn, "{}");
+    send(&*high, "to a").await;
+    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&b))).await, Vec::<String>::new());
+    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&a))).await, ["to a"]);
+    // What stands beside the DSN wins, key by key.
+    let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
+    send(&*low, "to b").await;
+    assert_eq!(receive_bodies(&*low.queues().unwrap().only(&[b])).await, ["to b"]);
+    let nowhere = transport(&dsn, "{exchange: {default_publish_routing_key: nowhere}}");
+    let error = error_text(nowhere.send(&message("lost"), Duration::ZERO).await);
+    assert!(error.contains("no queue takes messages") && error.contains("nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn priorities_are_heeded_and_survive_a_retry() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let queue = exchanges.name("a");
+    let options = format!("{{queues: {{{queue}: {{arguments: {{x-max-priority: 5}}}}}}}}");
+    let transport = transport(&exchanges.dsn("a"), &options);
+    transport.setting_up().unwrap().setup().await.unwrap();
+    let (_connection, channel) = exchanges.channel().await;
+    for (body, priority) in [("low", 1), ("high", 5)] {
+        let properties = BasicProperties::default().with_priority(priority);
+        let published = channel.basic_publish(
+            "".into(),
+            queue.clone().into(),
+            BasicPublishOptions::default(),
+            body.as_bytes(),
+            properties,
+        );
+        published.await.unwrap().await.unwrap();
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while transport.counting().unwrap().pending(9).await.unwrap() < 2 {
+        assert!(Instant::now() < deadline);
+    }
+    let high = receive_eventually(&*transport).await;
+    assert_eq!(bodies(std::slice::from_ref(&high)), ["high"]);
+    transport.send_again(&high.id, &message("high again"), Duration::ZERO).await.unwrap();
+    transport.reject(&[high.id]).await.unwrap();
+    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["high again"]);
+}
+
+#[tokio::test]
+async fn messages_of_others_are_read_as_far_as_they_can_be() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    transport.setting_up().unwrap().setup().await.unwrap();
+    let (_connection, channel) = exchanges.channel().await;
+    let mut headers = FieldTable::default();
+    headers.insert("number".into(), AMQPValue::LongLongInt(-7));
+    headers.insert("flag".into(), AMQPValue::Boolean(true));
+    headers.insert("table".into(), AMQPValue::FieldTable(FieldTable::default()));
+    headers.insert("x-first-death-queue".into(), AMQPValue::LongString("x".into()));
+    for (body, properties) in [
+        (&b"O:36:\"Symfony\\Component\\Messenger\\Envelope\":0:{}"[..], BasicProperties::default()),
+        (b"\xff\0", BasicProperties::default().with_headers(headers)),
+    ] {
+        let name = exchanges.name("a").into();
+        channel.basic_publish("".into(), name, BasicPublishOptions::default(), body, properties).await.unwrap();
+    }
+    let php = receive_eventually(&*transport).await;
+    assert_eq!(message_of(&php).check(), Err(UndecodableError::PhpSerialized));
+    let strange = receive_eventually(&*transport).await;
+    let strange = message_of(&strange);
+    assert_eq!(&strange.body[..], b"\xff\0");
+    let headers: Vec<_> = strange.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(headers, [("flag", "true"), ("number", "-7")]);
+}
+
+#[tokio::test]
+async fn what_is_there_with_other_properties_is_told_of() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (_connection, channel) = exchanges.channel().await;
+    let (name, options) = (exchanges.name("a"), ExchangeDeclareOptions { durable: true, ..Default::default() });
+    channel.exchange_declare(name.clone().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    let fanout = transport(&exchanges.dsn("a"), "{}");
+    for error in [
+        error_text(fanout.send(&message("{}"), Duration::ZERO).await),
+        error_text(fanout.receive(1).await),
+        error_text(fanout.setting_up().unwrap().setup().await),
+    ] {
+        assert!(
+            error.contains("transport \"a\"") && error.contains(&name) && error.contains("auto_setup=false"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let dsn = exchanges.dsn("a");
+    let wrong = transport(&dsn.replace("guest:guest@", "guest:hunter2@"), "{}");
+    let error = error_text(wrong.send(&message("{}"), Duration::ZERO).await);
+    assert!(error.contains("user and password") && !error.contains("hunter2"), "{error}");
+    let nowhere = transport(&dsn.replace("/%2f/", "/no_such_vhost/"), "{}");
+    let error = error_text(nowhere.counting().unwrap().pending(1).await);
+    assert!(error.contains("no_such_vhost") && error.contains("virtual host"), "{error}");
+    // Something else answers there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut other, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut other, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let error = error_text(transport(&format!("amqp://u:hunter2@127.0.0.1:{port}/"), "{}").receive(1).await);
+    assert!(error.contains(&port.to_string()) && !error.contains("hunter2"), "{error}");
+}
+
+/// A consumer that asks for one message has only that one in hand.
+#[tokio::test]
+async fn slow_consumers_share_a_queue_fairly() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let [fast, slow, third] = [(); 3].map(|()| transport(&exchanges.dsn("a"), "{}"));
+    for n in 0..20 {
+        send(&*fast, n.to_string()).await;
+    }
+    let batch = fast.receive(8).await.unwrap();
+    assert!(!batch.is_empty() && batch.len() <= 8);
+    fast.ack(&ids(&batch)).await.unwrap();
+    // Nothing is kept when one at a time is wanted.
+    let (one, other) = (fast.receive(1).await.unwrap(), slow.receive(1).await.unwrap());
+    assert_eq!((one.len(), other.len()), (1, 1));
+    let mut rest = vec![];
+    let deadline = Instant::now() + DEADLINE;
+    while rest.len() < 20 - batch.len() - 2 {
+        assert!(Instant::now() < deadline, "{} are kept from others", 18 - batch.len() - rest.len());
+        rest.extend(third.receive(100).await.unwrap());
+    }
+}
+
+/// Between a transport and the broker; cuts all connections when it is told to.
+struct Proxy {
+    port: u16,
+    cut: tokio::sync::watch::Sender<u32>,
+}
+
+impl Proxy {
+    async fn start(broker: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, cuts) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            let mut tunnels = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (broker, mut cuts) = (broker.clone(), cuts.clone());
+                cuts.mark_unchanged();
+                tunnels.spawn(async move {
+                    let mut server = TcpStream::connect(broker).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { port, cut }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_cut_loses_nothing() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let dsn = exchanges.dsn("a");
+    let broker = url::Url::parse(&dsn).unwrap();
+    let address = broker[url::Position::BeforeHost..url::Position::BeforePath].to_owned();
+    let proxy = Proxy::start(address.clone()).await;
+    let transport = transport(&dsn.replace(&address, &format!("127.0.0.1:{}", proxy.port)), "{}");
+    for n in 0..5 {
+        send(&*transport, n.to_string()).await;
+    }
+    let in_hand = transport.receive(2).await.unwrap();
+    proxy.cut.send_modify(|cuts| *cuts += 1);
+    // Nothing can be said about these any more; the broker has them again.
+    let deadline = Instant::now() + DEADLINE;
+    while transport.receive(1).await.is_ok_and(|received| received.is_empty()) {
+        assert!(Instant::now() < deadline);
+    }
+    transport.ack(&ids(&in_hand)).await.unwrap();
+    let observer = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+    while observer.counting().unwrap().pending(9).await.unwrap() + 1 < 5 {
+        assert!(Instant::now() < deadline, "the broker has not got everything back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.cut.send_modify(|cuts| *cuts += 1);
+    let (mut all, mut deadline) = (std::collections::BTreeSet::new(), Instant::now() + DEADLINE);
+    while all.len() < 5 {
+        assert!(Instant::now() < deadline, "lost: {all:?}");
+        let Ok(received) = transport.receive(10).await else { continue };
+        all.extend(bodies(&received));
+        transport.ack(&ids(&received)).await.unwrap();
+    }
+    // And who waits is told of the end.
+    deadline = Instant::now() + DEADLINE;
+    let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.cut.send_modify(|cuts| *cuts += 1);
+    });
+    ended.unwrap().unwrap_err();
+    while transport.send(&message("{}"), Duration::ZERO).await.is_err() {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn options_are_refused_by_name_and_with_the_reason() {
+    for (dsn, options, expected) in [
+        ("amqp://u:hunter2@h/v/e/more", "{}", "/vhost/exchange"),
+        ("amqp://u:hunter2@h,i/v", "{}", "several hosts"),
+        ("amqp://u:hunter2@h?exchange[kind]=x", "{}", "unknown key \"kind\""),
+        ("amqp://u:hunter2@h?queues[a][flags]=64", "{}", "php-amqp's constants"),
+        ("amqp://u:hunter2@h?queues[a][arguments][x-max-priority]=many", "{}", "whole number"),
+        ("amqp://u:hunter2@h", "{queues: nonsense}", "a map of names"),
+        ("amqp://u:hunter2@h", "{delay: {queue_name_pattern: one}}", "%delay%"),
+        ("amqp://u:hunter2@h", "{verify: false}", "cacert"),
+        ("amqp://u:hunter2@h", "{cacert: /etc/passwd}", "for amqps:"),
+        ("amqps://u:hunter2@h", "{cacert: /no/such/file}", "cannot be read"),
+        ("amqp://u:hunter2@h", "{heartbeat: soon}", "heartbeat is a whole number"),
+        ("amqp://u:hunter2@h", "{confirm_timeout: soon}", "confirm_timeout is a number of seconds"),
+        ("amqp://u:hunter2@h", "{sasl_method: 1}", "sasl_method"),
+        ("amqp://u:hunter2@h", "{queue: a}", "did you mean \"queues\""),
+    ] {
+        let found = crate::sql_dsns::problems(dsn, options);
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{dsn} {options}: {found}");
+    }
+}
