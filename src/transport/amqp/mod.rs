@@ -260,11 +260,11 @@ impl Releasing for Amqp {
 #[async_trait]
 impl Waking for Amqp {
     async fn wake(&self) -> Result<(), TransportError> {
-        let action = "waiting";
-        let consuming = self.consuming().await.map_err(|failure| self.error(action, failure))?;
-        if let Err(error) = consuming.wait().await {
+        // When something is wrong, whoever waits finds out what it is by looking.
+        if let Ok(consuming) = self.consuming().await
+            && consuming.wait().await.is_err()
+        {
             self.broken(&consuming).await;
-            return Err(self.error(action, self.link.failure(error)));
         }
         Ok(())
     }

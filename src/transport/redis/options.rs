@@ -183,10 +183,15 @@ fn refuse(options: &mut Options<'_>) {
     let reasons = [
         ("sentinel_master", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
         ("redis_sentinel", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
+        (
+            "host",
+            "the server is named before the path, and is one: a cluster's nodes could not change both the stream and \
+                  the delayed messages in one step",
+        ),
         ("ssl", "TLS trusts the system's certificates, and SSL_CERT_FILE in the environment adds to them"),
     ];
     for (name, why) in reasons {
-        if options.text(name).is_some() {
+        if options.tree(name).is_some() {
             options.refuse(name, format!("{name}: {why}"));
         }
     }
