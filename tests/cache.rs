@@ -505,6 +505,65 @@ fn hosts_see_each_others_workers_and_stop_them() {
     }
 }
 
+/// As `hosts`, with a cache of its own for each, and queues in files.
+fn host_with(cache: &str) -> Project {
+    Project::new(&format!(
+        r#"
+cache: "{cache}"
+transports:
+  mail: auto-fallback://mail?target=mail_queue&fallback=sync
+  mail_queue: "sqlite:q.db"
+  sync: sync://
+routing: {{'*': mail}}
+handlers:
+  Note: {{exec: [sh, -c, 'cat >> handled; echo >> handled']}}
+workers:
+  - {{transports: [mail], autoscale: {{desired_size: 10, min: 1, max: 1}}}}
+"#
+    ))
+}
+
+#[test]
+fn hosts_share_a_cache_on_redis_by_its_prefix() {
+    let Some(redis) = Keys::create_blocking() else { return };
+    let [a, b] = [1, 2].map(|_| host_with(&redis.cache_dsn()));
+    let stranger = host_with(&format!("{}other:", redis.cache_dsn()));
+    let mut worker = b.start("worker", &["consume", "mail", "--sleep=50ms"]);
+    wait_until("the worker is seen on the other host", || a.is_running("mail"));
+    assert!(!stranger.is_running("mail"), "another project's workers are not ours");
+    stranger.run(&["stop-workers"]).succeeds();
+    assert!(a.is_running("mail") && !worker.is_over());
+    a.run(&["stop-workers"]).succeeds();
+    assert_eq!(worker.ends(), Some(0));
+    assert!(!a.is_running("mail"));
+}
+
+#[test]
+fn a_cache_that_never_answers_stops_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = host_with(&format!("postgres://u:hunter2@127.0.0.1:{}/d", silent.local_addr().unwrap().port()));
+    let begun = Instant::now();
+    let run = host.run(&["dispatch", "Note", "1"]).succeeds();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(run.stderr.contains("heartbeats cannot be read"), "{run:?}");
+    assert_eq!(host.lines("handled"), ["1"]);
+
+    host.run(&["dispatch", "Note", "2", "--transport=mail_queue"]).succeeds();
+    let mut supervisor = host.start("supervise", &["supervise"]);
+    wait_until("a worker handles it", || host.lines("handled") == ["1", "2"]);
+    let status = host.run(&["status"]).exits(1);
+    assert!(status.stdout.contains("A supervisor is at work") && status.stdout.contains('?'), "{status:?}");
+    assert_eq!(status.stderr.matches("no answer within 1 s").count(), 1, "told once: {status:?}");
+    let status: serde_json::Value = host.run(&["status", "--format=json"]).exits(1).json();
+    assert_eq!(status["transports"][0]["running"], serde_json::Value::Null);
+    assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+    supervisor.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    for told in [run.stderr, host.lines("supervise.err").join("\n"), host.log()] {
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
 #[test]
 fn a_dispatch_goes_on_without_the_cache() {
     let Some(database) = on_a_database(Server::Postgres) else { return };
