@@ -23,7 +23,7 @@ use minutely::config::{Problem, Secret, TransportConfig};
 use minutely::transport::{built_in_factories, cache_store};
 use private_servers::PrivateServer;
 use redis_keys::Keys;
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 use support::{Project, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -374,6 +374,42 @@ async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
         ::redis::cmd("HSET").arg(redis.stream("g")).arg("a").arg(field).exec(&mut redis.connect(0).unwrap()).unwrap();
         assert_eq!(keys(&store, "g").await.len(), usize::from(believed));
         assert_eq!(store.claim("g", "a", "now", MINUTE).await.unwrap(), !believed);
+    }
+}
+
+#[tokio::test]
+async fn what_has_long_been_over_is_removed_now_and_then() {
+    let old: Vec<String> = (0..1500).map(|n| format!("('g', '{n}', '', 0, 1)")).collect();
+    let old = format!("INSERT INTO minutely_cache VALUES {}", old.join(", "));
+    for (database, store) in on_databases().await {
+        store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+        execute(&database, &old).await;
+        let begun = Instant::now();
+        while count(&database).await > 1 {
+            assert!(begun.elapsed() < MINUTE);
+            store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+        }
+        assert_eq!(keys(&store, "g").await, ["alive"]);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open("sqlite:cache.db", dir.path()).unwrap();
+    store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+    let path = format!("sqlite:{}", dir.path().join("cache.db").display());
+    let mut file = SqliteConnection::connect(&path).await.unwrap();
+    file.execute(AssertSqlSafe(old)).await.unwrap();
+    let begun = Instant::now();
+    while file.fetch_one("SELECT COUNT(*) FROM minutely_cache").await.unwrap().get::<i64, _>(0) > 1 {
+        assert!(begun.elapsed() < MINUTE);
+        store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+    }
+    assert_eq!(keys(&store, "g").await, ["alive"]);
+}
+
+async fn count(database: &Database) -> i64 {
+    let sql = "SELECT COUNT(*) FROM minutely_cache";
+    match database.server() {
+        Server::Postgres => PgConnection::connect(&database.url()).await.unwrap().fetch_one(sql).await.unwrap().get(0),
+        Server::Mysql => MySqlConnection::connect(&database.url()).await.unwrap().fetch_one(sql).await.unwrap().get(0),
     }
 }
 
