@@ -70,11 +70,21 @@ fn terminal_level(global: &Global) -> LevelFilter {
     }
 }
 
+/// Libraries whose warnings are worth a line.
+const WARN: [&str; 2] = ["sqlx", "mio"];
+/// Libraries that log what they also return as errors, which are told with their place and with what to do.
+const SILENT: [&str; 4] = ["lapin", "amq_protocol", "async_rs", "redis"];
+
 /// Events of this crate and of applications; those of the libraries below only when they warn.
 fn ours(level: LevelFilter) -> tracing_subscriber::filter::FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {
     tracing_subscriber::filter::filter_fn(move |metadata| {
-        let foreign = metadata.target().starts_with("sqlx") || metadata.target().starts_with("mio");
-        let level = if foreign && level < LevelFilter::TRACE { level.min(LevelFilter::WARN) } else { level };
+        let is_of = |libraries: &[&str]| libraries.iter().any(|library| metadata.target().starts_with(library));
+        let level = match level {
+            LevelFilter::TRACE => level,
+            _ if is_of(&SILENT) => LevelFilter::OFF,
+            _ if is_of(&WARN) => level.min(LevelFilter::WARN),
+            level => level,
+        };
         metadata.level() <= &level
     })
 }

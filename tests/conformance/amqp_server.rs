@@ -9,11 +9,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use minutely::message::UndecodableError;
 use minutely::transport::{Transport, TransportError, built_in_factories};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 
 use crate::exchanges::Exchanges;
+use crate::proxy::Proxy;
 use crate::stage::{
     DEADLINE, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
 };
@@ -235,48 +234,18 @@ async fn slow_consumers_share_a_queue_fairly() {
     }
 }
 
-/// Between a transport and the broker; cuts all connections when it is told to.
-struct Proxy {
-    port: u16,
-    cut: tokio::sync::watch::Sender<u32>,
-}
-
-impl Proxy {
-    async fn start(broker: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (cut, cuts) = tokio::sync::watch::channel(0);
-        tokio::spawn(async move {
-            let mut tunnels = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (broker, mut cuts) = (broker.clone(), cuts.clone());
-                cuts.mark_unchanged();
-                tunnels.spawn(async move {
-                    let mut server = TcpStream::connect(broker).await.unwrap();
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = cuts.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { port, cut }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut_loses_nothing() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let dsn = exchanges.dsn("a");
-    let broker = url::Url::parse(&dsn).unwrap();
-    let address = broker[url::Position::BeforeHost..url::Position::BeforePath].to_owned();
-    let proxy = Proxy::start(address.clone()).await;
-    let transport = transport(&dsn.replace(&address, &format!("127.0.0.1:{}", proxy.port)), "{}");
+    let address = exchanges.address();
+    let proxy = Proxy::start(&address, 0);
+    let transport = transport(&dsn.replace(&address, &format!("127.0.0.1:{}", proxy.port())), "{}");
     for n in 0..5 {
         send(&*transport, n.to_string()).await;
     }
     let in_hand = transport.receive(2).await.unwrap();
-    proxy.cut.send_modify(|cuts| *cuts += 1);
+    proxy.cut();
     // Nothing can be said about these any more; the broker has them again.
     let deadline = Instant::now() + DEADLINE;
     while transport.receive(1).await.is_ok_and(|received| received.is_empty()) {
@@ -288,7 +257,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
         assert!(Instant::now() < deadline, "the broker has not got everything back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    proxy.cut.send_modify(|cuts| *cuts += 1);
+    proxy.cut();
     let (mut all, mut deadline) = (std::collections::BTreeSet::new(), Instant::now() + DEADLINE);
     while all.len() < 5 {
         assert!(Instant::now() < deadline, "lost: {all:?}");
@@ -300,7 +269,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
     deadline = Instant::now() + DEADLINE;
     let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        proxy.cut.send_modify(|cuts| *cuts += 1);
+        proxy.cut();
     });
     ended.unwrap().unwrap_err();
     while transport.send(&message("{}"), Duration::ZERO).await.is_err() {

@@ -16,6 +16,8 @@ mod postgres_server;
 mod private_redis;
 #[path = "../support/private_servers.rs"]
 mod private_servers;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/redis_keys.rs"]
 mod redis_keys;
 mod redis_server;

@@ -566,7 +566,7 @@ fn mistakes_are_named() {
         ("redis://h/s?sentinel_master=main", "Sentinel is not asked"),
         ("redis://h1,h2/s", "several hosts, a cluster"),
         ("redis://h1:6379,redis://h2:6379", "several hosts, a cluster"),
-        ("redis://h?host[]=h2", "unknown option \"host[]\""),
+        ("redis://h?host[]=h2", "unknown option \"host\""),
         ("redis://h/a/b/c/d?auth=hunter2", "its path is /stream/group/consumer"),
         ("redis://h/s?stream_max_entries=10", "stream_max_entries drops the oldest messages"),
         ("redis://h/s/g/c", "share the name `consumer`"),

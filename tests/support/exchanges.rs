@@ -46,6 +46,12 @@ impl Exchanges {
         format!("{}/{}?delay[exchange_name]={}", self.url, self.name(queue), self.name("delays"))
     }
 
+    /// Where the broker is: `host:port`.
+    pub fn address(&self) -> String {
+        let url = url::Url::parse(&self.url).unwrap();
+        url[url::Position::BeforeHost..url::Position::BeforePath].to_owned()
+    }
+
     /// The name of a queue, and of its exchange.
     pub fn name(&self, queue: &str) -> String {
         format!("{}{queue}", self.prefix)
