@@ -23,7 +23,7 @@ use minutely::config::{Problem, Secret, TransportConfig};
 use minutely::transport::{built_in_factories, cache_store};
 use private_servers::PrivateServer;
 use redis_keys::Keys;
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 use support::{Project, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -378,6 +378,42 @@ async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
 }
 
 #[tokio::test]
+async fn what_has_long_been_over_is_removed_now_and_then() {
+    let old: Vec<String> = (0..1500).map(|n| format!("('g', '{n}', '', 0, 1)")).collect();
+    let old = format!("INSERT INTO minutely_cache VALUES {}", old.join(", "));
+    for (database, store) in on_databases().await {
+        store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+        execute(&database, &old).await;
+        let begun = Instant::now();
+        while count(&database).await > 1 {
+            assert!(begun.elapsed() < MINUTE);
+            store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+        }
+        assert_eq!(keys(&store, "g").await, ["alive"]);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open("sqlite:cache.db", dir.path()).unwrap();
+    store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+    let path = format!("sqlite:{}", dir.path().join("cache.db").display());
+    let mut file = SqliteConnection::connect(&path).await.unwrap();
+    file.execute(AssertSqlSafe(old)).await.unwrap();
+    let begun = Instant::now();
+    while file.fetch_one("SELECT COUNT(*) FROM minutely_cache").await.unwrap().get::<i64, _>(0) > 1 {
+        assert!(begun.elapsed() < MINUTE);
+        store.put("g", "alive", "", 10 * MINUTE).await.unwrap();
+    }
+    assert_eq!(keys(&store, "g").await, ["alive"]);
+}
+
+async fn count(database: &Database) -> i64 {
+    let sql = "SELECT COUNT(*) FROM minutely_cache";
+    match database.server() {
+        Server::Postgres => PgConnection::connect(&database.url()).await.unwrap().fetch_one(sql).await.unwrap().get(0),
+        Server::Mysql => MySqlConnection::connect(&database.url()).await.unwrap().fetch_one(sql).await.unwrap().get(0),
+    }
+}
+
+#[tokio::test]
 async fn what_others_keep_under_our_redis_keys_is_left_alone() {
     let Some(redis) = Keys::create().await else { return };
     let store = open(&redis.cache_dsn(), Path::new("/")).unwrap();
@@ -502,6 +538,65 @@ fn hosts_see_each_others_workers_and_stop_them() {
         assert_eq!(worker.ends(), Some(0));
         assert_eq!(a.json(&["dispatch", "Note", "3"])["outcome"], "handled");
         assert_eq!(a.lines("handled"), ["1", "3"]);
+    }
+}
+
+/// As `hosts`, with a cache of its own for each, and queues in files.
+fn host_with(cache: &str) -> Project {
+    Project::new(&format!(
+        r#"
+cache: "{cache}"
+transports:
+  mail: auto-fallback://mail?target=mail_queue&fallback=sync
+  mail_queue: "sqlite:q.db"
+  sync: sync://
+routing: {{'*': mail}}
+handlers:
+  Note: {{exec: [sh, -c, 'cat >> handled; echo >> handled']}}
+workers:
+  - {{transports: [mail], autoscale: {{desired_size: 10, min: 1, max: 1}}}}
+"#
+    ))
+}
+
+#[test]
+fn hosts_share_a_cache_on_redis_by_its_prefix() {
+    let Some(redis) = Keys::create_blocking() else { return };
+    let [a, b] = [1, 2].map(|_| host_with(&redis.cache_dsn()));
+    let stranger = host_with(&format!("{}other:", redis.cache_dsn()));
+    let mut worker = b.start("worker", &["consume", "mail", "--sleep=50ms"]);
+    wait_until("the worker is seen on the other host", || a.is_running("mail"));
+    assert!(!stranger.is_running("mail"), "another project's workers are not ours");
+    stranger.run(&["stop-workers"]).succeeds();
+    assert!(a.is_running("mail") && !worker.is_over());
+    a.run(&["stop-workers"]).succeeds();
+    assert_eq!(worker.ends(), Some(0));
+    assert!(!a.is_running("mail"));
+}
+
+#[test]
+fn a_cache_that_never_answers_stops_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = host_with(&format!("postgres://u:hunter2@127.0.0.1:{}/d", silent.local_addr().unwrap().port()));
+    let begun = Instant::now();
+    let run = host.run(&["dispatch", "Note", "1"]).succeeds();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(run.stderr.contains("heartbeats cannot be read"), "{run:?}");
+    assert_eq!(host.lines("handled"), ["1"]);
+
+    host.run(&["dispatch", "Note", "2", "--transport=mail_queue"]).succeeds();
+    let mut supervisor = host.start("supervise", &["supervise"]);
+    wait_until("a worker handles it", || host.lines("handled") == ["1", "2"]);
+    let status = host.run(&["status"]).exits(1);
+    assert!(status.stdout.contains("A supervisor is at work") && status.stdout.contains('?'), "{status:?}");
+    assert_eq!(status.stderr.matches("no answer within 1 s").count(), 1, "told once: {status:?}");
+    let status: serde_json::Value = host.run(&["status", "--format=json"]).exits(1).json();
+    assert_eq!(status["transports"][0]["running"], serde_json::Value::Null);
+    assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+    supervisor.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    for told in [run.stderr, host.lines("supervise.err").join("\n"), host.log()] {
+        assert!(!told.contains("hunter2"), "{told}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! `minutely status`: transports, workers and the supervisor.
 
 use chrono::{DateTime, Utc};
+use indexmap::IndexSet;
 use serde::Serialize;
 
 use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
+use crate::cache::CacheError;
 use crate::supervisor::{Slots, SupervisorStatus, supervisor_status};
 
 #[derive(clap::Args)]
@@ -16,11 +18,11 @@ pub(super) struct Args {
     format: FormatArg,
 }
 
-/// A transport as `--format json` shows it; counts are null where they are not to be had.
+/// A transport as `--format json` shows it; what is not to be had is null.
 #[derive(Serialize)]
 struct TransportStatus {
     name: String,
-    running: bool,
+    running: Option<bool>,
     pending: Option<u64>,
     delayed: Option<u64>,
     in_flight: Option<u64>,
@@ -63,8 +65,11 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
 
 /// Does anybody say that the transport, or the one it really reads, is being consumed?
 pub(super) async fn is_running(app: &App, name: &str) -> Result<bool> {
-    let target = app.transports.target(name)?.name().to_owned();
-    for name in [name, &target] {
+    Ok(is_consumed(app, name, app.transports.target(name)?.name()).await?)
+}
+
+async fn is_consumed(app: &App, name: &str, target: &str) -> std::result::Result<bool, CacheError> {
+    for name in [name, target] {
         if !app.heartbeats.of(name).await?.is_empty() {
             return Ok(true);
         }
@@ -73,7 +78,11 @@ pub(super) async fn is_running(app: &App, name: &str) -> Result<bool> {
 }
 
 async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
-    let running = is_running(app, name).await?;
+    // Workers are to be seen also when the cache is down.
+    let (running, unknown) = match is_consumed(app, name, app.transports.target(name)?.name()).await {
+        Ok(running) => (Some(running), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let transport = app.transports.get(name)?;
     let counting = transport.counting();
     let counts = match counting {
@@ -88,7 +97,7 @@ async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
         pending: counts.map(|counts| counts.pending),
         delayed: all.map(|counts| counts.delayed),
         in_flight: all.map(|counts| counts.in_flight),
-        error,
+        error: error.or(unknown),
     })
 }
 
@@ -113,7 +122,11 @@ fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
 fn print(status: &Status) {
     let number = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
     let rows = status.transports.iter().map(|one| {
-        let running = if one.running { "running" } else { "-" };
+        let running = match one.running {
+            Some(true) => "running",
+            Some(false) => "-",
+            None => "?",
+        };
         let counts = [one.pending, one.delayed, one.in_flight].map(number);
         [vec![one.name.clone(), running.to_owned()], counts.to_vec()].concat()
     });
@@ -137,9 +150,8 @@ fn print(status: &Status) {
         }
         SupervisorStatus { .. } => output::line("A supervisor is at work."),
     }
-    for one in &status.transports {
-        if let Some(error) = &one.error {
-            output::error(error);
-        }
+    // A cache that is down is down for all transports, and told once.
+    for error in status.transports.iter().filter_map(|one| one.error.as_ref()).collect::<IndexSet<_>>() {
+        output::error(error);
     }
 }

@@ -69,13 +69,18 @@ impl Promises {
     }
 
     async fn beat(&self, transport: &str) {
-        if let Err(error) = self.heartbeats.beat(transport, &self.owner, PROMISE_TTL).await {
+        // A cache that is down is told of once, and not for each transport.
+        if let Err(error) = self.heartbeats.beat(transport, &self.owner, PROMISE_TTL).await
+            && !error.known
+        {
             tracing::warn!(transport, %error, "no heartbeat; producers may handle messages themselves");
         }
     }
 
     async fn withdraw(&self, transport: &str) {
-        if let Err(error) = self.heartbeats.withdraw(transport, &self.owner).await {
+        if let Err(error) = self.heartbeats.withdraw(transport, &self.owner).await
+            && !error.known
+        {
             tracing::warn!(transport, %error, "the heartbeat could not be withdrawn; it expires by itself");
         }
     }

@@ -14,6 +14,8 @@ use crate::cache::{CLOCK_TOLERANCE, CacheError, Fact, Store};
 const TABLE: &str = "minutely_cache";
 /// A fact that has been over for so long (in milliseconds) is removed.
 const SWEEP_AFTER: u64 = 3_600_000;
+/// No more than so many at once, as somebody waits for it.
+const SWEPT_AT_ONCE: u32 = 1000;
 /// Every so many-th writing removes what is over.
 const SWEEP_EVERY: u32 = 64;
 
@@ -120,6 +122,14 @@ impl<S: Statements> SqlFacts<S> {
             );
             (format!("INSERT {insert} {update}"), Some(take_over), format!("INSERT IGNORE {insert}"))
         };
+        let over = format!("expires_at < {now} - {SWEEP_AFTER}");
+        let sweep = if words.on_conflict {
+            // Twice: a fact that is put again meanwhile is not over any more.
+            let some = format!("SELECT fact_group, fact_key FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}");
+            format!("DELETE FROM {t} WHERE {over} AND (fact_group, fact_key) IN ({some})")
+        } else {
+            format!("DELETE FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}")
+        };
         let columns = format!("SELECT fact_key, value, {now} - written_at, expires_at - {now} FROM {t}");
         Self {
             create: format!(
@@ -133,7 +143,7 @@ impl<S: Statements> SqlFacts<S> {
             ),
             holder: format!("{columns} {one}"),
             unclaim: format!("DELETE FROM {t} {one} AND value = {c}"),
-            sweep: format!("DELETE FROM {t} WHERE expires_at < {now} - {SWEEP_AFTER}"),
+            sweep,
             put,
             take_over,
             claim,
