@@ -212,6 +212,26 @@ async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
     assert!(error.contains(&port.to_string()) && !error.contains("hunter2"), "{error}");
 }
 
+/// Waiting changes how many messages may be on their way, and may be broken off in the middle of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    for n in 0..40 {
+        let waiting = transport.waking().unwrap().wake();
+        let _ = tokio::time::timeout(Duration::from_micros(n * 100), waiting).await;
+        if n % 2 == 0 {
+            assert!(transport.receive(100).await.unwrap().is_empty());
+        }
+        if n % 5 == 0 {
+            send(&*transport, n.to_string()).await;
+            let received = receive_eventually(&*transport).await;
+            assert_eq!(bodies(std::slice::from_ref(&received)), [n.to_string()]);
+            transport.ack(&[received.id]).await.unwrap();
+        }
+    }
+}
+
 /// A consumer that asks for one message has only that one in hand.
 #[tokio::test]
 async fn slow_consumers_share_a_queue_fairly() {

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct Consuming {
     /// As configured.
     most: u16,
     state: Mutex<State>,
+    /// Held while the prefetch changes.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -68,7 +70,14 @@ pub(super) struct Taken {
 impl Consuming {
     pub(super) fn new(channel: Channel, queues: Vec<ShortString>, prefetch: Option<u16>) -> Self {
         let most = prefetch.unwrap_or(MOST);
-        Self { channel, number: fastrand::u64(..), queues, most, state: Mutex::default() }
+        Self {
+            channel,
+            number: fastrand::u64(..),
+            queues,
+            most,
+            state: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -76,7 +85,7 @@ impl Consuming {
     }
 
     /// Up to so many messages that are there now.
-    pub(super) async fn take(&self, up_to: usize) -> lapin::Result<Vec<Taken>> {
+    pub(super) async fn take(self: &Arc<Self>, up_to: usize) -> lapin::Result<Vec<Taken>> {
         self.want(up_to).await?;
         self.collect()?;
         if self.state().waiting.is_empty() {
@@ -100,7 +109,7 @@ impl Consuming {
     }
 
     /// Returns when a message has come.
-    pub(super) async fn wait(&self) -> lapin::Result<()> {
+    pub(super) async fn wait(self: &Arc<Self>) -> lapin::Result<()> {
         self.want(1).await?;
         self.come().await
     }
@@ -160,17 +169,41 @@ impl Consuming {
     }
 
     /// Sees to it that so many messages can be on their way besides those in hand, and not many more.
-    async fn want(&self, up_to: usize) -> lapin::Result<()> {
-        let prefetch = {
-            let state = self.state();
-            let in_hand = state.held.len().saturating_add(up_to).min(self.most.into());
-            // In powers of two, so that it changes seldom.
-            let wanted = in_hand.next_power_of_two().min(self.most.into());
-            let wanted = u16::try_from(wanted).unwrap_or(self.most).max(1);
-            let fits = state.prefetch >= wanted && (state.prefetch / 4 < wanted) && (wanted > 1 || state.prefetch == 1);
-            if fits { return Ok(()) } else { wanted }
+    async fn want(self: &Arc<Self>, up_to: usize) -> lapin::Result<()> {
+        if self.prefetch_for(up_to).is_none() {
+            return Ok(());
+        }
+        // In a task of its own, which is not broken off with whoever waits for it: what was half changed would receive
+        // nothing any more.
+        let this = Arc::clone(self);
+        let changed = tokio::spawn(async move {
+            let _one_at_a_time = this.changing.lock().await;
+            match this.prefetch_for(up_to) {
+                Some(prefetch) => this.change(prefetch).await,
+                None => Ok(()),
+            }
+        });
+        changed.await.unwrap_or_else(|ended| Err(std::io::Error::other(ended).into()))
+    }
+
+    /// The prefetch for this, if it is not the one there is.
+    fn prefetch_for(&self, up_to: usize) -> Option<u16> {
+        let state = self.state();
+        let in_hand = state.held.len().saturating_add(up_to).min(self.most.into());
+        // In powers of two, so that it changes seldom.
+        let wanted = in_hand.next_power_of_two().min(self.most.into());
+        let wanted = u16::try_from(wanted).unwrap_or(self.most).max(1);
+        let fits = state.prefetch >= wanted && (state.prefetch / 4 < wanted) && (wanted > 1 || state.prefetch == 1);
+        (!fits).then_some(wanted)
+    }
+
+    /// Ends the consumers, gives back what they have brought, and begins anew.
+    async fn change(&self, prefetch: u16) -> lapin::Result<()> {
+        let before: Vec<(ShortString, Consumer)> = {
+            let mut state = self.state();
+            state.prefetch = 0;
+            std::mem::take(&mut state.consumers)
         };
-        let before: Vec<(ShortString, Consumer)> = std::mem::take(&mut self.state().consumers);
         join_all(
             before.iter().map(|(_, consumer)| self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())),
         )
