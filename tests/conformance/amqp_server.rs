@@ -109,6 +109,8 @@ async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
     let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
     send(&*low, "to b").await;
     assert_eq!(receive_bodies(&*low.queues().unwrap().only(&[b])).await, ["to b"]);
+    let none = transport(&exchanges.dsn("a"), "{queues: []}");
+    assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
     let nowhere = transport(&dsn, "{exchange: {default_publish_routing_key: nowhere}}");
     let error = error_text(nowhere.send(&message("lost"), Duration::ZERO).await);
     assert!(error.contains("no queue takes messages") && error.contains("nowhere"), "{error}");

@@ -149,6 +149,11 @@ impl Transport for Amqp {
         if up_to == 0 {
             return Ok(Vec::new());
         }
+        if self.queues.is_empty() {
+            let transport = self.name.clone();
+            let (what, why) = ("be consumed", "`queues: []` leaves it none to receive from");
+            return Err(TransportError::Unsupported { transport, what, why });
+        }
         let consuming = self.consuming().await.map_err(|failure| self.error(action, failure))?;
         match consuming.take(up_to).await {
             Ok(taken) => {
