@@ -4,9 +4,11 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
+use indexmap::IndexSet;
+
 use crate::bus::{Bus, Middleware, Routing};
 use crate::cache::{Cache, FileStore, Store};
-use crate::config::{self, Config, Problem, Problems, Scope};
+use crate::config::{self, Config, Problem, Problems, Scope, WorkerDefinition};
 use crate::handler::{Exec, Handler, HandlerError, Handlers, Typed};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
@@ -33,6 +35,7 @@ pub struct App {
     pub heartbeats: Heartbeats,
     /// Asks workers to stop.
     pub stop_signal: StopSignal,
+    handles_messages: bool,
 }
 
 /// What an application adds to its configuration file: handlers, middleware and transports in code.
@@ -48,7 +51,26 @@ impl App {
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
     }
+
+    /// Is there anything here that could handle a message: a handler, or middleware of the application's own?
+    pub fn handles_messages(&self) -> bool {
+        self.handles_messages
+    }
+
+    /// Why workers of a definition could do nothing: they are this program's own, which has no handler.
+    pub fn why_idle(&self, worker: &WorkerDefinition) -> Option<String> {
+        (worker.command.is_none() && !self.handles_messages).then(|| NO_HANDLER.to_owned())
+    }
 }
+
+/// What is doubtful about a transport of a Symfony application that is consumed here.
+const PHP_SERIALIZED: &str = "is consumed here, but Symfony writes there what only PHP can read; add \
+     `serializer: messenger.transport.symfony_serializer` to it, also in the Symfony application, or let that one handle the \
+     messages with `command: php bin/console messenger:consume {transports} {options}` in the worker";
+
+/// What is wrong with a worker of this program's own in an application without handlers, and what to do about it.
+pub(crate) const NO_HANDLER: &str = "there is no handler for messages here; name programs under `handlers`, or, where a \
+     Symfony application handles them, add `command: php bin/console messenger:consume {transports} {options}` to the worker";
 
 impl AppBuilder {
     /// Adds a handler for messages of type `M`. A message may have several.
@@ -91,21 +113,32 @@ impl AppBuilder {
         self
     }
 
+    /// Does it run code of the application's own, and not only programs?
+    pub(crate) fn has_code(&self) -> bool {
+        self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
+    }
+
     /// Reads the configuration and builds the application, or says all that is wrong. `check` adds problems that only
     /// the caller knows of.
     pub fn load(mut self, file: &Path, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
         let (config, mut problems) = config::read(file)?;
         let factories = [built_in_factories(), self.factories].concat();
         let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
-        let store = config.cache.as_ref().map(|cache| cache_store(cache, &factories, &config.dir, &config.connections));
+        let mut doubts = Vec::new();
+        let store = config
+            .cache
+            .as_ref()
+            .map(|cache| cache_store(cache, &factories, &config.dir, &config.connections, &mut doubts));
         let store = store.unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
             problems.list.extend(wrong);
             in_files()
         });
+        problems.list.extend(doubts);
         let cache = Arc::new(Cache::new(store));
         let heartbeats = Heartbeats::new(Arc::clone(&cache));
         let context = Context {
             project_dir: config.dir.clone(),
+            state_dir: config.state_dir.clone(),
             connections: config.connections.clone(),
             liveness: Arc::new(heartbeats.clone()),
         };
@@ -113,12 +146,23 @@ impl AppBuilder {
         problems.list.extend(check(&config));
         problems.list.extend(lossy_transports(&config));
         problems.list.extend(lonely_clusters(&config));
+        let in_code = self.handlers.iter().next().is_some() || !self.middleware.is_empty();
+        let handles_messages = in_code || !config.handlers.is_empty();
+        if !handles_messages {
+            problems.list.extend(idle_workers(&config));
+        }
         if problems.any_error() {
             return Err(problems);
         }
         let transports = Transports::new(&config.transports, &factories, &context)
             .map_err(|list| Problems { file: problems.file.clone(), list })?;
+        if handles_messages {
+            problems.list.extend(readable_by_php_alone(&config, &transports));
+        }
 
+        for (message_type, interfaces) in &config.interfaces {
+            self.handlers.know_interfaces(message_type, interfaces.iter().cloned());
+        }
         for (pattern, handlers) in &config.handlers {
             for handler in handlers {
                 self.handlers.register(pattern, Arc::new(Exec::new(handler, &config.dir)));
@@ -128,7 +172,18 @@ impl AppBuilder {
         let routing = Arc::new(Routing::new(config.routing.clone()));
         let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
         let stop_signal = StopSignal::new(Arc::clone(&cache));
-        Ok(App { config, warnings: problems, transports, bus, handlers, routing, cache, heartbeats, stop_signal })
+        Ok(App {
+            config,
+            warnings: problems,
+            transports,
+            bus,
+            handlers,
+            routing,
+            cache,
+            heartbeats,
+            stop_signal,
+            handles_messages,
+        })
     }
 }
 
@@ -139,6 +194,21 @@ fn lonely_clusters(config: &Config) -> Vec<Problem> {
     let message =
         "holds for this host alone, because the cache is in its state_dir; set `cache` to one that hosts share";
     shared.map(|worker| Problem::warning(format!("{}.autoscale.scope", worker.path), message)).collect()
+}
+
+/// This program's own workers in an application that has no handler.
+fn idle_workers(config: &Config) -> Vec<Problem> {
+    let own = config.workers.iter().filter(|worker| worker.command.is_none());
+    own.map(|worker| Problem::warning(&worker.path, format!("is not started: {NO_HANDLER}"))).collect()
+}
+
+/// What this program's own workers consume although, as far as the file says, only PHP can read it.
+fn readable_by_php_alone(config: &Config, transports: &Transports) -> Vec<Problem> {
+    let own = config.workers.iter().filter(|worker| worker.command.is_none());
+    let consumed = own.flat_map(|worker| &worker.transports).filter_map(|name| transports.target(name).ok());
+    let consumed: IndexSet<String> = consumed.map(|transport| transport.name().to_owned()).collect();
+    let php = config.php_serialized.iter().filter(|(name, _)| consumed.contains(*name));
+    php.map(|(_, path)| Problem::warning(path, PHP_SERIALIZED)).collect()
 }
 
 /// Consumed transports whose messages nothing keeps when they fail for good.

@@ -41,6 +41,7 @@ pub mod handler;
 pub mod heartbeat;
 pub mod message;
 pub mod supervisor;
+mod threads;
 pub mod transport;
 pub mod worker;
 

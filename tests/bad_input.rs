@@ -18,13 +18,19 @@ handlers:
 
 /// Puts a row into the queue as some other program might.
 fn insert(project: &Project, body: &[u8], headers: &[u8]) {
+    insert_all(project, 1, body, headers);
+}
+
+fn insert_all(project: &Project, rows: u32, body: &[u8], headers: &[u8]) {
     let url = format!("sqlite://{}", project.file("q.db").display());
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
         sqlx::query(
-            "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)
-             VALUES (CAST(? AS TEXT), CAST(? AS TEXT), 'mail', '2026-01-01 00:00:00', '2026-01-01 00:00:00')",
+            "WITH RECURSIVE row(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM row WHERE n < ?)
+             INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)
+             SELECT CAST(? AS TEXT), CAST(? AS TEXT), 'mail', '2026-01-01 00:00:00', '2026-01-01 00:00:00' FROM row",
         )
+        .bind(rows)
         .bind(body)
         .bind(headers)
         .execute(&mut database)
@@ -96,6 +102,99 @@ fn messages_that_cannot_be_read_go_to_the_failure_transport() {
     project.run(&["consume", "mail", "--limit=5"]).succeeds();
     assert_eq!((project.pending("mail"), project.pending("failed")), (0, 5));
     assert!(project.log().contains("PHP's serialize()"), "{}", project.log());
+}
+
+/// What a Symfony application writes that has not been told otherwise.
+const PHP: &[u8] = br#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":0:{}"#;
+
+#[test]
+fn a_queue_of_nothing_but_messages_for_others_is_left_where_it_is() {
+    let project = Project::new(CONFIG);
+    project.run(&["setup"]).succeeds();
+    insert_all(&project, 300, PHP, b"[]");
+    let run = project.run(&["consume", "mail", "--format=json"]).exits(3);
+    assert_eq!((&run.json()["handled"], &run.json()["failed"]), (&0.into(), &0.into()), "none was tried");
+    for expected in ["\"mail\"", "PHP's serialize()", "messenger.transport.symfony_serializer", "stay where they are"] {
+        assert!(run.stderr.contains(expected), "{expected} is not in:\n{}", run.stderr);
+    }
+    assert_eq!((project.pending("mail"), project.pending("failed")), (300, 0));
+    assert!(!project.is_running("mail"));
+
+    let other = Project::new(CONFIG);
+    other.run(&["setup"]).succeeds();
+    insert_all(&other, 20, b"{}", br#"{"type":"App\\Unknown"}"#);
+    let run = other.run(&["consume", "mail"]).exits(3);
+    assert!(run.stderr.contains(r#"no handler for messages of type "App\Unknown""#), "{run:?}");
+    assert_eq!((other.pending("mail"), other.pending("failed")), (20, 0));
+    // Unless they are to go.
+    other.run(&["consume", "mail", "--limit=20", "--move-unhandleable"]).succeeds();
+    assert_eq!((other.pending("mail"), other.pending("failed")), (0, 20));
+}
+
+#[test]
+fn strays_among_other_messages_go_to_the_failure_transport() {
+    let project = Project::new(CONFIG);
+    project.run(&["setup"]).succeeds();
+    // Nine before the first that can be handled, and many after it.
+    insert_all(&project, 9, PHP, b"[]");
+    insert(&project, b"1", br#"{"type":"Note"}"#);
+    insert_all(&project, 30, PHP, b"[]");
+    insert(&project, b"2", br#"{"type":"Note"}"#);
+    project.run(&["consume", "mail", "--limit=41"]).succeeds();
+    assert_eq!((project.pending("mail"), project.pending("failed")), (0, 39));
+    assert_eq!(project.lines("handled"), ["1", "2"]);
+}
+
+#[test]
+fn a_stray_that_is_all_there_is_does_not_block_the_queue() {
+    let project = Project::new(CONFIG);
+    project.run(&["setup"]).succeeds();
+    insert(&project, PHP, b"[]");
+    let mut worker = project.start("worker", &["consume", "mail", "--sleep=50ms", "--limit=2"]);
+    wait_until("it is put away", || project.pending("failed") == 1);
+    project.run(&["dispatch", "Note", "1"]).succeeds();
+    assert_eq!(worker.ends(), Some(0));
+    assert_eq!(project.lines("handled"), ["1"]);
+}
+
+#[test]
+fn without_any_handler_nothing_is_taken() {
+    let project =
+        Project::new(&format!("{}\nworkers: [{{transports: [mail]}}]\n", CONFIG.split("handlers:").next().unwrap()));
+    project.run(&["setup"]).succeeds();
+    insert_all(&project, 3, b"{}", br#"{"type":"Note"}"#);
+    let line = "command: php bin/console messenger:consume {transports} {options}";
+    let check = project.run(&["config", "check"]).succeeds();
+    assert!(check.stderr.contains("workers[0]: is not started") && check.stderr.contains(line), "{check:?}");
+    let run = project.run(&["consume", "mail"]).exits(3);
+    assert!(run.stderr.contains(line), "{run:?}");
+    let plan = project.json(&["cron", "--dry-run"]);
+    assert_eq!(plan["workers"][0]["start"], 0, "{plan}");
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("the supervisor says why", || project.lines("supervise.err").iter().any(|told| told.contains(line)));
+    assert!(project.workers().is_empty() && !project.is_running("mail"));
+    assert_eq!((project.pending("mail"), project.pending("failed")), (3, 0));
+}
+
+#[test]
+fn a_worker_that_can_handle_nothing_is_not_started_again_at_once() {
+    let auto = "  auto: 'auto-fallback://auto?target=mail&fallback=sync'\n  sync: sync://\nrouting: {'*': auto}";
+    let workers = "workers: [{name: mail, transports: [auto], options: [--sleep=50ms]}]";
+    let config = format!("{}\n{workers}\n", CONFIG.replace("routing: {'*': mail}", auto));
+    let project = Project::new(&config);
+    project.run(&["setup"]).succeeds();
+    insert_all(&project, 30, PHP, b"[]");
+    let _supervisor = project.start("supervise", &["supervise"]);
+    let told = |what: &str| project.lines("supervise.err").iter().filter(|line| line.contains(what)).count();
+    wait_until("the supervisor says why no worker is started", || told("PHP's serialize()") > 0);
+    assert_eq!(told("started a worker"), 1);
+    assert_eq!(project.json(&["cron", "--dry-run"])["workers"][0]["start"], 0);
+    assert_eq!((project.pending("mail"), project.pending("failed")), (30, 0));
+    assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "handled");
+
+    // Whoever changes the configuration has perhaps mended it.
+    project.write("config.yaml", &config);
+    wait_until("another try", || told("started a worker") == 2);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What every store of the cache does, and what is assumed when it is down.
 
+#[macro_use]
+extern crate harness;
+
 #[path = "support/databases.rs"]
 mod databases;
 #[path = "support/private_servers.rs"]
@@ -25,6 +28,8 @@ use private_servers::PrivateServer;
 use redis_keys::Keys;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 use support::{Project, wait_until};
+
+harness::main!();
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -73,7 +78,7 @@ fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
         retry: None,
         failure_transport: None,
     };
-    cache_store(&config, &built_in_factories(), dir, &IndexMap::new())
+    cache_store(&config, &built_in_factories(), dir, &IndexMap::new(), &mut vec![])
 }
 
 macro_rules! on_every_store {
@@ -87,7 +92,7 @@ macro_rules! on_every_store {
     (@ $module:ident $kind:ident $($behaviour:ident)*) => {
         mod $module {
             $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[test]
                 async fn $behaviour() {
                     if let Some(stage) = super::Stage::new(super::Kind::$kind).await {
                         super::$behaviour(&stage).await;
@@ -336,7 +341,7 @@ async fn on_databases() -> Vec<(Database, Arc<dyn Store>)> {
     stages
 }
 
-#[tokio::test]
+#[test]
 async fn a_table_of_another_shape_is_left_alone_and_told() {
     for (database, store) in on_databases().await {
         execute(&database, "CREATE TABLE minutely_cache (id INT)").await;
@@ -354,7 +359,7 @@ async fn a_table_of_another_shape_is_left_alone_and_told() {
 }
 
 /// Otherwise dead workers would be believed alive for as long as the clock was set back.
-#[tokio::test]
+#[test]
 async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
     for (database, store) in on_databases().await {
         store.put("g", "a", "before", MINUTE).await.unwrap();
@@ -377,7 +382,7 @@ async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn what_has_long_been_over_is_removed_now_and_then() {
     let old: Vec<String> = (0..1500).map(|n| format!("('g', '{n}', '', 0, 1)")).collect();
     let old = format!("INSERT INTO minutely_cache VALUES {}", old.join(", "));
@@ -413,7 +418,7 @@ async fn count(database: &Database) -> i64 {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn what_others_keep_under_our_redis_keys_is_left_alone() {
     let Some(redis) = Keys::create().await else { return };
     let store = open(&redis.cache_dsn(), Path::new("/")).unwrap();
@@ -432,7 +437,7 @@ async fn what_others_keep_under_our_redis_keys_is_left_alone() {
 }
 
 /// A server that never answers holds up neither those who write nor more than one of those who read.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn of_all_who_ask_one_finds_out_whether_a_store_is_back() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!("redis://127.0.0.1:{}", silent.local_addr().unwrap().port());
@@ -462,7 +467,7 @@ async fn of_all_who_ask_one_finds_out_whether_a_store_is_back() {
 }
 
 /// One server that is gone, and one that takes connections and says nothing.
-#[tokio::test]
+#[test]
 async fn a_store_that_is_down_is_not_waited_for_each_time() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -488,7 +493,7 @@ async fn a_store_that_is_down_is_not_waited_for_each_time() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_store_that_comes_back_is_used_again() {
     for server in [Server::Postgres, Server::Mysql] {
         let Some(mut server) = PrivateServer::start(server) else { return };

@@ -106,6 +106,12 @@ fn what_is_no_json_is_refused() {
     let project = Project::new(CONFIG);
     let run = project.run(&["dispatch", r"App\Queued\A", "{to: ada}"]).exits(2);
     assert!(run.stderr.contains("not JSON"), "{run:?}");
+    project.write("body", b"{\"name\": \"\xff\"}");
+    let body = std::fs::File::open(project.file("body")).unwrap();
+    let output = project.command(&["dispatch", r"App\Queued\A", "-"]).stdin(body).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("the message is not JSON: invalid utf-8"), "{told}");
     assert_eq!(project.pending("other"), 0);
 }
 

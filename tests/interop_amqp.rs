@@ -1,7 +1,8 @@
 //! One exchange on RabbitMQ for minutely and the real Symfony Messenger.
 
-#[path = "support/databases.rs"]
-mod databases;
+#[macro_use]
+extern crate harness;
+
 #[path = "support/exchanges.rs"]
 mod exchanges;
 mod support;
@@ -11,15 +12,29 @@ use std::time::{Duration, Instant};
 
 use exchanges::Exchanges;
 use nix::sys::signal::Signal;
-use support::both::Both;
-use support::php::Php;
+use support::both::{Both, on_each_symfony};
+use support::php::{Php, Symfony};
 use support::{Running, wait_until};
 
-fn on_a_broker() -> Option<Both> {
+harness::main!();
+
+fn on_a_broker(symfony: Symfony) -> Option<Both> {
     let exchanges = Exchanges::create_blocking()?;
-    let ours = ["async", "failed"].map(|queue| exchanges.dsn(queue));
-    let [transport_dsn, failure_dsn] = ours.clone();
-    Both::on(exchanges, ours, Php { transport_dsn, failure_dsn, ..Php::default() })
+    let dsns = ["async", "failed"].map(|queue| exchanges.dsn(queue));
+    let php = Php::new(symfony, dsns.clone(), "")?;
+    Some(Both::on(exchanges, dsns, php))
+}
+
+on_each_symfony! {
+    dispatched_by_symfony_handled_here
+    dispatched_here_handled_by_symfony
+    either_side_sets_the_exchange_up
+    a_delay_is_kept_to_on_either_side
+    failed_at_symfonys_retried_here
+    failed_here_retried_by_symfony
+    both_consume_one_queue_and_nothing_is_lost_or_doubled
+    what_symfonys_worker_has_in_flight_is_left_to_it
+    symfonys_worker_is_supervised_counted_and_scaled
 }
 
 /// What both sides count.
@@ -27,9 +42,8 @@ fn counts(both: &Both) -> (u64, u64) {
     (both.project.pending("async"), both.php.count(&both.project))
 }
 
-#[test]
-fn dispatched_by_symfony_handled_here() {
-    let Some(both) = on_a_broker() else { return };
+fn dispatched_by_symfony_handled_here(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":7,"text":"é \"x\" / 日本 😀"}"#]);
     assert_eq!(counts(&both), (1, 1));
     both.project.run(&["consume", "async", "--limit=1"]).succeeds();
@@ -41,9 +55,8 @@ fn dispatched_by_symfony_handled_here() {
     assert_eq!(counts(&both), (0, 0));
 }
 
-#[test]
-fn dispatched_here_handled_by_symfony() {
-    let Some(both) = on_a_broker() else { return };
+fn dispatched_here_handled_by_symfony(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.dispatch_here(7, "é / 日本 😀");
     assert_eq!(counts(&both), (1, 1));
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=1"]);
@@ -52,9 +65,8 @@ fn dispatched_here_handled_by_symfony() {
     assert_eq!(counts(&both), (0, 0));
 }
 
-#[test]
-fn either_side_sets_the_exchange_up() {
-    let Some(both) = on_a_broker() else { return };
+fn either_side_sets_the_exchange_up(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.php.run(&both.project, &["messenger:setup-transports"]);
     both.project.run(&["setup"]).succeeds();
     both.php.run(&both.project, &["messenger:setup-transports"]);
@@ -62,9 +74,8 @@ fn either_side_sets_the_exchange_up() {
     assert_eq!(counts(&both), (1, 1));
 }
 
-#[test]
-fn a_delay_is_kept_to_on_either_side() {
-    let Some(both) = on_a_broker() else { return };
+fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     // Both put it into one queue of delays, which they would refuse each other if they declared it in two ways.
     both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=1500"]);
     both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1500ms"]).succeeds();
@@ -76,9 +87,8 @@ fn a_delay_is_kept_to_on_either_side() {
     assert_eq!(both.numbers(), (vec![1, 2], [1, 1]));
 }
 
-#[test]
-fn failed_at_symfonys_retried_here() {
-    let Some(both) = on_a_broker() else { return };
+fn failed_at_symfonys_retried_here(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":1,"fail":true}"#]);
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=2", "--time-limit=20"]);
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
@@ -87,9 +97,8 @@ fn failed_at_symfonys_retried_here() {
     wait_until("it comes again", || both.project.pending("failed") == 1);
 }
 
-#[test]
-fn failed_here_retried_by_symfony() {
-    let Some(both) = on_a_broker() else { return };
+fn failed_here_retried_by_symfony(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.dispatch_here(1, "not here");
     both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
@@ -97,12 +106,12 @@ fn failed_here_retried_by_symfony() {
     assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));
 }
 
-#[test]
-fn both_consume_one_queue_and_nothing_is_lost_or_doubled() {
-    let Some(both) = on_a_broker() else { return };
+fn both_consume_one_queue_and_nothing_is_lost_or_doubled(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":0}"#, "--times=100"]);
     let consume = ["messenger:consume", "async", "--sleep=1"];
     let theirs = ["theirs1", "theirs2"].map(|name| both.php.start(&both.project, name, &consume));
+    wait_until("Symfony's workers have begun", || both.php_takes_part());
     let ours = ["ours1", "ours2"].map(|name| both.project.start(name, &["consume", "async"]));
     for n in 100..200 {
         both.dispatch_here(n, "");
@@ -115,9 +124,8 @@ fn both_consume_one_queue_and_nothing_is_lost_or_doubled() {
     assert!(by[0] > 0 && by[1] > 0, "{by:?}");
 }
 
-#[test]
-fn what_symfonys_worker_has_in_flight_is_left_to_it() {
-    let Some(both) = on_a_broker() else { return };
+fn what_symfonys_worker_has_in_flight_is_left_to_it(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":1,"text":"slow"}"#]);
     let mut theirs = both.php.command(&both.project, &["messenger:consume", "async", "--limit=1"]);
     theirs.env("SLOW", "2000");
@@ -128,16 +136,13 @@ fn what_symfonys_worker_has_in_flight_is_left_to_it() {
     assert_eq!(both.numbers(), (vec![1], [0, 1]));
 }
 
-#[test]
-fn symfonys_worker_is_supervised_counted_and_scaled() {
-    let Some(both) = on_a_broker() else { return };
+fn symfonys_worker_is_supervised_counted_and_scaled(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
     for n in 0..6 {
         both.dispatch_here(n, "");
     }
     assert_eq!(both.project.json(&["cron", "--dry-run"])["workers"][0]["desired"], 3);
-    let mut command = both.project.command(&["supervise"]);
-    command.env("TRANSPORT_DSN", &both.php.transport_dsn).env("HANDLED", "handled");
-    let mut supervisor = Running::start(&both.project, "supervise", command);
+    let mut supervisor = both.supervise();
     wait_until("all are handled", || both.project.pending("async") == 0 && both.handled().len() >= 6);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));

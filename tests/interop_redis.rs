@@ -1,7 +1,8 @@
 //! One queue on Redis for minutely and the real Symfony Messenger.
 
-#[path = "support/databases.rs"]
-mod databases;
+#[macro_use]
+extern crate harness;
+
 #[path = "support/redis_keys.rs"]
 mod redis_keys;
 mod support;
@@ -11,18 +12,32 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use redis_keys::Keys;
-use support::both::Both;
-use support::php::Php;
+use support::both::{Both, on_each_symfony};
+use support::php::{Php, Symfony};
 use support::{Running, wait_until};
 
+harness::main!();
+
 /// With what php-redis does to the entries by default, or with plain JSON (0).
-fn on_redis(serializer: u8) -> Option<Both> {
+fn on_redis(symfony: Symfony, serializer: u8) -> Option<Both> {
     let keys = Keys::create_blocking()?;
-    let dsn = |queue| format!("{}&serializer={serializer}", keys.dsn(queue, 0));
-    let ours = ["async", "failed"].map(dsn);
+    let ours = ["async", "failed"].map(|queue| format!("{}&serializer={serializer}", keys.dsn(queue, 0)));
     // Symfony 5.4 leaves handled messages in the stream unless it is told otherwise.
-    let [transport_dsn, failure_dsn] = ours.clone().map(|dsn| format!("{dsn}&delete_after_ack=1"));
-    Both::on(keys, ours, Php { transport_dsn, failure_dsn, ..Php::default() })
+    let theirs = ours.clone().map(|dsn| format!("{dsn}&delete_after_ack=1"));
+    let php = Php::new(symfony, theirs, "")?;
+    Some(Both::on(keys, ours, php))
+}
+
+on_each_symfony! {
+    wrapped_messages_go_both_ways
+    plain_messages_go_both_ways
+    a_delay_is_kept_to_on_either_side
+    failed_at_symfonys_retried_here
+    failed_here_retried_by_symfony
+    both_consume_one_queue_and_nothing_is_lost_or_doubled
+    delayed_messages_are_handled_once_whoever_finds_them_due
+    what_symfonys_worker_has_in_flight_is_left_to_it
+    symfonys_worker_is_supervised_counted_and_scaled
 }
 
 fn dispatched_by_symfony_handled_here(both: &Both) {
@@ -45,25 +60,22 @@ fn dispatched_here_handled_by_symfony(both: &Both) {
     assert_eq!((&status["transports"][0]["pending"], &status["transports"][0]["in_flight"]), (&0.into(), &0.into()));
 }
 
-#[test]
-fn wrapped_messages_go_both_ways() {
-    let Some(both) = on_redis(1) else { return };
+fn wrapped_messages_go_both_ways(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     dispatched_by_symfony_handled_here(&both);
-    let Some(both) = on_redis(1) else { return };
+    let Some(both) = on_redis(symfony, 1) else { return };
     dispatched_here_handled_by_symfony(&both);
 }
 
-#[test]
-fn plain_messages_go_both_ways() {
-    let Some(both) = on_redis(0) else { return };
+fn plain_messages_go_both_ways(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 0) else { return };
     dispatched_by_symfony_handled_here(&both);
-    let Some(both) = on_redis(0) else { return };
+    let Some(both) = on_redis(symfony, 0) else { return };
     dispatched_here_handled_by_symfony(&both);
 }
 
-#[test]
-fn a_delay_is_kept_to_on_either_side() {
-    let Some(both) = on_redis(1) else { return };
+fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=3600000"]);
     both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1h"]).succeeds();
     let status = both.project.json(&["status"]);
@@ -82,9 +94,8 @@ fn a_delay_is_kept_to_on_either_side() {
     assert_eq!(both.numbers(), (vec![3, 4], [1, 1]));
 }
 
-#[test]
-fn failed_at_symfonys_retried_here() {
-    let Some(both) = on_redis(1) else { return };
+fn failed_at_symfonys_retried_here(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":1,"fail":true}"#]);
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=2", "--time-limit=20"]);
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
@@ -95,9 +106,8 @@ fn failed_at_symfonys_retried_here() {
     assert_eq!((&failed["name"], &failed["delayed"], &failed["in_flight"]), (&"failed".into(), &1.into(), &0.into()));
 }
 
-#[test]
-fn failed_here_retried_by_symfony() {
-    let Some(both) = on_redis(1) else { return };
+fn failed_here_retried_by_symfony(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     both.dispatch_here(1, "not here");
     both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
@@ -105,15 +115,15 @@ fn failed_here_retried_by_symfony() {
     assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));
 }
 
-#[test]
-fn both_consume_one_queue_and_nothing_is_lost_or_doubled() {
-    let Some(both) = on_redis(1) else { return };
+fn both_consume_one_queue_and_nothing_is_lost_or_doubled(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":0}"#, "--times=100"]);
     let _theirs = ["theirs1", "theirs2"].map(|name| {
         // PHP's workers need names of their own.
         let php = Php { transport_dsn: format!("{}&consumer={name}", both.php.transport_dsn), ..both.php.clone() };
         php.start(&both.project, name, &["messenger:consume", "async", "--sleep=1"])
     });
+    wait_until("Symfony's workers have begun", || both.php_takes_part());
     let _ours = ["ours1", "ours2"].map(|name| both.project.start(name, &["consume", "async"]));
     for n in 100..200 {
         both.dispatch_here(n, "");
@@ -125,9 +135,24 @@ fn both_consume_one_queue_and_nothing_is_lost_or_doubled() {
     assert!(by[0] > 0 && by[1] > 0, "{by:?}");
 }
 
-#[test]
-fn what_symfonys_worker_has_in_flight_is_left_to_it() {
-    let Some(both) = on_redis(1) else { return };
+fn delayed_messages_are_handled_once_whoever_finds_them_due(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
+    both.php.run(&both.project, &["dispatch", r#"{"n":0}"#, "--times=200", "--delay=2000"]);
+    let _theirs = ["theirs1", "theirs2"].map(|name| {
+        let php = Php { transport_dsn: format!("{}&consumer={name}", both.php.transport_dsn), ..both.php.clone() };
+        php.start(&both.project, name, &["messenger:consume", "async", "--sleep=0.01"])
+    });
+    let _ours = ["ours1", "ours2"].map(|name| both.project.start(name, &["consume", "async"]));
+    wait_until("all are handled", || both.project.lines("handled").len() >= 200);
+    wait_until("the queue is empty", || {
+        let queue = &both.project.json(&["status"])["transports"][0];
+        ["pending", "delayed", "in_flight"].iter().all(|count| queue[count] == 0)
+    });
+    assert_eq!(both.numbers().0, (0..200).collect::<Vec<_>>());
+}
+
+fn what_symfonys_worker_has_in_flight_is_left_to_it(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     both.php.run(&both.project, &["dispatch", r#"{"n":1,"text":"slow"}"#]);
     let mut theirs = both.php.command(&both.project, &["messenger:consume", "async", "--limit=1"]);
     theirs.env("SLOW", "2000");
@@ -138,16 +163,13 @@ fn what_symfonys_worker_has_in_flight_is_left_to_it() {
     assert_eq!(both.numbers(), (vec![1], [0, 1]));
 }
 
-#[test]
-fn symfonys_worker_is_supervised_counted_and_scaled() {
-    let Some(both) = on_redis(1) else { return };
+fn symfonys_worker_is_supervised_counted_and_scaled(symfony: Symfony) {
+    let Some(both) = on_redis(symfony, 1) else { return };
     for n in 0..6 {
         both.dispatch_here(n, "");
     }
     assert_eq!(both.project.json(&["cron", "--dry-run"])["workers"][0]["desired"], 3);
-    let mut command = both.project.command(&["supervise"]);
-    command.env("TRANSPORT_DSN", &both.php.transport_dsn).env("HANDLED", "handled");
-    let mut supervisor = Running::start(&both.project, "supervise", command);
+    let mut supervisor = both.supervise();
     wait_until("all are handled", || both.project.pending("async") == 0 && both.handled().len() >= 6);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));

@@ -81,7 +81,12 @@ fn supervise_starts_workers_and_takes_them_along_when_it_is_stopped() {
     assert_eq!(supervisor.ends(), Some(0));
     assert!(project.processes().is_empty());
     assert_eq!(project.json(&["dispatch", "Note", "2"])["outcome"], "handled");
-    assert_eq!(project.lines("supervise.err"), Vec::<String>::new(), "nothing to say where all is well");
+    // Also where there is no terminal: in a container, and under systemd.
+    let told = project.lines("supervise.err");
+    for what in ["supervising", "started a worker", "0 pending, one worker per 2", "all workers have finished"] {
+        assert!(told.iter().any(|line| line.contains(what)), "{what} is not in {told:?}");
+    }
+    assert!(!told.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{told:?}");
 }
 
 #[test]
@@ -91,6 +96,99 @@ fn a_second_supervisor_leaves_the_first_alone() {
     wait_until("the first is at work", || project.json(&["status"])["supervisor"]["running"] == true);
     let second = project.run(&["cron"]).succeeds();
     assert_eq!((second.stdout, second.stderr), (String::new(), String::new()));
+}
+
+#[test]
+fn a_cron_that_starts_late_ends_in_time_for_the_next() {
+    let project = Project::new(CONFIG);
+    let _cron = project.start("cron", &["cron"]);
+    let started = chrono::Utc::now();
+    wait_until("it is at work, and has said so", || project.json(&["status"])["supervisor"]["pid"].is_number());
+    let record: serde_json::Value = serde_json::from_str(&project.lines("var/supervisor.lock").concat()).unwrap();
+    let until: chrono::DateTime<chrono::Utc> = serde_json::from_value(record["until"].clone()).unwrap();
+    assert_eq!(until.timestamp() % 60, 55, "wherever in the minute it has started");
+    assert!(until > started && until - started < chrono::TimeDelta::seconds(70));
+}
+
+#[test]
+fn a_supervisor_that_does_nothing_any_more_is_replaced() {
+    let project = Project::new(CONFIG);
+    let mut stuck = project.start("supervise", &["supervise"]);
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    let worker = pids(&project);
+    stuck.signal(Signal::SIGSTOP);
+    let lock = std::fs::File::options().write(true).open(project.file("var/supervisor.lock")).unwrap();
+    lock.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(150)).unwrap();
+    let next = project.start("cron", &["cron"]);
+    wait_until("the stuck one is killed", || stuck.is_over());
+    wait_until("the next one is at work", || project.json(&["status"])["supervisor"]["pid"] == next.pid());
+    assert_eq!(pids(&project), worker, "its worker lives on");
+    let told = format!("killed the supervisor, which did nothing any more, to take its place pid={}", stuck.pid());
+    assert!(project.lines("cron.err").join("\n").contains(&told) && project.log().contains(&told));
+}
+
+#[test]
+fn two_configurations_in_one_folder_do_not_share_a_state_directory_unnoticed() {
+    let project = Project::new(CONFIG);
+    project.write("other.yaml", CONFIG.replace("name: mail", "name: other"));
+    let first = project.start("supervise", &["supervise"]);
+    wait_until("a worker runs", || pids(&project).len() == 1);
+    let real = std::fs::canonicalize(project.path()).unwrap();
+    let (ours, other) = (real.join("other.yaml"), real.join("config.yaml"));
+    let told = format!("is in use by another configuration, {}: give {}", other.display(), ours.display());
+    let is_refused = || {
+        let run = project.run(&["--config", "other.yaml", "cron"]).exits(1);
+        assert!(run.stderr.contains(&told) && project.log().contains(&told), "{run:?}");
+    };
+    is_refused();
+    let run = project.run(&["--config", "other.yaml", "stop-workers"]).exits(1);
+    assert!(run.stderr.contains(&told) && run.stdout.is_empty(), "{run:?}");
+    let run = project.run(&["--config", "other.yaml", "status", "--format", "json"]).succeeds();
+    assert!(run.stderr.starts_with("warning: ") && run.stderr.contains(&told), "{run:?}");
+    assert_eq!(run.json()["workers"][0]["definition"], "mail", "{run:?}");
+    let run = project.run(&["status"]).succeeds();
+    assert_eq!(run.stderr, "", "one's own is nothing to warn of");
+    first.signal(Signal::SIGKILL);
+    drop(first);
+    is_refused();
+    project.write("other.yaml", format!("{CONFIG}\nstate_dir: other\n").replace("name: mail", "name: other"));
+    let _second = project.start("other", &["--config", "other.yaml", "cron"]);
+    wait_until("the other one's worker runs", || project.file("other/slots/other/0").exists());
+}
+
+#[test]
+fn what_holds_messages_is_its_owners_alone_also_in_a_folder_open_to_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = Project::new(&CONFIG.replace("q.db", "var/q.db"));
+    for folder in ["var", "var/log", "var/cache", "var/slots", "var/slots/mail"] {
+        std::fs::create_dir(project.file(folder)).unwrap();
+        std::fs::set_permissions(project.file(folder), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    queue(&project, "Slow", 1);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("a message is being handled", || project.lines("slow").len() == 1);
+    wait_until("the worker pings", || project.is_running("mail"));
+    let mut folders = vec![project.file("var")];
+    let mut files = vec![];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            // Some are temporary.
+            let Ok(metadata) = entry.symlink_metadata() else { continue };
+            if metadata.is_dir() {
+                folders.push(entry);
+            } else {
+                files.push((entry.strip_prefix(project.path()).unwrap().to_owned(), metadata.permissions().mode()));
+            }
+        }
+    }
+    let open: Vec<_> = files.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    assert!(open.is_empty(), "{open:?}");
+    for expected in ["var/q.db", "var/q.db-wal", "var/supervisor.lock", "var/slots/mail/0", "var/log/worker-mail.log"] {
+        assert!(files.iter().any(|(file, _)| file == std::path::Path::new(expected)), "{expected}: {files:?}");
+    }
+    for folder in ["var/log/minutely.", "var/cache/", "var/slots/mail/0."] {
+        assert!(files.iter().any(|(file, _)| file.to_str().unwrap().starts_with(folder)), "{folder}: {files:?}");
+    }
 }
 
 #[test]
@@ -138,6 +236,53 @@ fn a_killed_workers_message_is_redelivered_at_the_next_tick() {
         let mail = status["transports"].as_array().unwrap().iter().find(|one| one["name"] == "mail").unwrap();
         mail["pending"] == 0 && mail["in_flight"] == 0
     });
+}
+
+#[test]
+fn what_a_handler_has_started_late_is_ended_before_its_message_is_handled_again() {
+    let late = "echo begun >> slow; sleep 8; sh -c 'echo late >> late; while :; do sleep 0.1; done' & wait";
+    let handler = format!("handlers:\n  Late: {{exec: [sh, -c, \"{late}\"]}}");
+    let project = Project::new(&CONFIG.replace("handlers:", &handler));
+    queue(&project, "Late", 1);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("what the handler starts late is there", || project.lines("late").len() == 1);
+    assert_eq!(handler_programs(&project), 2);
+    kill(Pid::from_raw(*pids(&project).first().unwrap()), Signal::SIGKILL).unwrap();
+    wait_until("it is handled again", || project.lines("slow").len() == 2);
+    assert_eq!(handler_programs(&project), 1, "nothing of the first time goes on");
+}
+
+#[test]
+fn a_transport_that_hangs_does_not_keep_back_the_messages_of_others() {
+    let config = r#"
+transports:
+  a: "sqlite:a.db"
+  b: "B_DSN"
+routing: {'*': a}
+handlers: {Slow: {exec: [sh, -c, 'echo begun >> slow; while [ ! -e go ]; do sleep 0.05; done']}}
+workers:
+  - {name: both, transports: [CONSUMED], options: [--time-limit=600, --sleep=50ms, --concurrency=2], autoscale: {desired_size: 5, max: 1}}
+"#;
+    let config = |b: &str, consumed: &str| config.replace("B_DSN", b).replace("CONSUMED", consumed);
+    let project = Project::new(&config("sqlite:b.db", "b, a"));
+    for transport in ["a", "b"] {
+        project.run(&["dispatch", "Slow", "1", &format!("--transport={transport}")]).succeeds();
+    }
+    let supervisor = project.start("first", &["supervise"]);
+    wait_until("both are being handled", || project.lines("slow").len() == 2);
+    supervisor.signal(Signal::SIGKILL);
+    kill(Pid::from_raw(*pids(&project).first().unwrap()), Signal::SIGKILL).unwrap();
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    project.write("config.yaml", config(&format!("postgres://u@{}/db", silent.local_addr().unwrap()), "a"));
+    let supervisor = project.start("second", &["supervise"]);
+    wait_until("the message of the one that answers is handled again", || project.lines("slow").len() == 3);
+    supervisor.signal(Signal::SIGKILL);
+
+    project.write("config.yaml", config("sqlite:b.db", "a"));
+    assert_eq!(project.pending("b"), 0);
+    let _supervisor = project.start("third", &["supervise"]);
+    wait_until("the other one answers again, and has its message", || project.pending("b") == 1);
 }
 
 #[test]

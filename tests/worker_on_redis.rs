@@ -1,8 +1,9 @@
 //! Workers as processes on a Redis server: what they cost while idle, how soon they start, and how they outlast their
 //! server, their own death, and certificates.
 
-#[path = "support/databases.rs"]
-mod databases;
+#[macro_use]
+extern crate harness;
+
 #[path = "support/private_redis.rs"]
 mod private_redis;
 mod support;
@@ -14,6 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use private_redis::PrivateRedis;
 use support::{Project, wait_until};
+
+harness::main!();
 
 /// Two streams on one server.
 const CONFIG: &str = r#"
@@ -129,7 +132,7 @@ fn tls_is_spoken_with_a_server_whose_certificate_is_trusted() {
         .current_dir(project.path())
         .output();
     if !made.is_ok_and(|output| output.status.success()) {
-        return databases::skip("openssl is not installed");
+        return harness::skip("openssl is not installed");
     }
     let (key, certificate) = (project.file("key.pem"), project.file("cert.pem"));
     let tls = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -145,4 +148,13 @@ fn tls_is_spoken_with_a_server_whose_certificate_is_trusted() {
     let mut command = project.command(&["stats", "low"]);
     let output = command.env("SSL_CERT_FILE", &certificate).output().unwrap();
     assert!(output.status.success(), "{output:?}");
+    // Or named in the DSN, as a file or as one of a folder, from the config file's folder whatever the current one is.
+    std::fs::create_dir(project.file("trusted")).unwrap();
+    std::fs::copy(&certificate, project.file("trusted/server.pem")).unwrap();
+    for named in ["cafile]=cert.pem", "capath]=trusted"] {
+        project.write("config.yaml", CONFIG.replace("/low\"", &format!("/low?ssl[{named}\"")));
+        let mut command = project.command(&["--config", "../config.yaml", "stats", "low"]);
+        let output = command.current_dir(project.file("trusted")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }

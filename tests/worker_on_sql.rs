@@ -1,5 +1,8 @@
 //! Workers as processes on database servers: what they cost while idle, and how they outlast their server.
 
+#[macro_use]
+extern crate harness;
+
 #[path = "support/databases.rs"]
 mod databases;
 #[path = "support/private_servers.rs"]
@@ -12,6 +15,8 @@ use databases::{Database, Server};
 use private_servers::PrivateServer;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row};
 use support::{Project, wait_until};
+
+harness::main!();
 
 /// Two queues on one server.
 const CONFIG: &str = r#"
@@ -83,6 +88,19 @@ fn an_idle_worker_on_postgres_asks_nothing_and_has_one_connection() {
     assert!(begun.elapsed() < Duration::from_secs(20), "not by looking for it once a minute");
 }
 
+/// A worker that sleeps for longer than the test lasts.
+#[test]
+fn an_idle_worker_on_mysql_begins_what_this_host_dispatches_at_once() {
+    let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
+    let project = project(&database.url());
+    let _worker = project.start("worker", &["consume", "high", "low", "--sleep=3600"]);
+    wait_until("the worker runs", || project.is_running("low"));
+    for n in ["1", "2", "3"] {
+        dispatch(&project, n);
+        wait_until("the message is handled", || project.lines("handled").last().is_some_and(|last| last == n));
+    }
+}
+
 #[test]
 fn an_idle_worker_on_mysql_has_one_connection() {
     let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
@@ -138,6 +156,7 @@ transports:
   high: "doctrine://default?queue_name=high"
   low: "doctrine://default?queue_name=low"
   failed: "doctrine://default?queue_name=failed"
+handlers: {'*': {exec: ['true']}}
 workers:
   - {transports: [high, low], autoscale: {desired_size: 10, max: 8}}
   - {transports: [low], autoscale: {desired_size: 10, max: 3}}
@@ -213,6 +232,7 @@ failure_transport: failed
 transports:
   here: "sqlite:q.db"
   failed: "doctrine://default?queue_name=failed"
+handlers: {Other: {exec: ['true']}}
 "#,
     );
     project.run(&["setup"]).succeeds();
@@ -232,4 +252,21 @@ transports:
     });
     assert_eq!(body, "0%00%FF%25");
     assert!(headers.contains("X-Minutely-Damaged-Body") && headers.contains(r#""type":"Note""#), "{headers}");
+}
+
+#[test]
+fn a_message_that_fails_does_not_make_the_next_one_wait_for_the_sleep() {
+    let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
+    let config = CONFIG.replace("handlers:", "handlers:\n  Fail: {exec: [sh, -c, 'exit 65']}");
+    let failed = "transports:\n  failed: \"doctrine://default?queue_name=failed\"";
+    let project = Project::new(&format!("failure_transport: failed\n{}", config.replacen("transports:", failed, 1)));
+    project.write(".env", format!("DATABASE_URL={}\n", database.url()));
+    for n in 0..3 {
+        project.run(&["dispatch", "Fail", "{}"]).succeeds();
+        dispatch(&project, &n.to_string());
+    }
+    let mut worker = project.start("worker", &["consume", "high", "low", "--limit=6", "--sleep=300"]);
+    assert_eq!(worker.ends(), Some(0));
+    assert_eq!(project.lines("handled"), ["0", "1", "2"]);
+    assert_eq!(project.pending("failed"), 3);
 }

@@ -57,14 +57,22 @@ pub struct HandlingFailed {
 }
 
 impl HandlingFailed {
-    /// What is to become of the message, as Symfony Messenger 7.2 decides it: one failure that asks for a retry in any
+    /// What is to become of the message. Where a handler was interrupted or could not begin, the message was not tried in full. Otherwise it
+    /// is as Symfony Messenger 7.2 decides: one failure that asks for a retry in any
     /// case gets it, after the shortest delay that any asks for; and only when no failure can be mended, nothing is tried
     /// again.
     pub fn verdict(&self) -> Verdict {
         let verdicts = || self.failures.iter().map(|(_, error)| error.verdict);
+        if verdicts().any(|verdict| verdict == Verdict::NotBegun) {
+            return Verdict::NotBegun;
+        }
+        let interrupted = |verdict: &Verdict| matches!(verdict, Verdict::Interrupted { .. });
+        if let Some(interrupted) = verdicts().find(interrupted) {
+            return interrupted;
+        }
         let delays = verdicts().filter_map(|verdict| match verdict {
             Verdict::RetryAlways(delay) => Some(delay),
-            Verdict::Retry | Verdict::Unrecoverable => None,
+            _ => None,
         });
         // `None` is less than any delay, and means that the strategy's is as good as any other.
         match delays.min_by_key(|delay| (delay.is_none(), *delay)) {
@@ -140,6 +148,9 @@ mod tests {
         assert_eq!(verdict(&[Unrecoverable, Unrecoverable]), Unrecoverable);
         assert_eq!(verdict(&[Unrecoverable, Retry]), Retry);
         assert_eq!(verdict(&[Unrecoverable, Retry, RetryAlways(None)]), RetryAlways(None));
+        let interrupted = Verdict::Interrupted { if_stopping: false };
+        assert_eq!(verdict(&[Unrecoverable, interrupted, RetryAlways(None)]), interrupted);
+        assert_eq!(verdict(&[interrupted, Verdict::NotBegun]), Verdict::NotBegun);
         assert_eq!(verdict(&[RetryAlways(None), after(9), after(5)]), after(5));
     }
 

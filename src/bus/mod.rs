@@ -77,7 +77,7 @@ impl Bus {
         handlers: Arc<Handlers>,
     ) -> Self {
         let mut all = middleware;
-        all.push(Arc::new(SendMiddleware { routing, transports }));
+        all.push(Arc::new(SendMiddleware { routing, transports, handlers: Arc::clone(&handlers) }));
         all.push(Arc::new(HandleMiddleware { handlers }));
         Self { middleware: all.into() }
     }

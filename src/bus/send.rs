@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use indexmap::IndexMap;
 
 use super::{DispatchError, Middleware, Next, Routing};
+use crate::handler::Handlers;
 use crate::message::{
     BusNameStamp, DelayStamp, Envelope, HandledNowStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
@@ -18,6 +19,8 @@ const BUS: &str = "messenger.bus.default";
 pub(super) struct SendMiddleware {
     pub(super) routing: Arc<Routing>,
     pub(super) transports: Arc<Transports>,
+    /// They know what messages go by besides their type.
+    pub(super) handlers: Arc<Handlers>,
 }
 
 #[async_trait]
@@ -42,8 +45,11 @@ impl SendMiddleware {
     /// Where the message goes, each transport once, by the name it was asked for. All are found, or nothing is sent.
     fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<dyn Transport>>, DispatchError> {
         let names = match envelope.last::<TransportNamesStamp>() {
-            Some(stamp) => stamp.transports,
-            None => self.routing.transports(envelope.message_type(), envelope.interfaces()),
+            Some(stamp) => stamp.transport_names,
+            None => {
+                let message_type = envelope.message_type();
+                self.routing.transports(message_type, &self.handlers.interfaces(message_type, envelope.interfaces()))
+            }
         };
         let found = names.into_iter().map(|name| self.transports.get(&name).map(|transport| (name, transport)));
         found.collect::<Result<_, _>>().map_err(|source| DispatchError::Sending { source, sent: Vec::new() })
@@ -59,7 +65,7 @@ async fn send(
         envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
     }
     let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
-    let encoded = envelope.encode();
+    let encoded = envelope.clone().without::<TransportNamesStamp>().encode();
     let mut sent = Vec::new();
     let mut handle_now = false;
     for (name, transport) in transports {

@@ -168,11 +168,23 @@ async fn a_message_that_is_not_routed_is_handled_at_once() {
 #[tokio::test]
 async fn a_message_says_itself_where_it_goes() {
     let scene = Scene::new();
-    let names = TransportNamesStamp { transports: vec!["two".into(), "two".into()] };
+    let names = TransportNamesStamp { transport_names: vec!["two".into(), "two".into()] };
     let envelope = Envelope::new(&mail()).unwrap().with(&names).with(&DelayStamp { delay: 60_000 });
     scene.bus(&[("*", &["one"])]).dispatch_envelope(envelope).await.unwrap();
     let counts = scene.two.counting().unwrap().counts(10).await.unwrap();
     assert_eq!((pending(&scene.one).await, counts.pending, counts.delayed), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn where_a_message_was_to_go_is_not_sent_along() {
+    let scene = Scene::new();
+    let names = TransportNamesStamp { transport_names: vec!["two".into()] };
+    let envelope = Envelope::new(&mail()).unwrap().with(&names);
+    let sent = scene.bus(&[]).dispatch_envelope(envelope).await.unwrap();
+    assert_eq!(sent.last::<TransportNamesStamp>(), Some(names), "whoever dispatched it still sees it");
+    let received = scene.two.receive(1).await.unwrap();
+    let headers = &received[0].message.as_ref().unwrap().headers;
+    assert!(!headers.keys().any(|name| name.contains("TransportNames")), "{headers:?}");
 }
 
 #[tokio::test]

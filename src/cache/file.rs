@@ -1,25 +1,29 @@
 //! Facts as small files: one folder per group, one file per fact, replaced by renaming.
+//!
+//! Files are read and written by the thread that asks, without a thread of their own: they are small, and threads are
+//! counted where processes are limited. What may have to wait, the lock of a claim, is tried again instead.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
+use super::file_name::{self, FileName};
 use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
-
-/// What stays readable in a file name. A dot does not: no fact is hidden, and no name is `..`.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// Begins the names of files that are still being written.
 const UNFINISHED: &str = ".new-";
 
 /// A file untouched for this long is looked at when its folder is next written to, and removed if it has expired.
 const SWEEP_AFTER: Duration = Duration::from_secs(3600);
+
+/// Between two tries to get the lock of a group's claims, which is held for an instant.
+const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 
 /// Keeps facts under a folder, which is created (for its owner only) when the first one is put.
 #[derive(Debug, Clone)]
@@ -30,6 +34,9 @@ pub struct FileStore {
 /// A file's content. Times are milliseconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct Stored {
+    /// Where the file's name is too short for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     value: String,
     written_at: u64,
     expires_at: u64,
@@ -41,22 +48,17 @@ impl FileStore {
         Self { dir: dir.into() }
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, CacheError> {
-        let result = tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        result.map_err(|error| CacheError { place: self.place(), action, known: false, source: Box::new(error) })
-    }
-
     fn group_dir(&self, group: &str) -> PathBuf {
-        self.dir.join(utf8_percent_encode(group, NAME).to_string())
+        self.dir.join(FileName::of(group).text)
     }
 
     /// A fact's folder, and its name there.
-    fn place_of(&self, group: &str, key: &str) -> (PathBuf, String) {
-        (self.group_dir(group), utf8_percent_encode(key, NAME).to_string())
+    fn place_of(&self, group: &str, key: &str) -> (PathBuf, FileName) {
+        (self.group_dir(group), FileName::of(key))
+    }
+
+    fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> CacheError {
+        move |error| CacheError { place: self.place(), action, known: false, source: Box::new(error) }
     }
 }
 
@@ -64,42 +66,36 @@ impl FileStore {
 impl Store for FileStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         let (dir, name) = self.place_of(group, key);
-        let value = value.to_owned();
-        self.blocking("written", move || {
+        let put = || {
             create_dir(&dir)?;
             write(&dir, &name, value, ttl)
-        })
-        .await
+        };
+        put().map_err(self.error("written"))
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
         let (dir, name) = self.place_of(group, key);
-        self.blocking("written", move || remove(&dir.join(name))).await
+        remove(&dir.join(name.text)).map_err(self.error("written"))
     }
 
     async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let dir = self.group_dir(group);
-        self.blocking("read", move || {
-            let mut facts = facts(&dir, SystemTime::now())?;
-            facts.sort_by(|a, b| a.key.cmp(&b.key));
-            Ok(facts)
-        })
-        .await
+        let mut facts = facts(&self.group_dir(group), SystemTime::now()).map_err(self.error("read"))?;
+        facts.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(facts)
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
         let (dir, name) = self.place_of(group, key);
-        let owner = owner.to_owned();
-        self.blocking("written", move || {
-            create_dir(&dir)?;
-            let _lock = lock(&dir)?;
-            if holder(&dir.join(&name))?.is_some_and(|holder| holder != owner) {
+        create_dir(&dir).map_err(self.error("written"))?;
+        let _lock = lock(&dir).await.map_err(self.error("written"))?;
+        let claim = || {
+            if holder(&dir.join(&name.text))?.is_some_and(|holder| holder != owner) {
                 return Ok(false);
             }
             write(&dir, &name, owner, ttl)?;
             Ok(true)
-        })
-        .await
+        };
+        claim().map_err(self.error("written"))
     }
 
     fn place(&self) -> String {
@@ -108,30 +104,37 @@ impl Store for FileStore {
 
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
         let (dir, name) = self.place_of(group, key);
-        let owner = owner.to_owned();
-        self.blocking("written", move || {
-            if !dir.exists() {
-                return Ok(());
-            }
-            let _lock = lock(&dir)?;
-            let path = dir.join(&name);
-            if holder(&path)?.is_some_and(|holder| holder == owner) { remove(&path) } else { Ok(()) }
-        })
-        .await
+        if !dir.exists() {
+            return Ok(());
+        }
+        let _lock = lock(&dir).await.map_err(self.error("written"))?;
+        let path = dir.join(name.text);
+        let unclaim = || if holder(&path)?.is_some_and(|holder| holder == owner) { remove(&path) } else { Ok(()) };
+        unclaim().map_err(self.error("written"))
     }
 }
 
-/// The owner of a claim that has not expired.
+/// The owner of a claim that has not expired. A damaged claim is nobody's.
 fn holder(path: &Path) -> io::Result<Option<String>> {
-    Ok(read(path)?.filter(|fact| is_true(fact, SystemTime::now())).map(|fact| fact.value))
+    match read(path)? {
+        Content::Fact(fact) if is_true(&fact, SystemTime::now()) => Ok(Some(fact.value)),
+        _ => Ok(None),
+    }
 }
 
 /// Held by whoever looks at a claim and changes it. Beside the group's folder, in which every file is a fact, and for an
 /// instant only; the kernel lets go of it when its holder dies.
-fn lock(dir: &Path) -> io::Result<File> {
-    let file = File::options().write(true).create(true).truncate(false).open(dir.with_added_extension("lock"))?;
-    file.lock()?;
-    Ok(file)
+async fn lock(dir: &Path) -> io::Result<File> {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let path = dir.with_file_name(file_name::lock_of(name));
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(BETWEEN_TRIES).await,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 fn create_dir(dir: &Path) -> io::Result<()> {
@@ -139,10 +142,11 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// States a fact from now on, and removes old ones.
-fn write(dir: &Path, name: &str, value: String, ttl: Duration) -> io::Result<()> {
+fn write(dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
     let now = SystemTime::now();
     sweep(dir, now);
-    replace(dir, name, &Stored { value, written_at: millis(now), expires_at: millis(now + ttl) })
+    let (key, value) = (name.unreadable.clone(), value.to_owned());
+    replace(dir, &name.text, &Stored { key, value, written_at: millis(now), expires_at: millis(now + ttl) })
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -169,35 +173,70 @@ fn facts(dir: &Path, now: SystemTime) -> io::Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        match read(&path) {
-            Ok(Some(fact)) if is_true(&fact, now) => facts.push(fact),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a cache file cannot be read; removed where possible");
-                let _ = fs::remove_file(&path);
+        match read(&path)? {
+            Content::Fact(fact) if is_true(&fact, now) => facts.push(fact),
+            Content::Fact(_) | Content::None => {}
+            Content::Damaged(file) => {
+                tracing::warn!(path = %path.display(), "a cache file is damaged; removed");
+                remove_damaged(&path, file);
             }
         }
     }
     Ok(facts)
 }
 
-/// The fact in a file; `None` where there is none: still being written, or gone in the meantime.
-fn read(path: &Path) -> io::Result<Option<Fact>> {
+/// What a file holds.
+enum Content {
+    Fact(Fact),
+    /// There is no fact: it is still being written, has gone in the meantime, or never was a file.
+    None,
+    /// Something that nobody has written here. The file by device and number.
+    Damaged((u64, u64)),
+}
+
+/// Reads a fact. A file that cannot be read says nothing about what is in it, so that this is an error.
+fn read(path: &Path) -> io::Result<Content> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if name.starts_with(UNFINISHED) {
-        return Ok(None);
+    if is_unfinished(path) {
+        return Ok(Content::None);
     }
-    let content = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        content => content?,
+    let told =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}{}", path.display(), advice(&error)));
+    let mut text = Vec::new();
+    // Never waits at a named pipe.
+    let file = match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::None),
+        file => file.map_err(told)?,
     };
-    let stored: Stored = serde_json::from_slice(&content)?;
-    Ok(Some(Fact {
-        key: percent_decode_str(name).decode_utf8_lossy().into_owned(),
+    let metadata = file.metadata().map_err(told)?;
+    if !metadata.is_file() {
+        return Ok(Content::None);
+    }
+    (&file).read_to_end(&mut text).map_err(told)?;
+    let Ok(stored) = serde_json::from_slice::<Stored>(&text) else {
+        return Ok(Content::Damaged((metadata.dev(), metadata.ino())));
+    };
+    Ok(Content::Fact(Fact {
+        key: stored.key.unwrap_or_else(|| file_name::text_of(name)),
         value: stored.value,
         written_at: UNIX_EPOCH + Duration::from_millis(stored.written_at),
         expires_at: UNIX_EPOCH + Duration::from_millis(stored.expires_at),
     }))
+}
+
+/// What a person can do about a file that cannot be read.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; it belongs to another user: remove it",
+        _ => "",
+    }
+}
+
+/// Removes a damaged file, unless it has been replaced by a good one.
+fn remove_damaged(path: &Path, damaged: (u64, u64)) {
+    if path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == damaged) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn is_true(fact: &Fact, now: SystemTime) -> bool {
@@ -210,11 +249,26 @@ fn sweep(dir: &Path, now: SystemTime) {
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let old = modified.is_ok_and(|time| now.duration_since(time).is_ok_and(|age| age > SWEEP_AFTER));
-        if old && !matches!(read(&entry.path()), Ok(Some(fact)) if is_true(&fact, now)) {
+        if !old {
+            continue;
+        }
+        let path = entry.path();
+        let over = match read(&path) {
+            Ok(Content::Fact(fact)) => !is_true(&fact, now),
+            Ok(Content::Damaged(_)) => true,
+            Ok(Content::None) => is_unfinished(&path),
+            // Who knows what it says.
+            Err(_) => false,
+        };
+        if over {
             // Another process may be sweeping too; whoever is second finds nothing.
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(path);
         }
     }
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(UNFINISHED))
 }
 
 fn millis(time: SystemTime) -> u64 {
@@ -270,7 +324,7 @@ mod tests {
         let (_dir, store) = store();
         store.put("g", "a", "v", MINUTE).await.unwrap();
         let tomorrow = millis(SystemTime::now() + 1440 * MINUTE);
-        let future = Stored { value: String::new(), written_at: tomorrow, expires_at: tomorrow + 60_000 };
+        let future = Stored { key: None, value: String::new(), written_at: tomorrow, expires_at: tomorrow + 60_000 };
         replace(&store.group_dir("g"), "b", &future).unwrap();
         assert_eq!(keys(&store, "g").await, ["a"]);
     }
@@ -311,6 +365,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_cannot_be_read_is_an_error_and_stays() {
+        let (_dir, store) = store();
+        store.put("g", "alive", "v", 100 * MINUTE).await.unwrap();
+        let path = store.group_dir("g").join("alive");
+        // A link to itself cannot be opened by anybody, as a file cannot when descriptors are used up.
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let error = store.list("g").await.unwrap_err();
+        assert!(format!("{error}").contains("/alive: "), "{error}");
+        assert!(store.claim("g", "alive", "somebody", MINUTE).await.is_err());
+        assert!(path.symlink_metadata().is_ok(), "it is still there");
+    }
+
+    #[tokio::test]
+    async fn a_named_pipe_holds_nobody_up() {
+        let (_dir, store) = store();
+        store.put("g", "alive", "v", 100 * MINUTE).await.unwrap();
+        nix::unistd::mkfifo(&store.group_dir("g").join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(keys(&store, "g").await, ["alive"]);
+    }
+
+    #[tokio::test]
+    async fn names_of_any_length_are_kept() {
+        let (_dir, store) = store();
+        let long = |end: &str| format!("supervisor@host:{}/{end}", "/folder".repeat(80));
+        let group = format!("heartbeat/{}", "é".repeat(200));
+        for key in [long("a"), long("b")] {
+            store.put(&group, &key, &key, MINUTE).await.unwrap();
+        }
+        let facts = store.list(&group).await.unwrap();
+        let read: Vec<_> = facts.into_iter().map(|fact| (fact.key, fact.value)).collect();
+        assert_eq!(read, [(long("a"), long("a")), (long("b"), long("b"))]);
+        store.remove(&group, &long("a")).await.unwrap();
+        assert_eq!(keys(&store, &group).await, [long("b")]);
+        assert!(store.claim(&group, &long("c"), "me", MINUTE).await.unwrap());
+        assert!(!store.claim(&group, &long("c"), "you", MINUTE).await.unwrap());
+        store.unclaim(&group, &long("c"), "me").await.unwrap();
+        assert_eq!(keys(&store, &group).await, [long("b")]);
+    }
+
+    #[tokio::test]
+    async fn a_claim_waits_for_the_lock_without_holding_up_its_thread() {
+        let (_dir, store) = store();
+        store.put("g", "a", "v", MINUTE).await.unwrap();
+        let held = lock(&store.group_dir("g")).await.unwrap();
+        let (claimed, ()) = tokio::join!(store.claim("g", "b", "me", MINUTE), async move {
+            tokio::task::yield_now().await;
+            drop(held);
+        });
+        assert!(claimed.unwrap());
+    }
+
+    #[tokio::test]
     async fn what_the_killed_left_is_swept_away() {
         let (_dir, store) = store();
         store.put("g", "dead", "v", Duration::ZERO).await.unwrap();
@@ -327,7 +434,7 @@ mod tests {
         assert_eq!(left, ["alive", "new"]);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_reader_never_sees_half_a_fact() {
         let (_dir, store) = store();
         store.put("g", "a", &"x".repeat(10_000), MINUTE).await.unwrap();

@@ -4,9 +4,11 @@
 //! keeps them ([`FileStore`] by default); [`Cache`] answers repeated reads from memory for a moment.
 
 mod file;
+mod file_name;
 mod front;
 
 pub use file::FileStore;
+pub(crate) use file_name::bounded;
 pub use front::{Cache, RECENT};
 
 use std::time::{Duration, SystemTime};

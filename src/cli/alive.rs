@@ -16,8 +16,6 @@ pub(super) struct Args {
     transport: String,
     #[command(flatten)]
     format: FormatArg,
-    #[arg(from_global)]
-    quiet: bool,
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
@@ -25,7 +23,6 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let running = is_running(app, &args.transport).await?;
     match args.format.format {
         Format::Json => output::json(&json!({ "transport": args.transport, "running": running }))?,
-        Format::Text if args.quiet => {}
         Format::Text => {
             output::line(format_args!("{} is {}running", args.transport, if running { "" } else { "not " }))
         }

@@ -29,7 +29,7 @@ enum Command {
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Servers that workers use are asked how many connections they allow; nothing is changed there. One that cannot be reached is
+Servers that workers use are asked how many connections they allow; nothing is changed there. One that cannot be reached is \
 a warning.
 
 Exit code 0: it can be used, perhaps with warnings. 2: it cannot.")]
@@ -68,7 +68,9 @@ pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result
             }
             if let Ok(app) = &loaded {
                 let (transports, workers) = (app.config.transports.len(), app.config.workers.len());
-                output::line(format_args!("{} is valid: {transports} transports, {workers} workers", problems.file));
+                let counts =
+                    format_args!("{} and {}", number(transports, "transport"), number(workers, "worker definition"));
+                output::line(format_args!("{} is valid: {counts}", problems.file));
             }
         }
     }
@@ -93,6 +95,11 @@ async fn check_connections(app: &App) -> Vec<Problem> {
         Some(Problem::warning("workers", message))
     });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// `1 transport`, `2 transports`.
+fn number(count: usize, of: &str) -> String {
+    if count == 1 { format!("1 {of}") } else { format!("{count} {of}s") }
 }
 
 fn as_json(problem: &Problem) -> Value {

@@ -3,25 +3,38 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
+use serde_json::json;
 
+use super::counts::is_failure_transport;
+use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::config::{Config, Problem, parse_duration};
 use crate::supervisor::{HeldSlot, adopt_slot};
 use crate::transport::Transports;
-use crate::worker::{Limits, Note, Options, Stop, StopReason, Worker};
+use crate::worker::{Limits, Note, Options, Stop, StopReason, Summary, Worker};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The first transport has priority: it is asked first, and again after each message.
+The first transport has priority: it is asked first, and again after each message. Quick messages are taken in batches, \
+so that this holds to within a batch: 20 ms of work, as far as the last messages tell, and at most 200 messages.
 
-A worker finishes the message in hand before it stops: at a limit, at SIGTERM, SIGINT or SIGQUIT, or when
+On a failure transport, messages that fail again after their retries there stay and rest for a day. A worker that is \
+started by hand and consumes failure transports alone tries those at rest once more, each one time.
+
+A worker finishes the message in hand before it stops: at a limit, at SIGTERM, SIGINT or SIGQUIT, or when \
 `minutely stop-workers` asks. A second signal ends it at once; what it had in hand is then delivered again.
+
+It stops with exit code 3, and leaves the messages where they are, when there is no handler at all, or when the first ten \
+messages of a transport are all such that nothing here can handle them: those are another application's.
+
+With --format=json it prints its counts at the end, as one JSON object; else they are in the log.
 
 Examples:
   minutely consume prio_high prio_normal
   minutely consume prio_low --time-limit=60 --sleep=20 --memory-limit=128M
-  minutely consume prio_high --limit=10 -v")]
+  minutely consume prio_high --limit=10 -v
+  minutely consume failed --time-limit=60 -v")]
 pub(super) struct Args {
     /// What to consume, in order of priority
     #[arg(required = true, value_name = "TRANSPORT")]
@@ -51,9 +64,22 @@ pub(super) struct Args {
     /// being handled (5 seconds when no time is given)
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5", require_equals = true, value_parser = parse_sleep)]
     keepalive: Option<Duration>,
+    /// Move messages that nothing here can handle to the failure transport, even when there is nothing else
+    #[arg(long)]
+    move_unhandleable: bool,
     /// Accepted for the sake of Symfony's worker options; there is no container to reset
     #[arg(long, hide = true)]
     no_reset: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+impl Args {
+    /// How many threads it takes besides the first, where handlers are code: one for the heartbeat, and one more where
+    /// handlers run beside each other.
+    pub(super) fn threads(&self) -> usize {
+        if self.concurrency > 1 || self.keepalive.is_some() { 2 } else { 1 }
+    }
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
@@ -62,6 +88,9 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     }
     // Held until the process ends. Programs that handlers start must not hold it, or they would keep the slot taken.
     let slot = adopt_slot(&app.config.state_dir);
+    if !app.handles_messages() {
+        return Ok(stuck(slot.as_ref(), crate::app::NO_HANDLER));
+    }
     let started = SystemTime::now();
     let mut signals = Signals::listen()?;
     let mut stop = Stop::new();
@@ -70,7 +99,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         app.bus.clone(),
         &with_queues(app, args)?,
         app.heartbeats.clone(),
-        options(args, slot.as_ref()),
+        options(app, args, slot.as_ref()),
     )?;
 
     tokio::spawn(app.stop_signal.clone().watch(stop.clone(), started));
@@ -95,12 +124,30 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     };
     let summary = result?;
     tracing::info!(handled = summary.handled, failed = summary.failed, "stopped: {}", summary.reason);
+    if args.format.format == Format::Json {
+        let Summary { handled, failed, reason, .. } = &summary;
+        output::json(
+            &json!({ "handled": handled, "failed": failed, "reason": reason, "message": reason.to_string() }),
+        )?;
+    }
+    let end = summary.to_mend.map_or(End::Well, |why| stuck(slot.as_ref(), &why));
     drop(slot);
-    Ok(End::Well)
+    Ok(end)
 }
 
-fn options(args: &Args, slot: Option<&HeldSlot>) -> Options {
+/// Says why this worker can do nothing, also to the supervisor, which would otherwise start another one at once.
+fn stuck(slot: Option<&HeldSlot>, why: &str) -> End {
+    tracing::error!("{why}");
+    if let Some(slot) = slot {
+        slot.refuse(why);
+    }
+    End::Stuck
+}
+
+fn options(app: &App, args: &Args, slot: Option<&HeldSlot>) -> Options {
     Options {
+        // A person who asks for what failed, after mending what was wrong, as a rule; a supervisor asks every minute.
+        resume: slot.is_none() && args.transports.iter().all(|name| is_failure_transport(app, name)),
         transports: args.transports.clone(),
         limits: Limits {
             messages: args.limit,
@@ -111,6 +158,7 @@ fn options(args: &Args, slot: Option<&HeldSlot>) -> Options {
         sleep: args.sleep,
         concurrency: args.concurrency.into(),
         keepalive: args.keepalive,
+        move_unhandleable: args.move_unhandleable,
         note: slot.map(|slot| Note::new(slot.note())),
     }
 }

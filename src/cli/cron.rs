@@ -3,12 +3,14 @@
 use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Result, worker_program};
-use crate::supervisor::{Supervisor, SupervisorLock, TickReport};
+use crate::supervisor::{Supervisor, SupervisorLock, Term, TickReport};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Looks at once, then every five seconds, and is gone after 55 seconds. One that finds another one at work exits with 0 at
-once. Prints nothing when all is well, except on a terminal; what happens is in the log under the state directory.
+Looks at once, then every five seconds, and is gone at second 55 of the minute, before cron starts the next one. One that \
+finds another one at work waits if that is about to end, and exits with 0 otherwise. One that is stuck (it has done nothing \
+for two minutes) is reported, and replaced where that is safe. Prints nothing when all is well, except on a terminal; what \
+happens is in the log under the state directory.
 
 The crontab line:
   * * * * * cd /path/to/app && ./minutely cron")]
@@ -26,27 +28,48 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         return dry_run(&supervisor, args.format.format).await;
     }
     let mut signals = Signals::listen()?;
-    let Some(_lock) = at_work(app, &supervisor).await? else { return Ok(End::Well) };
-    let failures = supervisor.cron(signals.next(), tell).await;
+    let lock = match at_work(app, &supervisor, Term::Cron, &mut signals).await {
+        Ok(lock) => lock,
+        Err(end) => return Ok(end),
+    };
+    let failures = supervisor.cron(lock.remaining().unwrap_or_default(), signals.next(), tell).await;
     Ok(if failures.is_empty() { End::Well } else { End::Failed })
 }
 
 pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
     let program = worker_program(&app.config.file)?;
-    Ok(Supervisor::new(&app.config, program, app.transports.clone(), &app.cache))
+    let supervisor = Supervisor::new(&app.config, program, app.transports.clone(), &app.cache);
+    Ok(supervisor.without(|worker| app.why_idle(worker)))
 }
 
-/// Becomes the supervisor; none when there is nothing to do: another one is at work, or there are no workers to keep.
-pub(super) async fn at_work(app: &App, supervisor: &Supervisor) -> Result<Option<SupervisorLock>> {
+/// Becomes the supervisor. Or how the command ends, where there is nothing to do (another one is at work, or there are no
+/// workers to keep), where nothing can be done, which is told, and at a signal.
+pub(super) async fn at_work(
+    app: &App,
+    supervisor: &Supervisor,
+    term: Term,
+    signals: &mut Signals,
+) -> std::result::Result<SupervisorLock, End> {
     if app.config.workers.is_empty() {
         tracing::info!("no workers are defined, so there is nothing to do");
-        return Ok(None);
+        return Err(End::Well);
     }
-    let lock = supervisor.lock().await?;
-    if lock.is_none() {
-        tracing::info!("another supervisor is at work");
+    let lock = tokio::select! {
+        lock = supervisor.lock(term) => lock,
+        () = signals.next() => return Err(End::Well),
+    };
+    match lock {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => {
+            tracing::info!("another supervisor is at work");
+            Err(End::Well)
+        }
+        // In the log as well: what cron mails is not always read.
+        Err(error) => {
+            tracing::error!("{error}");
+            Err(End::Failed)
+        }
     }
-    Ok(lock)
 }
 
 /// Says why workers were started. That they were, and what failed, is told already.

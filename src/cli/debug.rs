@@ -20,6 +20,7 @@ pub(super) struct Args {
 /// What is known of a type or wildcard.
 #[derive(Default)]
 struct Entry {
+    interfaces: Vec<String>,
     transports: Vec<String>,
     handlers: Vec<String>,
 }
@@ -32,7 +33,9 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
     if args.format.format == Format::Json {
         let messages: Vec<Value> = entries
             .iter()
-            .map(|(name, entry)| json!({ "type": name, "transports": entry.transports, "handlers": entry.handlers }))
+            .map(|(name, Entry { interfaces, transports, handlers })| {
+                json!({ "type": name, "interfaces": interfaces, "transports": transports, "handlers": handlers })
+            })
             .collect();
         output::json(&json!({ "messages": messages }))?;
         return Ok(End::Well);
@@ -45,7 +48,7 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
         let transports =
             if entry.transports.is_empty() { "handled at once".into() } else { entry.transports.join(", ") };
         let handlers = if entry.handlers.is_empty() { "none here".into() } else { entry.handlers.join("\n") };
-        vec![name, transports, handlers]
+        vec![[vec![name], entry.interfaces].concat().join("\n  "), transports, handlers]
     });
     output::table(&["type", "goes to", "handled by"], 0..0, rows);
     Ok(End::Well)
@@ -53,28 +56,18 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
 
 fn one(app: &App, message_type: &str) -> Entry {
     let handlers = app.handlers.for_type(message_type, &[]);
+    let interfaces = app.handlers.interfaces(message_type, &[]);
     Entry {
-        transports: app.routing.transports(message_type, &[]),
+        transports: app.routing.transports(message_type, &interfaces),
+        interfaces: interfaces.into_iter().map(str::to_owned).collect(),
         handlers: handlers.iter().map(|handler| handler.name().to_owned()).collect(),
     }
 }
 
-/// Everything that routing or handlers name. A wildcard's own entry shows what is said of the wildcard itself.
+/// Everything that routing, handlers or interfaces name. A wildcard's own entry shows what becomes of a message that nothing
+/// more specific fits.
 fn all(app: &App) -> IndexMap<String, Entry> {
-    let mut entries: IndexMap<String, Entry> = IndexMap::new();
-    for name in app.routing.patterns().chain(app.handlers.iter().map(|(pattern, _)| pattern)) {
-        entries.entry(name.to_owned()).or_default();
-    }
-    for (name, entry) in &mut entries {
-        *entry = if name.contains('*') { exactly(app, name) } else { one(app, name) };
-    }
-    entries
-}
-
-fn exactly(app: &App, pattern: &str) -> Entry {
-    let of_pattern = app.handlers.iter().filter(|(name, _)| *name == pattern);
-    Entry {
-        transports: app.routing.exactly(pattern).to_vec(),
-        handlers: of_pattern.flat_map(|(_, handlers)| handlers.iter().map(|one| one.name().to_owned())).collect(),
-    }
+    let handled = app.handlers.iter().map(|(pattern, _)| pattern);
+    let names = app.routing.patterns().chain(handled).chain(app.handlers.known_types());
+    names.map(|name| (name.to_owned(), one(app, name))).collect()
 }

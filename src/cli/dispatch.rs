@@ -13,13 +13,14 @@ use crate::message::{DelayStamp, Envelope, HandledNowStamp, SentStamp, Transport
 
 #[derive(clap::Args)]
 #[command(
-    after_help = r#"Where the message goes is what `routing` says of its type. On an auto-fallback transport it is
-queued when something consumes that transport, and handled here and now when nothing does.
-
-Examples:
+    after_help = concat!(
+        "Where the message goes is what `routing` says of its type. On an auto-fallback transport it is queued when ",
+        "something consumes that transport, and handled here and now when nothing does.\n\n",
+        r#"Examples:
   minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
   minutely dispatch 'App\Message\SendEmail' - < message.json
   minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json"#
+    )
 )]
 pub(super) struct Args {
     /// The message's type, as routing and handlers name it
@@ -62,29 +63,30 @@ fn envelope(args: &Args) -> Result<Envelope> {
         return Err(Failure::Usage("the message's type is empty".to_owned()));
     }
     let body = if args.body == "-" { read_stdin()? } else { args.body.clone() };
-    if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(&body) {
-        return Err(Failure::Usage(format!(
-            "the message is not JSON: {error}; it is to be something like '{{\"id\":1}}'"
-        )));
-    }
+    serde_json::from_str::<&serde_json::value::RawValue>(&body).map_err(|error| not_json(&error))?;
     let mut envelope = Envelope::from_json(&args.message_type, body);
     if let Some(delay) = args.delay {
         envelope.add(&DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) });
     }
     if !args.transports.is_empty() {
-        envelope.add(&TransportNamesStamp { transports: args.transports.clone() });
+        envelope.add(&TransportNamesStamp { transport_names: args.transports.clone() });
     }
     Ok(envelope)
+}
+
+fn not_json(error: &dyn std::error::Error) -> Failure {
+    Failure::Usage(format!("the message is not JSON: {error}; it is to be something like '{{\"id\":1}}'"))
 }
 
 fn read_stdin() -> Result<String> {
     if std::io::stdin().is_terminal() {
         output::warning("reading the message from the terminal; Ctrl-D ends it");
     }
-    let mut body = String::new();
+    let mut bytes = Vec::new();
     std::io::stdin()
-        .read_to_string(&mut body)
+        .read_to_end(&mut bytes)
         .map_err(|error| Failure::Failed(format!("standard input cannot be read: {error}")))?;
+    let body = String::from_utf8(bytes).map_err(|error| not_json(&error))?;
     Ok(body.trim_end().to_owned())
 }
 

@@ -1,11 +1,9 @@
 //! Where events go: the log under the state directory, and the terminal.
 
-use std::fs::DirBuilder;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::format::Writer;
@@ -13,11 +11,9 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
+use super::daily_log::DailyLog;
 use super::{Failure, Global, Result, output};
 use crate::supervisor::SLOT_VARIABLE;
-
-/// How many days' logs are kept.
-const DAYS: usize = 14;
 
 /// Whether a command writes the log under the state directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,8 +26,8 @@ pub(super) enum Logging {
     Terminal,
 }
 
-/// From here on, events are logged.
-pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging) -> Result<()> {
+/// From here on, events are logged. A command that `narrates` says on standard error what it does, also without a terminal.
+pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
     let file = match logging {
         Logging::Terminal => None,
         Logging::File => Some(log_file(state_dir).map_err(Failure::Failed)?),
@@ -51,7 +47,7 @@ pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging) -> Resu
         .with_target(false)
         .with_timer(Time("%H:%M:%S"))
         .with_writer(io::stderr)
-        .with_filter(ours(terminal_level(global)));
+        .with_filter(ours(terminal_level(global, narrates)));
     // Fails when a subscriber is there already, which then gets the events: an application has set its own.
     let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr));
     Ok(())
@@ -59,13 +55,13 @@ pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging) -> Resu
 
 /// What is shown besides the log: what happens, to a person at a terminal; to cron, which mails what it is shown, only
 /// what is wrong. A supervised worker has the log for everything.
-fn terminal_level(global: &Global) -> LevelFilter {
+fn terminal_level(global: &Global, narrates: bool) -> LevelFilter {
     match global.verbose {
         _ if global.quiet => LevelFilter::ERROR,
         1 => LevelFilter::DEBUG,
         2.. => LevelFilter::TRACE,
         0 if std::env::var_os(SLOT_VARIABLE).is_some() => LevelFilter::OFF,
-        0 if io::stderr().is_terminal() => LevelFilter::INFO,
+        0 if narrates || io::stderr().is_terminal() => LevelFilter::INFO,
         0 => LevelFilter::WARN,
     }
 }
@@ -89,22 +85,12 @@ fn ours(level: LevelFilter) -> tracing_subscriber::filter::FilterFn<impl Fn(&tra
     })
 }
 
-/// The log under the state directory, one file a day.
-fn log_file(state_dir: &Path) -> Result<RollingFileAppender, String> {
+fn log_file(state_dir: &Path) -> Result<Arc<DailyLog>, String> {
     let dir = state_dir.join("log");
     let advice = "; check the owner and the free space, or set `state_dir` to a folder that can be written";
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|error| format!("{} cannot be created: {error}{advice}", dir.display()))?;
-    RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix("minutely")
-        .filename_suffix("log")
-        .max_log_files(DAYS)
-        .build(&dir)
-        .map_err(|error| format!("no log can be written in {}: {error}{advice}", dir.display()))
+    let log =
+        DailyLog::open(&dir).map_err(|error| format!("no log can be written in {}: {error}{advice}", dir.display()));
+    log.map(Arc::new)
 }
 
 /// Local time in a format of chrono's.

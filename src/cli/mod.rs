@@ -3,9 +3,12 @@
 mod alive;
 mod config;
 mod consume;
+mod counts;
 mod cron;
+mod daily_log;
 mod debug;
 mod dispatch;
+mod init;
 mod logging;
 mod output;
 mod setup;
@@ -25,6 +28,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::app::{App, AppBuilder};
 use crate::config::Problems;
 use crate::supervisor::keep_inherited_from_children;
+use crate::threads;
 
 use logging::Logging;
 
@@ -32,7 +36,8 @@ use logging::Logging;
 ///
 /// Cron starts `minutely cron` every minute. It counts the messages that wait, starts as many workers as they need, and
 /// is gone within the minute; the workers handle messages and end by themselves. `minutely dispatch` puts a message on
-/// its queue, or handles it at once when nobody would take it from there.
+/// its queue, or handles it at once when nobody would take it from there. Which messages there are, where they wait and
+/// what handles them is in `config.yaml`.
 #[derive(Parser)]
 #[command(name = "minutely", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -43,17 +48,22 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-To begin with, add this line with `crontab -e`, with your own path:
-  * * * * * cd /path/to/app && ./minutely cron
+To begin with, in your application's folder:
+  minutely init         write config.yaml, which works as it is, and show what to type next
+  minutely dispatch 'App\\Message\\High\\Note' '{\"text\":\"Hello\"}'
+                        send a message; as no worker runs yet, it is handled at once
+  crontab -e            add the line that `minutely init` shows, and workers run
 
-Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong.";
+Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong; \
+3 a worker stopped because nothing here can handle what waits.";
 
 #[derive(Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// The configuration file
     #[arg(short, long, global = true, env = "MINUTELY_CONFIG", default_value = "config.yaml", value_name = "FILE")]
     config: PathBuf,
-    /// Say only what went wrong
+    /// Print nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Say more; -vv says everything
@@ -63,7 +73,10 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a first configuration, and show what to do next
+    Init(init::Args),
     /// Keep the workers running for the next minute; this is what cron starts
+    #[command(alias = "contao:cron")]
     Cron(cron::Args),
     /// Keep the workers running until stopped, for systemd and containers
     Supervise(supervise::Args),
@@ -100,9 +113,12 @@ enum End {
     Well,
     Failed,
     Misconfigured,
+    /// A worker that can handle nothing of what waits.
+    Stuck,
 }
 
 /// Why a command could not do its work.
+#[derive(Debug)]
 enum Failure {
     /// The arguments or the configuration are wrong.
     Usage(String),
@@ -134,10 +150,13 @@ fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCo
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let runtime = match runtime(&cli.command) {
+    let runtime = match runtime(&cli.command, app.has_code()) {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::error(&format!("no thread or timer could be had from the system: {error}"));
+            output::error(&format!(
+                "no thread, timer or open file could be had from the system: {error}{}",
+                threads::advice(&error)
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -157,19 +176,27 @@ fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCo
         End::Well => ExitCode::SUCCESS,
         End::Failed => ExitCode::FAILURE,
         End::Misconfigured => ExitCode::from(2),
+        End::Stuck => ExitCode::from(3),
     }
 }
 
-/// Only a worker needs more than one thread: a handler that computes must not hold up the heartbeat.
-fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+/// Hosts count threads, and programs do the work of most handlers. Only a worker with code of the application needs more
+/// than one thread: a handler that computes must not hold up the heartbeat.
+fn runtime(command: &Command, has_code: bool) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Command::Consume(_) => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
-        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        Command::Consume(args) if has_code => threads::several_threads(args.threads()),
+        _ => threads::one_thread(),
     }
 }
 
 async fn execute(app: AppBuilder, cli: Cli) -> Result<End> {
     let global = &cli.global;
+    if global.quiet {
+        output::be_quiet();
+    }
+    if let Command::Init(args) = &cli.command {
+        return init::run(global, args);
+    }
     if let Command::Config(args) = &cli.command {
         return config::run(app, global, args).await;
     }
@@ -181,7 +208,9 @@ async fn execute(app: AppBuilder, cli: Cli) -> Result<End> {
         Command::Dispatch(_) | Command::Setup(_) | Command::StopWorkers(_) => Logging::FileIfPossible,
         _ => Logging::Terminal,
     };
-    logging::start(global, &app.config.state_dir, logging)?;
+    // In a container, and under systemd, standard error is where a service says what it does.
+    let narrates = matches!(cli.command, Command::Supervise(_));
+    logging::start(global, &app.config.state_dir, logging, narrates)?;
     match &cli.command {
         Command::Cron(args) => cron::run(&app, args).await,
         Command::Supervise(args) => supervise::run(&app, args).await,
@@ -193,7 +222,7 @@ async fn execute(app: AppBuilder, cli: Cli) -> Result<End> {
         Command::Status(args) => status::run(&app, args).await,
         Command::Alive(args) => alive::run(&app, args).await,
         Command::Debug(args) => debug::run(&app, args),
-        Command::Config(_) => Ok(End::Well),
+        Command::Config(_) | Command::Init(_) => Ok(End::Well),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How results and errors are printed.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
@@ -25,8 +26,23 @@ pub(super) struct FormatArg {
     pub(super) format: Format,
 }
 
+/// Whether `--quiet` was given.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From here on nothing but errors is printed.
+pub(super) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Prints a line of a command's result. A reader that has gone (`| head`) is no failure of the command.
 pub(super) fn line(text: impl std::fmt::Display) {
+    if is_quiet() {
+        return;
+    }
     let _ = writeln!(anstream::stdout(), "{text}");
 }
 
@@ -46,6 +62,9 @@ pub(super) fn error(text: &str) {
 
 /// Prints a warning.
 pub(super) fn warning(text: &str) {
+    if is_quiet() {
+        return;
+    }
     let yellow = anstyle::AnsiColor::Yellow.on_default().bold();
     let _ = writeln!(anstream::stderr(), "{yellow}warning:{yellow:#} {text}");
 }

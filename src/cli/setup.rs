@@ -4,7 +4,7 @@ use super::{App, End, Result, chosen, output};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Transports with auto_setup (the default) do this by themselves when they are first used. What is there already is left
+Transports with auto_setup (the default) do this by themselves when they are first used. What is there already is left \
 as it is.")]
 pub(super) struct Args {
     /// Which transports; all when none is named

@@ -1,18 +1,21 @@
 //! `minutely status`: transports, workers and the supervisor.
 
 use chrono::{DateTime, Utc};
-use indexmap::IndexSet;
+use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
 
+use super::counts::{Known, count};
 use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
 use crate::cache::CacheError;
-use crate::supervisor::{Slots, SupervisorStatus, supervisor_status};
+use crate::supervisor::{Slots, SupervisorStatus, check_owner, supervisor_status};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport
-queues. In flight are the messages that workers have in hand.")]
+A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport \
+queues. It is shown with its target (in brackets), whose messages these are. In flight are the messages that workers have \
+in hand. On a failure transport the delayed ones are at rest: they have failed there too, and are tried again after a day, \
+or by `minutely consume`.")]
 pub(super) struct Args {
     #[command(flatten)]
     format: FormatArg,
@@ -22,6 +25,8 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct TransportStatus {
     name: String,
+    /// The queue's other names: further auto-fallbacks with the same target, and the target itself.
+    also: Vec<String>,
     running: Option<bool>,
     pending: Option<u64>,
     delayed: Option<u64>,
@@ -52,8 +57,12 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         workers: workers(app)?,
         supervisor: supervisor_status(&app.config.state_dir)?,
     };
-    for name in app.config.transports.keys() {
-        status.transports.push(transport(app, name).await?);
+    // What is shown is then the other one's.
+    if let Err(error) = check_owner(&app.config.state_dir, &app.config.file) {
+        output::warning(&error.to_string());
+    }
+    for names in queues(app)? {
+        status.transports.push(transport(app, names).await?);
     }
     match args.format.format {
         Format::Json => output::json(&status)?,
@@ -77,26 +86,50 @@ async fn is_consumed(app: &App, name: &str, target: &str) -> std::result::Result
     Ok(false)
 }
 
-async fn transport(app: &App, name: &str) -> Result<TransportStatus> {
+/// The names of each queue, in the order of the configuration; those of auto-fallbacks before that of their target, which
+/// is what really has the messages.
+fn queues(app: &App) -> Result<Vec<Vec<String>>> {
+    let mut queues: IndexMap<String, Vec<String>> = IndexMap::new();
+    for name in app.config.transports.keys() {
+        let target = app.transports.target(name)?.name().to_owned();
+        let names = queues.entry(target.clone()).or_default();
+        if *name == target { names.push(target) } else { names.insert(aliases(names, &target), name.clone()) }
+    }
+    Ok(queues.into_values().collect())
+}
+
+/// How many of the names are not the target's own.
+fn aliases(names: &[String], target: &str) -> usize {
+    names.iter().filter(|name| *name != target).count()
+}
+
+async fn is_any_consumed(app: &App, names: &[String], target: &str) -> std::result::Result<bool, CacheError> {
+    for name in names {
+        if is_consumed(app, name, target).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn transport(app: &App, mut names: Vec<String>) -> Result<TransportStatus> {
+    let queue = app.transports.target(&names[0])?;
     // Workers are to be seen also when the cache is down.
-    let (running, unknown) = match is_consumed(app, name, app.transports.target(name)?.name()).await {
+    let (running, unknown) = match is_any_consumed(app, &names, queue.name()).await {
         Ok(running) => (Some(running), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let transport = app.transports.get(name)?;
-    let counting = transport.counting();
-    let counts = match counting {
-        Some(counting) => counting.counts(u64::MAX).await.map(Some),
-        None => Ok(None),
+    let (known, error) = match count(app, queue.name()).await {
+        Ok(known) => (known, None),
+        Err(error) => (Known::default(), Some(error.to_string())),
     };
-    let (counts, error) = counts.map_or_else(|error| (None, Some(error.to_string())), |counts| (counts, None));
-    let all = counts.filter(|_| !counting.is_some_and(|counting| counting.knows_pending_alone()));
     Ok(TransportStatus {
-        name: name.to_owned(),
+        also: names.split_off(1),
+        name: names.remove(0),
         running,
-        pending: counts.map(|counts| counts.pending),
-        delayed: all.map(|counts| counts.delayed),
-        in_flight: all.map(|counts| counts.in_flight),
+        pending: known.pending,
+        delayed: known.delayed,
+        in_flight: known.in_flight,
         error: error.or(unknown),
     })
 }
@@ -128,7 +161,8 @@ fn print(status: &Status) {
             None => "?",
         };
         let counts = [one.pending, one.delayed, one.in_flight].map(number);
-        [vec![one.name.clone(), running.to_owned()], counts.to_vec()].concat()
+        let also = if one.also.is_empty() { String::new() } else { format!(" ({})", one.also.join(", ")) };
+        [vec![format!("{}{also}", one.name), running.to_owned()], counts.to_vec()].concat()
     });
     output::table(&["transport", "", "pending", "delayed", "in flight"], 2..5, rows);
     output::line("");

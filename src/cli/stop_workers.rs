@@ -1,14 +1,16 @@
 //! `minutely stop-workers`: let the running workers finish and exit, after a deployment for example.
 
 use super::{App, End, Result, output};
+use crate::supervisor::check_owner;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The workers that run now finish the messages they have in hand and exit. Supervisors are not stopped: they start new
+The workers that run now finish the messages they have in hand and exit. Supervisors are not stopped: they start new \
 workers, with the new code and configuration. Workers that are programs of their own (`command`) are not reached.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
+    check_owner(&app.config.state_dir, &app.config.file)?;
     app.stop_signal.send().await?;
     output::line("The running workers were asked to stop.");
     Ok(End::Well)

@@ -3,23 +3,30 @@
 use super::cron::{at_work, supervisor, tell};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
+use crate::supervisor::Term;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish what they have in hand and wait for them; a second signal
+Says on standard error what it does: which workers are started and why, and what goes wrong.
+
+SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish what they have in hand and wait for them; a second signal \
 ends the waiting. One that finds another supervisor at work exits with 0 at once, as `minutely cron` does.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
-    let Some(_lock) = at_work(app, &supervisor).await? else { return Ok(End::Well) };
-    tracing::info!(definitions = app.config.workers.len(), "supervising; Ctrl-C stops");
+    let _lock = match at_work(app, &supervisor, Term::Endless, &mut signals).await {
+        Ok(lock) => lock,
+        Err(end) => return Ok(end),
+    };
+    tracing::info!(definitions = app.config.workers.len(), "supervising; SIGTERM or Ctrl-C stops");
     supervisor.supervise(signals.next(), tell).await;
     tracing::info!("waiting for the workers to finish what they have in hand");
     let left = supervisor.stop_workers(signals.next()).await?;
     if !left.is_empty() {
-        return Err(Failure::Failed(format!("stopped while {} workers were still at work", left.len())));
+        let workers = if left.len() == 1 { "a worker was".into() } else { format!("{} workers were", left.len()) };
+        return Err(Failure::Failed(format!("stopped while {workers} still at work")));
     }
     tracing::info!("all workers have finished");
     Ok(End::Well)

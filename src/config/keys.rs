@@ -43,6 +43,7 @@ pub const KEYS: &[Key] = &[
     key("transports.*.retry_strategy.jitter", "number, 0 to 1", "0.1", "part of the wait that is up to chance"),
     key("routing", "map", "none", "which transports a message goes to, by type or wildcard"),
     key("routing.*.senders", "list of transports", "required", "Symfony's long form of the list"),
+    key("interfaces", "map", "none", "further names that a type is routed and handled by, such as its PHP interfaces"),
     key("failure_transport", "transport", "none", "where messages go that failed for good"),
     key("workers", "list", "`[]`", "what the supervisor keeps running"),
     key("workers[].transports", "transport, or list", "required", "what is consumed, the most important first"),
@@ -100,6 +101,7 @@ mod tests {
             [
                 "transports",
                 "routing",
+                "interfaces",
                 "failure_transport",
                 "workers",
                 "handlers",

@@ -42,6 +42,11 @@ pub struct Config {
     pub routing: IndexMap<String, Vec<String>>,
     /// Where messages go that failed for good, unless their transport says otherwise.
     pub failure_transport: Option<String>,
+    /// Transports to which the Symfony application that the file is of writes what only PHP can read, as far as it says;
+    /// and where in the file each of them stands.
+    pub php_serialized: IndexMap<String, String>,
+    /// The further names that messages go by, by type: what a PHP class's parents and interfaces are to Symfony.
+    pub interfaces: IndexMap<String, Vec<String>>,
     /// What the supervisor keeps running.
     pub workers: Vec<WorkerDefinition>,
     /// What handles a message, by type or wildcard.
@@ -115,6 +120,11 @@ impl WorkerDefinition {
     /// The time limit among the options; the last one counts. `None` when it cannot be read.
     pub fn time_limit(&self) -> Option<Duration> {
         workers::time_limit(&self.options)
+    }
+
+    /// How many messages a worker handles at once, by its options.
+    pub fn concurrency(&self) -> u64 {
+        workers::concurrency(&self.options)
     }
 }
 

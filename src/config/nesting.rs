@@ -6,28 +6,39 @@ use serde_yaml::Value;
 use super::keys;
 use super::problem::{Problem, nearest};
 use super::section::{Node, Reader, displayable, join, key_text};
+use super::transports::check_serializer;
 
 /// Keys below `framework.messenger` that are ours.
 const SYMFONY: &[&str] = &["transports", "routing", "failure_transport"];
-/// Keys below `framework.messenger` that only mean something to PHP.
-const SYMFONY_ONLY: &[&str] =
-    &["enabled", "serializer", "buses", "default_bus", "stop_worker_on_signals", "reset_on_message"];
+/// Keys below `framework.messenger` that only mean something to PHP, and what to say of them.
+const SYMFONY_ONLY: &[(&str, Option<&str>)] = &[
+    ("enabled", None),
+    // There is no container that could be reset.
+    ("reset_on_message", None),
+    ("serializer", None),
+    ("buses", Some("there is one bus here, and middleware in PHP sees only what PHP dispatches and handles")),
+    ("default_bus", Some("messages that are dispatched here go to PHP's bus messenger.bus.default")),
+    ("stop_worker_on_signals", Some("workers of this program stop at SIGTERM, SIGINT and SIGQUIT")),
+];
 /// Keys below `contao.messenger` that are ours.
 const CONTAO: &[&str] = &["workers"];
-/// Keys below `contao.messenger` that only mean something to PHP.
-const CONTAO_ONLY: &[&str] = &["web_worker"];
+/// Keys below `contao.messenger` that only mean something to PHP, and what to say of them.
+const CONTAO_ONLY: &[(&str, Option<&str>)] =
+    &[("web_worker", Some("it works within PHP's web requests, and the workers here do not wait for those"))];
 
 /// The values of all keys, from wherever they stand.
 pub(super) struct Sources {
     found: Vec<(&'static str, Node)>,
     doctrine: Option<Value>,
+    /// The Symfony application writes what is read here on all transports that do not say otherwise.
+    pub(super) writes_json: bool,
 }
 
 impl Sources {
     /// Looks through the whole file. A file with `framework` or `contao` at its top is a Symfony application's, and may
     /// have any other keys, as long as they do not look like typing errors.
     pub(super) fn find(root: Node, reader: &mut Reader) -> Self {
-        let mut sources = Self { found: Vec::new(), doctrine: None };
+        let mut sources = Self { found: Vec::new(), doctrine: None, writes_json: false };
         let entries = root.entries("a mapping", reader).unwrap_or_default();
         let nested = entries.iter().any(|(key, _)| key == "framework" || key == "contao");
         let mut applications = Vec::new();
@@ -111,7 +122,13 @@ impl Sources {
     }
 
     /// Takes `ours` out of `framework.messenger` or `contao.messenger`.
-    fn add_application(&mut self, application: Node, ours: &[&'static str], php: &[&'static str], reader: &mut Reader) {
+    fn add_application(
+        &mut self,
+        application: Node,
+        ours: &[&'static str],
+        php: &[(&'static str, Option<&str>)],
+        reader: &mut Reader,
+    ) {
         if !application.is_mapping() {
             return;
         }
@@ -122,20 +139,55 @@ impl Sources {
                 continue;
             }
             // `messenger: false` and `messenger: ~` are how Symfony is told to do without.
-            if node.is_null() || node.is_false() {
+            if node.is_null() || node.is_false() || node.turns_itself_off() {
                 continue;
             }
             let path = node.path.clone();
             for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
                 match ours.iter().find(|known| **known == key) {
                     Some(known) => self.add(known, node),
-                    None if php.contains(&key.as_str()) => {}
+                    None if let Some((_, why)) = php.iter().find(|(known, _)| *known == key) => {
+                        if key == "serializer" {
+                            self.writes_json = read_serializer(node, reader);
+                        } else if let Some(why) = why.filter(|_| !node.is_nothing()) {
+                            reader.warning(&node.path, format!("is ignored: {why}"));
+                        }
+                    }
                     None => {
-                        let known = ours.iter().chain(php).copied();
+                        let known = ours.iter().copied().chain(php.iter().map(|(known, _)| *known));
                         reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
                     }
                 }
             }
+        }
+    }
+}
+
+/// `framework.messenger.serializer`. Does it make the application write what is read here?
+fn read_serializer(node: Node, reader: &mut Reader) -> bool {
+    let path = node.path.clone();
+    let mut writes_json = false;
+    for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
+        match key.as_str() {
+            _ if node.is_nothing() => {}
+            "default_serializer" => {
+                writes_json = check_serializer(&node, reader);
+            }
+            "symfony_serializer" => read_symfony_serializer(node, reader),
+            _ => {
+                let known = ["default_serializer", "symfony_serializer"];
+                reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
+            }
+        }
+    }
+    writes_json
+}
+
+fn read_symfony_serializer(node: Node, reader: &mut Reader) {
+    for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
+        if key == "format" && node.text("the name of a format", reader).is_some_and(|format| format != "json") {
+            reader
+                .warning(&node.path, "is ignored: messages are read and written as JSON, and nothing else can be read");
         }
     }
 }

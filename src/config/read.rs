@@ -19,7 +19,7 @@ use super::keys;
 use super::nesting::Sources;
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
-use super::routes::read_routing;
+use super::routes::{add_priorities, read_interfaces, read_routing};
 use super::section::{Node, Reader};
 use super::transports::{Declared, read_cache, uses_connections};
 use super::workers::read_workers;
@@ -35,7 +35,7 @@ const DEFAULT_HEARTBEAT_TTL: Duration = Duration::from_secs(60);
 const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
 
 /// What to write into a file that has nothing in it.
-const START: &str = "the file is empty; a first configuration is `transports: {async: 'sqlite:var/messages.db'}`";
+const START: &str = "the file is empty; `minutely init` writes a first one where there is none";
 
 /// Reads a configuration, with `.env` and `.env.local` beside it and the environment of the process.
 ///
@@ -78,7 +78,9 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let mut sources = Sources::find(Node::new("", Value::Mapping(root)), reader);
     let transports = Declared::read(sources.entries("transports", "a mapping of names to DSNs", reader), reader);
     let routing = sources.entries("routing", "a mapping of types to transports", reader);
-    let routing = read_routing(routing, &transports, reader);
+    let mut routing = read_routing(routing, &transports, reader);
+    add_priorities(&mut routing, &transports);
+    let interfaces = read_interfaces(sources.entries("interfaces", "a mapping of types to interfaces", reader), reader);
     let failure_transport = sources.one("failure_transport", reader);
     let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
     let workers = sources.one("workers", reader);
@@ -88,6 +90,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
     let mut connections = sources.entries("connections", "a mapping of names to database URLs", reader);
+    connections.retain(|_, node| !node.is_null());
     let cache_uses_them = cache.as_ref().is_some_and(|cache| uses_connections(&cache.dsn.0));
     if transports.use_connections() || cache_uses_them {
         sources.add_doctrine_connections(&mut connections);
@@ -95,8 +98,10 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     Config {
         file: file.to_owned(),
         dir: reader.dir.to_owned(),
+        php_serialized: if sources.writes_json { IndexMap::new() } else { transports.php_serialized },
         transports: transports.all,
         routing,
+        interfaces,
         failure_transport,
         workers,
         handlers,
@@ -146,7 +151,8 @@ fn text_of(path: &Path) -> Result<String, String> {
     match opened {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            return Err(format!("there is no such file (looked at {}); {how}", place.display()));
+            let init = "`minutely init` writes a first one";
+            return Err(format!("there is no such file (looked at {}); {init}, or {how}", place.display()));
         }
         Err(error) => return Err(format!("cannot be read: {error}")),
         Ok(_) => {}

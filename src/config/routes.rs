@@ -4,6 +4,15 @@ use indexmap::{IndexMap, IndexSet};
 
 use super::section::{Node, Reader};
 use super::transports::Declared;
+use crate::message::{HIGH_PRIORITY, LOW_PRIORITY, NORMAL_PRIORITY};
+
+/// Where messages go that have one of Contao's priorities, when the file does not say it: to the transport that Contao
+/// has for it, or else to that of the shipped configuration.
+const PRIORITIES: [(&str, [&str; 2]); 3] = [
+    (HIGH_PRIORITY, ["contao_prio_high", "prio_high"]),
+    (NORMAL_PRIORITY, ["contao_prio_normal", "prio_normal"]),
+    (LOW_PRIORITY, ["contao_prio_low", "prio_low"]),
+];
 
 /// Which transports each type goes to, in sending order.
 pub(super) fn read_routing(
@@ -17,6 +26,42 @@ pub(super) fn read_routing(
         routing.insert(pattern, read_senders(node, transports, reader));
     }
     routing
+}
+
+/// Adds the routes of the priorities that the file does not route itself.
+pub(super) fn add_priorities(routing: &mut IndexMap<String, Vec<String>>, transports: &Declared) {
+    for (interface, names) in PRIORITIES {
+        if let Some(name) = names.into_iter().find(|name| transports.all.contains_key(*name)) {
+            routing.entry(interface.to_owned()).or_insert_with(|| vec![name.to_owned()]);
+        }
+    }
+}
+
+/// The interfaces of each type, most specific first.
+pub(super) fn read_interfaces(entries: IndexMap<String, Node>, reader: &mut Reader) -> IndexMap<String, Vec<String>> {
+    let mut interfaces = IndexMap::new();
+    for (message_type, node) in entries {
+        check_type(&message_type, &node.path, reader);
+        let items = node.items_or_one("the name of an interface, or a list of such names", reader).unwrap_or_default();
+        let names: IndexSet<String> = items.iter().filter_map(|item| read_interface(item, reader)).collect();
+        interfaces.insert(message_type, names.into_iter().collect());
+    }
+    interfaces
+}
+
+fn read_interface(node: &Node, reader: &mut Reader) -> Option<String> {
+    let name = node.filled_text("the name of an interface", reader)?;
+    check_type(&name, &node.path, reader);
+    Some(name)
+}
+
+/// A type, and no wildcard.
+fn check_type(name: &str, path: &str, reader: &mut Reader) {
+    if name.contains('*') {
+        reader.error(path, "must be one type, and no wildcard");
+    } else {
+        check_pattern(name, path, reader);
+    }
 }
 
 /// One name, a list of them, or `{senders: [...]}`. A name given twice is sent to once, as Symfony does.

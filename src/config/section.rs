@@ -70,6 +70,20 @@ impl Node {
         self.value == Value::Bool(false)
     }
 
+    /// Nothing, or a list or mapping with nothing in it.
+    pub(super) fn is_nothing(&self) -> bool {
+        match &self.value {
+            Value::Sequence(items) => items.is_empty(),
+            Value::Mapping(entries) => entries.is_empty(),
+            value => value.is_null(),
+        }
+    }
+
+    /// A section with `enabled: false` in it.
+    pub(super) fn turns_itself_off(&self) -> bool {
+        self.value.get("enabled") == Some(&Value::Bool(false))
+    }
+
     /// The value as it stands in the file.
     pub(super) fn into_value(self) -> Value {
         self.value
@@ -83,10 +97,17 @@ impl Node {
         self.value.is_sequence()
     }
 
-    /// The entries of a mapping whose keys are free.
+    /// Is there an entry of this name, with something in it?
+    pub(super) fn has_entry(&self, key: &str) -> bool {
+        self.value.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// The entries of a mapping whose keys are free. To PHP `[]` is an empty mapping, and so it is here.
     pub(super) fn entries(self, expected: &str, reader: &mut Reader) -> Option<Vec<(String, Node)>> {
-        let Value::Mapping(mapping) = self.value else {
-            return self.mismatch(expected, reader);
+        let mapping = match self.value {
+            Value::Mapping(mapping) => mapping,
+            Value::Sequence(ref items) if items.is_empty() => Mapping::new(),
+            _ => return self.mismatch(expected, reader),
         };
         let mut entries = Vec::with_capacity(mapping.len());
         for (key, value) in mapping {
@@ -117,10 +138,12 @@ impl Node {
         (self, taken)
     }
 
-    /// The items of a list.
+    /// The items of a list. As PHP writes an empty one: `{  }`.
     pub(super) fn items(self, expected: &str, reader: &mut Reader) -> Option<Vec<Node>> {
-        let Value::Sequence(items) = self.value else {
-            return self.mismatch(expected, reader);
+        let items = match self.value {
+            Value::Sequence(items) => items,
+            Value::Mapping(ref entries) if entries.is_empty() => Vec::new(),
+            _ => return self.mismatch(expected, reader),
         };
         let path = self.path;
         Some(items.into_iter().enumerate().map(|(n, item)| Node::new(format!("{path}[{n}]"), item)).collect())

@@ -104,6 +104,16 @@ fn a_transport_is_a_dsn_or_a_mapping() {
 }
 
 #[test]
+fn no_options_may_be_written_as_php_writes_none() {
+    for none in ["[]", "{}", "~"] {
+        let config = good(&format!(
+            "transports: {{a: {{dsn: 'sqlite:a.db', options: {none}}}}}\ncache: {{dsn: 'file:c', options: {none}}}"
+        ));
+        assert!(config.transports["a"].options.is_empty());
+    }
+}
+
+#[test]
 fn mistakes_in_transports_are_told() {
     each_is_told(&[
         ("failure_transport: faild", "failure_transport: unknown transport \"faild\", did you mean \"failed\"?"),
@@ -454,17 +464,19 @@ fn symfonys_and_contaos_nesting_is_read_among_unrelated_keys() {
         framework:
             secret: '%env(NOT_OURS)%'
             messenger:
-                serializer: {default_serializer: messenger.transport.symfony_serializer}
-                buses: {messenger.bus.default: {middleware: [x]}}
-                default_bus: messenger.bus.default
-                stop_worker_on_signals: [SIGTERM]
+                enabled: true
+                serializer:
+                    default_serializer: messenger.transport.symfony_serializer
+                    symfony_serializer: {format: json, context: {}}
+                buses: []
+                stop_worker_on_signals: {}
                 reset_on_message: true
                 failure_transport: failed
                 transports: {failed: 'sqlite:f.db'}
                 routing: {App\\A: [own]}
         contao:
             locales: [de]
-            messenger: {workers: [{transports: [own]}], web_worker: {transports: [own]}}
+            messenger: {workers: [{transports: [own]}]}
         transports: {own: 'sqlite:o.db'}
         handlers: {App\\A: {exec: [a]}}
         state_dir: state
@@ -475,16 +487,138 @@ fn symfonys_and_contaos_nesting_is_read_among_unrelated_keys() {
     assert_eq!(config.workers[0].path, "contao.messenger.workers[0]");
     assert_eq!(config.failure_transport.as_deref(), Some("failed"));
     assert_eq!(config.state_dir, Path::new("/app/state"));
-    for text in ["framework: ~", "framework: {messenger: ~}", "framework: {messenger: false}\ncontao: {messenger: ~}"] {
+    for text in [
+        "framework: ~",
+        "framework: {messenger: ~}",
+        "framework: {messenger: []}",
+        "framework: {messenger: false}\ncontao: {messenger: ~}",
+        "framework: {messenger: {enabled: false, transports: {a: 'x:'}}}",
+    ] {
         assert!(good(text).transports.is_empty());
     }
+}
+
+#[test]
+fn what_only_php_reads_is_told_by_name() {
+    let found = problems(
+        "
+        framework:
+            messenger:
+                buses: {messenger.bus.default: {middleware: [x]}}
+                default_bus: command.bus
+                serializer:
+                    default_serializer: messenger.transport.native_php_serializer
+                    symfony_serializer: {format: xml}
+                stop_worker_on_signals: [SIGTERM]
+        contao:
+            messenger: {web_worker: {transports: [own]}}
+        ",
+    );
+    let told: Vec<&str> = found.lines().map(|line| line.split_once(" is ignored: ").expect(line).0).collect();
+    assert_eq!(
+        told,
+        [
+            "framework.messenger.buses: warning:",
+            "framework.messenger.default_bus: warning:",
+            "framework.messenger.serializer.default_serializer: warning: \"messenger.transport.native_php_serializer\"",
+            "framework.messenger.serializer.symfony_serializer.format: warning:",
+            "framework.messenger.stop_worker_on_signals: warning:",
+            "contao.messenger.web_worker: warning:",
+        ]
+    );
+}
+
+#[test]
+fn transports_that_symfony_writes_to_in_its_own_form_are_known() {
+    let file = |serializer: &str| {
+        format!(
+            "framework:\n  messenger:\n    {serializer}\n    transports:\n      a: 'x:'\n      b: {{dsn: 'x:', serializer: ~}}\n      \
+             c: {{dsn: 'x:', serializer: messenger.transport.symfony_serializer}}\ntransports: {{d: 'x:'}}"
+        )
+    };
+    let php = good(&file("enabled: true")).php_serialized;
+    assert_eq!(php.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(php["a"], "framework.messenger.transports.a");
+    let json = "serializer: {default_serializer: messenger.transport.symfony_serializer}";
+    assert!(good(&file(json)).php_serialized.is_empty());
+}
+
+#[test]
+fn empty_lists_and_mappings_are_one_as_in_php() {
+    let config =
+        good("transports: {a: {dsn: 'x:', options: [], retry_strategy: []}}\nrouting: []\nhandlers: []\ncache: ~");
+    assert!(config.transports["a"].options.is_empty() && config.routing.is_empty() && config.handlers.is_empty());
+    assert_eq!(config.transports["a"].retry, Some(RetryStrategy::default()));
+    good("transports: {a: {dsn: 'x:', options: {  }}}\nworkers: {  }\ncache: {dsn: 'sqlite:c.db', options: []}");
+    good(
+        "transports: {a: 'x:'}\nworkers: [{transports: a, options: {  }}]\nconnections: []\nheartbeat: []\ninterfaces: []",
+    );
+}
+
+#[test]
+fn nothing_is_the_default_wherever_there_is_one() {
+    let config = good(
+        "
+        transports:
+            a:
+                dsn: 'x:'
+                options: ~
+                serializer: ~
+                rate_limiter: ~
+                failure_transport: ~
+                retry_strategy: {service: ~, max_retries: ~, delay: ~, multiplier: ~, max_delay: ~, jitter: ~}
+            b: {dsn: 'x:', retry_strategy: ~}
+        workers:
+            - {transports: a, options: ~, name: ~, command: ~, autoscale: ~}
+            - {transports: a, autoscale: {enabled: ~, desired_size: 5, min: ~, max: ~, scope: ~}}
+        handlers: {A: {exec: [a], timeout: ~}}
+        routing: ~
+        interfaces: ~
+        failure_transport: ~
+        state_dir: ~
+        cache: {dsn: 'x:', options: ~}
+        heartbeat: {ttl: ~}
+        connections: {default: ~}
+        ",
+    );
+    assert_eq!(config.transports["a"].retry, Some(RetryStrategy::default()));
+    assert_eq!(config.workers[1].autoscale, Autoscale { desired_size: 5, min: 1, max: 10, scope: Scope::Host });
+    assert!(config.connections.is_empty());
+}
+
+#[test]
+fn priorities_are_routed_without_being_written() {
+    let interface =
+        |priority: &str| format!("Contao\\CoreBundle\\Messenger\\Message\\{priority}PriorityMessageInterface");
+    let config = good("transports: {prio_high: 'x:', contao_prio_high: 'x:', prio_low: 'x:'}");
+    let routing: Vec<_> = config.routing.iter().map(|(name, to)| (name.clone(), to.join(","))).collect();
+    let expected = [(interface("High"), "contao_prio_high".to_owned()), (interface("Low"), "prio_low".to_owned())];
+    assert_eq!(routing, expected);
+    let written = format!("transports: {{prio_high: 'x:', other: 'x:'}}\nrouting: {{'{}': other}}", interface("High"));
+    assert_eq!(good(&written).routing[&interface("High")], ["other"]);
+}
+
+#[test]
+fn interfaces_are_one_or_several_names() {
+    let config = good("interfaces: {'App\\A': 'App\\I', 'App\\B': ['App\\I', 'App\\J', 'App\\I']}");
+    assert_eq!(config.interfaces["App\\A"], ["App\\I"]);
+    assert_eq!(config.interfaces["App\\B"], ["App\\I", "App\\J"]);
+    each_is_told(&[
+        ("interfaces: {'App\\*': 'App\\I'}", "interfaces.App\\*: must be one type, and no wildcard"),
+        ("interfaces: {A: ['App\\*']}", "interfaces.A[0]: must be one type, and no wildcard"),
+        ("interfaces: {A: ['']}", "interfaces.A[0]: must be the name of an interface, and is empty"),
+        ("interfaces: [A]", "interfaces: must be a mapping of types to interfaces, not a list"),
+    ]);
 }
 
 #[test]
 fn contaos_default_configuration_loads_unchanged() {
     let environment = Environment::from([("DATABASE_URL", "sqlite:///%kernel.project_dir%/var/data.db")]);
     let (config, problems) = read_in(include_str!("../../tests/fixtures/contao.yaml"), environment).unwrap();
-    assert_eq!(problems.to_string(), "");
+    let [only] = problems.list.as_slice() else { panic!("{problems}") };
+    assert!(only.warning && only.path == "framework.messenger.buses", "{problems}");
+    assert_eq!(config.php_serialized.len(), 8);
+    assert_eq!(config.routing[crate::message::HIGH_PRIORITY], ["contao_prio_high"]);
     assert_eq!(config.transports.len(), 8);
     assert_eq!(
         config.transports["contao_prio_high"].dsn.0,
@@ -512,7 +646,11 @@ fn contaos_default_configuration_loads_unchanged() {
 fn mistakes_in_nested_files_are_told() {
     for (text, expected) in [
         ("framework: {mesenger: {}}", "framework: unknown key \"mesenger\", did you mean \"messenger\"?"),
-        ("framework: {messenger: []}", "framework.messenger: must be a mapping, not a list"),
+        ("framework: {messenger: [1]}", "framework.messenger: must be a mapping, not a list"),
+        (
+            "framework: {messenger: {serializer: {default: x}}}",
+            "framework.messenger.serializer: unknown key \"default\"; known: default_serializer, symfony_serializer",
+        ),
         (
             "framework: {messenger: {transprts: {}}}",
             "framework.messenger: unknown key \"transprts\", did you mean \"transports\"? known: transports, routing, fail",
@@ -542,7 +680,7 @@ fn mistakes_in_nested_files_are_told() {
 #[test]
 fn what_is_no_configuration_at_all_says_so() {
     for (text, expected) in [
-        ("", "the file is empty; a first configuration is `transports: {async: 'sqlite:var/messages.db'}`"),
+        ("", "the file is empty; `minutely init` writes a first one"),
         ("# nothing\n", "the file is empty"),
         ("- a", "must be a mapping with keys such as transports, routing"),
         ("hello", "must be a mapping"),
@@ -579,7 +717,7 @@ fn all_mistakes_are_told_at_once() {
         heartbeat: {ttl: 0}
         "
     ), @r#"
-    unknown key "transport", did you mean "transports"? known: transports, routing, failure_transport, workers, handlers, state_dir, cache, heartbeat, connections, framework, contao
+    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, failure_transport, workers, handlers, state_dir, cache, heartbeat, connections, framework, contao
     transports.async: environment variable QUEUE_DSN is not set: set it, put it into .env beside the configuration, or give a default with %env(default:…:QUEUE_DSN)%
     transports.high.retry_strategy.delay: "soon" is no duration here: a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h
     transports.high.retry_strategy.jitter: must be a number from 0 to 1, not 2

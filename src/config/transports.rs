@@ -15,6 +15,9 @@ use super::{RetryStrategy, Secret, TransportConfig};
 /// The service that makes a Symfony application write what is read here.
 const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";
 
+/// Where a Symfony application has its transports.
+const SYMFONY: &str = "framework.";
+
 /// Bytes. Several names make a worker's name, which is a folder's.
 const LONGEST_NAME: usize = 100;
 
@@ -26,6 +29,8 @@ pub(super) struct Declared {
     pub(super) all: IndexMap<String, TransportConfig>,
     /// Those that were told to be wrong. They are there so that nobody calls them unknown.
     broken: HashSet<String>,
+    /// Those of a Symfony application that do not say in what form it writes messages, and where they stand.
+    pub(super) php_serialized: IndexMap<String, String>,
 }
 
 /// What a transport's scheme says about consuming it.
@@ -41,10 +46,13 @@ pub(super) enum Nature {
 
 impl Declared {
     pub(super) fn read(entries: IndexMap<String, Node>, reader: &mut Reader) -> Self {
-        let mut declared = Self { all: IndexMap::new(), broken: HashSet::new() };
+        let mut declared = Self { all: IndexMap::new(), broken: HashSet::new(), php_serialized: IndexMap::new() };
         let mut failure_transports = Vec::new();
         for (name, node) in entries {
             let name = check_name(name, &node.path, reader);
+            if node.path.starts_with(SYMFONY) && !node.has_entry("serializer") {
+                declared.php_serialized.insert(name.clone(), node.path.clone());
+            }
             let (transport, failure_transport) = read_one(&name, node, reader);
             failure_transports.extend(failure_transport.map(|node| (name.clone(), node)));
             if transport.is_none() {
@@ -194,10 +202,13 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
 }
 
 fn read_options(node: Node, reader: &mut Reader) -> Option<Mapping> {
-    if !node.is_mapping() {
-        return node.mismatch("a mapping of options", reader);
+    let mut options = Mapping::new();
+    for (key, node) in node.entries("a mapping of options", reader)? {
+        if let Some(value) = node.tree(reader) {
+            options.insert(key.into(), value);
+        }
     }
-    node.tree(reader)?.as_mapping().cloned()
+    Some(options)
 }
 
 /// Symfony's retry strategy, with its defaults.
@@ -229,15 +240,18 @@ fn read_number(section: &mut Section, key: &str, default: f64, range: RangeInclu
     section.take(key).and_then(|node| node.number(range, reader)).unwrap_or(default)
 }
 
-fn check_serializer(node: &Node, reader: &mut Reader) {
-    if node.text("the name of a serializer", reader).is_some_and(|serializer| serializer != JSON_SERIALIZER) {
+/// Is this the serializer that writes what is read here? If not, that is told.
+pub(super) fn check_serializer(node: &Node, reader: &mut Reader) -> bool {
+    let ours = node.text("the name of a serializer", reader).is_none_or(|serializer| serializer == JSON_SERIALIZER);
+    if !ours {
         let message = format!(
             "{} is ignored: minutely reads and writes JSON as {JSON_SERIALIZER} does, and the PHP application must use \
-             that serializer on this transport too",
+             that serializer here too",
             node.shown()
         );
         reader.warning(&node.path, message);
     }
+    ours
 }
 
 /// Takes the place of a transport whose mistake has been told, so that later checks find nothing wrong with it. Nothing

@@ -114,6 +114,16 @@ pub(super) fn time_limit(options: &[String]) -> Option<Duration> {
     parse_duration(attached.or_else(|| options.get(at + 1).map(String::as_str))?).ok()
 }
 
+/// The value of the last `--concurrency`; 1 where there is none that can be read.
+pub(super) fn concurrency(options: &[String]) -> u64 {
+    const NAME: &str = "--concurrency";
+    let value = options.iter().enumerate().rev().find_map(|(at, option)| match option.strip_prefix(NAME)? {
+        "" => options.get(at + 1).map(String::as_str),
+        value => value.strip_prefix('='),
+    });
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
+}
+
 /// `autoscale`, with `enabled: false` as Symfony's way to turn it off.
 fn read_autoscale(node: Node, reader: &mut Reader) -> Autoscale {
     if node.is_false() {

@@ -1,10 +1,10 @@
 //! Finds the handlers of a message.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::{Handler, HandlerError};
 use crate::message::{Envelope, Message};
@@ -13,15 +13,32 @@ use crate::message::{Envelope, Message};
 #[derive(Default, Clone)]
 pub struct Handlers {
     by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
-    /// What the messages that are known by their Rust type go by; a received message does not say it.
-    interfaces: HashMap<&'static str, &'static [&'static str]>,
+    /// What messages go by besides their type; a received message does not say it.
+    interfaces: IndexMap<String, IndexSet<String>>,
 }
 
 impl Handlers {
     /// Makes a message's interfaces known, so that handlers registered for one of them are found for received messages as
     /// well.
     pub fn know<M: Message>(&mut self) {
-        self.interfaces.insert(M::TYPE, M::INTERFACES);
+        self.know_interfaces(M::TYPE, M::INTERFACES.iter().map(|name| (*name).to_owned()));
+    }
+
+    /// Adds to the interfaces that are known of a type.
+    pub fn know_interfaces(&mut self, message_type: &str, interfaces: impl IntoIterator<Item = String>) {
+        let known = self.interfaces.entry(message_type.to_owned()).or_default();
+        known.extend(interfaces);
+    }
+
+    /// The interfaces of a type: those that its message says itself (`own`), then the others that are known.
+    pub fn interfaces<'a>(&'a self, message_type: &str, own: &[&'a str]) -> Vec<&'a str> {
+        let known = self.interfaces.get(message_type).into_iter().flatten().map(String::as_str);
+        own.iter().copied().chain(known).collect::<IndexSet<_>>().into_iter().collect()
+    }
+
+    /// Every type whose interfaces are known.
+    pub fn known_types(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.keys().map(String::as_str)
     }
 
     /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`).
@@ -42,9 +59,7 @@ impl Handlers {
     /// All handlers of a message, each once, those of its own type first. Unlike routing, wildcards add to what is more
     /// specific.
     pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
-        let known = self.interfaces.get(message_type).copied().unwrap_or_default();
-        let interfaces = if interfaces.is_empty() { known } else { interfaces };
-        let patterns = matching_patterns(message_type, interfaces);
+        let patterns = matching_patterns(message_type, &self.interfaces(message_type, interfaces));
         let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
         let mut seen = HashSet::new();
         // Names are unique among handlers, so that one seen twice is the same handler.

@@ -39,6 +39,15 @@ pub enum Verdict {
     RetryAlways(Option<Duration>),
     /// Never try again: it goes to the failure transport.
     Unrecoverable,
+    /// The handler could not begin, for want of something that its host lacks for the moment: try again, without counting
+    /// this try.
+    NotBegun,
+    /// The handler was ended from outside before it was done, by a host that shuts down for example: try again, without
+    /// counting this try, unless that has happened several times in a row.
+    Interrupted {
+        /// Only where the worker is told to stop at about the same time. Otherwise it is a failure like any other.
+        if_stopping: bool,
+    },
 }
 
 /// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`].

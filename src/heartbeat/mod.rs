@@ -6,7 +6,7 @@
 
 mod pulse;
 
-pub use pulse::Pulse;
+pub use pulse::{Pulse, Voice};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -152,7 +152,10 @@ fn raw_stamps(value: &str) -> Vec<Box<RawValue>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DelayStamp, ReceivedStamp, RedeliveryStamp};
+    use super::super::{
+        BusNameStamp, DelayStamp, ErrorDetailsStamp, HandledStamp, ReceivedStamp, RedeliveryStamp,
+        SentToFailureTransportStamp, TransportMessageIdStamp, TransportNamesStamp,
+    };
     use super::*;
 
     fn encoded(body: &str, headers: &[(&str, &str)]) -> Encoded {
@@ -195,6 +198,60 @@ mod tests {
         let envelope = Envelope::from_json("a", "{}").with(&ReceivedStamp { transport_name: "async".into() });
         assert!(envelope.last::<ReceivedStamp>().is_some());
         assert_eq!(envelope.encode().headers.len(), 2);
+    }
+
+    #[test]
+    fn the_transports_that_symfony_wrote_are_read_and_passed_on_as_they_came() {
+        let header = r"X-Message-Stamp-Symfony\Component\Messenger\Stamp\TransportNamesStamp";
+        for (value, read) in [
+            (r#"[{"transportNames": ["a","b"], "later": 1}]"#, Some(vec!["a".to_owned(), "b".to_owned()])),
+            (r#"[{"transportNames":{"0":"a"}}]"#, None),
+        ] {
+            let envelope = Envelope::decode(&encoded("{}", &[("type", "a"), (header, value)])).unwrap();
+            assert_eq!(envelope.last::<TransportNamesStamp>().map(|stamp| stamp.transport_names), read);
+            assert_eq!(envelope.encode().headers[header], value);
+        }
+    }
+
+    /// The names of the arguments of the constructors of Symfony 5.4 to 7.4, which refuses a message without them.
+    #[test]
+    fn stamps_are_written_under_the_names_that_symfony_reads() {
+        let text = || "x".to_owned();
+        let envelope = Envelope::from_json("a", "{}")
+            .with(&BusNameStamp { bus_name: text() })
+            .with(&DelayStamp { delay: 1 })
+            .with(&RedeliveryStamp { retry_count: 1, redelivered_at: text() })
+            .with(&TransportMessageIdStamp { id: 1.into() })
+            .with(&SentToFailureTransportStamp { original_receiver_name: text() })
+            .with(&ErrorDetailsStamp {
+                exception_class: text(),
+                exception_code: 1.into(),
+                exception_message: text(),
+                flatten_exception: serde_json::Value::Null,
+            })
+            .with(&HandledStamp { result: serde_json::Value::Null, handler_name: text() })
+            .with(&TransportNamesStamp { transport_names: vec![text()] });
+        let written: Vec<(&str, &str)> = envelope
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.rsplit('\\').next().unwrap(), value.as_str()))
+            .collect();
+        assert_eq!(
+            written,
+            [
+                ("BusNameStamp", r#"[{"busName":"x"}]"#),
+                ("DelayStamp", r#"[{"delay":1}]"#),
+                ("RedeliveryStamp", r#"[{"retryCount":1,"redeliveredAt":"x"}]"#),
+                ("TransportMessageIdStamp", r#"[{"id":1}]"#),
+                ("SentToFailureTransportStamp", r#"[{"originalReceiverName":"x"}]"#),
+                (
+                    "ErrorDetailsStamp",
+                    r#"[{"exceptionClass":"x","exceptionCode":1,"exceptionMessage":"x","flattenException":null}]"#
+                ),
+                ("HandledStamp", r#"[{"result":null,"handlerName":"x"}]"#),
+                ("TransportNamesStamp", r#"[{"transportNames":["x"]}]"#),
+            ]
+        );
     }
 
     #[test]

@@ -14,10 +14,19 @@ pub use stamp::{
     BusNameStamp, DelayStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, ReceivedStamp, RedeliveryStamp,
     SentStamp, SentToFailureTransportStamp, Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
+pub(crate) use wire::{CONTENT_TYPE, TYPE};
 pub use wire::{Encoded, UndecodableError, headers_from_json, headers_to_json};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// The interface of messages of high priority (Contao's). They go to `contao_prio_high` or `prio_high`, unless `routing`
+/// says something else of it.
+pub const HIGH_PRIORITY: &str = r"Contao\CoreBundle\Messenger\Message\HighPriorityMessageInterface";
+/// The same for normal priority, and `contao_prio_normal` or `prio_normal`.
+pub const NORMAL_PRIORITY: &str = r"Contao\CoreBundle\Messenger\Message\NormalPriorityMessageInterface";
+/// The same for low priority, and `contao_prio_low` or `prio_low`.
+pub const LOW_PRIORITY: &str = r"Contao\CoreBundle\Messenger\Message\LowPriorityMessageInterface";
 
 /// A message: plain data with a name that every application sharing the queue agrees on.
 ///
@@ -37,6 +46,7 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
     const TYPE: &'static str;
 
     /// Further names the message can be routed and handled by, most specific first: what a PHP message's parent
-    /// classes and interfaces are to Symfony (`App\Message\AsyncMessageInterface`, say). Not sent on the wire.
+    /// classes and interfaces are to Symfony (`App\Message\AsyncMessageInterface`, say, or [`HIGH_PRIORITY`]). Not sent on
+    /// the wire.
     const INTERFACES: &'static [&'static str] = &[];
 }

@@ -94,10 +94,12 @@ stamp! {
 }
 
 stamp! {
-    /// The transports this message goes to, whatever the routing says.
+    /// The transports this message goes to, whatever the routing says. Not sent along: it has no meaning for whoever
+    /// receives the message, and Symfony 5.4, which does not know it, would refuse the message.
     TransportNamesStamp {
         /// Their names, in sending order.
-        transports: Vec<String>,
+        #[serde(alias = "transports")]
+        transport_names: Vec<String>,
     }
 }
 

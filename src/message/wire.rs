@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::Headers;
 
-pub(super) const TYPE: &str = "type";
-pub(super) const CONTENT_TYPE: &str = "Content-Type";
+pub(crate) const TYPE: &str = "type";
+pub(crate) const CONTENT_TYPE: &str = "Content-Type";
 pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
 
 /// A message as transports carry it: body and headers, not looked into.

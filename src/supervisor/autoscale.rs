@@ -18,6 +18,8 @@ pub struct Observation<'a> {
     /// Its live workers, also those in slots that a lowered `max` has since taken away; on all hosts, where its scope is
     /// the cluster. Or why they could not be counted.
     pub running: Result<u32, String>,
+    /// Why its workers could do nothing, if so.
+    pub refused: Option<String>,
 }
 
 /// What is to be done about all worker definitions, in the order of the configuration.
@@ -44,6 +46,8 @@ pub struct PlannedWorkers {
     pub start: u32,
     /// Why, for people.
     pub reason: String,
+    /// Its workers could do nothing, so that none is started.
+    pub refused: bool,
 }
 
 /// How far the pending messages of one transport need to be counted: any more would not get any more workers.
@@ -57,13 +61,16 @@ pub fn plan(observations: &[Observation<'_>]) -> Plan {
 }
 
 fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
-    let Observation { definition, pending, running } = observation;
+    let Observation { definition, pending, running, refused } = observation;
     let desired = match pending {
         Ok(pending) => desired(&definition.autoscale, *pending),
         Err(_) => definition.autoscale.min,
     };
     // With no telling how many there are, any more might be too many.
-    let start = running.as_ref().map_or(0, |running| desired.saturating_sub(*running));
+    let start = match (running, refused) {
+        (Ok(running), None) => desired.saturating_sub(*running),
+        _ => 0,
+    };
     PlannedWorkers {
         name: definition.name.clone(),
         transports: definition.transports.clone(),
@@ -71,7 +78,9 @@ fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
         running: running.as_ref().ok().copied(),
         desired,
         start,
+        refused: refused.is_some(),
         reason: match running {
+            _ if let Some(why) = refused => format!("none is started: {why}"),
             Ok(running) => {
                 let everywhere = if definition.autoscale.scope == Scope::Cluster { " on all hosts" } else { "" };
                 format!("{}, {running} running{everywhere}, {start} to start", wanted(&definition.autoscale, pending))
@@ -126,7 +135,17 @@ mod tests {
     }
 
     fn planned(definition: &WorkerDefinition, pending: Result<u64, String>, running: u32) -> PlannedWorkers {
-        plan(&[Observation { definition, pending, running: Ok(running) }]).workers.remove(0)
+        plan(&[Observation { definition, pending, running: Ok(running), refused: None }]).workers.remove(0)
+    }
+
+    #[test]
+    fn workers_that_could_do_nothing_are_not_started() {
+        let definition = definition(1, 1, 10);
+        let refused = Some("there is no handler".to_owned());
+        let planned = plan(&[Observation { definition: &definition, pending: Ok(7), running: Ok(0), refused }]);
+        let planned = &planned.workers[0];
+        assert_eq!((planned.desired, planned.start, planned.refused), (7, 0, true));
+        assert_eq!(planned.reason, "none is started: there is no handler");
     }
 
     fn autoscale() -> impl Strategy<Value = WorkerDefinition> {
@@ -215,7 +234,9 @@ mod tests {
     fn workers_that_cannot_be_counted_get_no_company() {
         let mut definition = definition(5, 1, 10);
         definition.autoscale.scope = Scope::Cluster;
-        let of = |running| plan(&[Observation { definition: &definition, pending: Ok(7), running }]).workers.remove(0);
+        let of = |running| {
+            plan(&[Observation { definition: &definition, pending: Ok(7), running, refused: None }]).workers.remove(0)
+        };
         let planned = of(Err("no answer".into()));
         assert_eq!((planned.desired, planned.running, planned.start), (2, None, 0));
         assert_eq!(planned.reason, "7 pending, one worker per 5: 2 wanted; none is started: no answer");
@@ -226,12 +247,12 @@ mod tests {
     #[test]
     fn a_plan_is_json_with_the_documented_keys() {
         let definition = definition(5, 1, 10);
-        let observations = [Observation { definition: &definition, pending: Ok(7), running: Ok(1) }];
+        let observations = [Observation { definition: &definition, pending: Ok(7), running: Ok(1), refused: None }];
         assert_eq!(
             serde_json::to_value(plan(&observations)).unwrap(),
             serde_json::json!({"workers": [{
                 "name": "mail", "transports": ["async"], "pending": 7, "running": 1, "desired": 2, "start": 1,
-                "reason": "7 pending, one worker per 5: 2 wanted, 1 running, 1 to start",
+                "reason": "7 pending, one worker per 5: 2 wanted, 1 running, 1 to start", "refused": false,
             }]})
         );
     }

@@ -19,7 +19,6 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,22 +28,25 @@ use nix::unistd::gethostname;
 use serde::{Deserialize, Serialize};
 
 use super::Supervisor;
-use super::process::{ProcessId, session};
-use super::slot::{LiveSlot, Slots};
+use super::process::{ProcessId, kill_session};
+use super::slot::{LiveSlot, Record, Slots};
 use super::state::{self, Mode, StateError};
 use crate::cache::{Cache, CacheError};
 use crate::config::{Scope, WorkerDefinition};
 
 /// A place is held for this much longer than its worker's time limit.
-const GRACE: Duration = Duration::from_secs(75);
+const GRACE: Duration = Duration::from_secs(90);
 /// A claim that ends sooner than this is prolonged.
-const PROLONG: Duration = Duration::from_secs(60);
+const PROLONG: Duration = Duration::from_secs(75);
 /// From when on it is prolonged, for how long.
 const PROLONGED: Duration = Duration::from_secs(120);
-/// A worker whose claim ends sooner than this is asked to finish.
-const FINISH: Duration = Duration::from_secs(35);
+/// A worker whose claim ends sooner than this is asked to finish. From one cron's last look to the next one's first it may
+/// be 15 seconds, and from then on the worker has 15 more.
+const FINISH: Duration = Duration::from_secs(50);
 /// A worker whose claim ends sooner than this is killed: the next look may come this much later, with another cron.
 const KILL: Duration = Duration::from_secs(20);
+/// How the name begins of a file that is not a lease yet.
+pub(super) const UNFINISHED: &str = ".lease-";
 /// How long the cache may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -62,6 +64,9 @@ pub(super) struct Places {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
     until: SystemTime,
+    /// The worker that has been asked to finish. Asked twice, it would stop at once.
+    #[serde(default)]
+    asked: Option<ProcessId>,
 }
 
 /// What is to be done about a worker whose place is claimed no longer than for `left`, and could not be prolonged.
@@ -86,16 +91,22 @@ impl Places {
     /// Takes a place for a worker that is about to be started. The slot must be locked.
     pub async fn take(&self, definition: &WorkerDefinition, place: u32) -> Result<bool, String> {
         let limit = definition.time_limit().ok_or("its time limit cannot be read")?;
-        self.claim(&definition.name, place, limit.saturating_add(GRACE)).await
+        self.claim(&definition.name, place, limit.saturating_add(GRACE), None).await
     }
 
     /// Takes a place or prolongs it. The lease is written after that, so that it never promises too much.
-    async fn claim(&self, definition: &str, place: u32, ttl: Duration) -> Result<bool, String> {
+    async fn claim(
+        &self,
+        definition: &str,
+        place: u32,
+        ttl: Duration,
+        asked: Option<ProcessId>,
+    ) -> Result<bool, String> {
         let owner = self.owner().map_err(|error| error.to_string())?;
         let until = SystemTime::now() + ttl;
         let taken = in_time(self.cache.claim(&group(definition), &place.to_string(), &owner, ttl)).await?;
         if taken {
-            self.write_lease(definition, place, Lease { until }).map_err(|error| error.to_string())?;
+            self.write_lease(definition, place, Lease { until, asked }).map_err(|error| error.to_string())?;
         }
         Ok(taken)
     }
@@ -127,11 +138,12 @@ impl Places {
     async fn keep_one(&self, live: &LiveSlot) {
         let (definition, place) = (&live.definition, live.slot);
         let slot = format!("{definition}/{place}");
-        let left = self.lease(definition, place).map(|lease| left(lease.until));
+        let lease = self.lease(definition, place);
+        let left = lease.map(|lease| left(lease.until));
         if left.is_some_and(|left| left >= PROLONG) {
             return;
         }
-        let lost = match self.claim(definition, place, PROLONGED).await {
+        let lost = match self.claim(definition, place, PROLONGED, lease.and_then(|lease| lease.asked)).await {
             Ok(true) => return,
             Ok(false) => true,
             Err(error) => {
@@ -140,13 +152,23 @@ impl Places {
             }
         };
         // Without a lease it was started when its scope was the host: such workers end by themselves.
-        let Some(left) = left else { return };
+        let (Some(lease), Some(left)) = (lease, left) else { return };
         let Some(process) = live.record.as_ref().map(|record| record.process) else { return };
         let ended = match if lost { Verdict::Kill } else { verdict(left) } {
             Verdict::Wait => return,
-            Verdict::Finish => process.terminate(),
+            Verdict::Finish if lease.asked == Some(process) => return,
+            Verdict::Finish => {
+                // Noted before: a crash in between asks it never, and not twice.
+                match self.write_lease(definition, place, Lease { asked: Some(process), ..lease }) {
+                    Ok(()) => process.terminate(),
+                    Err(error) => {
+                        tracing::error!(slot, %error, "a worker that loses its place cannot be asked to finish");
+                        return;
+                    }
+                }
+            }
             // With all that it has started.
-            Verdict::Kill => session(process.pid).iter().try_for_each(ProcessId::kill),
+            Verdict::Kill => kill_session(process.pid),
         };
         let left = left.as_secs();
         match ended {
@@ -155,6 +177,12 @@ impl Places {
             }
             Err(error) => tracing::error!(slot, pid = process.pid, %error, "a worker without a place cannot be ended"),
         }
+    }
+
+    /// Has this worker been asked to finish, because it loses its place?
+    pub fn have_asked(&self, worker: &Record) -> bool {
+        let lease = self.lease(&worker.definition, worker.slot);
+        lease.is_some_and(|lease| lease.asked == Some(worker.process))
     }
 
     fn lease_path(&self, definition: &str, place: u32) -> PathBuf {
@@ -176,15 +204,15 @@ impl Places {
     fn owner(&self) -> Result<String, StateError> {
         state::create_dir(&self.state_dir)?;
         let path = self.state_dir.join("host-id");
-        let mut file = state::open(&path, Mode::ReadWrite)?;
-        file.lock().map_err(StateError::io(&path, "locked"))?;
-        let mut id = String::new();
-        file.read_to_string(&mut id).map_err(StateError::io(&path, "read"))?;
-        if id.len() != ID_LENGTH {
-            id = format!("{:0ID_LENGTH$x}", fastrand::u64(..));
-            file.set_len(0).map_err(StateError::io(&path, "written"))?;
-            file.write_all_at(id.as_bytes(), 0).map_err(StateError::io(&path, "written"))?;
-        }
+        let id = match read_id(&path)? {
+            Some(id) => id,
+            None => {
+                create_id(&path).map_err(StateError::io(&path, "written"))?;
+                // Another supervisor may have been first.
+                let damaged = || std::io::Error::new(std::io::ErrorKind::InvalidData, "it is damaged; delete it");
+                read_id(&path)?.ok_or_else(damaged).map_err(StateError::io(&path, "read"))?
+            }
+        };
         Ok(format!("{}:{id}", gethostname().unwrap_or_default().display()))
     }
 }
@@ -213,10 +241,36 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, CacheError>>) -> Resul
 /// Replaces a file whole. Not synced: it is to survive the supervisor, not the machine.
 fn replace(path: &Path, lease: &Lease) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".lease-").tempfile_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(&serde_json::to_vec(lease)?)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The number of this host, if it has one. Without a lock, which whoever holds it would hold the supervisor up with.
+fn read_id(path: &Path) -> Result<Option<String>, StateError> {
+    let file = match state::open(path, Mode::Read) {
+        Err(StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut id = String::new();
+    file.take(ID_LENGTH as u64 + 1).read_to_string(&mut id).map_err(StateError::io(path, "read"))?;
+    // One that is empty is from a version that created it before it was written, and was killed in between.
+    Ok((!id.is_empty()).then_some(id))
+}
+
+/// Gives this host a number, unless it has one: the file is there whole, or not at all.
+fn create_id(path: &Path) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".host-id-").tempfile_in(dir)?;
+    write!(file, "{:0ID_LENGTH$x}", fastrand::u64(..))?;
+    if path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        return file.persist(path).map(drop).map_err(Into::into);
+    }
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Does the definition have places that hosts share?
@@ -246,6 +300,7 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use super::super::process::session;
     use super::*;
     use crate::cache::{FileStore, Store};
     use crate::config::Autoscale;
@@ -295,6 +350,10 @@ mod tests {
     impl Worker {
         fn in_slot(places: &Places, slot: u32) -> Self {
             let child = Command::new("setsid").args(["sleep", "300"]).stdin(Stdio::null()).spawn().unwrap();
+            Self::record(places, slot, child)
+        }
+
+        fn record(places: &Places, slot: u32, child: Child) -> Self {
             let pid = child.id();
             eventually("it leads a session", || session(pid).iter().any(|member| member.pid == pid));
             let claim = places.slots.claim("mail", slot).unwrap().unwrap();
@@ -336,6 +395,24 @@ mod tests {
         assert!(remaining > Duration::from_secs(120) && remaining <= Duration::from_secs(60) + GRACE, "{remaining:?}");
     }
 
+    #[test]
+    fn whoever_locks_the_hosts_number_holds_nobody_up() {
+        let cluster = Cluster::new();
+        let a = cluster.host("a");
+        let owner = a.owner().unwrap();
+        let path = cluster.dir.path().join("a/host-id");
+        let locked = std::fs::File::open(&path).unwrap();
+        locked.lock().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(a.owner().unwrap()));
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(owner));
+        // A file that never got its number gets one.
+        std::fs::write(&path, "").unwrap();
+        let again = cluster.host("a").owner().unwrap();
+        assert_eq!(again, cluster.host("a").owner().unwrap());
+        assert_eq!(std::fs::read(&path).unwrap().len(), ID_LENGTH);
+    }
+
     #[tokio::test]
     async fn what_has_no_worker_is_given_back_and_only_that() {
         let cluster = Cluster::new();
@@ -360,7 +437,7 @@ mod tests {
         let cluster = Cluster::new();
         let a = cluster.host("a");
         let mut worker = Worker::in_slot(&a, 0);
-        a.claim("mail", 0, PROLONG / 2).await.unwrap();
+        a.claim("mail", 0, PROLONG / 2, None).await.unwrap();
         a.keep("mail").await.unwrap();
         assert!(remaining(&a, 0) > PROLONG);
         assert!(worker.is_alive());
@@ -370,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn the_place_of_a_host_that_is_gone_is_free_after_its_time() {
         let cluster = Cluster::new();
-        assert!(cluster.host("gone").claim("mail", 0, Duration::ZERO).await.unwrap());
+        assert!(cluster.host("gone").claim("mail", 0, Duration::ZERO, None).await.unwrap());
         assert!(cluster.held().await.is_empty());
         assert!(cluster.host("b").take(&cluster.definition, 0).await.unwrap());
     }
@@ -384,7 +461,7 @@ mod tests {
         let mut overdue = Worker::in_slot(&a, 2);
         let mut from_before = Worker::in_slot(&a, 3);
         for (place, left) in [(0, FINISH), (1, KILL), (2, Duration::ZERO)] {
-            a.claim("mail", place, left + Duration::from_secs(10)).await.unwrap();
+            a.claim("mail", place, left + Duration::from_secs(10), None).await.unwrap();
         }
         cluster.lose_cache();
         assert!(a.keep("mail").await.is_err());
@@ -394,11 +471,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_worker_that_loses_its_place_is_asked_to_finish_once() {
+        let cluster = Cluster::new();
+        let a = cluster.host("a");
+        let told = cluster.dir.path().join("told");
+        let script = "trap 'echo term >> told' TERM; trap 'echo fence >> told' WINCH; echo ready >> told; \
+                      while :; do sleep 0.02; done";
+        let mut command = Command::new("setsid");
+        let worker = command.args(["sh", "-c", script]).current_dir(cluster.dir.path()).stdin(Stdio::null()).spawn();
+        let worker = Worker::record(&a, 0, worker.unwrap());
+        let is_told = |lines: &str| std::fs::read_to_string(&told).is_ok_and(|told| told == lines);
+        eventually("it listens", || is_told("ready\n"));
+        a.claim("mail", 0, KILL + Duration::from_secs(25), None).await.unwrap();
+        cluster.lose_cache();
+        assert!(a.keep("mail").await.is_err());
+        eventually("it is asked", || is_told("ready\nterm\n"));
+        // By this supervisor, and by the next one.
+        for host in [&a, &cluster.host("a")] {
+            assert!(host.keep("mail").await.is_err());
+        }
+        assert!(
+            a.have_asked(a.slots.live("mail").unwrap()[0].record.as_ref().unwrap()),
+            "nor when the host's workers stop"
+        );
+        // Whatever was sent before is heard before.
+        let pid = nix::unistd::Pid::from_raw(worker.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH).unwrap();
+        eventually("nothing else was sent", || is_told("ready\nterm\nfence\n"));
+    }
+
+    #[test]
+    fn a_worker_that_is_asked_has_as_long_as_is_said_to_finish() {
+        // The longest time between two looks: the last one that a cron takes before its end, and the next one's first.
+        let between_looks = Duration::from_secs(15);
+        assert!(FINISH - between_looks - KILL >= Duration::from_secs(15));
+        assert!(PROLONG > FINISH && PROLONGED > PROLONG);
+    }
+
+    #[tokio::test]
     async fn a_worker_whose_place_is_another_hosts_is_ended() {
         let cluster = Cluster::new();
         let (a, b) = (cluster.host("a"), cluster.host("b"));
         let mut worker = Worker::in_slot(&a, 0);
-        a.claim("mail", 0, Duration::ZERO).await.unwrap();
+        a.claim("mail", 0, Duration::ZERO, None).await.unwrap();
         assert!(b.take(&cluster.definition, 0).await.unwrap());
         a.keep("mail").await.unwrap();
         eventually("it has ended", || !worker.is_alive());

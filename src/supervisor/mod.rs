@@ -9,13 +9,16 @@ mod autoscale;
 mod cluster;
 mod command;
 mod connections;
+mod headroom;
 mod lock;
 mod process;
 mod promise;
 mod recovery;
+mod refusal;
 mod slot;
 mod spawn;
 mod state;
+mod term;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -23,21 +26,22 @@ mod tick;
 pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
 pub use command::command_line;
 pub use connections::{ServerConnections, connections};
-pub use lock::{SupervisorLock, SupervisorStatus, supervisor_status};
+pub use lock::{LockError, SupervisorLock, SupervisorStatus, Term, check_owner, supervisor_status};
 pub use process::ProcessId;
 pub use slot::{Claim, LiveSlot, Record, Slots};
 pub use spawn::{
-    HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, adopt_slot, keep_inherited_from_children, worker_log,
+    HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, WORKER_VARIABLE, adopt_slot, keep_inherited_from_children,
+    worker_log,
 };
 pub use state::StateError;
 pub use tick::{Failure, Started, TickReport};
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::future::Future;
-use std::panic::resume_unwind;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -50,8 +54,9 @@ use cluster::Places;
 use promise::{Moment, Promises};
 use tick::Ground;
 
-/// How long a transport may take to count its messages before the tick goes on without it.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a transport may take to count its messages before the tick goes on without it. All definitions wait for that,
+/// so it is less than the time between two ticks.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same in the last tick under cron, so that this supervisor is gone when the next one is started.
 const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Under cron, workers are not looked after in this time before the last tick.
@@ -64,14 +69,11 @@ const STOP_POLL: Duration = Duration::from_millis(200);
 pub struct Pace {
     /// From the start of one tick to the start of the next.
     pub tick: Duration,
-    /// From the start of a supervisor under cron to its last tick. Less than a minute by as much as the last tick may
-    /// take.
-    pub lifetime: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { tick: Duration::from_secs(5), lifetime: Duration::from_secs(55) }
+        Self { tick: Duration::from_secs(5) }
     }
 }
 
@@ -81,9 +83,15 @@ pub struct Supervisor {
     transports: Arc<Transports>,
     promises: Promises,
     cache: Arc<Cache>,
-    places: Arc<Places>,
-    ground: Arc<Ground>,
+    places: Places,
+    ground: Ground,
+    /// Definitions that are not to get a worker, and why.
+    idle: HashMap<String, String>,
+    /// What went wrong in the last tick. What goes on being wrong is told once.
+    told: Mutex<HashSet<Failure>>,
     pace: Pace,
+    /// The lock's file, while there is a lock.
+    lock: Mutex<Weak<File>>,
 }
 
 impl Supervisor {
@@ -95,14 +103,18 @@ impl Supervisor {
             transports,
             promises: Promises::new(Heartbeats::new(Arc::clone(cache)), &config.state_dir),
             cache: Arc::clone(cache),
-            places: Arc::new(Places::new(Arc::clone(cache), &config.state_dir)),
-            ground: Arc::new(Ground {
+            places: Places::new(Arc::clone(cache), &config.state_dir),
+            ground: Ground {
                 slots: Slots::new(&config.state_dir),
                 dir: config.dir.clone(),
                 state_dir: config.state_dir.clone(),
+                config: config.file.clone(),
                 consume,
-            }),
+            },
+            idle: HashMap::new(),
+            told: Mutex::default(),
             pace: Pace::default(),
+            lock: Mutex::default(),
         }
     }
 
@@ -111,10 +123,28 @@ impl Supervisor {
         Self { pace, ..self }
     }
 
-    /// Takes the right to supervise this state directory, or `None` when another supervisor has it. Keep it until the
-    /// supervisor is done.
-    pub async fn lock(&self) -> Result<Option<SupervisorLock>, StateError> {
-        SupervisorLock::take(&self.ground.state_dir).await
+    /// The same, with no workers for those definitions whose workers could do nothing, for the reason that is given.
+    pub fn without(self, idle: impl Fn(&WorkerDefinition) -> Option<String>) -> Self {
+        let reasons =
+            self.definitions.iter().filter_map(|definition| Some((definition.name.clone(), idle(definition)?)));
+        Self { idle: reasons.collect(), ..self }
+    }
+
+    /// Takes the right to supervise this state directory, or `None` when another supervisor has it, and keeps it. Waits
+    /// for one that is about to end; takes the place of one that is stuck. Keep it until the supervisor is done.
+    pub async fn lock(&self, term: Term) -> Result<Option<SupervisorLock>, LockError> {
+        let lock = SupervisorLock::take(&self.ground.state_dir, &self.ground.config, term).await?;
+        if let Some(lock) = &lock {
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lock.file());
+        }
+        Ok(lock)
+    }
+
+    /// Tells whoever comes second that this supervisor is not stuck.
+    fn progress(&self) {
+        if let Some(file) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
+            lock::progress(&file);
+        }
     }
 
     /// What a tick would do now. Starts and writes nothing.
@@ -132,10 +162,15 @@ impl Supervisor {
         report
     }
 
-    /// Ticks now and again for less than a minute, or until `stop`. Workers go on; promises are left as the next cron
-    /// needs them. Returns what the last tick could not do.
-    pub async fn cron(&self, stop: impl Future<Output = ()>, on_tick: impl FnMut(&TickReport)) -> Vec<Failure> {
-        let Some(last) = self.run(Some(Instant::now() + self.pace.lifetime), stop, on_tick).await else {
+    /// Ticks now and again for `lifetime`, or until `stop`; [`SupervisorLock::remaining`] says for how long. Workers go on;
+    /// promises are left as the next cron needs them. Returns what the last tick could not do.
+    pub async fn cron(
+        &self,
+        lifetime: Duration,
+        stop: impl Future<Output = ()>,
+        on_tick: impl FnMut(&TickReport),
+    ) -> Vec<Failure> {
+        let Some(last) = self.run(Some(Instant::now() + lifetime), stop, on_tick).await else {
             return Vec::new();
         };
         self.promise(&last, Moment::End).await;
@@ -155,9 +190,15 @@ impl Supervisor {
     pub async fn stop_workers(&self, hurry: impl Future<Output = ()>) -> Result<Vec<LiveSlot>, StateError> {
         let mut hurry = pin!(hurry);
         let mut asked = HashSet::new();
+        let mut next_care = Instant::now() + self.pace.tick;
         loop {
-            let ground = Arc::clone(&self.ground);
-            let live = blocking(move || ground.slots.all_live()).await?;
+            self.progress();
+            if Instant::now() >= next_care {
+                // They may take longer than their places in the cluster are theirs.
+                self.keep_places().await;
+                next_care = Instant::now() + self.pace.tick;
+            }
+            let live = self.ground.slots.all_live()?;
             if live.is_empty() {
                 // Other hosts need not wait for the places to end by themselves.
                 self.keep_places().await;
@@ -165,7 +206,8 @@ impl Supervisor {
             }
             // A worker that was being started is recorded by the time of the next look.
             for record in live.iter().filter_map(|slot| slot.record.as_ref()) {
-                if asked.insert((record.process.pid, record.process.started_at)) {
+                // Asked twice, a worker stops at once.
+                if asked.insert((record.process.pid, record.process.started_at)) && !self.places.have_asked(record) {
                     ask_to_finish(record);
                 }
             }
@@ -192,6 +234,7 @@ impl Supervisor {
         let mut stop = pin!(stop);
         let mut last = None;
         loop {
+            self.progress();
             let now = Instant::now();
             let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
             // Not in the last ticks under cron: the next supervisor does it, and this one must be gone by then.
@@ -202,14 +245,21 @@ impl Supervisor {
                     () = self.look_after_workers() => {}
                 }
             }
+            self.progress();
             let observed = tokio::select! {
                 biased;
                 () = &mut stop => return last,
                 observed = self.observe(limit) => observed,
             };
             let mut report = observed.into_plan();
+            self.progress();
             // Not interrupted: what was begun is finished, so that what was started is also reported.
             self.act(&mut report).await;
+            // Once, and not at every tick.
+            let told = last.as_ref().and_then(|last: &TickReport| last.held_back.as_ref());
+            if let Some(held_back) = report.held_back.as_ref().filter(|held_back| told != Some(held_back)) {
+                tracing::info!("{held_back}");
+            }
             on_tick(&report);
             let next = now + self.pace.tick;
             let next = match end {
@@ -240,14 +290,5 @@ fn ask_to_finish(record: &Record) {
     match process.terminate() {
         Ok(()) => tracing::info!(slot, pid = process.pid, "asked a worker to finish"),
         Err(error) => tracing::warn!(slot, pid = process.pid, %error, "a worker could not be asked to finish"),
-    }
-}
-
-/// Runs what may block for a moment (file locks, starting processes) where it holds up nothing else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // It is not cancelled while somebody waits for it, so that it panicked, and so does its caller.
-        Err(error) => resume_unwind(error.into_panic()),
     }
 }

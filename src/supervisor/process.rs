@@ -29,7 +29,25 @@ impl ProcessId {
     /// it would otherwise keep its slot for ever.
     pub fn is_alive(&self) -> bool {
         look(self.pid)
-            .is_some_and(|(started_at, running)| running && started_at.abs_diff(self.started_at) <= START_TOLERANCE)
+            .is_some_and(|(started_at, status)| runs(status) && started_at.abs_diff(self.started_at) <= START_TOLERANCE)
+    }
+
+    /// What can be done about it when it does nothing any more?
+    pub(super) fn suspect(&self) -> Suspect {
+        match look(self.pid) {
+            Some((started_at, status)) if runs(status) && started_at.abs_diff(self.started_at) <= START_TOLERANCE => {
+                match status {
+                    ProcessStatus::UninterruptibleDiskSleep => Suspect::WaitsForDisk,
+                    _ => Suspect::Killable,
+                }
+            }
+            _ => Suspect::Unknown,
+        }
+    }
+
+    /// Is a process of this number there, and is it this one? It may be dead, and wait to be reaped.
+    pub(super) fn is_there(&self) -> Option<bool> {
+        Self::of(self.pid).map(|there| there.started_at.abs_diff(self.started_at) <= START_TOLERANCE)
     }
 
     /// Asks it to finish (SIGTERM). Looks right before that it is still the same process, and does nothing when it is
@@ -56,24 +74,67 @@ impl ProcessId {
     }
 }
 
-/// The processes of a session. A worker leads one, so these are, once it is dead, what it has left behind. A number is not
-/// given to another process while it is a session's.
+/// How often a session that is killed is looked at for what it has started meanwhile.
+const KILL_PASSES: usize = 10;
+
+/// A process that does nothing any more, as far as it can be seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspect {
+    /// It is not there, or another one has its number.
+    Unknown,
+    /// In a call of the system that no signal ends.
+    WaitsForDisk,
+    /// Stopped, asleep or at work.
+    Killable,
+}
+
+/// The processes of a session that run. A worker leads one, so these are, once it is dead, what it has left behind. A
+/// number is not given to another process while it is a session's.
 pub(super) fn session(leader: u32) -> Vec<ProcessId> {
     let Ok(mut system) = System::new() else { return Vec::new() };
     system.refresh_processes_specifics(ProcessesToUpdate::All, false, ProcessRefreshKind::nothing().without_tasks());
     let members = system.processes().values().filter(|process| process.session_id() == Some(Pid::from_u32(leader)));
+    let members = members.filter(|process| runs(process.status()));
     members.map(|process| ProcessId { pid: process.pid().as_u32(), started_at: process.start_time() }).collect()
 }
 
-/// Start and whether it runs. Reads one small file of `/proc`.
-fn look(pid: u32) -> Option<(u64, bool)> {
+/// Kills all that runs in a session, also what is started meanwhile. One that cannot be killed does not save the others;
+/// the first error is returned.
+pub(super) fn kill_session(leader: u32) -> Result<(), nix::Error> {
+    kill_all(|| session(leader), ProcessId::kill)
+}
+
+fn kill_all(
+    members: impl Fn() -> Vec<ProcessId>,
+    kill: impl Fn(&ProcessId) -> Result<(), nix::Error>,
+) -> Result<(), nix::Error> {
+    let (mut killed, mut result) = (Vec::new(), Ok(()));
+    for _ in 0..KILL_PASSES {
+        let mut left = members();
+        left.retain(|member| !killed.contains(member));
+        if left.is_empty() {
+            break;
+        }
+        for member in left {
+            result = result.and(kill(&member));
+            killed.push(member);
+        }
+    }
+    result
+}
+
+fn runs(status: ProcessStatus) -> bool {
+    !matches!(status, ProcessStatus::Zombie | ProcessStatus::Dead)
+}
+
+/// Its start and what it does. Reads one small file of `/proc`.
+fn look(pid: u32) -> Option<(u64, ProcessStatus)> {
     let pid = Pid::from_u32(pid);
     let mut system = System::new().ok()?;
     let only_what_is_always_read = ProcessRefreshKind::nothing().without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, only_what_is_always_read);
     let process = system.process(pid)?;
-    let running = !matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead);
-    Some((process.start_time(), running))
+    Some((process.start_time(), process.status()))
 }
 
 #[cfg(test)]
@@ -112,6 +173,20 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         process.terminate().unwrap();
         assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn one_that_cannot_be_killed_saves_no_others() {
+        let process = |pid| ProcessId { pid, started_at: 1 };
+        let killed = std::cell::RefCell::new(Vec::new());
+        // Number 4 is started while the others are being killed.
+        let members = || (1..if killed.borrow().is_empty() { 4 } else { 5 }).map(process).collect();
+        let result = kill_all(members, |member| {
+            killed.borrow_mut().push(member.pid);
+            if member.pid == 1 { Err(nix::Error::EPERM) } else { Ok(()) }
+        });
+        assert_eq!(result, Err(nix::Error::EPERM));
+        assert_eq!(killed.into_inner(), [1, 2, 3, 4]);
     }
 
     #[test]

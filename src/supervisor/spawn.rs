@@ -1,8 +1,8 @@
 //! Starts a worker's process in its slot, and, on the other side, takes the slot over in a worker of our own.
 //!
 //! A worker gets: its own session, so that it outlives the supervisor and no terminal or group signal reaches it; the
-//! configuration's folder; the supervisor's environment with [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`]; nothing on
-//! standard input; standard output and error in its definition's log; and, of all open files, only its slot.
+//! configuration's folder; the supervisor's environment with [`SLOT_VARIABLE`], [`SLOT_FD_VARIABLE`] and
+//! [`WORKER_VARIABLE`]; nothing on standard input; standard output and error in its definition's log; and, of all open files, only its slot.
 //!
 //! The only file with `unsafe` in it.
 
@@ -24,13 +24,19 @@ use tokio::process::{Child, Command};
 
 use super::process::ProcessId;
 use super::recovery;
+use super::refusal;
 use super::slot::{Claim, Slots};
 use super::state::{self, Mode, StateError};
+use crate::threads;
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
 pub const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
 /// The number of the descriptor that holds the slot's lock, in the worker's environment.
 pub const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
+
+/// A number that is in the environment of a worker, and of all that it starts: when the worker is dead, the supervisor
+/// knows by it what is left.
+pub const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
 /// A log that is longer than this (in bytes) is put aside as `….log.1` when the next worker starts.
 const LOG_ROTATED_AT: u64 = 10 << 20;
@@ -67,7 +73,7 @@ pub enum SpawnError {
     #[error(transparent)]
     State(#[from] StateError),
     /// There is no such program, it may not be run, or the system is out of processes or descriptors.
-    #[error("the program \"{program}\" could not be started in {}: {source}", dir.display())]
+    #[error("the program \"{program}\" could not be started in {}: {source}{}", dir.display(), threads::advice(source))]
     Program {
         /// The program, as configured.
         program: String,
@@ -79,6 +85,13 @@ pub enum SpawnError {
     /// `command: []`.
     #[error("the command is empty")]
     Empty,
+}
+
+impl SpawnError {
+    /// Does the system give no further process now, nor what one needs?
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Program { source, .. } if threads::is_refusal(source))
+    }
 }
 
 /// Where the output of a definition's workers goes.
@@ -100,6 +113,7 @@ pub(super) fn spawn(claim: Claim, command: &[OsString], dir: &Path, log: &Path) 
         .current_dir(dir)
         .env(SLOT_VARIABLE, claim.name())
         .env(SLOT_FD_VARIABLE, claim.file().as_raw_fd().to_string())
+        .env(WORKER_VARIABLE, format!("{:016x}", fastrand::u64(..)))
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(error_output);
@@ -194,6 +208,15 @@ impl HeldSlot {
     pub fn note(&self) -> &Path {
         &self.note
     }
+
+    /// Says why workers of this definition can do nothing until somebody mends it. The supervisor then starts none for a
+    /// while, and tells the reason.
+    pub fn refuse(&self, why: &str) {
+        let Some(dir) = self.note.parent() else { return };
+        if let Err(error) = refusal::write(dir, why) {
+            tracing::warn!(slot = self.name, %error, "the supervisor could not be told, and goes on starting workers");
+        }
+    }
 }
 
 /// In a worker: takes over the slot that the supervisor started it in, so that the programs it starts in turn do not
@@ -236,6 +259,7 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
         tracing::warn!(slot = name, %error, "programs started by this worker may occupy its slot after its death");
     }
     let process = ProcessId::of(std::process::id())?;
-    let note = recovery::note_path(&slots, definition, slot, process);
+    let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
+    let note = recovery::note_path(&slots, definition, slot, process, &mark);
     Some(HeldSlot { name: name.to_owned(), note, _file: owned.into() })
 }

@@ -3,24 +3,26 @@
 //! Observing asks all transports at once, each for a limited time, and looks at the slots. Acting fills free slots. A
 //! definition whose transports do not answer, or whose program is missing, does not hold up the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::runtime::Handle;
 
+use super::Supervisor;
 use super::autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
 use super::cluster::{Places, is_shared};
 use super::command::command_line;
-use super::promise::{Moment, is_due};
+use super::headroom::Headroom;
+use super::promise::{Moment, Word, is_due, word};
+use super::refusal;
 use super::slot::{LiveSlot, Slots};
 use super::spawn::{spawn, worker_log};
 use super::state::StateError;
-use super::{Supervisor, blocking};
 use crate::config::WorkerDefinition;
 
 /// How long a worker that was just started has to live to be counted on.
@@ -35,6 +37,8 @@ pub struct TickReport {
     pub started: Vec<Started>,
     /// What could not be done. In the log already.
     pub failures: Vec<Failure>,
+    /// Which workers are wanted that there is no room for, if any, and why. In the plan's reasons too.
+    pub held_back: Option<String>,
 }
 
 /// A worker that a tick started.
@@ -49,7 +53,7 @@ pub struct Started {
 }
 
 /// What a tick could not do for a worker definition. The next tick tries again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Failure {
     /// The worker definition's name.
     pub definition: String,
@@ -67,12 +71,26 @@ impl Failure {
 pub(super) struct Observed<'a> {
     observations: Vec<Observation<'a>>,
     failures: Vec<Failure>,
+    headroom: Option<Headroom>,
 }
 
 impl Observed<'_> {
     /// Decides what to do, which nothing has been done about yet.
     pub fn into_plan(self) -> TickReport {
-        TickReport { plan: plan(&self.observations), started: Vec::new(), failures: self.failures }
+        let mut plan = plan(&self.observations);
+        let mut failures = self.failures;
+        let mut held_back = None;
+        if let Some(headroom) = self.headroom {
+            let wanted: u32 = plan.workers.iter().map(|planned| planned.start).sum();
+            let without = headroom.limit(&mut plan, self.observations.iter().map(|observation| observation.definition));
+            failures.extend(without.into_iter().map(|definition| {
+                let message = format!("no worker can be started: {}", headroom.why());
+                Failure { definition, message }
+            }));
+            let held = wanted - plan.workers.iter().map(|planned| planned.start).sum::<u32>();
+            held_back = (held > 0).then(|| format!("{held} more workers are wanted and held back: {}", headroom.why()));
+        }
+        TickReport { plan, started: Vec::new(), failures, held_back }
     }
 }
 
@@ -80,11 +98,15 @@ impl Supervisor {
     /// Looks at backlogs and slots. Each transport is given `limit` to answer. Changes nothing.
     pub(super) async fn observe(&self, limit: Duration) -> Observed<'_> {
         let counts = join_all(self.definitions.iter().map(|definition| self.count(definition, limit)));
-        let (counts, slots, held) = tokio::join!(counts, self.live_slots(), self.held_places());
+        let (counts, held) = tokio::join!(counts, self.held_places());
+        let slots = self.live_slots();
+        let live = slots.iter().map(|slots| slots.as_deref().unwrap_or_default());
+        let headroom = Headroom::look(self.definitions.iter().zip(live));
         self.rest();
-        let mut observed = Observed { observations: Vec::new(), failures: Vec::new() };
+        let mut observed = Observed { observations: Vec::new(), failures: Vec::new(), headroom };
         for (((definition, pending), slots), held) in self.definitions.iter().zip(counts).zip(slots).zip(held) {
-            if let Err(why) = &pending {
+            let (pending, unknown) = pending;
+            for why in unknown {
                 let message = format!("pending could not be counted: {why}");
                 observed.failures.push(Failure::new(definition, message));
             }
@@ -101,7 +123,11 @@ impl Supervisor {
             if let Err(why) = &running {
                 observed.failures.push(Failure::new(definition, why));
             }
-            observed.observations.push(Observation { definition, pending, running });
+            let refused = self.idle.get(&definition.name).cloned().or_else(|| self.ground.refused(definition));
+            if let Some(why) = &refused {
+                observed.failures.push(Failure::new(definition, format!("no worker is started: {why}")));
+            }
+            observed.observations.push(Observation { definition, pending, running, refused });
         }
         observed
     }
@@ -112,19 +138,24 @@ impl Supervisor {
             if planned.start == 0 {
                 continue;
             }
-            let (ground, places) = (Arc::clone(&self.ground), Arc::clone(&self.places));
-            let (definition, planned) = (definition.clone(), planned.clone());
-            let filled = blocking(move || ground.fill(&definition, &planned, &places)).await;
+            let filled = self.ground.fill(definition, planned, &self.places).await;
             report.started.extend(filled.started);
             report.failures.extend(filled.failure);
+            // Nobody else would get a process either.
+            if filled.refused {
+                break;
+            }
         }
         for started in &report.started {
             let Started { definition, slot, pid } = started;
             tracing::info!(slot = format!("{definition}/{slot}"), pid, "started a worker");
         }
-        for failure in &report.failures {
+        let failures: HashSet<Failure> = report.failures.iter().cloned().collect();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for failure in report.failures.iter().filter(|failure| !told.contains(*failure)) {
             tracing::error!(worker = failure.definition, "{}", failure.message);
         }
+        *told = failures;
     }
 
     /// Says for which transports producers should queue, now that the tick is done or the supervisor ends.
@@ -133,13 +164,26 @@ impl Supervisor {
             // A program that cannot do its work fails at once, as a rule, and every time; it is not to be counted on.
             tokio::time::sleep(SETTLING).await;
         }
-        let slots = self.live_slots().await.into_iter();
-        let live: Vec<usize> = slots.map(|slots| slots.map_or(0, |slots| slots.len())).collect();
         let (mut promised, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
-        for ((definition, planned), live) in self.definitions.iter().zip(&report.plan.workers).zip(live) {
-            let live = u32::try_from(live).unwrap_or(u32::MAX);
-            let due = is_due(definition, planned, live, moment);
-            if due { &mut promised } else { &mut withdrawn }.extend(self.heard_as(definition));
+        let slots = self.live_slots().into_iter().map(Result::unwrap_or_default);
+        for ((definition, planned), slots) in self.definitions.iter().zip(&report.plan.workers).zip(slots) {
+            let live = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+            let failing = planned.pending.is_none() && self.can_count(definition);
+            let names = self.heard_as(definition);
+            if !is_due(definition, planned, live, moment, failing) {
+                withdrawn.extend(names);
+            } else if live == 0 || definition.command.is_some() {
+                promised.extend(names);
+            } else {
+                let oldest = slots.iter().filter_map(|slot| slot.record.as_ref()).map(|record| record.started_at).min();
+                for name in names {
+                    match word(self.promises.is_heard(&name).await, oldest, Utc::now()) {
+                        Word::Promise => drop(promised.insert(name)),
+                        Word::Withdraw => drop(withdrawn.insert(name)),
+                        Word::Leave => {}
+                    }
+                }
+            }
         }
         self.promises.say(&promised, &withdrawn).await;
     }
@@ -147,7 +191,13 @@ impl Supervisor {
     /// Takes back all promises.
     pub(super) async fn withdraw_promises(&self) {
         let all = self.definitions.iter().flat_map(|definition| self.heard_as(definition)).collect();
-        self.promises.say(&BTreeSet::new(), &all).await;
+        self.promises.take_back(&all).await;
+    }
+
+    /// Can the messages of all its transports be counted, where their stores answer?
+    fn can_count(&self, definition: &WorkerDefinition) -> bool {
+        let mut transports = definition.transports.iter().map(|name| self.transports.target(name));
+        transports.all(|transport| transport.is_ok_and(|transport| transport.counting().is_some()))
     }
 
     /// The names under which producers ask whether a definition's transports are being consumed: those configured, and
@@ -178,15 +228,23 @@ impl Supervisor {
         }
     }
 
-    /// Messages pending in all of a definition's transports together.
-    async fn count(&self, definition: &WorkerDefinition, limit: Duration) -> Result<u64, String> {
+    /// Messages pending in all of a definition's transports together, and why some of these could not be counted. As long
+    /// as one could, the others count as empty: workers for what is known to be pending are missing in any case.
+    async fn count(&self, definition: &WorkerDefinition, limit: Duration) -> (Result<u64, String>, Vec<String>) {
         let cap = count_cap(&definition.autoscale);
         let counts = definition.transports.iter().map(|transport| self.count_one(transport, cap, limit));
-        let mut sum: u64 = 0;
+        let (mut sum, mut unknown) = (None::<u64>, Vec::new());
         for count in join_all(counts).await {
-            sum = sum.saturating_add(count?);
+            match count {
+                Ok(count) => sum = Some(sum.unwrap_or(0).saturating_add(count)),
+                Err(why) => unknown.push(why),
+            }
         }
-        Ok(sum)
+        let pending = match (sum, unknown.first()) {
+            (None, Some(why)) => Err(why.clone()),
+            (sum, _) => Ok(sum.unwrap_or(0)),
+        };
+        (pending, unknown)
     }
 
     async fn count_one(&self, name: &str, cap: u64, limit: Duration) -> Result<u64, String> {
@@ -199,10 +257,8 @@ impl Supervisor {
     }
 
     /// The live workers of each definition.
-    async fn live_slots(&self) -> Vec<Result<Vec<LiveSlot>, StateError>> {
-        let ground = Arc::clone(&self.ground);
-        let names: Vec<String> = self.definitions.iter().map(|definition| definition.name.clone()).collect();
-        blocking(move || names.iter().map(|name| ground.slots.live(name)).collect()).await
+    fn live_slots(&self) -> Vec<Result<Vec<LiveSlot>, StateError>> {
+        self.definitions.iter().map(|definition| self.ground.slots.live(&definition.name)).collect()
     }
 }
 
@@ -212,6 +268,8 @@ pub(super) struct Ground {
     /// Where workers run: the configuration's folder.
     pub dir: PathBuf,
     pub state_dir: PathBuf,
+    /// The configuration's file.
+    pub config: PathBuf,
     /// This program's own worker.
     pub consume: Vec<OsString>,
 }
@@ -221,15 +279,21 @@ struct Filled {
     started: Vec<Started>,
     /// The first thing that went wrong: the others are likely the same.
     failure: Option<Failure>,
+    /// The system gives this user no further process now.
+    refused: bool,
 }
 
 impl Ground {
-    /// Starts workers in the lowest free slots. Blocks, for as long as starting a process takes. To be called where
-    /// blocking is allowed, within a tokio runtime.
-    fn fill(&self, definition: &WorkerDefinition, planned: &PlannedWorkers, places: &Places) -> Filled {
+    /// Why workers of a definition can do nothing, as the last one has said.
+    fn refused(&self, definition: &WorkerDefinition) -> Option<String> {
+        refusal::read(&self.slots.dir_of(&definition.name), &self.config)
+    }
+
+    /// Starts workers in the lowest free slots.
+    async fn fill(&self, definition: &WorkerDefinition, planned: &PlannedWorkers, places: &Places) -> Filled {
         let command = command_line(definition, &self.consume);
         let log = worker_log(&self.state_dir, &definition.name);
-        let mut filled = Filled { started: Vec::new(), failure: None };
+        let mut filled = Filled { started: Vec::new(), failure: None, refused: false };
         // Of the places that hosts share only as many as are wanted on all of them together: two hosts that see the same
         // need then compete for the same places, instead of each filling it.
         let slots = if is_shared(definition) { planned.desired } else { definition.autoscale.max };
@@ -248,7 +312,7 @@ impl Ground {
                 }
             };
             if is_shared(definition) {
-                match Handle::current().block_on(places.take(definition, slot)) {
+                match places.take(definition, slot).await {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(why) => {
@@ -268,7 +332,14 @@ impl Ground {
                 }
                 // The next slot would not help.
                 Err(error) => {
-                    filled.failure.get_or_insert_with(|| Failure::new(definition, error));
+                    filled.refused = error.is_refusal();
+                    let begun = filled.started.len();
+                    let started = if begun > 0 {
+                        format!("{begun} of {} workers started; ", planned.start)
+                    } else {
+                        String::new()
+                    };
+                    filled.failure.get_or_insert_with(|| Failure::new(definition, format!("{started}{error}")));
                     break;
                 }
             }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use indexmap::IndexMap;
 
 use super::{
-    Counting, KeepingAlive, Listing, MessageId, Moving, Received, Releasing, Sent, SettingUp, Transport,
-    TransportError, TransportSpec, Waking,
+    Counting, KeepingAlive, Listing, MessageId, Moving, Prefetching, Received, Releasing, Resting, Sent, SettingUp,
+    Transport, TransportError, TransportSpec, Waking,
 };
 use crate::config::{Problem, TransportConfig};
 use crate::message::Encoded;
@@ -105,6 +105,10 @@ impl Transport for AutoFallback {
         Some(self.target.target().unwrap_or(self.target.name()))
     }
 
+    async fn close(&self) {
+        self.target.close().await;
+    }
+
     fn counting(&self) -> Option<&dyn Counting> {
         self.target.counting()
     }
@@ -125,8 +129,16 @@ impl Transport for AutoFallback {
         self.target.keeping_alive()
     }
 
+    fn resting(&self) -> Option<&dyn Resting> {
+        self.target.resting()
+    }
+
     fn waking(&self) -> Option<&dyn Waking> {
         self.target.waking()
+    }
+
+    fn prefetching(&self) -> Option<&dyn Prefetching> {
+        self.target.prefetching()
     }
 
     fn moving(&self) -> Option<&dyn Moving> {

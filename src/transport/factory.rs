@@ -33,6 +33,8 @@ const OPTIONAL_SCHEMES: [&str; 14] = [
 pub struct Context {
     /// Where relative paths in DSNs start.
     pub project_dir: PathBuf,
+    /// Where processes of this host leave word for each other.
+    pub state_dir: PathBuf,
     /// Database URLs by connection name, for `doctrine://NAME`.
     pub connections: IndexMap<String, Secret>,
     /// Knows what is being consumed.
@@ -154,7 +156,9 @@ fn build(
             }
             let factory = factory_for(&spec, factories)?;
             problems[name.as_str()].extend(factory.warnings(&spec));
-            built.insert(name.clone(), factory.create(&spec, context)?);
+            let made = factory.create(&spec, context);
+            problems[name.as_str()].extend(spec.take_warnings());
+            built.insert(name.clone(), made?);
             Ok(())
         });
         problems[name.as_str()].extend(result.err().unwrap_or_default());
@@ -191,14 +195,26 @@ fn build(
     (Transports { by_name }, problems.into_values().flatten().collect())
 }
 
-/// Makes the cache that a configuration describes as it describes transports: where, and with which options.
+/// Makes the cache that a configuration describes as it describes transports: where, and with which options. Or says
+/// everything that is wrong. What is doubtful is added to the warnings.
 pub fn cache_store(
     config: &TransportConfig,
     factories: &[Arc<dyn Factory>],
     project_dir: &Path,
     connections: &IndexMap<String, Secret>,
+    warnings: &mut Vec<Problem>,
 ) -> Result<Arc<dyn Store>, Vec<Problem>> {
-    let spec = TransportSpec::of(config, connections).map_err(|problem| vec![problem])?;
+    let spec = TransportSpec::of(config, connections, project_dir).map_err(|problem| vec![problem])?;
+    let store = cache_store_of(&spec, factories, project_dir);
+    warnings.extend(spec.take_warnings());
+    store
+}
+
+fn cache_store_of(
+    spec: &TransportSpec,
+    factories: &[Arc<dyn Factory>],
+    project_dir: &Path,
+) -> Result<Arc<dyn Store>, Vec<Problem>> {
     if spec.store.scheme() == "file" {
         let mut options = spec.options();
         let path = spec.store.path();
@@ -209,7 +225,7 @@ pub fn cache_store(
         options.finish()?;
         return Ok(Arc::new(FileStore::new(project_dir.join(path))));
     }
-    factory_for(&spec, factories)?.cache(&spec, project_dir).unwrap_or_else(|| {
+    factory_for(spec, factories)?.cache(spec, project_dir).unwrap_or_else(|| {
         let why = "keeps no facts: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
         Err(vec![spec.dsn_problem(format!("\"{}:\" {why}", spec.store.scheme()))])
     })
@@ -275,7 +291,12 @@ mod tests {
     fn context(connections: &[(&str, &str)]) -> Context {
         let connections =
             connections.iter().map(|(name, url)| ((*name).to_owned(), Secret((*url).to_owned()))).collect();
-        Context { project_dir: "/project".into(), connections, liveness: Arc::new(Nobody) }
+        Context {
+            project_dir: "/project".into(),
+            state_dir: "/project/var".into(),
+            connections,
+            liveness: Arc::new(Nobody),
+        }
     }
 
     fn configs(transports: &[(&str, &str, &str)]) -> IndexMap<String, TransportConfig> {

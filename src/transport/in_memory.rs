@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::sql::REDELIVER_TIMEOUT;
 use super::{
-    Context, Counting, Counts, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing,
-    Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
+    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
 use crate::config::Problem;
 use crate::message::Encoded;
@@ -49,12 +49,22 @@ struct Queue {
     waiting: BTreeSet<(Instant, u64)>,
     /// Those in flight, by the time they were received.
     in_flight: BTreeSet<(Instant, u64)>,
+    /// How many there have been.
+    deliveries: u64,
 }
 
 struct Stored {
     message: Encoded,
     due: Instant,
     received: Option<Instant>,
+    /// The number of its last delivery among all of its queue.
+    delivery: u64,
+}
+
+impl Stored {
+    fn receipt(&self) -> Receipt {
+        Receipt(self.delivery.to_string())
+    }
 }
 
 impl Default for Store {
@@ -67,7 +77,7 @@ impl Default for Store {
 
 impl Queue {
     fn insert(&mut self, id: u64, message: Encoded, due: Instant) {
-        self.messages.insert(id, Stored { message, due, received: None });
+        self.messages.insert(id, Stored { message, due, received: None, delivery: 0 });
         self.waiting.insert((due, id));
     }
 
@@ -101,6 +111,12 @@ impl Queue {
         {
             self.mark(id, None);
         }
+    }
+
+    /// Is the message in flight, and by this delivery?
+    fn is_held(&self, id: u64, receipts: &[Receipt]) -> bool {
+        let stored = self.messages.get(&id).filter(|stored| stored.received.is_some());
+        stored.is_some_and(|stored| receipts.contains(&stored.receipt()))
     }
 
     fn due(&self, now: Instant) -> impl Iterator<Item = u64> {
@@ -167,7 +183,10 @@ impl Transport for InMemory {
             ids.into_iter()
                 .filter_map(|id| {
                     queue.mark(id, Some(now));
-                    queue.messages.get(&id).map(|stored| received(id, stored))
+                    queue.deliveries += 1;
+                    let stored = queue.messages.get_mut(&id)?;
+                    stored.delivery = queue.deliveries;
+                    Some(received(id, stored))
                 })
                 .collect()
         }))
@@ -200,6 +219,10 @@ impl Transport for InMemory {
     }
 
     fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn resting(&self) -> Option<&dyn Resting> {
         Some(self)
     }
 
@@ -253,10 +276,33 @@ impl Listing for InMemory {
 
 #[async_trait]
 impl Releasing for InMemory {
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         self.with_queue(|queue, _| {
-            for id in numbers(ids) {
-                queue.mark(id, None);
+            for (id, receipts) in held(deliveries) {
+                if queue.is_held(id, receipts) {
+                    queue.mark(id, None);
+                }
+            }
+        });
+        self.store.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Resting for InMemory {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        Ok(self.counts(cap).await?.delayed)
+    }
+
+    async fn resume(&self) -> Result<(), TransportError> {
+        self.with_queue(|queue, now| {
+            let delayed: Vec<u64> =
+                queue.waiting.iter().rev().take_while(|(due, _)| *due > now).map(|(_, id)| *id).collect();
+            for id in delayed {
+                if let Some(stored) = queue.remove(id) {
+                    queue.insert(id, stored.message, now);
+                }
             }
         });
         self.store.changed.notify_waiters();
@@ -270,10 +316,10 @@ impl KeepingAlive for InMemory {
         self.redeliver_timeout
     }
 
-    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+    async fn keep_alive(&self, deliveries: &[Delivery], _now: SystemTime) -> Result<(), TransportError> {
         self.with_queue(|queue, now| {
-            for id in numbers(ids) {
-                if queue.messages.get(&id).is_some_and(|stored| stored.received.is_some()) {
+            for (id, receipts) in held(deliveries) {
+                if queue.is_held(id, receipts) {
                     queue.mark(id, Some(now));
                 }
             }
@@ -383,12 +429,16 @@ fn numbers(ids: &[MessageId]) -> impl Iterator<Item = u64> {
     ids.iter().filter_map(number)
 }
 
+fn held(deliveries: &[Delivery]) -> impl Iterator<Item = (u64, &[Receipt])> {
+    deliveries.iter().filter_map(|delivery| Some((number(&delivery.id)?, &delivery.receipts[..])))
+}
+
 fn up_to(items: impl Iterator, cap: u64) -> u64 {
     items.take(usize::try_from(cap).unwrap_or(usize::MAX)).count() as u64
 }
 
 fn received(id: u64, stored: &Stored) -> Received {
-    Received { id: MessageId(id.to_string()), message: Ok(stored.message.clone()) }
+    Received { id: MessageId(id.to_string()), receipt: stored.receipt(), message: Ok(stored.message.clone()) }
 }
 
 fn listed(id: u64, stored: &Stored, now: Instant) -> Listed {

@@ -21,6 +21,7 @@ mod amqp;
 mod auto_fallback;
 mod dsn;
 mod factory;
+mod file_watch;
 mod in_memory;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -35,6 +36,8 @@ mod sql;
 mod sql_facts;
 mod sqlite;
 mod sync;
+#[cfg(any(feature = "redis", feature = "amqp"))]
+mod tls;
 
 #[cfg(feature = "amqp")]
 pub use amqp::AmqpFactory;
@@ -61,6 +64,9 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::message::{Encoded, UndecodableError};
+
+/// How long a message rests that failed for good and stays where it is: long enough that nobody is kept busy by it.
+pub const REST: Duration = Duration::from_secs(86_400);
 
 /// What a transport calls a message. Unique within the transport for as long as the message is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,13 +97,37 @@ pub enum Sent {
     },
 }
 
+/// Tells one delivery of a message from all others: whoever shows it can put the message back, or keep it for longer, only
+/// while nobody else has received it since. Amazon SQS calls the same a receipt handle. Empty where a message was only
+/// looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Receipt(pub String);
+
+/// A message in flight, as the consumer knows it that has received it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The message's id.
+    pub id: MessageId,
+    /// Any of these may be valid: keeping a message alive may change its receipt, and the answer may have got lost.
+    pub receipts: Vec<Receipt>,
+}
+
 /// A message taken from a store. It stays there, in flight, until it is acknowledged, rejected, retried or released.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// Its id.
     pub id: MessageId,
+    /// Tells this delivery of it from others.
+    pub receipt: Receipt,
     /// The message, or the parts of it that a store with damaged content still gives.
     pub message: Result<Encoded, Damaged>,
+}
+
+impl Received {
+    /// What is shown to put it back, or to keep it.
+    pub fn delivery(&self) -> Delivery {
+        Delivery { id: self.id.clone(), receipts: vec![self.receipt.clone()] }
+    }
 }
 
 /// A stored message whose headers are beyond reading.
@@ -174,6 +204,10 @@ pub trait Transport: Send + std::marker::Sync {
     /// is asked something.
     fn rest(&self) {}
 
+    /// Nothing is going to be asked of it any more. Returns once the server has received everything it was told; the caller
+    /// bounds how long that may take.
+    async fn close(&self) {}
+
     /// How many messages wait.
     fn counting(&self) -> Option<&dyn Counting> {
         None
@@ -199,8 +233,18 @@ pub trait Transport: Send + std::marker::Sync {
         None
     }
 
+    /// Knowing of messages at rest.
+    fn resting(&self) -> Option<&dyn Resting> {
+        None
+    }
+
     /// Being told of new messages instead of asking.
     fn waking(&self) -> Option<&dyn Waking> {
+        None
+    }
+
+    /// Being sent messages ahead of asking for them.
+    fn prefetching(&self) -> Option<&dyn Prefetching> {
         None
     }
 
@@ -255,9 +299,25 @@ pub trait Listing: Send + std::marker::Sync {
 /// Puts messages back.
 #[async_trait]
 pub trait Releasing: Send + std::marker::Sync {
-    /// Makes received messages pending again at once, as if they had never been received. An id that is not in flight is
-    /// passed over.
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError>;
+    /// Makes received messages pending again at once, as if they had never been received. One that is not in flight any
+    /// more, or has been received by another consumer since, is passed over.
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError>;
+
+    /// For how long after it was given a receipt may be given again, to another consumer that receives the same message:
+    /// not at all, or, where a store notes deliveries by the second, for as long as that may take on any host's clock.
+    fn receipt_repeats_within(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Knows of messages that wait for a long time, and ends their wait.
+#[async_trait]
+pub trait Resting: Send + std::marker::Sync {
+    /// How many messages rest ([`REST`]), or are delayed where the store makes no difference. Stops counting at `cap`.
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError>;
+
+    /// Makes all these pending at once. What is in flight is not touched.
+    async fn resume(&self) -> Result<(), TransportError>;
 }
 
 /// Keeps messages in flight.
@@ -266,8 +326,14 @@ pub trait KeepingAlive: Send + std::marker::Sync {
     /// For how long a message may be in flight before it is pending again.
     fn redeliver_timeout(&self) -> Duration;
 
-    /// Starts the `redeliver_timeout` of these messages anew.
-    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError>;
+    /// Starts the `redeliver_timeout` of these messages anew, at `now`. One that is not in flight any more, or has been
+    /// received by another consumer since, is passed over.
+    async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError>;
+
+    /// The receipt that messages have which are kept alive at `now`; `None`, they keep theirs.
+    fn receipt_at(&self, _now: SystemTime) -> Option<Receipt> {
+        None
+    }
 }
 
 /// Wakes a waiting consumer.
@@ -281,6 +347,20 @@ pub trait Waking: Send + std::marker::Sync {
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
+}
+
+/// Fetches messages from a broker before they are asked for.
+///
+/// What such a broker gets back it marks as delivered before, which consumers of Symfony Messenger take for a failure. So a
+/// consumer that stops handles what has been fetched, and releases it only where it would wait long.
+#[async_trait]
+pub trait Prefetching: Send + std::marker::Sync {
+    /// Whether [`Transport::receive`] may fetch further messages meanwhile, as many as are received at once and for some
+    /// milliseconds. It may not until this is called.
+    fn fetch_ahead(&self, allowed: bool);
+
+    /// Fetches nothing more until the next [`Transport::receive`]. Returns what was fetched and not received.
+    async fn stop_fetching(&self) -> Result<Vec<Received>, TransportError>;
 }
 
 /// Brings messages from several queues.

@@ -1,6 +1,8 @@
 //! A transport as the configuration describes it: its DSN taken apart, its options collected and read.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -21,6 +23,9 @@ pub struct TransportSpec {
     pub store: Dsn,
     path: String,
     options: IndexMap<String, Given>,
+    project_dir: PathBuf,
+    /// What reading the options has found doubtful.
+    warnings: Arc<Mutex<Vec<Problem>>>,
 }
 
 /// An option's value, and where it was written.
@@ -40,11 +45,15 @@ impl std::fmt::Debug for Given {
 impl TransportSpec {
     /// Takes a transport's configuration apart. Options beside the DSN win over those in it.
     pub fn new(config: &TransportConfig, context: &Context) -> Result<Self, Problem> {
-        Self::of(config, &context.connections)
+        Self::of(config, &context.connections, &context.project_dir)
     }
 
-    /// The same, with what `doctrine://NAME` may name.
-    pub(super) fn of(config: &TransportConfig, connections: &IndexMap<String, Secret>) -> Result<Self, Problem> {
+    /// The same, with what `doctrine://NAME` may name, and where relative paths start.
+    pub(super) fn of(
+        config: &TransportConfig,
+        connections: &IndexMap<String, Secret>,
+        project_dir: &Path,
+    ) -> Result<Self, Problem> {
         let path = format!("{}.dsn", config.path);
         let dsn = Dsn::parse(&config.dsn.0).map_err(|error| Problem::error(&path, error.to_string()))?;
         let store = if dsn.scheme() == "doctrine" { connection(&dsn, &path, connections)? } else { dsn.clone() };
@@ -69,7 +78,15 @@ impl TransportSpec {
             };
             options.insert(key, Given { value, path });
         }
-        Ok(Self { name: config.name.clone(), dsn, store, path: config.path.clone(), options })
+        Ok(Self {
+            name: config.name.clone(),
+            dsn,
+            store,
+            path: config.path.clone(),
+            options,
+            project_dir: project_dir.to_owned(),
+            warnings: Arc::default(),
+        })
     }
 
     /// Starts reading the options.
@@ -85,6 +102,17 @@ impl TransportSpec {
     /// A warning about the transport as a whole.
     pub fn warning(&self, message: impl Into<String>) -> Problem {
         Problem::warning(&self.path, message)
+    }
+
+    /// A file that a DSN or an option names. A relative path starts at the folder of the configuration file.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.project_dir.join(path)
+    }
+
+    /// What the options that have been read make a person doubt. Each is told once.
+    pub(super) fn take_warnings(&self) -> Vec<Problem> {
+        // A panic while the lock is held leaves at worst a warning out.
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where the DSN was written: `transports.async.dsn`.
@@ -167,9 +195,29 @@ impl Options<'_> {
         if text.is_empty() { None } else { Some(text) }
     }
 
-    /// An option that is whatever it is: a map, a list, a text.
+    /// An option that is whatever it is: a map, a list, a text. None when it is not given, or `~`.
     pub fn tree(&mut self, name: &'static str) -> Option<Value> {
-        self.value(name).cloned()
+        self.value(name).filter(|value| !value.is_null()).cloned()
+    }
+
+    /// An option that is accepted because others know it, and that changes nothing here: a warning says so and why. There
+    /// is none where its value asks for what is done anyway (`same`).
+    pub fn without_effect(&mut self, name: &'static str, same: &[&str], why: &str) {
+        let Some(value) = self.tree(name) else { return };
+        let text = match &value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            _ => String::from("a list or map"),
+        };
+        if !text.is_empty() && !same.contains(&text.to_ascii_lowercase().as_str()) {
+            self.warn(name, format!("{name} has no effect here: {why}"));
+        }
+    }
+
+    /// Notes what a person should know about an option that is given. It stops nothing.
+    pub fn warn(&mut self, name: &str, message: impl Into<String>) {
+        self.problems.push(Problem::warning(self.spec.option_path(name), message));
     }
 
     /// An option that is a whole number of seconds.
@@ -210,13 +258,16 @@ impl Options<'_> {
         self.problems.push(problem);
     }
 
-    /// Ends the reading: everything wrong, with the options nobody asked for.
+    /// Ends the reading: everything wrong, with the options nobody asked for. Warnings are left to whoever has the
+    /// transport made.
     pub fn finish(mut self) -> Result<(), Vec<Problem>> {
         let known: HashSet<&str> = self.known.iter().copied().collect();
         for (name, given) in self.spec.options.iter().filter(|(name, _)| !known.contains(name.as_str())) {
             self.problems.push(Problem::unknown(&given.path, "option", name, self.known.iter().copied()));
         }
-        if self.problems.is_empty() { Ok(()) } else { Err(self.problems) }
+        let (warnings, mistakes): (Vec<Problem>, _) = self.problems.into_iter().partition(|problem| problem.warning);
+        self.spec.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     fn value(&mut self, name: &'static str) -> Option<&Value> {

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use indexmap::IndexMap;
 
-use super::{Options, TransportError};
+use super::{Delivery, Options, Receipt, TransportError};
 
 /// How long a message may be in flight before it is pending again: Symfony Messenger's default.
 pub(super) const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -12,6 +13,8 @@ pub(super) const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
 const TABLE: &str = "messenger_messages";
 /// Symfony Messenger's default for `queue_name`.
 const QUEUE: &str = "default";
+/// Stands in for a time that never comes.
+pub(super) const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// The width of the column `queue_name`; SQLite does not enforce it, the servers do.
 const QUEUE_NAME_MAX: usize = 190;
 
@@ -61,20 +64,37 @@ impl QueueOptions {
     }
 }
 
-/// A moment in time as a queue's columns see it: in whole seconds.
+/// A moment in time, for a queue's columns, which keep whole seconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment(DateTime<Utc>);
 
 impl Moment {
-    /// Now, with the fraction of the second cut off and not rounded, as what is written must not lie in the future.
+    /// Now.
     pub(super) fn now() -> Self {
-        Self(Utc::now().trunc_subsecs(0))
+        Self(Utc::now())
     }
 
-    /// When a message becomes due. Counts the whole seconds of the delay, as Symfony does.
+    /// This time, as the columns see it.
+    pub(super) fn at(time: SystemTime) -> Self {
+        Self(time.into())
+    }
+
+    /// Tells what was received now from what was received at other times.
+    pub(super) fn receipt(self) -> Receipt {
+        Receipt(self.text())
+    }
+
+    /// When a message becomes due: with a delay at the next whole second, as Symfony has it from 7.4 on, so that no delay is
+    /// cut short.
     pub(super) fn after(self, delay: Duration) -> Self {
-        let due = TimeDelta::try_seconds(i64::try_from(delay.as_secs()).unwrap_or(i64::MAX))
-            .and_then(|delay| self.0.checked_add_signed(delay));
+        if delay.is_zero() {
+            return self;
+        }
+        let due = TimeDelta::from_std(delay).ok().and_then(|delay| self.0.checked_add_signed(delay));
+        let due = due.and_then(|due| match due.trunc_subsecs(0) {
+            second if second == due => Some(due),
+            second => second.checked_add_signed(TimeDelta::seconds(1)),
+        });
         let last = DateTime::<Utc>::from_timestamp_secs(253_402_300_799).unwrap_or(DateTime::<Utc>::MAX_UTC);
         // Past the year 9999 the text would not sort as the time does.
         Self(due.map_or(last, |due| due.min(last)))
@@ -85,10 +105,26 @@ impl Moment {
         Self(TimeDelta::from_std(redeliver_timeout).map_or(self.0, |timeout| self.0 - timeout))
     }
 
-    /// As it is written into a column.
+    /// As it is written into a column. The fraction of the second is cut off and not rounded, as what is written as now must
+    /// not lie in the future.
     pub(super) fn text(self) -> String {
         self.0.format(TIME).to_string()
     }
+}
+
+/// How far apart the clocks of hosts may be, and how exactly a receipt tells the time.
+pub(super) const RECEIPT_REPEATS: Duration = Duration::from_secs(2);
+
+/// The ids of the messages that were received at each of these times. What is no number or no time is passed over.
+pub(super) fn by_receipt(deliveries: &[Delivery]) -> IndexMap<&str, Vec<i64>> {
+    let mut by_receipt: IndexMap<&str, Vec<i64>> = IndexMap::new();
+    for delivery in deliveries {
+        let Ok(id) = delivery.id.0.parse() else { continue };
+        for Receipt(time) in delivery.receipts.iter().filter(|receipt| time_from_text(&receipt.0).is_some()) {
+            by_receipt.entry(time).or_default().push(id);
+        }
+    }
+    by_receipt
 }
 
 /// Reads a time from a column; none when something else is written there.
@@ -122,14 +158,29 @@ mod tests {
     use super::*;
 
     fn moment(text: &str) -> Moment {
-        Moment(time_from_text(text).unwrap().into())
+        Moment(DateTime::parse_from_rfc3339(&format!("{}Z", text.replace(' ', "T"))).unwrap().into())
     }
 
     #[test]
-    fn a_delay_counts_in_whole_seconds() {
-        let now = moment("2026-02-28 23:59:58");
-        assert_eq!(now.after(Duration::from_millis(999)).text(), "2026-02-28 23:59:58");
-        assert_eq!(now.after(Duration::from_millis(2999)).text(), "2026-03-01 00:00:00");
+    fn a_delay_is_never_cut_short() {
+        for (now, millis, due) in [
+            ("2026-02-28 23:59:58", 1, "2026-02-28 23:59:59"),
+            ("2026-02-28 23:59:58", 1000, "2026-02-28 23:59:59"),
+            ("2026-02-28 23:59:58", 2001, "2026-03-01 00:00:01"),
+            ("2026-02-28 23:59:58.800", 100, "2026-02-28 23:59:59"),
+            ("2026-02-28 23:59:58.800", 200, "2026-02-28 23:59:59"),
+            ("2026-02-28 23:59:58.800", 1000, "2026-03-01 00:00:00"),
+            ("2026-02-28 23:59:58.000000001", 1000, "2026-03-01 00:00:00"),
+        ] {
+            assert_eq!(moment(now).after(Duration::from_millis(millis)).text(), due, "{now} + {millis} ms");
+        }
+    }
+
+    #[test]
+    fn what_is_not_delayed_is_due_now() {
+        let now = moment("2026-02-28 23:59:58.999");
+        assert_eq!(now.after(Duration::ZERO).text(), "2026-02-28 23:59:58");
+        assert_eq!(now.text(), "2026-02-28 23:59:58");
     }
 
     #[test]

@@ -5,32 +5,40 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+
+use crate::transport::{Delivery, MessageId, Receipt};
+
+/// How the name begins of a file that is not a note yet. One that is older than some seconds is of a worker that was
+/// killed while it wrote it.
+pub(crate) const UNFINISHED: &str = ".note-";
 
 /// What a worker has in flight, by transport.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     /// The transports that are really read, by name.
-    pub transports: IndexMap<String, Taken>,
+    pub transports: IndexMap<String, Vec<Taken>>,
+    /// The worker is dead, and what its handlers had started has been ended.
+    #[serde(default)]
+    pub left_nothing_running: bool,
 }
 
-/// What a worker has taken from one transport.
+/// Messages that a worker has taken from a transport, and that have their receipts in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// The messages' ids.
     pub ids: Vec<String>,
-    /// When the first of them was taken or last kept alive, in seconds since 1970.
-    pub since: u64,
+    /// Their receipts, of which one is valid.
+    pub receipts: Vec<String>,
 }
 
 impl Taken {
-    /// How long ago that was.
-    pub fn age(&self) -> Duration {
-        let since = UNIX_EPOCH + Duration::from_secs(self.since);
-        SystemTime::now().duration_since(since).unwrap_or_default()
+    /// The messages, as their transport knows them.
+    pub fn deliveries(&self) -> impl Iterator<Item = Delivery> {
+        let receipts: Vec<Receipt> = self.receipts.iter().cloned().map(Receipt).collect();
+        self.ids.iter().map(move |id| Delivery { id: MessageId(id.clone()), receipts: receipts.clone() })
     }
 }
 
@@ -57,7 +65,7 @@ impl Note {
     /// Replaces what the note says.
     pub fn write(&self, in_flight: &InFlight) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".note-").tempfile_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(&serde_json::to_vec(in_flight)?)?;
         file.persist(&self.path)?;
         Ok(())
@@ -81,8 +89,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let note = Note::new(dir.path().join("0.7-1.work"));
         assert_eq!(note.read().unwrap(), InFlight::default());
-        let taken = Taken { ids: vec!["1".into(), "2".into()], since: 5 };
-        let in_flight = InFlight { transports: [("mail".to_owned(), taken)].into() };
+        let taken = Taken { ids: vec!["1".into(), "2".into()], receipts: vec!["5".into()] };
+        let in_flight = InFlight { transports: [("mail".to_owned(), vec![taken])].into(), left_nothing_running: false };
         note.write(&InFlight::default()).unwrap();
         note.write(&in_flight).unwrap();
         assert_eq!(note.read().unwrap(), in_flight);

@@ -3,16 +3,23 @@
 //! Messages move in batches, whose size follows from how long handlers take: a batch is at most [`BATCH_WORK`] of work.
 //! Slow handlers thus get one message each and share a queue fairly; fast ones are not bound by round trips. What was
 //! taken and could not begin in time is given back for others to take.
+//!
+//! A look asks one source after the other, each once the one before has said that it has nothing. One that does not
+//! answer in time, or that fails, loses its turn: it is asked all the same, and its messages are taken when they come.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{self, FutureExt};
+use futures_util::future::{self, BoxFuture, FutureExt};
 use tokio::time::Instant;
 
 use super::held::Held;
+use super::lane::{Answer, Lane, Unwanted};
 use super::{Note, Source, far_future};
+use crate::heartbeat::Voice;
 use crate::transport::{MessageId, Received, TransportError};
 
 /// How much work is taken at once, as far as the past tells.
@@ -21,70 +28,74 @@ const BATCH_WORK: Duration = Duration::from_millis(20);
 /// What has not begun after this time is given back: the past told wrong.
 const BATCH_PATIENCE: Duration = Duration::from_millis(100);
 
+/// The same for what a broker has pushed, where giving back counts as a failure: longer than a busy machine stands still.
+const FETCHED_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How many messages must have been quick since the last one that was not, for more than can begin at once to be taken from
+/// a transport where giving back counts as a failure.
+const AFTER_SLOW: u32 = 1000;
+
 /// The most messages taken at once.
 const BATCH_MOST: usize = 200;
 
-/// The waits after a store failed: doubled each time, from the first to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// How large a batch may become, in bytes, as far as the past tells.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Between two looks that found nothing, at least.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 pub(super) struct Intake {
-    sources: Vec<Tried>,
+    lanes: Vec<Lane>,
+    voice: Option<Voice>,
     sleep: Duration,
     concurrency: usize,
     /// Taken and not begun.
     taken: VecDeque<(Arc<Source>, Received)>,
     taken_at: Instant,
     held: Held,
-    /// Handled, and still in the store.
-    handled: Vec<(Arc<Source>, Vec<MessageId>)>,
+    /// During a look: whose turn it is.
+    turn: Option<usize>,
     next_look: Instant,
     /// How long a message takes, if any has been handled.
     usual: Option<Duration>,
+    /// How many messages ago one took longer than others may have to wait.
+    since_slow: u32,
+    /// Nothing is to be fetched ahead any more.
+    is_stopping: bool,
 }
 
-/// A source, and how it went when it was last asked.
-struct Tried {
-    source: Arc<Source>,
-    /// The wait after its last failure; none when it is well.
-    backoff: Option<Duration>,
-    /// It is not asked before.
-    next: Instant,
-}
-
-impl Tried {
-    fn failed(&mut self) {
-        let backoff = self.backoff.map_or(FIRST_BACKOFF, |last| (2 * last).min(LONGEST_BACKOFF));
-        self.backoff = Some(backoff);
-        self.next = Instant::now() + backoff;
-    }
-
-    fn had_nothing(&mut self) {
-        self.backoff = None;
-        // One that tells of what comes need not be asked as often as others.
-        let quiet = self.source.transport.waking().and_then(|waking| waking.poll_interval());
-        self.next = Instant::now() + quiet.unwrap_or_default();
-    }
+/// Something that a waiting worker has to see to.
+pub(super) enum Event {
+    /// The store of this lane has said something.
+    Said(usize, Answer),
+    /// A source says that something came.
+    Woken,
+    /// Some time is over.
+    Time,
 }
 
 impl Intake {
     pub(super) fn new(sources: Vec<Arc<Source>>, sleep: Duration, concurrency: usize, note: Option<Note>) -> Self {
         let now = Instant::now();
-        let handled = sources.iter().map(|source| (Arc::clone(source), Vec::new())).collect();
         Self {
             held: Held::new(&sources, note),
-            sources: sources.into_iter().map(|source| Tried { source, backoff: None, next: now }).collect(),
+            lanes: sources.into_iter().map(Lane::new).collect(),
+            voice: None,
             sleep,
             concurrency,
             taken: VecDeque::new(),
             taken_at: now,
-            handled,
+            turn: None,
             next_look: now,
             usual: None,
+            since_slow: u32::MAX,
+            is_stopping: false,
         }
+    }
+
+    /// From now on `voice` is told which sources messages can be taken from.
+    pub(super) fn speak(&mut self, voice: Voice) {
+        self.voice = Some(voice);
     }
 
     /// The next message to begin with.
@@ -96,107 +107,264 @@ impl Intake {
         self.taken.is_empty()
     }
 
-    /// Is it time to look for messages?
-    pub(super) fn is_due(&self) -> bool {
-        Instant::now() >= self.next_look
+    /// Is a look under way, or due?
+    pub(super) fn is_looking(&self) -> bool {
+        self.turn.is_some() || Instant::now() >= self.next_look
     }
 
-    /// Looks for messages, in the order of priority, and takes some from the first source that has any.
-    ///
-    /// Fails only with what cannot get better by itself.
-    pub(super) async fn take(&mut self, at_most: u64, in_hand: usize) -> Result<(), TransportError> {
-        // One batch at most is handled and not acknowledged: a crash repeats no more than that.
-        self.flush().await;
-        let free = self.concurrency.saturating_sub(in_hand).max(1);
-        for tried in self.sources.iter_mut().filter(|tried| tried.next <= Instant::now()) {
-            let source = &tried.source;
-            let can_give_back = source.transport.releasing().is_some();
-            let size = if can_give_back { batch_size(self.usual, free, self.concurrency) } else { free };
-            let size = size.min(usize::try_from(at_most).unwrap_or(usize::MAX));
-            match source.transport.receive(size).await {
-                Ok(messages) if messages.is_empty() => tried.had_nothing(),
-                Ok(messages) => {
-                    tried.backoff = None;
-                    self.held.take(source, messages.iter().map(|message| message.id.clone()));
-                    self.taken.extend(messages.into_iter().map(|message| (Arc::clone(source), message)));
-                    self.taken_at = Instant::now();
-                    self.look_now();
-                    return Ok(());
-                }
-                Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. })) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "nothing can be received; trying again");
-                    tried.failed();
-                }
-            }
+    /// Begins a look when one is due, and goes on with the one that is under way. Never waits.
+    pub(super) fn look(&mut self, at_most: u64, in_hand: usize) {
+        if !self.is_looking() {
+            return;
         }
+        let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
+        let free = self.concurrency.saturating_sub(in_hand).max(1);
+        let mut turn = self.turn.unwrap_or(0);
+        while let Some(lane) = self.lanes.get_mut(turn) {
+            let can_give_back = lane.source.transport.releasing().is_some();
+            let mut size =
+                if can_give_back { batch_size(self.usual, free, self.concurrency, lane.largest) } else { free };
+            if let Some(prefetching) = lane.source.transport.prefetching() {
+                if self.is_stopping || self.since_slow < AFTER_SLOW {
+                    size = free;
+                }
+                // As many again may be fetched meanwhile, and all of these are to be within the limit.
+                prefetching.fetch_ahead(size > free && size.saturating_mul(2) <= at_most);
+            }
+            lane.ask(size.min(at_most), &mut self.held);
+            match lane.waited_for_until() {
+                Some(until) if Instant::now() < until => {
+                    self.turn = Some(turn);
+                    return;
+                }
+                Some(_) => lane.is_slow(),
+                None => {}
+            }
+            turn += 1;
+        }
+        self.turn = None;
         let now = Instant::now();
         // One in trouble, or that tells of what comes, is asked again in its own time, without making the others wait.
-        let looks = self.sources.iter().map(|tried| if tried.next > now { tried.next } else { now + self.sleep });
+        let asked = self.lanes.iter().filter(|lane| !lane.is_asked());
+        let looks = asked.map(|lane| if lane.next > now { lane.next } else { now + self.sleep });
         self.next_look = looks.min().unwrap_or(now + self.sleep).max(now + SHORTEST_SLEEP);
-        Ok(())
-    }
-
-    /// Returns when it is time to look again: after the sleep, or, with `true`, when a source says that something came.
-    pub(super) async fn ripe(&self) -> bool {
-        let well = self.sources.iter().filter(|tried| tried.backoff.is_none());
-        let wakes = well.filter_map(|tried| tried.source.transport.waking()).map(|waking| {
-            async move {
-                // A source that cannot wake leaves it to the sleep.
-                if waking.wake().await.is_err() {
-                    future::pending::<()>().await;
-                }
-            }
-            .boxed()
-        });
-        let wakes: Vec<_> = wakes.collect();
-        let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
-        tokio::select! {
-            _ = woken => true,
-            () = tokio::time::sleep_until(self.next_look) => false,
-        }
     }
 
     /// Something came: look at once, at all that are well, as the first ones come first.
     pub(super) fn look_now(&mut self) {
+        self.turn = None;
         self.next_look = Instant::now();
-        for tried in self.sources.iter_mut().filter(|tried| tried.backoff.is_none()) {
-            tried.next = self.next_look;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.is_well()) {
+            lane.next = self.next_look;
         }
     }
 
-    /// Returns when what was taken should have begun, and what was handled should be acknowledged, by now.
-    pub(super) async fn overdue(&self) {
-        let anything = !self.taken.is_empty() || self.handled.iter().any(|(_, ids)| !ids.is_empty());
-        let until = if anything { self.taken_at + BATCH_PATIENCE } else { far_future() };
-        tokio::time::sleep_until(until).await;
+    /// Waits for something to see to. New messages are waited for only where they are `wanted`. Safe to cancel.
+    pub(super) async fn event(&mut self, wanted: bool) -> Event {
+        let idle = wanted && self.turn.is_none();
+        let turn = self.turn.filter(|_| wanted).and_then(|turn| self.lanes[turn].waited_for_until());
+        let silent = self.lanes.iter().filter_map(Lane::silent_from).filter(|at| *at > Instant::now());
+        let times = [turn, idle.then_some(self.next_look), self.overdue_at(), silent.min()];
+        let until = times.into_iter().flatten().min().unwrap_or_else(far_future);
+        let wakes = if idle { self.wakes() } else { Vec::new() };
+        let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
+        tokio::select! {
+            (lane, answer) = poll_fn(|context| self.poll(context)) => Event::Said(lane, answer),
+            _ = woken => Event::Woken,
+            () = tokio::time::sleep_until(until) => Event::Time,
+        }
+    }
+
+    /// Each ends when its source says that something came.
+    fn wakes(&self) -> Vec<BoxFuture<'static, ()>> {
+        let well = self.lanes.iter().filter(|lane| lane.is_well() && !lane.is_asked());
+        let sources = well.map(|lane| Arc::clone(&lane.source)).filter(|source| source.transport.waking().is_some());
+        let wake = |source: Arc<Source>| async move {
+            // A source that cannot wake leaves it to the sleep.
+            match source.transport.waking() {
+                Some(waking) if waking.wake().await.is_ok() => {}
+                _ => future::pending().await,
+            }
+        };
+        sources.map(|source| wake(source).boxed()).collect()
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Answer)> {
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            if let Poll::Ready(answer) = lane.poll(context) {
+                return Poll::Ready((number, answer));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// When what was taken should have begun, and what was handled should be acknowledged.
+    fn overdue_at(&self) -> Option<Instant> {
+        let patience = self.taken_at + BATCH_PATIENCE;
+        let told = self.lanes.iter().filter_map(Lane::to_tell_at).map(|at| at.max(patience));
+        told.chain(self.taken_overdue_at()).min()
+    }
+
+    /// When what was taken should have begun.
+    fn taken_overdue_at(&self) -> Option<Instant> {
+        let is_fetched = self.taken.iter().any(|(source, _)| source.transport.prefetching().is_some());
+        let patience = if is_fetched { FETCHED_PATIENCE } else { BATCH_PATIENCE };
+        (!self.taken.is_empty()).then_some(self.taken_at + patience)
+    }
+
+    /// Sees to an event. Fails only with what cannot get better by itself.
+    pub(super) fn hear(&mut self, event: Event) -> Result<(), TransportError> {
+        match event {
+            Event::Said(lane, answer) => return self.answered(lane, answer),
+            Event::Woken => self.look_now(),
+            Event::Time => {
+                let now = Instant::now();
+                if self.taken_overdue_at().is_some_and(|at| at <= now) {
+                    self.give_back();
+                } else if self.overdue_at().is_some_and(|at| at <= now) {
+                    self.flush();
+                }
+                for number in 0..self.lanes.len() {
+                    self.say_whether_it_works(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, number: usize, answer: Answer) -> Result<(), TransportError> {
+        let lane = &mut self.lanes[number];
+        match answer {
+            Answer::Received(Ok(messages)) => {
+                lane.works();
+                self.take(number, messages);
+            }
+            Answer::Received(Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. }))) => {
+                return Err(error);
+            }
+            Answer::Received(Err(error)) => {
+                tracing::error!(%error, "nothing can be received; trying again");
+                lane.failed();
+            }
+            Answer::Acknowledged(ids, Ok(())) => {
+                lane.works();
+                self.held.let_go(&lane.source, &ids);
+                lane.tell(&mut self.held);
+            }
+            Answer::Acknowledged(ids, Err(error)) => {
+                tracing::error!(
+                    %error, messages = ids.len(),
+                    "handled messages could not be acknowledged; unless that gets better they are delivered again"
+                );
+                lane.acknowledge_later(ids);
+                lane.failed();
+            }
+            Answer::GivenBack(messages, Ok(())) => {
+                lane.works();
+                let ids: Vec<MessageId> = messages.into_iter().map(|message| message.id).collect();
+                self.held.let_go(&lane.source, &ids);
+                lane.tell(&mut self.held);
+            }
+            Answer::GivenBack(messages, Err(error)) => {
+                tracing::error!(%error, messages = messages.len(), "messages could not be given back");
+                lane.failed();
+                let ids: Vec<MessageId> = messages.iter().map(|message| message.id.clone()).collect();
+                self.held.keep(&lane.source, &ids);
+                // They are handled here after all.
+                let source = Arc::clone(&lane.source);
+                let messages = messages.into_iter().filter_map(|message| message.received);
+                self.taken.extend(messages.map(|message| (Arc::clone(&source), message)));
+            }
+            Answer::KeptAlive(_, Ok(())) => self.held.kept_alive(&lane.source),
+            Answer::KeptAlive(messages, Err(error)) => {
+                tracing::warn!(%error, messages, "messages could not be kept alive");
+            }
+        }
+        self.say_whether_it_works(number);
+        Ok(())
+    }
+
+    fn take(&mut self, number: usize, messages: Vec<Received>) {
+        let lane = &mut self.lanes[number];
+        if messages.is_empty() {
+            lane.had_nothing();
+            if self.turn == Some(number) {
+                self.turn = Some(number + 1);
+            }
+            return;
+        }
+        // Believes a large message at once and small ones only by and by.
+        lane.largest = messages.iter().map(size_of).max().unwrap_or(0).max(lane.largest / 4 * 3);
+        let source = Arc::clone(&lane.source);
+        self.held.take(&source, messages.iter().map(Received::delivery));
+        self.taken.extend(messages.into_iter().map(|message| (Arc::clone(&source), message)));
+        self.taken_at = Instant::now();
+        self.look_now();
+    }
+
+    /// Tells of a source that has not worked for a while, and of one that does.
+    fn say_whether_it_works(&self, number: usize) {
+        let Some(voice) = &self.voice else { return };
+        match self.lanes[number].silent_from() {
+            None => voice.say(number, true),
+            Some(at) if at <= Instant::now() => voice.say(number, false),
+            Some(_) => {}
+        }
     }
 
     /// Acknowledges what was handled, and gives back what has not begun. What cannot be given back is handled here after
     /// all.
-    pub(super) async fn give_back(&mut self) {
-        self.flush().await;
+    pub(super) fn give_back(&mut self) {
         self.taken_at = Instant::now();
-        for tried in &self.sources {
-            let source = &tried.source;
-            let of_source = |(of, _): &(Arc<Source>, Received)| Arc::ptr_eq(of, source);
-            let ids: Vec<MessageId> =
-                self.taken.iter().filter(|taken| of_source(taken)).map(|(_, received)| received.id.clone()).collect();
-            let Some(releasing) = source.transport.releasing().filter(|_| !ids.is_empty()) else { continue };
-            match releasing.release(&ids).await {
-                Ok(()) => {
-                    self.held.let_go(source, &ids);
-                    self.taken.retain(|taken| !of_source(taken));
-                }
-                Err(error) => tracing::error!(%error, messages = ids.len(), "messages could not be given back"),
+        self.give_back_from(|_| true);
+    }
+
+    /// From now on nothing is fetched ahead. What has been is taken, to be handled.
+    pub(super) fn stop_fetching(&mut self) {
+        self.is_stopping = true;
+        self.lanes.iter_mut().for_each(Lane::stop_fetching);
+    }
+
+    /// Until when what was fetched ahead is waited for; none when all of it is there.
+    pub(super) fn fetching_until(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(Lane::fetching_until).max()
+    }
+
+    /// The same as [`Intake::give_back`], save for what was fetched ahead.
+    pub(super) fn give_back_unfetched(&mut self) {
+        self.give_back_from(|lane| lane.source.transport.prefetching().is_none());
+    }
+
+    fn give_back_from(&mut self, wanted: impl Fn(&Lane) -> bool) {
+        for lane in &mut self.lanes {
+            if lane.source.transport.releasing().is_some() && wanted(lane) {
+                let of_lane = |(source, _): &(Arc<Source>, Received)| Arc::ptr_eq(source, &lane.source);
+                let (unwanted, others) = std::mem::take(&mut self.taken).into_iter().partition(of_lane);
+                self.taken = others;
+                let unwanted: VecDeque<(Arc<Source>, Received)> = unwanted;
+                lane.unwanted(
+                    unwanted
+                        .into_iter()
+                        .map(|(_, message)| Unwanted { id: message.id.clone(), received: Some(message) }),
+                );
+            }
+            lane.tell(&mut self.held);
+        }
+    }
+
+    /// Gives back messages that were begun, and left as they are.
+    pub(super) fn put_back(&mut self, messages: impl Iterator<Item = (Arc<Source>, MessageId)>) {
+        for (source, id) in messages {
+            if let Some(lane) = self.lane(&source).filter(|lane| lane.source.transport.releasing().is_some()) {
+                lane.unwanted([Unwanted { id, received: None }]);
             }
         }
+        self.flush();
     }
 
     /// A message took so long.
     pub(super) fn learn(&mut self, took: Duration) {
+        self.since_slow = if took > BATCH_PATIENCE { 0 } else { self.since_slow.saturating_add(1) };
         // Believes a slow message at once and a fast one only by and by: taking too few costs a round trip, taking too
         // many keeps messages from workers that are free.
         self.usual = Some(match self.usual {
@@ -206,22 +374,50 @@ impl Intake {
     }
 
     /// A message was handled, and is to leave its store with the next [`Intake::flush`].
-    pub(super) async fn acknowledge(&mut self, source: &Arc<Source>, id: MessageId) {
-        let Some((_, ids)) = self.handled.iter_mut().find(|(of, _)| Arc::ptr_eq(of, source)) else { return };
-        ids.push(id);
-        if self.usual.is_none_or(|usual| usual >= BATCH_WORK) || ids.len() >= BATCH_MOST {
-            self.flush().await;
+    pub(super) fn acknowledge(&mut self, source: &Arc<Source>, id: MessageId) {
+        let at_once = self.usual.is_none_or(|usual| usual >= BATCH_WORK);
+        let Some(lane) = self.lanes.iter_mut().find(|lane| Arc::ptr_eq(&lane.source, source)) else { return };
+        if lane.handled(id) >= BATCH_MOST || at_once {
+            lane.tell(&mut self.held);
         }
     }
 
-    /// A message failed, and is somewhere else now.
-    pub(super) fn let_go(&mut self, source: &Arc<Source>, id: MessageId) {
-        self.held.let_go(source, &[id]);
+    /// A message failed, and what becomes of it is about to be stored.
+    pub(super) fn settling(&mut self, source: &Arc<Source>) {
+        if let Some(lane) = self.lane(source) {
+            lane.settles();
+        }
+    }
+
+    /// That is over. The message is somewhere else now if it was `stored`, and else is still in flight.
+    pub(super) fn settled(&mut self, source: &Arc<Source>, id: MessageId, stored: bool) {
+        // A look that passed over it meanwhile has not seen what it has.
+        if self.lane(source).is_some_and(Lane::has_settled) && self.turn.is_none() {
+            self.next_look = Instant::now();
+        }
+        if stored {
+            self.held.let_go(source, &[id]);
+        }
+        if let Some(number) = self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.source, source)) {
+            self.say_whether_it_works(number);
+        }
     }
 
     /// Starts the `redeliver_timeout` of everything in hand anew.
-    pub(super) async fn keep_alive(&mut self) {
-        self.held.keep_alive().await;
+    pub(super) fn keep_alive(&mut self) {
+        for lane in &mut self.lanes {
+            lane.keep_alive(&mut self.held);
+        }
+    }
+
+    /// Acknowledges what was handled.
+    pub(super) fn flush(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.tell(&mut self.held));
+    }
+
+    /// Until when a worker that ends waits for its stores; none when there is nothing to wait for.
+    pub(super) fn under_way_until(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(Lane::under_way_until).max()
     }
 
     /// The end. What is still held is left noted for the supervisor to put back.
@@ -229,33 +425,29 @@ impl Intake {
         self.held.finish();
     }
 
-    /// Acknowledges what was handled. What cannot be acknowledged now is kept for the next time.
-    pub(super) async fn flush(&mut self) {
-        for (source, ids) in &mut self.handled {
-            if ids.is_empty() {
-                continue;
-            }
-            match source.transport.ack(ids).await {
-                Ok(()) => {
-                    self.held.let_go(source, ids);
-                    ids.clear();
-                }
-                Err(error) => tracing::error!(
-                    %error, messages = ids.len(),
-                    "handled messages could not be acknowledged; unless that gets better they are delivered again"
-                ),
-            }
-        }
+    fn lane(&mut self, source: &Arc<Source>) -> Option<&mut Lane> {
+        self.lanes.iter_mut().find(|lane| Arc::ptr_eq(&lane.source, source))
     }
 }
 
-/// How many messages to take when one usually takes so long.
-fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize) -> usize {
+/// How many messages to take when one usually takes so long, and is so large.
+fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize, largest: usize) -> usize {
     let Some(usual) = usual else { return free };
     let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);
     let each = usize::try_from(each).unwrap_or(BATCH_MOST).clamp(1, BATCH_MOST);
     let more = (each - 1).saturating_mul(concurrency);
-    free.saturating_add(more).min(BATCH_MOST.max(free))
+    let most = BATCH_MOST.min(BATCH_BYTES / largest.max(1));
+    free.saturating_add(more).min(most.max(free))
+}
+
+/// What a message takes in memory, in bytes, as far as it matters.
+fn size_of(received: &Received) -> usize {
+    match &received.message {
+        Ok(message) => {
+            message.body.len() + message.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        }
+        Err(damaged) => damaged.body.len() + damaged.headers.len(),
+    }
 }
 
 #[cfg(test)]
@@ -264,12 +456,21 @@ mod tests {
 
     #[test]
     fn a_batch_is_at_most_some_milliseconds_of_work() {
-        let size = |micros: u64, concurrency| batch_size(Some(Duration::from_micros(micros)), concurrency, concurrency);
-        assert_eq!(batch_size(None, 1, 1), 1, "nothing is known yet");
+        let size = |micros, concurrency| batch_size(Some(Duration::from_micros(micros)), concurrency, concurrency, 1);
+        assert_eq!(batch_size(None, 1, 1, 1), 1, "nothing is known yet");
         assert_eq!(size(1_000_000, 1), 1, "slow handlers share fairly");
         assert_eq!(size(5_000, 1), 4);
         assert_eq!(size(5_000, 3), 12);
         assert_eq!(size(1, 1), BATCH_MOST);
-        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500), 500, "never fewer than can begin at once");
+        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500, 1), 500, "never fewer than can begin at once");
+    }
+
+    #[test]
+    fn a_batch_of_large_messages_is_small() {
+        let size = |largest, concurrency| batch_size(Some(Duration::ZERO), concurrency, concurrency, largest);
+        assert_eq!(size(0, 1), BATCH_MOST);
+        assert_eq!(size(1 << 20, 1), 8);
+        assert_eq!(size(1 << 30, 1), 1);
+        assert_eq!(size(1 << 20, 20), 20, "never fewer than can begin at once");
     }
 }

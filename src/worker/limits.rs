@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::time::Instant;
 
@@ -25,7 +26,8 @@ pub struct Limits {
 }
 
 /// Why a worker stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// [`Limits::messages`].
     MessageLimit,
@@ -39,6 +41,8 @@ pub enum StopReason {
     Signal,
     /// `stop-workers`.
     Asked,
+    /// One of the transports has nothing but messages that nobody here can handle: they are another application's.
+    Unhandleable,
 }
 
 impl fmt::Display for StopReason {
@@ -50,6 +54,7 @@ impl fmt::Display for StopReason {
             Self::TimeLimit => "the time limit is reached",
             Self::Signal => "a signal came",
             Self::Asked => "workers were asked to stop",
+            Self::Unhandleable => "nothing here can handle what waits",
         })
     }
 }

@@ -1,71 +1,114 @@
-//! Has one message handled, and sees to what becomes of it when that fails: retried later, or put where failed messages
-//! are kept. Nothing here lets go of a message before it is somewhere else.
+//! Has one message handled, and decides what is to become of it when that fails: retried later, or put where failed
+//! messages are kept. [`super::settle`] does it.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::forms::repacked;
+use super::settle::Fate;
 use super::{OnFailure, Source, Stop, waiting_time};
 use crate::bus::{Bus, DispatchError};
 use crate::handler::Verdict;
 use crate::message::{
-    DelayStamp, Encoded, Envelope, ErrorDetailsStamp, Headers, ReceivedStamp, RedeliveryStamp,
-    SentToFailureTransportStamp, TransportMessageIdStamp,
+    DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
+    TransportMessageIdStamp,
 };
-use crate::transport::{Damaged, MessageId, Received, Sent, Transport, TransportError};
+use crate::transport::{MessageId, REST, Received};
 
-/// How long a message rests that nobody can handle and that has no failure transport to go to, before it is tried again.
-const REST: Duration = Duration::from_secs(3600);
+/// How long a message waits that nobody can handle and that has no failure transport to go to, before it is tried again.
+const UNHANDLED_REST: Duration = Duration::from_secs(3600);
 
-/// What is encoded in them: what is not text, and the sign that says so.
-const RAW: &AsciiSet = &CONTROLS.add(b'%');
+/// Marks a message on a failure transport that has had all its retries there: from then on it is tried once and rests
+/// again. No stamp: those say to Symfony how often it was retried, and Symfony would delete what has no retry left.
+const RESTED: &str = "X-Minutely-Rested";
 
-/// Holds the headers of a message whose headers cannot be read, as they were stored but for percent-encoding.
-const DAMAGED_HEADERS: &str = "X-Minutely-Damaged-Headers";
+/// On a message whose handler was ended from outside: how often in a row. No stamp, for the same reason.
+const INTERRUPTED: &str = "X-Minutely-Interrupted";
 
-/// Says that a body could not be stored as it was, and is percent-encoded.
-const DAMAGED_BODY: &str = "X-Minutely-Damaged-Body";
+/// So many interruptions in a row use up no retry. Whoever ends a handler more often than that, ends it for what it does:
+/// a watchdog, for example, that ends what takes too much memory.
+const FREE_INTERRUPTIONS: u32 = 3;
 
-/// The waits between attempts to store what becomes of a message.
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// For how long a program that was ended from outside is believed to have been so together with its worker, which hears
+/// of it a moment later.
+const STOPPED_TOGETHER: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
+    /// It is still in its store, to be acknowledged.
     Handled,
-    Failed,
+    /// A handler was called, and failed; what is to become of it.
+    Failed(Fate),
+    /// Nobody here can handle it. What is to become of it is for the worker to decide.
+    Unhandleable(Unhandleable),
 }
 
-/// A message that is done with, for this time.
+/// A message that nobody here can handle, and why.
+pub(super) struct Unhandleable {
+    as_received: Encoded,
+    class: &'static str,
+    pub(super) error: String,
+}
+
+/// A message that was handled, or was not.
 pub(super) struct Finished {
     pub(super) source: Arc<Source>,
     pub(super) id: MessageId,
-    pub(super) outcome: Outcome,
     pub(super) took: Duration,
-    /// Whether it is still in its store, to be acknowledged.
-    pub(super) to_acknowledge: bool,
-    /// Whether what is to become of it is stored.
-    pub(super) settled: bool,
+    pub(super) outcome: Outcome,
 }
 
 pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: Stop) -> Finished {
     let started = Instant::now();
-    let id = received.id.clone();
-    let case = Case { source: &source, id: &id, stop: &stop, settled: AtomicBool::new(false) };
+    let id = received.id;
+    let case = Case { source: &source, id: &id, stop: &stop };
     let outcome = match received.message {
-        Err(damaged) => case.undecodable(repack(&damaged), &damaged.error.to_string()).await,
+        Err(damaged) => undecodable(repacked(&damaged), damaged.error.to_string()),
         Ok(encoded) => match Envelope::decode(&encoded) {
-            Err(error) => case.undecodable(encoded, &error.to_string()).await,
-            Ok(envelope) => case.handle(&bus, envelope).await,
+            Err(error) => undecodable(encoded, error.to_string()),
+            Ok(envelope) => case.handle(&bus, envelope, encoded).await,
         },
     };
-    let settled = case.settled.load(Ordering::Relaxed);
-    Finished { outcome, took: started.elapsed(), to_acknowledge: outcome == Outcome::Handled, settled, source, id }
+    Finished { took: started.elapsed(), outcome, source, id }
+}
+
+fn undecodable(as_received: Encoded, error: String) -> Outcome {
+    Outcome::Unhandleable(Unhandleable { as_received, class: "minutely::Undecodable", error })
+}
+
+/// Where a message goes that nobody here can handle, and that no retry makes better. Somebody else may handle it, so it is
+/// kept in any case: on the failure transport, or at rest where it is.
+pub(super) fn put_away(source: &Source, id: &MessageId, message: Unhandleable) -> Fate {
+    let Unhandleable { as_received, class, error } = message;
+    tracing::error!(%id, transport = source.name, error, "cannot be handled");
+    let mut message = as_received.clone();
+    match &source.on_failure {
+        OnFailure::SendTo(failure) => {
+            let stamp = SentToFailureTransportStamp { original_receiver_name: source.name.clone() };
+            let stamps = Envelope::from_json("", "").with(&stamp).with(&details(class, &error));
+            message.headers.extend(stamps.headers().clone());
+            Fate::MoveTo { message, failure: Arc::clone(failure), as_received }
+        }
+        OnFailure::Stay => rest(source, id, message, as_received),
+        OnFailure::Discard => {
+            let hours = UNHANDLED_REST.as_secs() / 3600;
+            tracing::warn!(%id, transport = source.name, "kept on its transport; tried again in {hours} h");
+            Fate::Retry { message, delay: UNHANDLED_REST, as_received }
+        }
+    }
+}
+
+/// What failed for good on the failure transport stays there, out of the way.
+fn rest(source: &Source, id: &MessageId, mut message: Encoded, as_received: Encoded) -> Fate {
+    let (name, hours) = (&source.name, REST.as_secs() / 3600);
+    tracing::warn!(
+        %id, transport = name,
+        "rests on the failure transport; tried again in {hours} h, or by `minutely consume {name}`"
+    );
+    message.headers.insert(RESTED.to_owned(), "1".to_owned());
+    Fate::Retry { message, delay: REST, as_received }
 }
 
 /// A message in hand.
@@ -73,11 +116,11 @@ struct Case<'a> {
     source: &'a Source,
     id: &'a MessageId,
     stop: &'a Stop,
-    settled: AtomicBool,
 }
 
 impl Case<'_> {
-    async fn handle(&self, bus: &Bus, envelope: Envelope) -> Outcome {
+    /// `as_received` is the message in the form in which its transport has it.
+    async fn handle(&self, bus: &Bus, envelope: Envelope, as_received: Encoded) -> Outcome {
         let received = envelope
             .clone()
             .without::<TransportMessageIdStamp>()
@@ -87,7 +130,7 @@ impl Case<'_> {
         match bus.handle_received(received).await {
             Ok(_) => {
                 tracing::debug!(id = %self.id, message_type, transport = self.source.name, "handled");
-                return Outcome::Handled;
+                Outcome::Handled
             }
             Err(DispatchError::Handling(failed)) => {
                 let failed = *failed;
@@ -97,151 +140,135 @@ impl Case<'_> {
                     exception_message: failed.message(),
                     flatten_exception: serde_json::Value::Null,
                 };
-                self.failed(failed.envelope.clone(), failed.verdict(), details).await;
+                let verdict = failed.verdict();
+                if let Some(fate) = self.again_for_free(&failed.envelope, verdict, &details, &as_received).await {
+                    return Outcome::Failed(fate);
+                }
+                Outcome::Failed(self.failed(failed.envelope, verdict, details, as_received))
             }
             Err(error @ DispatchError::NoHandler { .. }) => {
-                self.unhandleable(envelope.encode(), "minutely::NoHandler", &error.to_string()).await;
+                let (class, error) = ("minutely::NoHandler", error.to_string());
+                Outcome::Unhandleable(Unhandleable { as_received, class, error })
             }
             Err(error) => {
                 let details = details("minutely::DispatchError", &error.to_string());
-                self.failed(envelope, Verdict::Retry, details).await;
+                Outcome::Failed(self.failed(envelope, Verdict::Retry, details, as_received))
             }
         }
-        Outcome::Failed
+    }
+
+    /// The handler was ended from outside or could not begin, which is not the message's fault: the try does not count.
+    /// None where it counts all the same.
+    async fn again_for_free(
+        &self,
+        envelope: &Envelope,
+        verdict: Verdict,
+        details: &ErrorDetailsStamp,
+        as_received: &Encoded,
+    ) -> Option<Fate> {
+        if !matches!(verdict, Verdict::Interrupted { .. } | Verdict::NotBegun) {
+            return None;
+        }
+        let mut stop = self.stop.clone();
+        let stopping = timeout(STOPPED_TOGETHER, stop.wait()).await.is_ok();
+        let (retries, before) = (retries(envelope), interruptions(envelope));
+        let (delay, interruptions) = match verdict {
+            _ if stopping => (Duration::ZERO, before),
+            Verdict::NotBegun => (self.usual_wait(retries), before),
+            Verdict::Interrupted { if_stopping: false } if before < FREE_INTERRUPTIONS => {
+                (self.usual_wait(retries.max(before)), before + 1)
+            }
+            _ => return None,
+        };
+        tracing::warn!(
+            id = %self.id, message_type = envelope.message_type(), transport = self.source.name,
+            error = details.exception_message,
+            "interrupted; handled again in {:.1} s without using up a retry", delay.as_secs_f64()
+        );
+        let message = with_interruptions(envelope.encode(), interruptions);
+        Some(Fate::Retry { message, delay, as_received: as_received.clone() })
     }
 
     /// A handler failed: retry, or give up.
-    async fn failed(&self, envelope: Envelope, verdict: Verdict, details: ErrorDetailsStamp) {
-        let retries = envelope.last::<RedeliveryStamp>().map_or(0, |stamp| stamp.retry_count);
-        let usual = || waiting_time(&self.source.retry, retries, fastrand::f64());
+    fn failed(&self, envelope: Envelope, verdict: Verdict, details: ErrorDetailsStamp, as_received: Encoded) -> Fate {
+        let retries = retries(&envelope);
+        // After the interruptions that were free, with waits that go on from theirs.
+        let (interruptions, waits) = match verdict {
+            Verdict::Interrupted { if_stopping: false } => {
+                (interruptions(&envelope).saturating_add(1), retries.saturating_add(FREE_INTERRUPTIONS))
+            }
+            _ => (0, retries),
+        };
+        let has_rested = self.stays() && envelope.headers().contains_key(RESTED);
         let delay = match verdict {
-            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(usual)),
-            Verdict::Retry if retries < self.source.retry.max_retries => Some(usual()),
-            Verdict::Retry | Verdict::Unrecoverable => None,
+            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| self.usual_wait(retries))),
+            Verdict::Retry | Verdict::Interrupted { .. } if retries < self.source.retry.max_retries && !has_rested => {
+                Some(self.usual_wait(waits))
+            }
+            Verdict::Retry | Verdict::Interrupted { .. } | Verdict::NotBegun | Verdict::Unrecoverable => None,
         };
         let message_type = envelope.message_type().to_owned();
         let error = details.exception_message.clone();
         let envelope = with_details(envelope, details);
         let Some(delay) = delay else {
             tracing::error!(id = %self.id, message_type, transport = self.source.name, retries, error, "failed for good");
-            return self.give_up(envelope, retries).await;
+            return self.give_up(envelope, as_received);
         };
         tracing::warn!(
             id = %self.id, message_type, transport = self.source.name, error,
             "failed; retry {} in {:.1} s", retries.saturating_add(1), delay.as_secs_f64()
         );
-        self.retry(&again(envelope, retries.saturating_add(1), delay).encode(), delay).await;
+        let message = again(envelope, retries.saturating_add(1), delay).encode();
+        let message = with_interruptions(message, interruptions);
+        Fate::Retry { message, delay, as_received }
     }
 
     /// No further retry.
-    async fn give_up(&self, envelope: Envelope, retries: u32) {
+    fn give_up(&self, envelope: Envelope, as_received: Encoded) -> Fate {
         match &self.source.on_failure {
             OnFailure::SendTo(failure) => {
                 let stamp = SentToFailureTransportStamp { original_receiver_name: self.source.name.clone() };
-                let encoded = again(envelope, 0, Duration::ZERO).with(&stamp).encode();
-                self.move_to(failure, &encoded).await;
+                let message = with_interruptions(again(envelope, 0, Duration::ZERO).with(&stamp).encode(), 0);
+                Fate::MoveTo { message, failure: Arc::clone(failure), as_received }
             }
             OnFailure::Stay => {
-                let delay = waiting_time(&self.source.retry, retries, fastrand::f64()).min(REST);
-                self.retry(&again(envelope, retries.saturating_add(1), delay).encode(), delay).await;
+                let message = with_interruptions(again(envelope, 0, REST).encode(), 0);
+                rest(self.source, self.id, message, as_received)
             }
             OnFailure::Discard => {
                 tracing::error!(
                     id = %self.id, message_type = envelope.message_type(), transport = self.source.name,
                     "discarded, because its transport has no failure_transport"
                 );
-                self.persist("discarding", || self.source.transport.reject(std::slice::from_ref(self.id))).await;
+                Fate::Discard
             }
         }
     }
 
-    async fn undecodable(&self, encoded: Encoded, error: &str) -> Outcome {
-        self.unhandleable(encoded, "minutely::Undecodable", error).await;
-        Outcome::Failed
+    fn stays(&self) -> bool {
+        matches!(self.source.on_failure, OnFailure::Stay)
     }
 
-    /// Nobody here can handle the message, and no retry changes that. Somebody else may, so it is kept in any case.
-    async fn unhandleable(&self, mut encoded: Encoded, class: &str, error: &str) {
-        tracing::error!(id = %self.id, transport = self.source.name, error, "cannot be handled");
-        if let OnFailure::SendTo(failure) = &self.source.on_failure {
-            let stamp = SentToFailureTransportStamp { original_receiver_name: self.source.name.clone() };
-            let stamps = Envelope::from_json("", "").with(&stamp).with(&details(class, error));
-            encoded.headers.extend(stamps.headers().clone());
-            self.move_to(failure, &encoded).await;
-        } else {
-            tracing::warn!(id = %self.id, transport = self.source.name, "kept on its transport for {} s", REST.as_secs());
-            self.retry(&encoded, REST).await;
-        }
-    }
-
-    async fn retry(&self, message: &Encoded, delay: Duration) {
-        let transport = &self.source.transport;
-        match transport.moving() {
-            Some(moving) => self.persist("retrying", || moving.retry(self.id, message, delay)).await,
-            None => {
-                let again = || async {
-                    transport.send_again(self.id, message, delay).await?;
-                    transport.reject(std::slice::from_ref(self.id)).await
-                };
-                self.persist("retrying", again).await;
-            }
-        }
-    }
-
-    async fn move_to(&self, destination: &Arc<dyn Transport>, message: &Encoded) {
-        self.persist("moving to the failure transport", || async {
-            match self.try_to_move(destination, message).await {
-                // Better in another form than not at all.
-                Err(TransportError::Unstorable { .. }) => self.try_to_move(destination, &as_text(message)).await,
-                result => result,
-            }
-        })
-        .await;
-    }
-
-    async fn try_to_move(&self, destination: &Arc<dyn Transport>, message: &Encoded) -> Result<(), TransportError> {
-        let transport = &self.source.transport;
-        if let (Some(moving), Some(place)) = (transport.moving(), destination.moving().map(|to| to.place()))
-            && moving.move_to(self.id, message, &place).await?.is_some()
-        {
-            return Ok(());
-        }
-        send_then_reject(transport, self.id, destination, message, Duration::ZERO).await
-    }
-
-    /// Does something that must not be left undone; tries again until it succeeds, or the worker has to stop. Then the
-    /// message is still in flight, and comes again after `redeliver_timeout`.
-    async fn persist<F: Future<Output = Result<(), TransportError>>>(&self, what: &str, attempt: impl Fn() -> F) {
-        let mut backoff = FIRST_BACKOFF;
-        while let Err(error) = attempt().await {
-            tracing::error!(id = %self.id, transport = self.source.name, %error, "{what} failed");
-            if !self.stop.is_patient() {
-                tracing::error!(id = %self.id, transport = self.source.name, "left in flight; it comes again after redeliver_timeout");
-                return;
-            }
-            tokio::time::sleep(backoff).await;
-            backoff = (2 * backoff).min(LONGEST_BACKOFF);
-        }
-        self.settled.store(true, Ordering::Relaxed);
+    fn usual_wait(&self, retries: u32) -> Duration {
+        waiting_time(&self.source.retry, retries, fastrand::f64())
     }
 }
 
-/// Where a store cannot move messages itself: a crash in between leaves the message twice, and never not at all.
-async fn send_then_reject(
-    from: &Arc<dyn Transport>,
-    id: &MessageId,
-    to: &Arc<dyn Transport>,
-    message: &Encoded,
-    delay: Duration,
-) -> Result<(), TransportError> {
-    match to.send(message, delay).await? {
-        Sent::Queued { .. } => from.reject(std::slice::from_ref(id)).await,
-        Sent::HandleNow { .. } => Err(TransportError::Unsupported {
-            transport: to.name().to_owned(),
-            what: "keep messages",
-            why: "it handles them while they are dispatched",
-        }),
-    }
+fn retries(envelope: &Envelope) -> u32 {
+    envelope.last::<RedeliveryStamp>().map_or(0, |stamp| stamp.retry_count)
+}
+
+/// How often in a row its handler has been ended from outside.
+fn interruptions(envelope: &Envelope) -> u32 {
+    envelope.headers().get(INTERRUPTED).and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn with_interruptions(mut message: Encoded, count: u32) -> Encoded {
+    match count {
+        0 => message.headers.shift_remove(INTERRUPTED),
+        count => message.headers.insert(INTERRUPTED.to_owned(), count.to_string()),
+    };
+    message
 }
 
 fn again(envelope: Envelope, retries: u32, delay: Duration) -> Envelope {
@@ -261,19 +288,6 @@ fn details(class: &str, message: &str) -> ErrorDetailsStamp {
         exception_message: message.to_owned(),
         flatten_exception: serde_json::Value::Null,
     }
-}
-
-/// A damaged message in a form that can be stored again, with nothing lost.
-fn repack(damaged: &Damaged) -> Encoded {
-    let raw = percent_encode(&damaged.headers, RAW).to_string();
-    Encoded { body: damaged.body.clone(), headers: Headers::from([(DAMAGED_HEADERS.to_owned(), raw)]) }
-}
-
-/// A message whose body is text, for stores that hold nothing else.
-fn as_text(message: &Encoded) -> Encoded {
-    let mut headers = message.headers.clone();
-    headers.insert(DAMAGED_BODY.to_owned(), "percent-encoded".to_owned());
-    Encoded { body: percent_encode(&message.body, RAW).to_string().into(), headers }
 }
 
 fn id_value(id: &MessageId) -> serde_json::Value {

@@ -25,7 +25,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
     result.unwrap_err().to_string()
 }
 
-#[tokio::test]
+#[test]
 async fn what_the_broker_gets_is_what_symfony_writes() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
@@ -43,7 +43,7 @@ async fn what_the_broker_gets_is_what_symfony_writes() {
     assert_eq!(headers["type"], AMQPValue::LongString("App\\Message\\Test".into()));
 }
 
-#[tokio::test]
+#[test]
 async fn a_delayed_message_waits_in_symfonys_queue() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
@@ -62,6 +62,87 @@ async fn a_delayed_message_waits_in_symfonys_queue() {
     channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
 }
 
+/// Declaring a quorum queue again does not make it live longer, so a queue of delays is used for a day and outlives it.
+#[test]
+async fn each_day_may_have_queues_of_delays_of_its_own() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let options = "{delay: {daily_delay_queues: true, arguments: {x-queue-type: quorum}}}";
+    let transport = transport(&exchanges.dsn("a"), options);
+    let day = || chrono::Utc::now().format("%Y-%m-%dZ").to_string();
+    let today = day();
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    let (_connection, channel) = exchanges.channel().await;
+    let name = format!("delay_{}__3600000_delay_{today}", exchanges.name("a"));
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(3_600_000));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(3_610_000 + 86_400_000));
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchanges.name("a").into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("".into()));
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    // Declared in this way, or the broker would refuse it.
+    let durable = QueueDeclareOptions::durable();
+    let queue = channel.queue_declare(name.clone().into(), durable, arguments.clone()).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let mut messages = queue.message_count();
+    // Quorum queues count what they have confirmed a moment later.
+    while messages < 2 && day() == today {
+        assert!(Instant::now() < deadline, "{messages}");
+        messages =
+            channel.queue_declare(name.clone().into(), durable, arguments.clone()).await.unwrap().message_count();
+    }
+    // And out of such a queue messages come back.
+    send_later(&*transport, "soon", Duration::from_millis(50)).await;
+    let soon = receive_eventually(&*transport).await;
+    assert_eq!(bodies(std::slice::from_ref(&soon)), ["soon"]);
+    transport.send_again(&soon.id, &message("again"), Duration::from_millis(50)).await.unwrap();
+    transport.reject(&[soon.id]).await.unwrap();
+    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["again"]);
+}
+
+/// As a worker waits that has another source to look at meanwhile: it gives up waiting, and begins again, at any moment.
+#[test]
+async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send(&*transport, "1").await;
+    let in_hand = receive_eventually(&*transport).await;
+    let waking = transport.waking().unwrap();
+    for n in 0..300_u64 {
+        let _ = tokio::time::timeout(Duration::from_micros(n * 37 % 3000), waking.wake()).await;
+    }
+    // Only the channel it came on can acknowledge it, and a channel that ends gives it back.
+    transport.ack(&[in_hand.id]).await.unwrap();
+    transport.close().await;
+    let (_connection, channel) = exchanges.channel().await;
+    let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap();
+    assert!(got.is_none(), "it went back while it was in hand");
+}
+
+#[test]
+async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (_connection, channel) = exchanges.channel().await;
+    let source = exchanges.name("b");
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(source.clone().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    let in_yaml = format!("{{exchange: {{bindings: {{{source}: {{binding_keys: ['order.*', refund]}}}}}}}}");
+    let in_dsn = format!("{}&exchange[bindings][{source}][binding_keys][0]=order.*", exchanges.dsn("a"));
+    for (n, transport) in [transport(&exchanges.dsn("a"), &in_yaml), transport(&in_dsn, "{}")].iter().enumerate() {
+        transport.setting_up().unwrap().setup().await.unwrap();
+        for (key, body) in [("order.new", "for us"), ("invoice", "not for us")] {
+            let (source, properties) = (source.clone().into(), BasicProperties::default());
+            let options = BasicPublishOptions::default();
+            let sent = channel.basic_publish(source, key.into(), options, body.as_bytes(), properties).await;
+            sent.unwrap().await.unwrap();
+        }
+        let received = receive_eventually(&**transport).await;
+        assert_eq!(bodies(std::slice::from_ref(&received)), ["for us"], "{n}");
+        transport.ack(&[received.id]).await.unwrap();
+        assert_eq!(transport.counting().unwrap().pending(9).await.unwrap(), 0);
+    }
+}
+
 /// An exchange with two queues that get the same messages.
 fn two_queues(exchanges: &Exchanges) -> (String, String) {
     let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
@@ -69,7 +150,7 @@ fn two_queues(exchanges: &Exchanges) -> (String, String) {
     (exchanges.dsn("a"), options)
 }
 
-#[tokio::test]
+#[test]
 async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (dsn, options) = two_queues(&exchanges);
@@ -92,7 +173,7 @@ async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
     assert_eq!(receive_bodies(&*only_a).await, ["first"]);
 }
 
-#[tokio::test]
+#[test]
 async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
@@ -109,14 +190,16 @@ async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
     let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
     send(&*low, "to b").await;
     assert_eq!(receive_bodies(&*low.queues().unwrap().only(&[b])).await, ["to b"]);
-    let none = transport(&exchanges.dsn("a"), "{queues: []}");
-    assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
+    for none in ["{queues: []}", "{queues: false}"] {
+        let none = transport(&exchanges.dsn("a"), none);
+        assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
+    }
     let nowhere = transport(&dsn, "{exchange: {default_publish_routing_key: nowhere}}");
     let error = error_text(nowhere.send(&message("lost"), Duration::ZERO).await);
     assert!(error.contains("no queue takes messages") && error.contains("nowhere"), "{error}");
 }
 
-#[tokio::test]
+#[test]
 async fn priorities_are_heeded_and_survive_a_retry() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let queue = exchanges.name("a");
@@ -146,7 +229,7 @@ async fn priorities_are_heeded_and_survive_a_retry() {
     assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["high again"]);
 }
 
-#[tokio::test]
+#[test]
 async fn messages_of_others_are_read_as_far_as_they_can_be() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
@@ -173,7 +256,7 @@ async fn messages_of_others_are_read_as_far_as_they_can_be() {
     assert_eq!(headers, [("flag", "true"), ("number", "-7")]);
 }
 
-#[tokio::test]
+#[test]
 async fn what_is_there_with_other_properties_is_told_of() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (_connection, channel) = exchanges.channel().await;
@@ -192,7 +275,7 @@ async fn what_is_there_with_other_properties_is_told_of() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let dsn = exchanges.dsn("a");
@@ -215,7 +298,7 @@ async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
 }
 
 /// Waiting changes how many messages may be on their way, and may be broken off in the middle of that.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
@@ -235,7 +318,7 @@ async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
 }
 
 /// A consumer that asks for one message has only that one in hand.
-#[tokio::test]
+#[test]
 async fn slow_consumers_share_a_queue_fairly() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let [fast, slow, third] = [(); 3].map(|()| transport(&exchanges.dsn("a"), "{}"));
@@ -256,7 +339,7 @@ async fn slow_consumers_share_a_queue_fairly() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_connection_that_is_cut_loses_nothing() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let dsn = exchanges.dsn("a");
@@ -315,6 +398,10 @@ fn options_are_refused_by_name_and_with_the_reason() {
         ("amqp://u:hunter2@h", "{heartbeat: soon}", "heartbeat is a whole number"),
         ("amqp://u:hunter2@h", "{confirm_timeout: soon}", "confirm_timeout is a number of seconds"),
         ("amqp://u:hunter2@h", "{sasl_method: 1}", "sasl_method"),
+        ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {binding_keys: []}}}}", "needs binding_keys"),
+        ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {keys: [x]}}}}", "unknown key \"keys\""),
+        ("amqp://u:hunter2@h", "{exchange: {name: '', bindings: {b: {binding_keys: ['']}}}}", "default exchange"),
+        ("amqp://u:hunter2@h", "{delay: {daily_delay_queues: often}}", "true or false"),
         ("amqp://u:hunter2@h", "{queue: a}", "did you mean \"queues\""),
     ] {
         let found = crate::sql_dsns::problems(dsn, options);

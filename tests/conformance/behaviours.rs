@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use minutely::message::Encoded;
-use minutely::transport::{Counts, MessageId, Transport, TransportError};
+use minutely::transport::{Counts, MessageId, REST, Receipt, Transport, TransportError};
 
 use crate::stage::{
-    DEADLINE, Stage, bodies, ids, message, message_of, receive_all, receive_bodies, receive_eventually, send,
-    send_later,
+    DEADLINE, Stage, bodies, deliveries, ids, message, message_of, never_received, receive_all, receive_bodies,
+    receive_eventually, send, send_later,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -100,13 +100,35 @@ pub async fn another_queue_is_not_touched(stage: &Stage) {
 
 pub async fn a_delayed_message_waits_for_its_time(stage: &Stage) {
     let transport = stage.open("a");
-    // Stores that keep whole seconds deliver up to one early, never more.
-    send_later(&*transport, "later", Duration::from_secs(3)).await;
+    send_later(&*transport, "much later", HOUR).await;
     let sent = Instant::now();
+    send_later(&*transport, "later", Duration::from_secs(1)).await;
     send(&*transport, "now").await;
-    assert_eq!(receive_bodies(&*transport).await, ["now"]);
-    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["later"]);
-    assert!(sent.elapsed() >= Duration::from_millis(1900), "{:?}", sent.elapsed());
+    // On a busy machine both may be due by the time that is looked.
+    let mut received = vec![receive_eventually(&*transport).await, receive_eventually(&*transport).await];
+    assert!(sent.elapsed() >= Duration::from_millis(998), "{:?}", sent.elapsed());
+    received.extend(receive_all(&*transport).await);
+    let mut bodies = bodies(&received);
+    bodies.sort();
+    assert_eq!(bodies, ["later", "now"]);
+}
+
+pub async fn a_delay_is_never_cut_short(stage: &Stage) {
+    let transport = stage.open("a");
+    let delay = Duration::from_millis(700);
+    // Some keep whole milliseconds.
+    let least = delay - Duration::from_millis(2);
+    let mut sent = Instant::now();
+    send_later(&*transport, "1", delay).await;
+    let received = receive_eventually(&*transport).await;
+    assert!(sent.elapsed() >= least, "{:?}", sent.elapsed());
+    sent = Instant::now();
+    match transport.moving() {
+        Some(moving) => moving.retry(&received.id, &message("2"), delay).await.unwrap(),
+        None => drop(transport.send_again(&received.id, &message("2"), delay).await.unwrap()),
+    }
+    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["2"]);
+    assert!(sent.elapsed() >= least, "{:?}", sent.elapsed());
 }
 
 pub async fn a_delay_of_centuries_is_no_error(stage: &Stage) {
@@ -275,17 +297,18 @@ pub async fn unknown_stamps_and_headers_survive_in_their_order(stage: &Stage) {
 pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
     let transport = stage.open("a");
     send(&*transport, "{}").await;
-    let id = transport.receive(1).await.unwrap().remove(0).id;
+    let received = transport.receive(1).await.unwrap().remove(0);
     let mut ids = vec![MessageId("999999999".into()), MessageId("no id at all".into()), MessageId(String::new())];
-    transport.releasing().unwrap().release(&ids).await.unwrap();
+    let absent = never_received(&ids, &received.receipt);
+    transport.releasing().unwrap().release(&absent).await.unwrap();
     transport.reject(&ids).await.unwrap();
     if !stage.abilities().broker {
-        transport.keeping_alive().unwrap().keep_alive(&ids).await.unwrap();
+        transport.keeping_alive().unwrap().keep_alive(&absent, SystemTime::now()).await.unwrap();
         for absent in &ids {
             assert!(transport.listing().unwrap().find(absent).await.unwrap().is_none());
         }
     }
-    ids.push(id);
+    ids.push(received.id);
     transport.ack(&ids).await.unwrap();
     transport.ack(&ids).await.unwrap();
     assert_eq!(counts(&*transport).await, Counts::default());
@@ -325,7 +348,7 @@ pub async fn nothing_is_found_in_a_store_that_is_not_there_yet(stage: &Stage) {
         assert!(listing.find(&id).await.unwrap().is_none());
     }
     transport.ack(std::slice::from_ref(&id)).await.unwrap();
-    transport.releasing().unwrap().release(&[id]).await.unwrap();
+    transport.releasing().unwrap().release(&never_received(&[id], &Receipt::default())).await.unwrap();
 }
 
 pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &Stage) {
@@ -345,7 +368,8 @@ pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &
     assert!(all.iter().map(|listed| listed.in_flight).eq([true, false, false, false, false]));
     let due_in = |n: usize| all[n].available_at.unwrap().duration_since(std::time::SystemTime::now());
     assert!(due_in(1).is_err());
-    assert!((Duration::from_secs(3500)..=HOUR).contains(&due_in(4).unwrap()));
+    // Some keep whole seconds, and round up.
+    assert!((Duration::from_secs(3500)..=HOUR + Duration::from_secs(1)).contains(&due_in(4).unwrap()));
     assert!(listing.list(Some(&sent[4]), 3).await.unwrap().is_empty());
 
     let found = listing.find(&sent[2]).await.unwrap().unwrap();
@@ -361,7 +385,7 @@ pub async fn a_released_message_is_pending_at_once(stage: &Stage) {
     let received = consumer.receive(2).await.unwrap();
     // A broker takes back what was lent to a connection when that ends, and at no other's word.
     let releaser = if stage.abilities().broker { &consumer } else { &supervisor };
-    releaser.releasing().unwrap().release(&ids(&received)).await.unwrap();
+    releaser.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
     // It may be on its way to the same consumer again.
     if !stage.abilities().broker {
         assert_eq!(counts(&*supervisor).await, Counts { pending: 3, ..Counts::default() });
@@ -375,9 +399,56 @@ pub async fn a_released_message_is_pending_at_once(stage: &Stage) {
 
 pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
     let transport = stage.open("a");
+    send(&*transport, "{}").await;
+    let received = transport.receive(1).await.unwrap();
+    transport.ack(&ids(&received)).await.unwrap();
     let delayed = send_later(&*transport, "{}", HOUR).await;
-    transport.releasing().unwrap().release(&[delayed]).await.unwrap();
+    let neither = never_received(&[delayed, received[0].id.clone()], &received[0].receipt);
+    transport.releasing().unwrap().release(&neither).await.unwrap();
     are(&*transport, Counts { delayed: 1, ..Counts::default() }).await;
+}
+
+pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
+    let (before, now) = (stage.open("a"), stage.open("a"));
+    let in_flight = Counts { in_flight: 1, ..Counts::default() };
+    let releasing = before.releasing().unwrap();
+    for by_retry in [true, false] {
+        send(&*before, "{}").await;
+        let stale = deliveries(&before.receive(1).await.unwrap());
+        if by_retry {
+            before.moving().unwrap().retry(&stale[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+        } else {
+            // Within this time the next receipt may look like this one.
+            tokio::time::sleep(releasing.receipt_repeats_within()).await;
+            releasing.release(&stale).await.unwrap();
+        }
+        let received = receive_eventually(&*now).await;
+        releasing.release(&stale).await.unwrap();
+        assert_eq!(counts(&*now).await, in_flight, "by_retry: {by_retry}");
+        before.keeping_alive().unwrap().keep_alive(&stale, SystemTime::now()).await.unwrap();
+        now.releasing().unwrap().release(&[received.delivery()]).await.unwrap();
+        assert_eq!(counts(&*now).await, Counts { pending: 1, ..Counts::default() }, "its own receipt is still valid");
+        now.ack(&[receive_eventually(&*now).await.id]).await.unwrap();
+    }
+}
+
+pub async fn a_message_kept_alive_is_released_by_its_new_receipt(stage: &Stage) {
+    if stage.abilities().broker {
+        return;
+    }
+    let (consumer, supervisor) = (stage.open("a"), stage.open("a"));
+    send(&*consumer, "{}").await;
+    let mut held = deliveries(&consumer.receive(1).await.unwrap());
+    let keeping = consumer.keeping_alive().unwrap();
+    let later = SystemTime::now() + Duration::from_secs(7);
+    keeping.keep_alive(&held, later).await.unwrap();
+    // Whoever does not know whether that has worked shows both.
+    held[0].receipts.extend(keeping.receipt_at(later));
+    supervisor.releasing().unwrap().release(&held).await.unwrap();
+    assert_eq!(counts(&*supervisor).await, Counts { pending: 1, ..Counts::default() });
 }
 
 pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
@@ -387,17 +458,21 @@ pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
     let (consumer, other) =
         (stage.open_with("a", "{redeliver_timeout: 3}"), stage.open_with("a", "{redeliver_timeout: 3}"));
     let id = send(&*consumer, "{}").await;
-    consumer.receive(1).await.unwrap();
+    let mut held = deliveries(&consumer.receive(1).await.unwrap());
+    let keeping = consumer.keeping_alive().unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(5) {
-        consumer.keeping_alive().unwrap().keep_alive(std::slice::from_ref(&id)).await.unwrap();
+        let now = SystemTime::now();
+        keeping.keep_alive(&held, now).await.unwrap();
+        held[0].receipts = keeping.receipt_at(now).map_or_else(|| held[0].receipts.clone(), |receipt| vec![receipt]);
         assert!(other.receive(1).await.unwrap().is_empty());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(receive_eventually(&*other).await.id, id);
     // One that was never received is not made to look so.
     let pending = send(&*consumer, "{}").await;
-    consumer.keeping_alive().unwrap().keep_alive(std::slice::from_ref(&pending)).await.unwrap();
+    let held = never_received(std::slice::from_ref(&pending), &held[0].receipts[0]);
+    keeping.keep_alive(&held, SystemTime::now()).await.unwrap();
     assert_eq!(ids(&consumer.receive(1).await.unwrap()), [pending]);
 }
 
@@ -412,10 +487,11 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
     let mut second = message("second");
     second.headers.insert("x".into(), "y".into());
     moving.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
-    let again = other.receive(10).await.unwrap();
-    assert_eq!(again.len(), 1);
-    assert_eq!(message_of(&again[0]), &second);
-    other.moving().unwrap().retry(&again[0].id, &message("third"), HOUR).await.unwrap();
+    // In tables not in the second in which it was received, so that the next delivery can be told from this one.
+    let again = receive_eventually(&*other).await;
+    assert_eq!(message_of(&again), &second);
+    assert_eq!(counts(&*other).await, Counts { in_flight: 1, ..Counts::default() });
+    other.moving().unwrap().retry(&again.id, &message("third"), HOUR).await.unwrap();
     assert_eq!(counts(&*other).await, Counts { delayed: 1, ..Counts::default() });
 }
 
@@ -432,6 +508,42 @@ pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
     for queue in ["a", "b"] {
         assert_eq!(counts(&*stage.open(queue)).await, Counts::default());
     }
+}
+
+pub async fn what_rests_is_counted_and_resumed(stage: &Stage) {
+    let queue = stage.open("a");
+    let resting = queue.resting().unwrap();
+    resting.resume().await.unwrap();
+    send(&*queue, "held").await;
+    let held = queue.receive(1).await.unwrap().remove(0);
+    for n in 0..3 {
+        send(&*queue, n.to_string()).await;
+        let [received] = &queue.receive(1).await.unwrap()[..] else { panic!() };
+        let message = received.message.as_ref().unwrap();
+        match queue.moving() {
+            Some(moving) => moving.retry(&received.id, message, REST).await.unwrap(),
+            None => {
+                queue.send_again(&received.id, message, REST).await.unwrap();
+                queue.reject(std::slice::from_ref(&received.id)).await.unwrap();
+            }
+        }
+    }
+    assert!(queue.receive(9).await.unwrap().is_empty());
+    let other = stage.open("a");
+    assert_eq!(other.resting().unwrap().resting(9).await.unwrap(), 3);
+    assert_eq!(other.resting().unwrap().resting(2).await.unwrap(), 2);
+    other.resting().unwrap().resume().await.unwrap();
+    assert_eq!(resting.resting(9).await.unwrap(), 0);
+    let mut bodies = Vec::new();
+    while bodies.len() < 3 {
+        for received in queue.receive(3).await.unwrap() {
+            bodies.push(received.message.unwrap().body);
+            queue.ack(&[received.id]).await.unwrap();
+        }
+    }
+    bodies.sort();
+    assert_eq!(bodies, ["0", "1", "2"], "and what is in flight stays so");
+    queue.ack(&[held.id]).await.unwrap();
 }
 
 pub async fn a_message_moves_to_another_queue_in_one_step(stage: &Stage) {

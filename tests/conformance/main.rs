@@ -4,6 +4,9 @@
 //! new `Kind` and a line in `on_every_transport!`; a new behaviour is a function and its name at the end of this file. What
 //! concerns one transport alone (damaged files, say) has a file of its own.
 
+#[macro_use]
+extern crate harness;
+
 mod amqp_server;
 mod behaviours;
 #[path = "../support/databases.rs"]
@@ -18,6 +21,7 @@ mod private_redis;
 mod private_servers;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod redis_claims;
 #[path = "../support/redis_keys.rs"]
 mod redis_keys;
 mod redis_server;
@@ -28,13 +32,15 @@ mod stage;
 
 use stage::{Kind, Stage};
 
+harness::main!();
+
 /// Makes the tests of one transport.
 macro_rules! suite {
     ($module:ident, $kind:expr, $($behaviour:ident)*) => {
         mod $module {
             use super::*;
             $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[test]
                 async fn $behaviour() {
                     if let Some(stage) = Stage::new($kind).await {
                         behaviours::$behaviour(&stage).await;
@@ -64,6 +70,7 @@ on_every_transport! {
     a_receiver_gets_no_more_than_it_asks_for
     another_queue_is_not_touched
     a_delayed_message_waits_for_its_time
+    a_delay_is_never_cut_short
     a_delay_of_centuries_is_no_error
     a_message_in_flight_comes_back_after_the_redeliver_timeout_and_not_before
     pending_delayed_and_in_flight_are_counted_apart
@@ -81,7 +88,10 @@ on_every_transport! {
     messages_are_listed_by_pages_and_found_without_being_taken
     a_released_message_is_pending_at_once
     releasing_touches_only_what_is_in_flight
+    who_had_a_message_before_neither_releases_nor_keeps_it
+    a_message_kept_alive_is_released_by_its_new_receipt
     a_message_kept_alive_does_not_come_back
+    what_rests_is_counted_and_resumed
     a_retry_replaces_the_message_and_keeps_one_copy
     a_retry_does_not_bring_a_finished_message_back
     a_message_moves_to_another_queue_in_one_step

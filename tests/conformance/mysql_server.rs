@@ -2,14 +2,17 @@
 //! is wrong.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use minutely::transport::{Counts, Sent, TransportError, built_in_factories};
+use minutely::transport::{Counts, Receipt, Sent, TransportError, built_in_factories};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 
 use crate::databases::Server;
 use crate::private_servers::PrivateServer;
-use crate::stage::{DEADLINE, Kind, Stage, ids, message, message_of, open, receive_bodies, send};
+use crate::stage::{
+    DEADLINE, Kind, Stage, deliveries, ids, message, message_of, never_received, open, receive_bodies,
+    receive_eventually, send,
+};
 
 /// What Symfony Messenger 5.4 creates.
 const SYMFONYS_TABLE: &str = "
@@ -46,7 +49,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
     result.unwrap_err().to_string()
 }
 
-#[tokio::test]
+#[test]
 async fn the_table_is_that_of_symfony_and_an_existing_one_is_left_as_it_is() {
     let Some((stage, mut connection)) = stage().await else { return };
     stage.open("a").setting_up().unwrap().setup().await.unwrap();
@@ -59,7 +62,7 @@ async fn the_table_is_that_of_symfony_and_an_existing_one_is_left_as_it_is() {
     assert_eq!(shape(&mut connection).await, symfonys);
 }
 
-#[tokio::test]
+#[test]
 async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
@@ -76,7 +79,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     assert_eq!(rows(&mut connection, recent).await, 1);
 }
 
-#[tokio::test]
+#[test]
 async fn finished_rows_are_neither_counted_nor_delivered_nor_shown_nor_revived() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open_with("a", "{redeliver_timeout: 0}");
@@ -87,15 +90,16 @@ async fn finished_rows_are_neither_counted_nor_delivered_nor_shown_nor_revived()
     let listing = transport.listing().unwrap();
     assert_eq!(transport.counting().unwrap().counts(10).await.unwrap(), Counts::default());
     assert!(listing.list(None, 10).await.unwrap().is_empty() && listing.find(&id).await.unwrap().is_none());
-    transport.releasing().unwrap().release(std::slice::from_ref(&id)).await.unwrap();
-    transport.keeping_alive().unwrap().keep_alive(std::slice::from_ref(&id)).await.unwrap();
+    let finished = never_received(std::slice::from_ref(&id), &Receipt("2026-01-01 00:00:00".into()));
+    transport.releasing().unwrap().release(&finished).await.unwrap();
+    transport.keeping_alive().unwrap().keep_alive(&finished, SystemTime::now()).await.unwrap();
     moving.retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     moving.move_to(&id, &message("{}"), &stage.open("b").moving().unwrap().place()).await.unwrap();
     assert_eq!(rows(&mut connection, "delivered_at = '9999-12-31 23:59:59' AND queue_name = 'a'").await, 1);
     assert!(transport.receive(1).await.unwrap().is_empty());
 }
 
-#[tokio::test]
+#[test]
 async fn who_finds_nothing_to_do_deletes_what_is_finished() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
@@ -113,7 +117,7 @@ async fn who_finds_nothing_to_do_deletes_what_is_finished() {
     assert_eq!(rows(&mut connection, "TRUE").await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_deadlock_is_outlived() {
     let Some((stage, mut other)) = stage().await else { return };
     let transport = stage.open("a");
@@ -129,10 +133,15 @@ async fn a_deadlock_is_outlived() {
     other.execute(touch(name(1))).await.unwrap();
     let ack = transport.ack(&received[..2]);
     let deadlock = async {
-        let waiting = "COUNT(*) FROM information_schema.innodb_lock_waits";
+        // The tables of information_schema on locks are kept for as long as somebody looks at them.
+        let table = format!("of table `{}`.", stage.database().name());
         let deadline = Instant::now() + DEADLINE;
         let mut observer = MySqlConnection::connect(&stage.database().url()).await.unwrap();
-        while number(&mut observer, waiting).await == 0 {
+        loop {
+            let status: String = observer.fetch_one("SHOW ENGINE INNODB STATUS").await.unwrap().get("Status");
+            if status.lines().any(|line| line.contains(&table) && line.ends_with(" waiting")) {
+                break;
+            }
             assert!(Instant::now() < deadline, "nobody waits for a lock");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -145,7 +154,50 @@ async fn a_deadlock_is_outlived() {
     assert_eq!(counts, Counts { in_flight: 198, ..Counts::default() });
 }
 
-#[tokio::test]
+/// The server tells nothing: those on this host tell each other.
+#[test]
+async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
+    let Some((stage, mut connection)) = stage().await else { return };
+    let (consumer, producer, other) = (stage.open("a"), stage.open("a"), stage.open("b"));
+    let elsewhere = stage.open_with("a", "{table_name: other}");
+    for transport in [&consumer, &elsewhere] {
+        transport.setting_up().unwrap().setup().await.unwrap();
+    }
+    let waking = consumer.waking().unwrap();
+    let id = send(&*producer, "{}").await;
+    // Makes it watch, and sees what is there.
+    let received = consumer.receive(1).await.unwrap();
+    producer.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+    tokio::time::timeout(DEADLINE, waking.wake()).await.expect("released").unwrap();
+
+    assert_eq!(ids(&consumer.receive(1).await.unwrap()), std::slice::from_ref(&id));
+    producer.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    tokio::time::timeout(DEADLINE, waking.wake()).await.expect("retried").unwrap();
+
+    receive_eventually(&*consumer).await;
+    producer.moving().unwrap().retry(&id, &message("{}"), Duration::from_secs(3600)).await.unwrap();
+    tokio::time::timeout(DEADLINE, waking.wake()).await.expect("delayed").unwrap();
+    assert!(consumer.receive(1).await.unwrap().is_empty());
+    producer.resting().unwrap().resume().await.unwrap();
+    tokio::time::timeout(DEADLINE, waking.wake()).await.expect("resumed").unwrap();
+
+    for from in [&other, &elsewhere] {
+        receive_eventually(&*consumer).await;
+        let id = send(&**from, "{}").await;
+        let quiet = tokio::time::timeout(Duration::from_millis(300), waking.wake()).await;
+        assert!(quiet.is_err(), "woken by what is for others");
+        from.moving().unwrap().move_to(&id, &message("{}"), &consumer.moving().unwrap().place()).await.unwrap();
+        tokio::time::timeout(DEADLINE, waking.wake()).await.expect("moved").unwrap();
+    }
+    // Another host's message is found by looking, as often as without all this.
+    consumer.receive(10).await.unwrap();
+    connection.execute("UPDATE messenger_messages SET delivered_at = NULL").await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), waking.wake()).await.is_err());
+    assert_eq!(waking.poll_interval(), None);
+    assert_ne!(consumer.receive(10).await.unwrap().len(), 0);
+}
+
+#[test]
 async fn what_does_not_fit_into_a_table_is_refused_and_not_cut_off() {
     let Some((stage, mut connection)) = stage().await else { return };
     let table = SYMFONYS_TABLE.replace("utf8mb4_unicode_ci", "utf8mb3_unicode_ci").replace("utf8mb4", "utf8mb3");
@@ -157,7 +209,7 @@ async fn what_does_not_fit_into_a_table_is_refused_and_not_cut_off() {
     assert_eq!(receive_bodies(&*transport).await, ["\"ä\""]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_table_of_another_shape_is_an_error() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute("CREATE TABLE messenger_messages (id INT PRIMARY KEY, name TEXT)").await.unwrap();
@@ -172,7 +224,7 @@ async fn a_table_of_another_shape_is_an_error() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn all_queues_of_a_database_share_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
     let factories = built_in_factories();
@@ -192,7 +244,7 @@ async fn all_queues_of_a_database_share_one_connection() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn a_connection_that_the_server_closed_meanwhile_is_opened_again() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
@@ -211,7 +263,7 @@ async fn a_connection_that_the_server_closed_meanwhile_is_opened_again() {
     assert_eq!(receive_bodies(&*transport).await, ["1", "2"]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_server_that_refuses_is_named_without_the_password() {
     let Some(mut server) = PrivateServer::start(Server::Mysql) else { return };
     let mut connection = MySqlConnection::connect(&server.admin_url()).await.unwrap();
@@ -245,6 +297,40 @@ async fn a_server_that_refuses_is_named_without_the_password() {
     server.kill();
     let error = error_text(send_as(&server, "app:hunter2", "app").await);
     assert!(error.contains(&place) && error.contains("check that the server runs"), "{error}");
+}
+
+#[test]
+async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
+    let Some(mut server) = PrivateServer::start(Server::Mysql) else { return };
+    if !server.encrypt() {
+        return;
+    }
+    let mut connection = MySqlConnection::connect(&server.admin_url()).await.unwrap();
+    for sql in [
+        "CREATE DATABASE app",
+        "CREATE USER plain",
+        "GRANT ALL ON app.* TO plain",
+        "CREATE USER encrypted REQUIRE SSL",
+        "GRANT ALL ON app.* TO encrypted",
+    ] {
+        connection.execute(sql).await.unwrap();
+    }
+    let encrypted = async |connection: &mut MySqlConnection| {
+        let row = connection.fetch_one("SHOW GLOBAL STATUS LIKE 'Ssl_finished_accepts'").await.unwrap();
+        row.get::<String, _>(1).parse::<u64>().unwrap()
+    };
+    for (user, parameters, expected) in [
+        ("plain", "", 0),
+        ("plain", "?ssl-mode=preferred", 1),
+        ("plain", "?ssl-mode=required", 1),
+        ("encrypted", "", 1),
+    ] {
+        let before = encrypted(&mut connection).await;
+        let dsn = server.url(user, "app") + parameters;
+        let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+        send(&*transport, "{}").await;
+        assert_eq!(encrypted(&mut connection).await - before, expected, "{user} {parameters}");
+    }
 }
 
 async fn send_as(server: &PrivateServer, login: &str, database: &str) -> Result<Sent, TransportError> {

@@ -10,7 +10,9 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use crate::databases::Server;
 use crate::private_servers::PrivateServer;
-use crate::stage::{DEADLINE, Kind, Stage, ids, message, message_of, open, receive_bodies, send, send_later};
+use crate::stage::{
+    DEADLINE, Kind, Stage, deliveries, ids, message, message_of, open, receive_bodies, send, send_later,
+};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -65,7 +67,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
     result.unwrap_err().to_string()
 }
 
-#[tokio::test]
+#[test]
 async fn the_table_and_the_trigger_are_those_of_symfony() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
@@ -85,20 +87,99 @@ async fn the_table_and_the_trigger_are_those_of_symfony() {
     );
 }
 
-#[tokio::test]
-async fn symfonys_table_is_left_as_it_is_but_for_a_trigger_that_is_missing() {
+#[test]
+async fn symfonys_table_is_left_as_it_is() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
     let before = shape(&mut connection).await;
     let transport = stage.open("a");
-    send(&*transport, "{}").await;
-    assert_eq!(trigger(&mut connection).await, "");
     transport.setting_up().unwrap().setup().await.unwrap();
-    assert!(trigger(&mut connection).await.contains("EXECUTE FUNCTION notify_messenger_messages()"));
+    send(&*transport, "{}").await;
+    listen(&*stage.open("b")).await;
     assert_eq!(shape(&mut connection).await, before);
+    assert_eq!(trigger(&mut connection).await, "");
 }
 
-#[tokio::test]
+/// Symfony from 2026 on has no trigger, and notifies by a statement of its own.
+#[test]
+async fn a_message_of_a_symfony_that_needs_no_trigger_wakes_at_once() {
+    let Some((stage, mut connection)) = stage().await else { return };
+    connection.execute(SYMFONYS_TABLE).await.unwrap();
+    let consumer = stage.open("a");
+    listen(&*consumer).await;
+    let sent = async {
+        let insert = "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) VALUES \
+                      ('{}', '{}', 'a', timezone('UTC', now()), timezone('UTC', now()) - interval '1 second')";
+        connection.execute(insert).await.unwrap();
+        connection.execute("SELECT pg_notify('messenger_messages', 'a')").await.unwrap();
+    };
+    let waking = consumer.waking().unwrap();
+    let (woken, ()) = tokio::join!(tokio::time::timeout(DEADLINE, waking.wake()), sent);
+    woken.unwrap().unwrap();
+    assert_eq!(consumer.receive(1).await.unwrap().len(), 1);
+    // One of an earlier Symfony would insert without a word, so it is looked for as often as on other stores.
+    assert_eq!(waking.poll_interval(), None);
+}
+
+#[test]
+async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
+    let Some((stage, mut connection)) = stage().await else { return };
+    for with_trigger in [false, true] {
+        let tables = if with_trigger { ["with", "also_with"] } else { ["without", "also_without"] };
+        let [transport, elsewhere] =
+            tables.map(|table| stage.open_with("a", &format!("{{table_name: {table}, redeliver_timeout: 9999}}")));
+        let neighbour = stage.open_with("b", &format!("{{table_name: {}}}", tables[0]));
+        for (transport, table) in [(&transport, tables[0]), (&elsewhere, tables[1])] {
+            transport.setting_up().unwrap().setup().await.unwrap();
+            if !with_trigger {
+                let drop = format!("DROP TRIGGER notify_trigger ON {table}");
+                connection.execute(AssertSqlSafe(drop)).await.unwrap();
+            }
+        }
+        let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
+        listener.listen_all(tables).await.unwrap();
+        let moving = transport.moving().unwrap();
+        let told = |table: usize, queue: &str| vec![format!("{} {queue}", tables[table])];
+
+        let first = send(&*transport, "1").await;
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent");
+        send_later(&*transport, "2", INTERVAL).await;
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent for later");
+        send(&*transport, "3").await;
+        let received = transport.receive(2).await.unwrap();
+        let (received, taken) = (ids(&received), deliveries(&received));
+        heard(&mut listener, &mut connection, tables[0]).await;
+        transport.releasing().unwrap().release(&taken).await.unwrap();
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "released, two at once");
+        moving.retry(&first, &message("1"), INTERVAL).await.unwrap();
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "retried");
+        let place = neighbour.moving().unwrap().place();
+        moving.move_to(&first, &message("1"), &place).await.unwrap().unwrap();
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "b"), "moved to another queue");
+        let place = elsewhere.moving().unwrap().place();
+        moving.move_to(&received[1], &message("3"), &place).await.unwrap().unwrap();
+        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(1, "a"), "moved to another table");
+        transport.releasing().unwrap().release(&taken).await.unwrap();
+        moving.retry(&received[1], &message("3"), INTERVAL).await.unwrap();
+        assert!(heard(&mut listener, &mut connection, tables[0]).await.is_empty(), "nothing was there to change");
+    }
+}
+
+/// What a listener has been told up to now: the channels and payloads.
+async fn heard(listener: &mut PgListener, connection: &mut PgConnection, channel: &str) -> Vec<String> {
+    // Notifications come in the order of the commits.
+    connection.execute(AssertSqlSafe(format!("SELECT pg_notify('{channel}', 'end')"))).await.unwrap();
+    let mut heard = vec![];
+    loop {
+        let notification = listener.recv().await.unwrap();
+        if notification.payload() == "end" {
+            return heard;
+        }
+        heard.push(format!("{} {}", notification.channel(), notification.payload()));
+    }
+}
+
+#[test]
 async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
@@ -126,7 +207,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     assert_eq!(headers["type"], "App\\Message\\Test");
 }
 
-#[tokio::test]
+#[test]
 async fn damaged_rows_are_received_for_what_they_are() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
@@ -137,7 +218,7 @@ async fn damaged_rows_are_received_for_what_they_are() {
     assert_eq!((&*damaged.body, &*damaged.headers), (&b"last"[..], &b"nonsense"[..]));
 }
 
-#[tokio::test]
+#[test]
 async fn a_table_in_a_schema_is_the_one_symfony_means() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute("CREATE SCHEMA queues").await.unwrap();
@@ -151,7 +232,7 @@ async fn a_table_in_a_schema_is_the_one_symfony_means() {
     assert_eq!(ids(&transport.receive(1).await.unwrap()), [id]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_nul_byte_is_refused_with_its_reason() {
     let Some((stage, _connection)) = stage().await else { return };
     let transport = stage.open("a");
@@ -162,7 +243,7 @@ async fn a_nul_byte_is_refused_with_its_reason() {
     assert_eq!(receive_bodies(&*transport).await, [r#""\u0000""#]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
     let Some((stage, _connection)) = stage().await else { return };
     let (consumer, other, producer) = (stage.open("a"), stage.open("b"), stage.open("a"));
@@ -195,7 +276,7 @@ async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
     assert!(tokio::time::timeout(Duration::from_millis(300), wake).await.is_err());
 }
 
-#[tokio::test]
+#[test]
 async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     let Some((stage, _connection)) = stage().await else { return };
     let transport = stage.open_with("a", "{redeliver_timeout: 2}");
@@ -213,21 +294,45 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn without_notifications_nothing_is_promised() {
     let Some((stage, mut connection)) = stage().await else { return };
     let without = stage.open_with("a", "{use_notify: false}");
     without.setting_up().unwrap().setup().await.unwrap();
     assert!(without.waking().is_none());
     assert_eq!(trigger(&mut connection).await, "");
-    // A table without the trigger tells of nothing, so it has to be looked at as often as others.
-    let waiting = stage.open("a");
-    let error = error_text(waiting.waking().unwrap().wake().await);
-    assert!(error.contains("notify_trigger") && error.contains("minutely setup"), "{error}");
-    assert_eq!(waiting.waking().unwrap().poll_interval(), None);
+    send(&*without, "{}").await;
+    let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
+    listener.listen("messenger_messages").await.unwrap();
+    let id = send(&*without, "{}").await;
+    without.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    assert!(heard(&mut listener, &mut connection, "messenger_messages").await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
+async fn consumers_of_several_tables_are_woken_over_one_connection() {
+    let Some((stage, mut connection)) = stage().await else { return };
+    let (factories, url) = (built_in_factories(), stage.database().url());
+    let tables: Vec<Arc<dyn Transport>> =
+        ["a", "b"].map(|table| open(table, &format!("{url}?table_name={table}"), "{}", &factories, stage.dir())).into();
+    for table in &tables {
+        listen(&**table).await;
+    }
+    for table in &tables {
+        let insert = format!(
+            "INSERT INTO {} (body, headers, queue_name, created_at, available_at) \
+             VALUES ('{{}}', '{{}}', 'default', date_trunc('second', now() at time zone 'UTC'), \
+             date_trunc('second', now() at time zone 'UTC'))",
+            table.name()
+        );
+        connection.execute(AssertSqlSafe(insert)).await.unwrap();
+        let woken = tokio::time::timeout(DEADLINE, table.waking().unwrap().wake()).await;
+        woken.expect("a consumer is told").unwrap();
+        assert_eq!(table.receive(1).await.unwrap().len(), 1);
+    }
+}
+
+#[test]
 async fn all_queues_of_a_database_share_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
     let factories = built_in_factories();
@@ -250,7 +355,7 @@ async fn all_queues_of_a_database_share_one_connection() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn a_table_of_another_shape_is_an_error() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute("CREATE TABLE messenger_messages (id uuid PRIMARY KEY, name text)").await.unwrap();
@@ -265,7 +370,7 @@ async fn a_table_of_another_shape_is_an_error() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn a_server_that_refuses_is_named_without_the_password() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
     let mut connection = PgConnection::connect(&server.admin_url()).await.unwrap();
@@ -288,6 +393,69 @@ async fn a_server_that_refuses_is_named_without_the_password() {
     server.kill();
     let error = error_text(send_as(&server, "postgres:hunter2", "postgres").await);
     assert!(error.contains(&place) && error.contains("check that the server runs"), "{error}");
+}
+
+/// Encryption between two programs of one host costs the most of connecting, and is worth nothing.
+#[test]
+async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
+    let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
+    if !server.encrypt() {
+        return;
+    }
+    let mut connection = PgConnection::connect(&server.admin_url()).await.unwrap();
+    connection.execute("CREATE USER encrypted SUPERUSER").await.unwrap();
+    let are_encrypted = "SELECT string_agg(DISTINCT ssl::text, '') FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                         WHERE application_name = 'minutely'";
+    for (user, parameters, expected) in [
+        ("postgres", "", "false"),
+        ("postgres", "?sslmode=prefer", "true"),
+        ("postgres", "?sslmode=require", "true"),
+        ("postgres", "?sslmode=allow", "false"),
+        ("encrypted", "", "true"),
+        ("encrypted", "?sslmode=allow", "true"),
+    ] {
+        let dsn = server.url(user, "postgres") + parameters;
+        let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+        listen(&*transport).await;
+        assert_eq!(text(&mut connection, are_encrypted).await, expected, "{user} {parameters}");
+        drop(transport);
+        let deadline = Instant::now() + DEADLINE;
+        while !text(&mut connection, are_encrypted).await.is_empty() {
+            assert!(Instant::now() < deadline, "the connection is still there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[test]
+async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
+    let Some(server) = PrivateServer::start(Server::Postgres) else { return };
+    let mut connection = PgConnection::connect(&server.admin_url()).await.unwrap();
+    connection.execute("CREATE USER worker; GRANT ALL ON SCHEMA public TO worker").await.unwrap();
+    let transport = open("a", &server.url("worker", "postgres"), "{}", &built_in_factories(), Path::new("/"));
+    send(&*transport, "{}").await;
+    connection.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await.unwrap();
+    let refused = tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()).await.unwrap();
+    assert!(error_text(refused).contains("grant this user"));
+    connection.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC").await.unwrap();
+    send(&*transport, "{}").await;
+}
+
+#[test]
+async fn what_is_resumed_wakes_those_who_wait() {
+    let Some((stage, mut connection)) = stage().await else { return };
+    let (consumer, other) = (stage.open("a"), stage.open("a"));
+    consumer.setting_up().unwrap().setup().await.unwrap();
+    // It would tell of every change. Symfony's later versions have none.
+    connection.execute("DROP TRIGGER notify_trigger ON messenger_messages").await.unwrap();
+    listen(&*consumer).await;
+    send_later(&*other, "{}", Duration::from_secs(3600)).await;
+    // The delayed message itself is told of.
+    consumer.waking().unwrap().wake().await.unwrap();
+    assert!(consumer.receive(1).await.unwrap().is_empty());
+    other.resting().unwrap().resume().await.unwrap();
+    tokio::time::timeout(DEADLINE, consumer.waking().unwrap().wake()).await.expect("resumed").unwrap();
+    assert_eq!(receive_bodies(&*consumer).await, ["{}"]);
 }
 
 async fn send_as(server: &PrivateServer, login: &str, database: &str) -> Result<Sent, TransportError> {

@@ -1,20 +1,24 @@
 //! What concerns Redis alone: Symfony's entries, consumers and groups, and what is said when something is wrong.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{Context, Counts, Liveness, Sent, Transport, TransportError, Transports, built_in_factories};
+use minutely::transport::{
+    Context, Counts, Liveness, Receipt, Sent, Transport, TransportError, Transports, built_in_factories,
+};
 use redis::{Connection, FromRedisValue, cmd};
 
 use crate::private_redis::PrivateRedis;
 use crate::stage::{
-    DEADLINE, Kind, Stage, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
+    DEADLINE, Kind, Stage, bodies, deliveries, ids, message, message_of, never_received, open, receive_bodies,
+    receive_eventually, send, send_later,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,15 +27,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 const JSON: &str = r#"{"body":"{\"n\":1}","headers":{"type":"App\\Message\\Test","Content-Type":"application\/json"}}"#;
 
 /// A test's own keys, and a connection beside the transport's.
-struct Redis {
-    stage: Stage,
+pub struct Redis {
+    pub stage: Stage,
     connection: Connection,
     /// The key of queue `a`.
-    stream: String,
+    pub stream: String,
 }
 
 impl Redis {
-    async fn new() -> Option<Self> {
+    pub async fn new() -> Option<Self> {
         let stage = Stage::new(Kind::Redis).await?;
         let connection = stage.keys().connect(0).unwrap();
         let stream = stage.keys().stream("a");
@@ -39,13 +43,13 @@ impl Redis {
     }
 
     /// A command; `$` stands for the stream.
-    fn run<T: FromRedisValue>(&mut self, command: &str, last: &[&str]) -> T {
+    pub fn run<T: FromRedisValue>(&mut self, command: &str, last: &[&str]) -> T {
         let mut words = command.split(' ').map(|word| word.replace('$', &self.stream));
         let mut command = cmd(&words.next().unwrap());
         command.arg(words.collect::<Vec<_>>()).arg(last).query(&mut self.connection).unwrap()
     }
 
-    fn add(&mut self, field: &str, value: &str) {
+    pub fn add(&mut self, field: &str, value: &str) {
         self.run::<String>("XADD $ *", &[field, value]);
     }
 
@@ -56,7 +60,7 @@ impl Redis {
     }
 }
 
-async fn counts(transport: &dyn Transport) -> Counts {
+pub async fn counts(transport: &dyn Transport) -> Counts {
     transport.counting().unwrap().counts(1000).await.unwrap()
 }
 
@@ -64,7 +68,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
     result.unwrap_err().to_string()
 }
 
-#[tokio::test]
+#[test]
 async fn entries_are_those_of_symfony() {
     let Some(mut redis) = Redis::new().await else { return };
     for (options, before, after) in [("{}", "s:94:\"", "\";"), ("{serializer: 0}", "", "")] {
@@ -90,7 +94,7 @@ async fn entries_are_those_of_symfony() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn entries_of_any_php_are_read_whatever_the_option_says() {
     let Some(mut redis) = Redis::new().await else { return };
     for options in ["{}", "{serializer: 0}"] {
@@ -107,7 +111,7 @@ async fn entries_of_any_php_are_read_whatever_the_option_says() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn damaged_entries_are_received_for_what_they_are_and_kept() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
@@ -129,7 +133,7 @@ async fn damaged_entries_are_received_for_what_they_are_and_kept() {
     assert_eq!(counts(&*transport).await, Counts { in_flight: 7, ..Counts::default() });
 }
 
-#[tokio::test]
+#[test]
 async fn every_consumer_has_a_name_of_its_own_unless_one_is_set() {
     let Some(mut redis) = Redis::new().await else { return };
     for options in ["{}", "{}", "{consumer: mine}"] {
@@ -145,7 +149,7 @@ async fn every_consumer_has_a_name_of_its_own_unless_one_is_set() {
     assert!(names[1].starts_with(&ours) && names[2].starts_with(&ours) && names[1] != names[2], "{names:?}");
 }
 
-#[tokio::test]
+#[test]
 async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
     let Some(redis) = Redis::new().await else { return };
     let open = || redis.stage.open_with("a", "{consumer: mine}");
@@ -164,23 +168,26 @@ async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
     assert!(after.receive(4).await.unwrap().is_empty());
 }
 
-#[tokio::test]
+#[test]
 async fn what_phps_consumers_hold_is_not_released_but_taken_when_abandoned() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{redeliver_timeout: 2}");
     let id = send(&*transport, "1").await;
     transport.setting_up().unwrap().setup().await.unwrap();
     redis.run::<redis::Value>("XREADGROUP GROUP symfony consumer COUNT 1 STREAMS $ >", &[]);
-    let one = std::slice::from_ref(&id);
-    transport.releasing().unwrap().release(one).await.unwrap();
-    transport.keeping_alive().unwrap().keep_alive(one).await.unwrap();
+    send(&*transport, "0").await;
+    let received = transport.receive(1).await.unwrap();
+    let held = never_received(std::slice::from_ref(&id), &received[0].receipt);
+    transport.releasing().unwrap().release(&held).await.unwrap();
+    transport.keeping_alive().unwrap().keep_alive(&held, SystemTime::now()).await.unwrap();
+    transport.ack(&ids(&received)).await.unwrap();
     transport.moving().unwrap().retry(&id, &message("2"), Duration::ZERO).await.unwrap();
     assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
     let received = receive_eventually(&*transport).await;
     assert_eq!((&received.id, &message_of(&received).body[..]), (&id, &b"1"[..]));
 }
 
-#[tokio::test]
+#[test]
 async fn a_slow_consumer_does_not_bring_back_what_another_has() {
     let Some(redis) = Redis::new().await else { return };
     let open = || redis.stage.open_with("a", "{redeliver_timeout: 1}");
@@ -192,14 +199,14 @@ async fn a_slow_consumer_does_not_bring_back_what_another_has() {
     moving.retry(&received[0].id, &message("2"), Duration::ZERO).await.unwrap();
     moving.retry(&received[0].id, &message("2"), HOUR).await.unwrap();
     moving.move_to(&received[0].id, &message("2"), &place).await.unwrap();
-    slow.keeping_alive().unwrap().keep_alive(&ids(&received)).await.unwrap();
+    slow.keeping_alive().unwrap().keep_alive(&deliveries(&received), SystemTime::now()).await.unwrap();
     other.ack(&ids(&received)).await.unwrap();
     for queue in ["a", "b"] {
         assert_eq!(counts(&*redis.stage.open(queue)).await, Counts::default());
     }
 }
 
-#[tokio::test]
+#[test]
 async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
@@ -217,20 +224,20 @@ async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
     assert_eq!(transport.counting().unwrap().pending(150).await.unwrap(), 150);
 }
 
-#[tokio::test]
+#[test]
 async fn what_is_deleted_while_in_flight_is_forgotten() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
     let id = send(&*transport, "1").await;
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("XDEL $", &[&id.0]);
-    transport.releasing().unwrap().release(&ids(&received)).await.unwrap();
+    transport.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
     send(&*transport, "2").await;
     assert_eq!(receive_bodies(&*redis.stage.open("a")).await, ["2"]);
     assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
 }
 
-#[tokio::test]
+#[test]
 async fn handled_messages_stay_where_they_are_not_to_be_deleted() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{delete_after_ack: false, delete_after_reject: 'no'}");
@@ -245,7 +252,7 @@ async fn handled_messages_stay_where_they_are_not_to_be_deleted() {
     assert_eq!(receive_bodies(&*redis.stage.open("a")).await, ["2"]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_stream_is_kept_short_where_that_is_asked_for() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{stream_max_entries: 100}");
@@ -255,7 +262,7 @@ async fn a_stream_is_kept_short_where_that_is_asked_for() {
     assert!((100..400).contains(&redis.run::<u64>("XLEN $", &[])));
 }
 
-#[tokio::test]
+#[test]
 async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
@@ -263,14 +270,14 @@ async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("DEL $", &[]);
     transport.moving().unwrap().retry(&received[0].id, &message("x"), Duration::ZERO).await.unwrap();
-    transport.releasing().unwrap().release(&ids(&received)).await.unwrap();
+    transport.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
     send(&*transport, "2").await;
     assert_eq!(receive_bodies(&*transport).await, ["2"]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_second_group_is_refused_where_messages_are_deleted() {
     let Some(redis) = Redis::new().await else { return };
     let (first, second) = (redis.stage.open("a"), redis.stage.open_with("a", "{group: other}"));
@@ -287,7 +294,7 @@ async fn a_second_group_is_refused_where_messages_are_deleted() {
     assert_eq!(receive_bodies(&*redis.stage.open_with("a", keeping)).await, ["1"]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_key_that_holds_something_else_is_named() {
     let Some(mut redis) = Redis::new().await else { return };
     redis.run::<()>("SET $ hello", &[]);
@@ -299,7 +306,7 @@ async fn a_key_that_holds_something_else_is_named() {
         transport.ack(std::slice::from_ref(&id)).await,
         transport.counting().unwrap().pending(1).await.map(drop),
         transport.setting_up().unwrap().setup().await,
-        transport.releasing().unwrap().release(&[id]).await,
+        transport.releasing().unwrap().release(&never_received(&[id], &Receipt("somebody".into()))).await,
     ] {
         let text = error_text(result);
         assert!(text.contains("\"a\"") && text.contains("WRONGTYPE") && text.contains("another `stream`"), "{text}");
@@ -317,7 +324,7 @@ async fn a_key_that_holds_something_else_is_named() {
     assert_eq!(counts(&*source).await, Counts { in_flight: 1, ..Counts::default() });
 }
 
-#[tokio::test]
+#[test]
 async fn a_released_message_wakes_who_waits() {
     let Some(redis) = Redis::new().await else { return };
     let (dead, supervisor, waiting) = (redis.stage.open("a"), redis.stage.open("a"), redis.stage.open("a"));
@@ -329,9 +336,13 @@ async fn a_released_message_wakes_who_waits() {
         }
     };
     let release = async {
-        // Only once it waits.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        supervisor.releasing().unwrap().release(&ids(&received)).await.unwrap();
+        // Only once it listens.
+        let deadline = Instant::now() + DEADLINE;
+        while waiting.waking().unwrap().poll_interval().is_none() {
+            assert!(Instant::now() < deadline, "it does not listen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        supervisor.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
     };
     tokio::time::timeout(DEADLINE, async { tokio::join!(woken, release) }).await.unwrap();
 }
@@ -348,7 +359,7 @@ async fn settle(consumer: &dyn Transport) {
     panic!("it is woken again and again by nothing");
 }
 
-#[tokio::test]
+#[test]
 async fn who_waits_is_not_woken_by_what_happens_elsewhere() {
     let Some(redis) = Redis::new().await else { return };
     let (waiting, other) = (redis.stage.open("a"), redis.stage.open("ab"));
@@ -371,7 +382,7 @@ fn is_store_error<T: std::fmt::Debug>(result: Result<T, TransportError>, server:
     assert!(text.contains("\"a\"") && text.contains(&format!("127.0.0.1:{}/", server.port())), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
     let Some(mut server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
@@ -395,7 +406,7 @@ async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
     assert_eq!(counts(&*transport).await, Counts { in_flight: 4, ..Counts::default() });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     let Some(mut server) = PrivateRedis::start(&[]) else { return };
     let consumer = transport(&server.url(), "{}");
@@ -404,12 +415,11 @@ async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     assert!(consumer.receive(1).await.unwrap().is_empty());
     settle(&*consumer).await;
     assert!(waking.poll_interval().is_some());
-    let (woken, ()) = tokio::join!(wake(), async {
-        // Only once it waits, or the end is no news.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        tokio::task::block_in_place(|| server.kill());
-    });
-    woken.unwrap();
+    // It listens already: what is asked once waits.
+    let mut woken = std::pin::pin!(wake());
+    assert!(futures_util::poll!(woken.as_mut()).is_pending());
+    tokio::task::block_in_place(|| server.kill());
+    woken.await.unwrap();
     assert!(waking.poll_interval().is_none(), "it has to look by itself while nothing can wake it");
     is_store_error(consumer.receive(1).await, &server);
     server.start_again();
@@ -430,7 +440,7 @@ async fn queued(transport: &dyn Transport) -> Result<Sent, TransportError> {
     transport.send(&message("{}"), Duration::ZERO).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn logins_and_sockets_are_understood_and_secrets_kept() {
     let options = ["--requirepass", "hunter2", "--user", "app", "on", ">p@ss:w/rd", "~*", "&*", "+@all"];
     let Some(server) = PrivateRedis::start(&options) else { return };
@@ -458,7 +468,25 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
+async fn nothing_that_is_written_waits_for_an_acknowledgement() {
+    let Some(server) = PrivateRedis::start(&[]) else { return };
+    let transport = transport(&server.url(), "{}");
+    queued(&*transport).await.unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let fd: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        // Whatever it is, and though it may be closed meanwhile: what is asked of it then fails.
+        let Ok(owned) = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned() else { continue };
+        let socket = TcpStream::from(owned);
+        if socket.peer_addr().is_ok_and(|peer| peer.ip().is_loopback() && peer.port() == server.port()) {
+            found.push(socket.nodelay().unwrap());
+        }
+    }
+    assert_eq!(found, [true]);
+}
+
+#[test]
 async fn what_a_user_may_not_do_is_said() {
     let options = ["--user", "app", "on", ">hunter2", "~*", "&*", "+@all", "-@stream"];
     let Some(server) = PrivateRedis::start(&options) else { return };
@@ -467,7 +495,7 @@ async fn what_a_user_may_not_do_is_said() {
     assert!(text.contains("no permissions") && text.contains("ACL SETUSER") && !text.contains("hunter2"), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
@@ -486,7 +514,7 @@ async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
     assert_eq!((received.len(), counts), (2, Counts { pending: 1, ..Counts::default() }));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn a_server_that_is_too_old_is_told_from_others() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -523,7 +551,12 @@ fn check(dsn: &str) -> Vec<String> {
         retry: None,
         failure_transport: None,
     };
-    let context = Context { project_dir: "/".into(), connections: IndexMap::new(), liveness: Arc::new(Nobody) };
+    let context = Context {
+        project_dir: "/".into(),
+        state_dir: "/".into(),
+        connections: IndexMap::new(),
+        liveness: Arc::new(Nobody),
+    };
     let configs = IndexMap::from([("a".to_owned(), config)]);
     let problems = Transports::check(&configs, &built_in_factories(), &context);
     problems.into_iter().map(|problem| problem.message).collect()
@@ -539,11 +572,7 @@ fn dsns_as_symfony_has_them_are_understood() {
             "[::1]:6380/2",
             "s",
         ),
-        (
-            "rediss://u:p@h/s/?lazy=1&tls=1&persistent_id=x&timeout=1.5&read_timeout=0&retry_interval=100",
-            "h:6379/0",
-            "s",
-        ),
+        ("rediss://u:p@h/s/?lazy=1&tls=1&timeout=0&read_timeout=0&retry_interval=0", "h:6379/0", "s"),
         ("redis:///var/run/redis.sock", "/var/run/redis.sock/0", "messages"),
         ("valkeys://h/path?stream=option&group=g&delete_after_ack=1&delete_after_reject=0", "h:6379/0", "path"),
         ("redis://h/?claim_interval=1000&redeliver_timeout=10", "h:6379/0", "messages"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minutely::transport::{Counts, Transport, TransportError, built_in_factories};
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 use crate::databases::Server;
 use crate::private_servers::PrivateServer;
@@ -46,17 +47,17 @@ async fn nothing_is_lost(server: Server) {
     assert_eq!(counts, Counts { in_flight: 4, ..Counts::default() });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn nothing_is_lost_on_postgres() {
     nothing_is_lost(Server::Postgres).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn nothing_is_lost_on_mysql() {
     nothing_is_lost(Server::Mysql).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
     let consumer = transport(&server);
@@ -67,9 +68,28 @@ async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
     assert!(consumer.receive(1).await.unwrap().is_empty());
     assert!(waking.poll_interval().is_some());
 
+    // Once for the question to be prepared, which it does before it asks.
+    send(&*transport(&server), "0").await;
+    wake().await.unwrap();
+    consumer.ack(&ids(&consumer.receive(1).await.unwrap())).await.unwrap();
+
+    // It asks when something is due, and waits when it has the answer.
+    let mut observer = PgConnection::connect(&server.admin_url()).await.unwrap();
+    let answered = "SELECT max(state_change)::text FROM pg_stat_activity WHERE state = 'idle' \
+                    AND wait_event = 'ClientRead' AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let deadline = Instant::now() + DEADLINE;
+    let mut answered_since = async |before: Option<String>| loop {
+        let last: Option<String> = observer.fetch_one(answered).await.unwrap().get(0);
+        if last.is_some() && last != before {
+            return last;
+        }
+        assert!(Instant::now() < deadline, "it does not ask");
+    };
+    let before = answered_since(None).await;
     let (woken, ()) = tokio::join!(wake(), async {
-        // Only once it waits, or the end is no news.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        answered_since(before).await;
+        // The answer is here, and read while this one comes.
+        answered_since(None).await;
         tokio::task::block_in_place(|| server.kill());
     });
     woken.unwrap();

@@ -34,7 +34,7 @@ fn config_with(dsn: &str, options: &str) -> IndexMap<String, TransportConfig> {
 
 fn context(url: &str) -> Context {
     let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
-    Context { project_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
+    Context { project_dir: "/".into(), state_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
 }
 
 /// The problems of a DSN with further options, as YAML.
@@ -82,7 +82,7 @@ fn mistakes_are_named_and_secrets_kept() {
         ("postgres://{login}/app?table_name=a.b.c", "table_name is a name"),
         ("postgres://{login}/app?check_delayed_interval=soon", "check_delayed_interval is a whole number"),
         ("postgres://{login}/app?use_notify=perhaps", "use_notify is true or false"),
-        ("postgres://{login}/app?get_notify_timeout=500", "get_notify_timeout is ignored"),
+        ("postgres://{login}/app?get_notify_timeout=500", "get_notify_timeout has no effect here"),
         ("mysql://{login}/", "names no database"),
         ("mysql://{login}/app?ssl-mode=perhaps", "ssl_mode"),
         ("mysql://{login}/app?use_notify=true", "unknown option \"use_notify\""),

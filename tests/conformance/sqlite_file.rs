@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use minutely::message::UndecodableError;
@@ -13,7 +13,7 @@ use minutely::transport::{Counts, MessageId, Sent, Transport, TransportError, bu
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
-use crate::stage::{Kind, Stage, bodies, ids, message, message_of, open, receive_bodies, send};
+use crate::stage::{DEADLINE, Kind, Stage, bodies, ids, message, message_of, open, receive_bodies, send, send_later};
 
 /// What Symfony Messenger 7.2 creates on SQLite.
 const SYMFONYS_TABLE: &str = "
@@ -57,7 +57,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
     result.unwrap_err().to_string()
 }
 
-#[tokio::test]
+#[test]
 async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
@@ -86,7 +86,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     assert_eq!(headers["type"], "App\\Message\\Test");
 }
 
-#[tokio::test]
+#[test]
 async fn symfonys_table_is_left_as_it_is() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
@@ -98,7 +98,105 @@ async fn symfonys_table_is_left_as_it_is() {
     assert_eq!(before, after);
 }
 
-#[tokio::test]
+/// Waits until the queue's consumer is woken, and has something to take.
+async fn woken(consumer: &dyn Transport) -> Vec<String> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let wake = tokio::time::timeout(DEADLINE, consumer.waking().unwrap().wake());
+        wake.await.expect("it is woken").unwrap();
+        let received = consumer.receive(10).await.unwrap();
+        if !received.is_empty() {
+            consumer.ack(&ids(&received)).await.unwrap();
+            return bodies(&received);
+        }
+        assert!(Instant::now() < deadline, "it is woken for nothing");
+    }
+}
+
+#[test]
+async fn a_message_of_another_program_wakes_at_once() {
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
+    let (mut connection, transport) = symfonys(&stage).await;
+    connection.execute("PRAGMA synchronous = FULL").await.unwrap();
+    let mut quickest = DEADLINE;
+    for n in 0..10 {
+        let sent = async {
+            // It is waited for by then, or else looked for.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let begun = Instant::now();
+            insert(&mut connection, &format!("'{n}'"), "'{}'", "NULL").await;
+            begun
+        };
+        let (bodies, begun) = tokio::join!(woken(&*transport), sent);
+        assert_eq!(bodies, [n.to_string()]);
+        quickest = quickest.min(begun.elapsed());
+    }
+    // On a busy machine one or the other takes longer.
+    assert!(quickest < Duration::from_millis(500), "{quickest:?}");
+}
+
+#[test]
+async fn a_message_for_another_queue_wakes_nobody() {
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
+    let (a, b) = (stage.open("a"), stage.open("b"));
+    send(&*b, "{}").await;
+    let wake = tokio::time::timeout(Duration::from_millis(700), a.waking().unwrap().wake());
+    let (waited, _) = tokio::join!(wake, send(&*b, "{}"));
+    assert!(waited.is_err());
+}
+
+#[test]
+async fn a_consumer_waits_for_a_file_that_is_not_there_yet_and_for_one_that_takes_its_place() {
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
+    let consumer = stage.open("a");
+    let error = error_text(consumer.waking().unwrap().wake().await);
+    assert!(error.contains("queue.db") && error.contains("\"a\""), "no folder, nothing to watch: {error}");
+    let folder = stage.dir().join("var");
+    std::fs::create_dir(&folder).unwrap();
+    for n in 0..3 {
+        let sent = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
+                let _ = std::fs::remove_file(folder.join(name));
+            }
+            send(&*stage.open("a"), n.to_string()).await;
+        };
+        let (bodies, ()) = tokio::join!(woken(&*consumer), sent);
+        assert_eq!(bodies, [n.to_string()]);
+    }
+}
+
+#[test]
+async fn a_consumer_is_woken_through_a_symbolic_link() {
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
+    let (mut connection, _) = symfonys(&stage).await;
+    std::os::unix::fs::symlink("var/queue.db", stage.dir().join("link.db")).unwrap();
+    let consumer = open("a", "sqlite:link.db?queue_name=a", "{}", &built_in_factories(), stage.dir());
+    let sent = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        insert(&mut connection, "'1'", "'{}'", "NULL").await;
+    };
+    let (bodies, ()) = tokio::join!(woken(&*consumer), sent);
+    assert_eq!(bodies, ["1"]);
+}
+
+#[test]
+async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
+    let stage = Stage::new(Kind::Sqlite).await.unwrap();
+    let transport = stage.open_with("a", "{redeliver_timeout: 2}");
+    send_later(&*transport, "later", Duration::from_secs(2)).await;
+    for _ in 0..2 {
+        let start = Instant::now();
+        while transport.receive(1).await.unwrap().is_empty() {
+            let wake = transport.waking().unwrap().wake();
+            tokio::time::timeout(DEADLINE, wake).await.unwrap().unwrap();
+        }
+        // The first time as it was delayed, the second because nobody acknowledged it.
+        assert!(start.elapsed() > Duration::from_millis(1900), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
 async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
@@ -109,7 +207,7 @@ async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() 
     assert_eq!(receive_bodies(&*transport).await, ["late"]);
 }
 
-#[tokio::test]
+#[test]
 async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
@@ -139,7 +237,7 @@ async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
     assert_eq!(transport.counting().unwrap().counts(9).await.unwrap(), Counts::default());
 }
 
-#[tokio::test]
+#[test]
 async fn nothing_is_created_before_the_first_message() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
@@ -150,7 +248,7 @@ async fn nothing_is_created_before_the_first_message() {
     assert!(stage.dir().join("var/queue.db").exists());
 }
 
-#[tokio::test]
+#[test]
 async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
@@ -161,7 +259,7 @@ async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
     assert_eq!(receive_bodies(&*open_file(stage.dir())).await, ["new"]);
 }
 
-#[tokio::test]
+#[test]
 async fn a_file_that_is_no_database_is_named_and_left_alone() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let file = stage.dir().join("notes.txt");
@@ -179,7 +277,7 @@ async fn a_file_that_is_no_database_is_named_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
-#[tokio::test]
+#[test]
 async fn a_path_that_cannot_be_is_named() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::write(stage.dir().join("file"), "").unwrap();
@@ -194,7 +292,7 @@ async fn a_path_that_cannot_be_is_named() {
     assert!(error.contains("must be a file's"), "{error}");
 }
 
-#[tokio::test]
+#[test]
 async fn a_table_of_another_shape_is_an_error() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::create_dir(stage.dir().join("var")).unwrap();
@@ -203,7 +301,7 @@ async fn a_table_of_another_shape_is_an_error() {
     assert!(error.contains("messenger_messages has no column named"), "{error}");
 }
 
-#[tokio::test]
+#[test]
 async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
@@ -223,7 +321,7 @@ async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
     assert_eq!(receive_bodies(&*transport).await, ["1", "2"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 async fn thirty_connections_that_start_on_no_file_at_once_all_get_through() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let tasks = (0..30).map(|task| {
@@ -258,7 +356,7 @@ fn process_in(mut command: Command, role: &str, dir: &Path) -> Command {
 }
 
 /// What runs in the processes that other tests start. Run as a test like any other, it has nothing to do.
-#[tokio::test]
+#[test]
 async fn another_process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let transport = open_file(Path::new(&std::env::var(DIR).unwrap()));
@@ -283,7 +381,7 @@ async fn another_process() {
     }
 }
 
-#[tokio::test]
+#[test]
 async fn processes_that_start_on_no_file_at_once_lose_nothing() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let processes: Vec<_> = (0..12).map(|_| process("send 20", stage.dir()).spawn().unwrap()).collect();
@@ -294,7 +392,7 @@ async fn processes_that_start_on_no_file_at_once_lose_nothing() {
     assert_eq!(open_file(stage.dir()).counting().unwrap().pending(1000).await.unwrap(), 240);
 }
 
-#[tokio::test]
+#[test]
 async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let mut sender = process("send", stage.dir()).spawn().unwrap();
@@ -314,7 +412,7 @@ async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
     assert!(sent.iter().all(|id| stored.contains(&MessageId(id.clone()))));
 }
 
-#[tokio::test]
+#[test]
 async fn what_was_queued_before_the_disk_was_full_is_kept_and_the_rest_refused() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     send(&*open_file(stage.dir()), "{}").await;

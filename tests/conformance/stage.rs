@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
 use minutely::transport::{
-    Context, Factory, Liveness, MessageId, Received, Sent, Transport, Transports, built_in_factories,
+    Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, Transports, built_in_factories,
 };
 
 use tokio::sync::OnceCell;
@@ -80,9 +80,9 @@ impl Stage {
     pub fn abilities(&self) -> Abilities {
         match self.kind {
             Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true, broker: false },
-            Kind::Sqlite => Abilities { setup: true, tables: true, waking: false, bytes: true, broker: false },
+            Kind::Sqlite => Abilities { setup: true, tables: true, waking: true, bytes: true, broker: false },
             Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
-            Kind::Mysql => Abilities { setup: true, tables: true, waking: false, bytes: false, broker: false },
+            Kind::Mysql => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
             Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false, broker: false },
             Kind::Amqp => Abilities { setup: true, tables: false, waking: true, bytes: true, broker: true },
         }
@@ -158,7 +158,12 @@ pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>]
         retry: None,
         failure_transport: None,
     };
-    let context = Context { project_dir: dir.to_owned(), connections: IndexMap::new(), liveness: Arc::new(Nobody) };
+    let context = Context {
+        project_dir: dir.to_owned(),
+        state_dir: dir.join("var"),
+        connections: IndexMap::new(),
+        liveness: Arc::new(Nobody),
+    };
     Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap().get(name).unwrap()
 }
 
@@ -211,6 +216,16 @@ pub fn message_of(received: &Received) -> &Encoded {
 
 pub fn ids(received: &[Received]) -> Vec<MessageId> {
     received.iter().map(|received| received.id.clone()).collect()
+}
+
+/// As a consumer shows what it has received.
+pub fn deliveries(received: &[Received]) -> Vec<Delivery> {
+    received.iter().map(Received::delivery).collect()
+}
+
+/// As a consumer would show what it has never received: with a receipt of somebody else's.
+pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
+    ids.iter().map(|id| Delivery { id: id.clone(), receipts: vec![receipt.clone()] }).collect()
 }
 
 /// Receives until a message comes.

@@ -1,27 +1,50 @@
 <?php
 /*
- * A small Symfony application around the real Symfony Messenger (Debian's php-symfony-messenger and its bridges), for
- * the interoperation tests. Environment:
+ * A small Symfony application for the interoperation tests: the real FrameworkBundle, and by it the real Symfony Messenger
+ * with its default middleware and listeners, from Debian's packages. Environment:
  *
+ *   SYMFONY                      the folder that the packages are in, as /usr/share/php
+ *   CACHE_DIR                    where the container is kept, for all runs of one version
  *   TRANSPORT_DSN, FAILURE_DSN   the transports "async" and "failed"
  *   DATABASE_URL                 the Doctrine connection "default": sqlite:////…, postgresql://…, mysql://…
  *   HANDLED                      a file that gets one line per handled message
- *   MAX_RETRIES, RETRY_DELAY     of "async" (default 3 and 1000 ms)
+ *   MAX_RETRIES, RETRY_DELAY     of "async"
  *   SLOW                         how many milliseconds handling takes (default 0)
  *
- * Commands: dispatch BODY-AS-JSON [--delay=MS] [--times=N], count, and Symfony's own messenger:consume,
- * messenger:failed:retry, messenger:failed:show, messenger:setup-transports.
+ * Commands: dispatch BODY-AS-JSON [--delay=MS] [--times=N], count, versions, and Symfony's own messenger:*.
  */
 
 namespace {
     error_reporting(E_ALL & ~E_DEPRECATED & ~E_USER_DEPRECATED);
-    foreach (['Messenger', 'Console', 'Serializer', 'PropertyAccess', 'PropertyInfo', 'EventDispatcher'] as $component) {
-        require_once "/usr/share/php/Symfony/Component/$component/autoload.php";
+    // 5.4's Doctrine transport writes the process's local time; everybody's is UTC here.
+    date_default_timezone_set('UTC');
+
+    define('SYMFONY', realpath(getenv('SYMFONY') ?: '/usr/share/php'));
+    // First: some of the packages name others by their absolute path.
+    spl_autoload_register(function (string $class) {
+        $file = SYMFONY.'/'.strtr($class, '\\', '/').'.php';
+        if (is_file($file)) {
+            require $file;
+        }
+    });
+    set_include_path(SYMFONY);
+    require_once SYMFONY.'/Symfony/Bundle/FrameworkBundle/autoload.php';
+    foreach (['Messenger', 'Console', 'Serializer', 'PropertyAccess', 'PropertyInfo'] as $component) {
+        require_once SYMFONY."/Symfony/Component/$component/autoload.php";
     }
-    foreach (['Doctrine', 'Redis', 'Amqp'] as $bridge) {
-        require_once "/usr/share/php/Symfony/Component/Messenger/Bridge/$bridge/autoload.php";
+    // What a newer Symfony expects of a newer PHP.
+    array_map(fn ($file) => require_once $file, glob(SYMFONY.'/Symfony/Polyfill/Php*/autoload.php'));
+}
+
+namespace Composer {
+    /** FrameworkBundle asks Composer whether what is there is there for development alone. */
+    class InstalledVersions
+    {
+        public static function isInstalled(string $package, bool $includeDevRequirements = true): bool
+        {
+            return false;
+        }
     }
-    require_once '/usr/share/php/Doctrine/DBAL/autoload.php';
 }
 
 namespace App\Message {
@@ -43,151 +66,212 @@ namespace App\Stamp {
     }
 }
 
-namespace {
+namespace App {
     use App\Message\Note;
     use App\Stamp\Tenant;
+    use Doctrine\DBAL\Connection;
     use Doctrine\DBAL\DriverManager;
-    use Psr\Container\ContainerInterface;
-    use Symfony\Component\Console\Application;
-    use Symfony\Component\EventDispatcher\EventDispatcher;
-    use Symfony\Component\Messenger\Bridge\Amqp\Transport\AmqpTransportFactory;
-    use Symfony\Component\Messenger\Bridge\Doctrine\Transport\Connection;
-    use Symfony\Component\Messenger\Bridge\Doctrine\Transport\DoctrineTransport;
-    use Symfony\Component\Messenger\Bridge\Doctrine\Transport\PostgreSqlConnection;
-    use Symfony\Component\Messenger\Bridge\Redis\Transport\RedisTransportFactory;
-    use Symfony\Component\Messenger\Command\ConsumeMessagesCommand;
-    use Symfony\Component\Messenger\Command\FailedMessagesRetryCommand;
-    use Symfony\Component\Messenger\Command\FailedMessagesShowCommand;
-    use Symfony\Component\Messenger\Command\SetupTransportsCommand;
+    use Doctrine\DBAL\Tools\DsnParser;
+    use Doctrine\Persistence\ConnectionRegistry;
+    use Symfony\Bundle\FrameworkBundle\FrameworkBundle;
+    use Symfony\Component\Config\Loader\LoaderInterface;
+    use Symfony\Component\Console\Command\Command;
+    use Symfony\Component\Console\Input\InputArgument;
+    use Symfony\Component\Console\Input\InputInterface;
+    use Symfony\Component\Console\Input\InputOption;
+    use Symfony\Component\Console\Output\OutputInterface;
+    use Symfony\Component\DependencyInjection\ContainerBuilder;
+    use Symfony\Component\DependencyInjection\Reference;
+    use Symfony\Component\HttpKernel\Kernel as BaseKernel;
+    use Symfony\Component\Messenger\Bridge\Doctrine\Transport\DoctrineTransportFactory;
     use Symfony\Component\Messenger\Envelope;
-    use Symfony\Component\Messenger\EventListener\AddErrorDetailsStampListener;
-    use Symfony\Component\Messenger\EventListener\SendFailedMessageForRetryListener;
-    use Symfony\Component\Messenger\EventListener\SendFailedMessageToFailureTransportListener;
-    use Symfony\Component\Messenger\EventListener\StopWorkerOnSigtermSignalListener;
-    use Symfony\Component\Messenger\Handler\HandlersLocator;
-    use Symfony\Component\Messenger\MessageBus;
-    use Symfony\Component\Messenger\Middleware\AddBusNameStampMiddleware;
-    use Symfony\Component\Messenger\Middleware\FailedMessageProcessingMiddleware;
-    use Symfony\Component\Messenger\Middleware\HandleMessageMiddleware;
-    use Symfony\Component\Messenger\Middleware\RejectRedeliveredMessageMiddleware;
-    use Symfony\Component\Messenger\Middleware\SendMessageMiddleware;
-    use Symfony\Component\Messenger\Retry\MultiplierRetryStrategy;
-    use Symfony\Component\Messenger\RoutableMessageBus;
+    use Symfony\Component\Messenger\MessageBusInterface;
     use Symfony\Component\Messenger\Stamp\DelayStamp;
-    use Symfony\Component\Messenger\Stamp\RedeliveryStamp;
-    use Symfony\Component\Messenger\Transport\Sender\SendersLocator;
-    use Symfony\Component\Messenger\Transport\Serialization\Serializer;
-    use Symfony\Component\Serializer\Encoder\JsonEncoder;
-    use Symfony\Component\Serializer\Normalizer\ArrayDenormalizer;
-    use Symfony\Component\Serializer\Normalizer\DateTimeNormalizer;
-    use Symfony\Component\Serializer\Normalizer\ObjectNormalizer;
-    use Symfony\Contracts\Service\ServiceLocatorTrait;
-    use Symfony\Contracts\Service\ServiceProviderInterface;
 
-    function locator(array $services): ServiceProviderInterface
+    class NoteHandler
     {
-        $factories = array_map(fn ($service) => fn () => $service, $services);
-
-        return new class($factories) implements ServiceProviderInterface {
-            use ServiceLocatorTrait;
-        };
-    }
-
-    function transport(string $dsn, Serializer $serializer)
-    {
-        if (str_starts_with($dsn, 'doctrine://')) {
-            $database = DriverManager::getConnection(['url' => getenv('DATABASE_URL')]);
-            $configuration = Connection::buildConfiguration($dsn);
-            $isPostgres = 'postgresql' === $database->getDatabasePlatform()->getName();
-            $connection = $isPostgres
-                ? new PostgreSqlConnection($configuration, $database)
-                : new Connection($configuration, $database);
-
-            return new DoctrineTransport($connection, $serializer);
-        }
-        $factory = str_starts_with($dsn, 'amqp') ? new AmqpTransportFactory() : new RedisTransportFactory();
-
-        // On Redis each worker needs a name of its own; minutely tells its workers their slot.
-        $named = getenv('MINUTELY_SLOT') && str_starts_with($dsn, 'redis');
-        $options = $named ? ['consumer' => getenv('MINUTELY_SLOT')] : [];
-
-        return $factory->createTransport($dsn, $options, $serializer);
-    }
-
-    // 5.4's Doctrine transport writes the process's local time; everybody's is UTC here.
-    date_default_timezone_set('UTC');
-
-    $types = new Symfony\Component\PropertyInfo\Extractor\ReflectionExtractor();
-    $serializer = new Serializer(new Symfony\Component\Serializer\Serializer(
-        [new DateTimeNormalizer(), new ArrayDenormalizer(), new ObjectNormalizer(null, null, null, $types)],
-        [new JsonEncoder()],
-    ));
-    $async = transport(getenv('TRANSPORT_DSN'), $serializer);
-    $transports = ['async' => $async];
-    if (getenv('FAILURE_DSN')) {
-        $transports['failed'] = transport(getenv('FAILURE_DSN'), $serializer);
-    }
-
-    $handlers = new HandlersLocator([Note::class => [function (Note $note) {
-        if ($note->fail) {
-            throw new RuntimeException('PHP was told to fail');
-        }
-        usleep(1000 * (int) getenv('SLOW'));
-        if ($file = getenv('HANDLED')) {
-            file_put_contents($file, json_encode(['by' => 'php', 'n' => $note->n, 'text' => $note->text])."\n", FILE_APPEND | LOCK_EX);
-        }
-    }]]);
-    $bus = new MessageBus([
-        new AddBusNameStampMiddleware('messenger.bus.default'),
-        new RejectRedeliveredMessageMiddleware(),
-        new FailedMessageProcessingMiddleware(),
-        new SendMessageMiddleware(new SendersLocator([Note::class => ['async']], locator($transports))),
-        new HandleMessageMiddleware($handlers),
-    ]);
-
-    $events = new EventDispatcher();
-    $strategy = new MultiplierRetryStrategy((int) (getenv('MAX_RETRIES') ?: 3), (int) (getenv('RETRY_DELAY') ?: 1000));
-    $events->addSubscriber(new AddErrorDetailsStampListener());
-    $events->addSubscriber(new SendFailedMessageForRetryListener(locator($transports), locator(['async' => $strategy]), null, $events));
-    $events->addSubscriber(new StopWorkerOnSigtermSignalListener());
-    if (isset($transports['failed'])) {
-        $events->addSubscriber(new SendFailedMessageToFailureTransportListener(locator(['async' => $transports['failed']])));
-    }
-
-    $command = $argv[1] ?? '';
-    if ('count' === $command) {
-        echo $async->getMessageCount(), "\n";
-    } elseif ('dispatch' === $command) {
-        $body = json_decode($argv[2], true, 512, JSON_THROW_ON_ERROR);
-        $options = [];
-        foreach (array_slice($argv, 3) as $argument) {
-            [$name, $value] = explode('=', ltrim($argument, '-'));
-            $options[$name] = (int) $value;
-        }
-        for ($n = 0; $n < ($options['times'] ?? 1); ++$n) {
-            $stamps = [new Tenant('tenant '.$n)];
-            if (isset($options['delay'])) {
-                $stamps[] = new DelayStamp($options['delay']);
+        public function __invoke(Note $note): void
+        {
+            if ($note->fail) {
+                throw new \RuntimeException('PHP was told to fail');
             }
-            $note = new Note(...$body);
-            $note->n += $n;
-            $bus->dispatch(new Envelope($note, $stamps));
+            usleep(1000 * (int) getenv('SLOW'));
+            if ($file = getenv('HANDLED')) {
+                $line = json_encode(['by' => 'php', 'n' => $note->n, 'text' => $note->text])."\n";
+                file_put_contents($file, $line, FILE_APPEND | LOCK_EX);
+            }
         }
-    } else {
-        $application = new Application();
-        $locator = locator($transports);
-        $buses = new RoutableMessageBus(locator(['messenger.bus.default' => $bus]), $bus);
-        $application->addCommands([
-            new ConsumeMessagesCommand($buses, $locator, $events, null, array_keys($transports), null, ['messenger.bus.default']),
-            new SetupTransportsCommand($locator, array_keys($transports)),
-        ]);
-        if (isset($transports['failed'])) {
-            $failed = locator(['failed' => $transports['failed']]);
-            $application->addCommands([
-                new FailedMessagesRetryCommand('failed', $failed, $buses, $events),
-                new FailedMessagesShowCommand('failed', $failed),
-            ]);
-        }
-        $application->run();
     }
+
+    /** What DoctrineBundle is for the Doctrine transport. */
+    class Connections implements ConnectionRegistry
+    {
+        private ?Connection $connection = null;
+
+        public function getDefaultConnectionName(): string
+        {
+            return 'default';
+        }
+
+        public function getConnection($name = null): object
+        {
+            return $this->connection ??= DriverManager::getConnection($this->parameters(getenv('DATABASE_URL')));
+        }
+
+        public function getConnections(): array
+        {
+            return ['default' => $this->getConnection()];
+        }
+
+        public function getConnectionNames(): array
+        {
+            return ['default' => 'default'];
+        }
+
+        private function parameters(string $url): array
+        {
+            $drivers = ['mysql' => 'pdo_mysql', 'postgresql' => 'pdo_pgsql', 'sqlite' => 'pdo_sqlite'];
+
+            return class_exists(DsnParser::class) ? (new DsnParser($drivers))->parse($url) : ['url' => $url];
+        }
+    }
+
+    class Dispatch extends Command
+    {
+        public function __construct(private MessageBusInterface $bus)
+        {
+            parent::__construct('dispatch');
+        }
+
+        protected function configure(): void
+        {
+            $this->addArgument('body', InputArgument::REQUIRED)
+                ->addOption('delay', null, InputOption::VALUE_REQUIRED)
+                ->addOption('times', null, InputOption::VALUE_REQUIRED, '', 1);
+        }
+
+        protected function execute(InputInterface $input, OutputInterface $output): int
+        {
+            $body = json_decode($input->getArgument('body'), true, 512, JSON_THROW_ON_ERROR);
+            for ($n = 0; $n < $input->getOption('times'); ++$n) {
+                $stamps = [new Tenant('tenant '.$n)];
+                if (null !== $delay = $input->getOption('delay')) {
+                    $stamps[] = new DelayStamp((int) $delay);
+                }
+                $note = new Note(...$body);
+                $note->n += $n;
+                $this->bus->dispatch(new Envelope($note, $stamps));
+            }
+
+            return 0;
+        }
+    }
+
+    class Count extends Command
+    {
+        public function __construct(private object $transport)
+        {
+            parent::__construct('count');
+        }
+
+        protected function execute(InputInterface $input, OutputInterface $output): int
+        {
+            $output->writeln((string) $this->transport->getMessageCount());
+
+            return 0;
+        }
+    }
+
+    /** Symfony's, and the files of Symfony, Doctrine and PSR that come from elsewhere than they are meant to. */
+    class Versions extends Command
+    {
+        public function __construct()
+        {
+            parent::__construct('versions');
+        }
+
+        protected function execute(InputInterface $input, OutputInterface $output): int
+        {
+            $output->writeln(BaseKernel::VERSION);
+            foreach (get_included_files() as $file) {
+                $ours = str_starts_with($file, __DIR__) || str_starts_with($file, getenv('CACHE_DIR'));
+                if (!$ours && !str_starts_with($file, SYMFONY) && 'autoload.php' !== basename($file)) {
+                    $output->writeln($file);
+                }
+            }
+
+            return 0;
+        }
+    }
+
+    class Kernel extends BaseKernel
+    {
+        public function registerBundles(): iterable
+        {
+            return [new FrameworkBundle()];
+        }
+
+        public function getProjectDir(): string
+        {
+            return __DIR__;
+        }
+
+        public function getCacheDir(): string
+        {
+            // For each version of Symfony and of this file.
+            return getenv('CACHE_DIR').'/symfony-'.self::VERSION.'-'.md5_file(__FILE__);
+        }
+
+        public function getLogDir(): string
+        {
+            return $this->getCacheDir();
+        }
+
+        public function registerContainerConfiguration(LoaderInterface $loader): void
+        {
+            $loader->load(function (ContainerBuilder $container) {
+                $container->loadFromExtension('framework', [
+                    'secret' => 'secret',
+                    'http_method_override' => false,
+                    'serializer' => ['enabled' => true],
+                    'messenger' => [
+                        'failure_transport' => 'failed',
+                        'serializer' => ['default_serializer' => 'messenger.transport.symfony_serializer'],
+                        'transports' => [
+                            'async' => [
+                                'dsn' => '%env(TRANSPORT_DSN)%',
+                                'retry_strategy' => [
+                                    'max_retries' => '%env(int:MAX_RETRIES)%',
+                                    'delay' => '%env(int:RETRY_DELAY)%',
+                                ],
+                            ],
+                            'failed' => '%env(FAILURE_DSN)%',
+                        ],
+                        'routing' => [Note::class => 'async'],
+                    ],
+                ]);
+                $container->register(NoteHandler::class)->addTag('messenger.message_handler');
+                $container->register(Connections::class);
+                $container->register(DoctrineTransportFactory::class)
+                    ->addArgument(new Reference(Connections::class))
+                    ->addTag('messenger.transport_factory');
+                $container->register(Dispatch::class)
+                    ->addArgument(new Reference('messenger.default_bus'))
+                    ->addTag('console.command');
+                $container->register(Count::class)
+                    ->addArgument(new Reference('messenger.transport.async'))
+                    ->addTag('console.command');
+                $container->register(Versions::class)->addTag('console.command');
+            });
+        }
+    }
+}
+
+namespace {
+    // On Redis each worker needs a name of its own; minutely tells its workers their slot.
+    $dsn = getenv('TRANSPORT_DSN');
+    if (getenv('MINUTELY_SLOT') && str_starts_with($dsn, 'redis')) {
+        $_SERVER['TRANSPORT_DSN'] = $dsn.(str_contains($dsn, '?') ? '&' : '?').'consumer='.getenv('MINUTELY_SLOT');
+    }
+    (new Symfony\Bundle\FrameworkBundle\Console\Application(new App\Kernel('prod', false)))->run();
 }

@@ -4,8 +4,24 @@ use std::any::Any;
 
 use serde_json::Value;
 
-use super::Project;
-use super::php::{Php, is_here};
+use super::php::Php;
+use super::{Project, Running};
+
+/// Makes each test one on each Symfony.
+#[allow(unused_macros, reason = "each test binary uses a part of it")]
+macro_rules! on_each_symfony {
+    ($($test:ident)*) => {
+        mod system {
+            $(#[test] fn $test() { super::$test(crate::support::php::Symfony::System); })*
+        }
+        mod beside {
+            $(#[test] fn $test() { super::$test(crate::support::php::Symfony::Beside); })*
+        }
+    };
+}
+
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub(crate) use on_each_symfony;
 
 /// `async` with one retry, and `failed`. The worker definition is Symfony's own worker.
 const CONFIG: &str = r#"
@@ -34,19 +50,22 @@ pub struct Both {
 }
 
 impl Both {
-    /// None where Symfony is not here, and the test is to be skipped. `ours` are the DSNs of `async` and `failed` on this
-    /// side; `store` is what goes at the end.
-    pub fn on(store: impl Any, ours: [String; 2], php: Php) -> Option<Self> {
-        if !is_here() {
-            return None;
-        }
+    /// `ours` are the DSNs of `async` and `failed` on this side; `store` is what goes at the end.
+    pub fn on(store: impl Any, ours: [String; 2], php: Php) -> Self {
         let project = Project::new(CONFIG);
         let console = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/console.php");
         let [queue, failed] = ours;
         let database = &php.database_url;
         let env = format!("CONSOLE={console}\nDATABASE_URL={database}\nASYNC_DSN={queue}\nFAILED_DSN={failed}\n");
         project.write(".env", env);
-        Some(Self { project, php, _store: Box::new(store) })
+        Self { project, php, _store: Box::new(store) }
+    }
+
+    /// A supervisor whose worker is Symfony's.
+    pub fn supervise(&self) -> Running {
+        let mut command = self.project.command(&["supervise"]);
+        self.php.environment(&mut command);
+        Running::start(&self.project, "supervise", command)
     }
 
     pub fn handled(&self) -> Vec<Value> {
@@ -56,6 +75,11 @@ impl Both {
     pub fn dispatch_here(&self, n: i64, text: &str) {
         let body = serde_json::json!({ "n": n, "text": text, "fail": false }).to_string();
         self.project.run(&["dispatch", r"App\Message\Note", &body]).succeeds();
+    }
+
+    /// Whether Symfony's side has handled something: it takes its time to start, and this side could be done before.
+    pub fn php_takes_part(&self) -> bool {
+        self.project.lines("handled").iter().any(|line| line.contains(r#""by":"php""#))
     }
 
     /// Everything that was handled, by its number; by whom it was.

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use harness::skip;
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection};
 
 /// The servers that tests use where they find them.
@@ -106,10 +107,4 @@ impl Drop for Database {
             eprintln!("{} stays behind: {error}", self.name);
         }
     }
-}
-
-/// Says that a test was skipped; fails it where none may be.
-pub fn skip(reason: &str) {
-    assert!(std::env::var_os("MINUTELY_TEST_NO_SKIP").is_none_or(|value| value != "1"), "skipped: {reason}");
-    println!("skipped: {reason}");
 }

@@ -5,10 +5,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use harness::skip;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Channel, Connection, ConnectionProperties};
-
-use crate::databases::skip;
 
 /// Says where a broker is.
 pub const VARIABLE: &str = "MINUTELY_TEST_AMQP_URL";
@@ -76,10 +75,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 impl Drop for Exchanges {
     fn drop(&mut self) {
         const HOUR: &str = "3600000";
+        const REST: &str = "86400000";
         let mut queues = Vec::new();
         for queue in ["a", "b", "async", "failed", "ours", "theirs"] {
             let name = self.name(queue);
-            queues.extend([format!("delay_{name}__{HOUR}_delay"), format!("delay__{name}_{HOUR}_retry"), name]);
+            let daily = chrono::Utc::now().format("%Y-%m-%dZ");
+            // Those that would stay for long: of an hour, of a day, and daily ones of any time.
+            for delay in ["50", HOUR, REST] {
+                for of in [
+                    format!("{name}__{delay}_delay"),
+                    format!("_{name}_{delay}_retry"),
+                    format!("{name}_{name}_{delay}_retry"),
+                ] {
+                    queues.extend([format!("delay_{of}_{daily}"), format!("delay_{of}")]);
+                }
+            }
+            queues.push(name);
         }
         let exchanges = ["a", "b", "async", "failed", "ours", "theirs", "delays"].map(|exchange| self.name(exchange));
         let url = self.url.clone();

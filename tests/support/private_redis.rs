@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::skip;
 use redis::{Client, Connection, RedisResult};
-
-use crate::databases::skip;
 
 /// A server on a free port, with its data in a folder that goes with it. What it has taken in is on the disk at once.
 /// Killed when it goes.

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::databases::{Server, skip};
+use crate::databases::Server;
 
 /// A server on a free port, with its data in a folder that goes with it. Killed when it goes.
 pub struct PrivateServer {
@@ -20,6 +21,8 @@ pub struct PrivateServer {
     dir: tempfile::TempDir,
     port: u16,
     process: Option<Child>,
+    /// Has it a certificate?
+    encrypts: bool,
 }
 
 impl PrivateServer {
@@ -31,7 +34,7 @@ impl PrivateServer {
         };
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut private = Self { server, dir, port, process: None };
+        let mut private = Self { server, dir, port, process: None, encrypts: false };
         private.initialise(&programs);
         private.start_again();
         Some(private)
@@ -74,6 +77,9 @@ impl PrivateServer {
                 let mut command = as_user("postgres", &programs.join("postgres"));
                 command.arg("-D").arg(&data).args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
                 command.arg("-k").arg(self.dir.path()).arg("-p").arg(self.port.to_string());
+                if self.encrypts {
+                    command.args(["-c", "ssl=on"]);
+                }
                 command
             }
             Server::Mysql => {
@@ -81,6 +87,10 @@ impl PrivateServer {
                 command.arg("--no-defaults").arg("--user=root").arg(option("datadir", &data));
                 command.arg(option("socket", &self.dir.path().join("socket")));
                 command.arg("--bind-address=127.0.0.1").arg(format!("--port={}", self.port));
+                if self.encrypts {
+                    command.arg(option("ssl-cert", &data.join("server.crt")));
+                    command.arg(option("ssl-key", &data.join("server.key")));
+                }
                 command
             }
         };
@@ -99,6 +109,32 @@ impl PrivateServer {
         fs::write(self.data().join("pg_hba.conf"), "host all all 127.0.0.1/32 scram-sha-256\n").unwrap();
         self.kill();
         self.start_again();
+    }
+
+    /// Encrypts where it is wanted from now on. On PostgreSQL the user `encrypted` may not connect otherwise. False where
+    /// there is no program to make a certificate with.
+    pub fn encrypt(&mut self) -> bool {
+        let (key, certificate) = (self.data().join("server.key"), self.data().join("server.crt"));
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+        let Ok(output) = command.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output() else {
+            skip("openssl is not installed");
+            return false;
+        };
+        assert!(output.status.success(), "{output:?}");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        if self.server == Server::Postgres {
+            if let Some(id) = id_of("postgres") {
+                chown(&key, Some(id), None).unwrap();
+            }
+            let rules = "hostssl all encrypted 127.0.0.1/32 trust\nhost all encrypted 127.0.0.1/32 reject\n\
+                         host all all 127.0.0.1/32 trust\n";
+            fs::write(self.data().join("pg_hba.conf"), rules).unwrap();
+        }
+        self.kill();
+        self.encrypts = true;
+        self.start_again();
+        true
     }
 
     fn data(&self) -> PathBuf {

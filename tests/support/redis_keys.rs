@@ -5,9 +5,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use harness::skip;
 use redis::{Client, Connection};
-
-use crate::databases::skip;
 
 /// Says where a Redis server is.
 pub const VARIABLE: &str = "MINUTELY_TEST_REDIS_URL";
@@ -21,20 +20,22 @@ pub struct Keys {
 impl Keys {
     /// None where the server is not there: then the test is over, and says that it was skipped.
     pub async fn create() -> Option<Self> {
-        tokio::task::spawn_blocking(Self::create_blocking).await.unwrap()
+        tokio::task::spawn_blocking(Self::on_the_server).await.unwrap().map_err(|reason| skip(&reason)).ok()
     }
 
     pub fn create_blocking() -> Option<Self> {
+        Self::on_the_server().map_err(|reason| skip(&reason)).ok()
+    }
+
+    /// Or why there are none.
+    fn on_the_server() -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let url = std::env::var(VARIABLE).unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned());
         let keys = Self { url, prefix: format!("minutely_test_{}_{number}_", std::process::id()) };
         match keys.connect(0) {
-            Ok(_) => Some(keys),
-            Err(error) => {
-                skip(&format!("no Redis server ({error}); {VARIABLE} says where one is"));
-                None
-            }
+            Ok(_) => Ok(keys),
+            Err(error) => Err(format!("no Redis server ({error}); {VARIABLE} says where one is")),
         }
     }
 

@@ -3,6 +3,7 @@
 mod group;
 mod output;
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,12 @@ use futures_util::future::{self, Either};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Handler, HandlerError, Verdict};
 use crate::config::ExecConfig;
 use crate::message::{Envelope, Headers, ReceivedStamp, RedeliveryStamp, TransportMessageIdStamp, headers_to_json};
+use crate::threads;
 
 use group::Group;
 use output::Output;
@@ -33,9 +35,19 @@ const UNRECOVERABLE: i32 = 65;
 /// Something passing is in the way (`EX_TEMPFAIL` of `sysexits.h`).
 const TRY_AGAIN: i32 = 75;
 
+/// What a shell says when the program that it ran was ended by SIGTERM or SIGKILL: 128 and the signal.
+const TERMINATED: i32 = 143;
+const KILLED: i32 = 137;
+
 /// How long output is read on when the program has ended. What it printed is there at once; what it has left in the
 /// background may hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a process is waited for that the system refuses, because there are too many, or too many open files. In between
+/// there are pauses, doubled each time.
+const PROCESS_PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How large `MINUTELY_HEADERS` may become. Linux takes no variable of 128 KiB or more, and all of them together share
 /// their room with the arguments.
@@ -68,14 +80,34 @@ impl Exec {
         }
     }
 
-    fn start(&self, envelope: &Envelope) -> Result<Group, HandlerError> {
-        Group::start(&mut self.command(envelope)).map_err(|error| {
+    /// Starts the program. Where the system has no process (or open file) for it, waits for one: that says nothing about the
+    /// message.
+    async fn start(&self, envelope: &Envelope) -> Result<Group, HandlerError> {
+        let deadline = Instant::now() + PROCESS_PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let refused = match Group::start(&mut self.command(envelope)) {
+                Err(error) if threads::is_refusal(&error) && Instant::now() < deadline => error,
+                started => return started.map_err(|error| self.not_started(&error)),
+            };
+            if pause == FIRST_PAUSE {
+                let (handler, advice) = (&self.name, threads::advice(&refused));
+                tracing::warn!(handler, "waiting for a process to run the handler in{advice}");
+            }
+            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn not_started(&self, error: &io::Error) -> HandlerError {
+        let verdict = match error.kind() {
             // The message is in the environment; where that is refused, no retry will make it acceptable.
-            let never = matches!(error.kind(), io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput);
-            let verdict = if never { Verdict::Unrecoverable } else { Verdict::Retry };
-            let (program, dir) = (self.program.display(), self.dir.display());
-            failure("NotStarted", 0, verdict, format!("\"{program}\" cannot be started in {dir}: {error}"))
-        })
+            io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => Verdict::Unrecoverable,
+            _ if threads::is_refusal(error) => Verdict::NotBegun,
+            _ => Verdict::Retry,
+        };
+        let (program, dir, advice) = (self.program.display(), self.dir.display(), threads::advice(error));
+        failure("NotStarted", 0, verdict, format!("\"{program}\" cannot be started in {dir}: {error}{advice}"))
     }
 
     fn command(&self, envelope: &Envelope) -> Command {
@@ -109,7 +141,7 @@ impl Handler for Exec {
     async fn handle(&self, envelope: &Envelope) -> Result<(), HandlerError> {
         let (id, message_type) = (message_id(envelope), envelope.message_type());
         let output = Output::new(|line: &str| tracing::info!(id, message_type, handler = self.name, "{line}"));
-        let mut group = self.start(envelope)?;
+        let mut group = self.start(envelope).await?;
         let child = group.child();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
 
@@ -146,10 +178,22 @@ fn judge(status: ExitStatus, output: &str) -> Result<(), HandlerError> {
         Some(0) => return Ok(()),
         Some(UNRECOVERABLE) => (format!("exit code {UNRECOVERABLE}, which asks for no retry"), Verdict::Unrecoverable),
         Some(TRY_AGAIN) => (format!("exit code {TRY_AGAIN}, which asks for a retry"), Verdict::RetryAlways(None)),
+        // A program may end with these of its own accord, so that they mean something only when the worker is to stop.
+        Some(code @ (TERMINATED | KILLED)) => (format!("exit code {code}"), Verdict::Interrupted { if_stopping: true }),
         Some(code) => (format!("exit code {code}"), Verdict::Retry),
-        None => (format!("killed by {}", signal_name(status)), Verdict::Retry),
+        None => (format!("killed by {}", signal_name(status)), killed(status)),
     };
     Err(failure("Failed", status.code().unwrap_or_default(), verdict, with_output(what, output)))
+}
+
+/// A timeout of ours is not among these. SIGTERM is somebody's wish, and at first says nothing about the message; SIGKILL may
+/// be the system's, which had no memory left for what the message took.
+fn killed(status: ExitStatus) -> Verdict {
+    match status.signal().map(Signal::try_from) {
+        Some(Ok(Signal::SIGTERM)) => Verdict::Interrupted { if_stopping: false },
+        Some(Ok(Signal::SIGKILL)) => Verdict::Interrupted { if_stopping: true },
+        _ => Verdict::Retry,
+    }
 }
 
 fn timed_out(limit: Duration, output: &str) -> HandlerError {
@@ -182,17 +226,32 @@ fn message_id(envelope: &Envelope) -> String {
 /// The headers as JSON. Where there is too much of them for the environment (PHP's stack traces, as a rule), the largest
 /// are left out: a program can do without them, and not without the message.
 fn headers_for_environment(mut headers: Headers) -> String {
-    loop {
-        let json = headers_to_json(&headers);
-        let largest = headers.iter().max_by_key(|(_, value)| value.len()).map(|(name, _)| name.clone());
-        match largest {
-            Some(name) if json.len() > HEADERS_MOST => {
-                tracing::warn!(header = name, "left out of MINUTELY_HEADERS, which would be too large");
-                headers.shift_remove(&name);
-            }
-            _ => return json,
-        }
+    let json = headers_to_json(&headers);
+    if json.len() <= HEADERS_MOST {
+        return json;
     }
+    let lone = |name: &str, value: &str| headers_to_json(&Headers::from([(name.to_owned(), value.to_owned())])).len();
+    let mut sizes: Vec<(usize, String)> =
+        headers.iter().map(|(name, value)| (lone(name, value), name.clone())).collect();
+    sizes.sort_by(|a, b| b.cmp(a));
+    let mut length = json.len();
+    let mut left_out = HashSet::new();
+    for (size, name) in sizes {
+        if length <= HEADERS_MOST {
+            break;
+        }
+        if left_out.len() < 3 {
+            tracing::warn!(header = name, "left out of MINUTELY_HEADERS, which would be too large");
+        }
+        // Of its own two braces one makes up for the comma, and the other is one too many.
+        length -= size - 1;
+        left_out.insert(name);
+    }
+    if left_out.len() > 3 {
+        tracing::warn!(headers = left_out.len(), "in all left out of MINUTELY_HEADERS");
+    }
+    headers.retain(|name, _| !left_out.contains(name));
+    headers_to_json(&headers)
 }
 
 /// The command line, as far as it fits; what does not fit stays distinct by a checksum.

@@ -114,7 +114,10 @@ async fn exit_codes_say_what_becomes_of_the_message() {
         ("exit 1", Verdict::Retry, 1, "exit code 1"),
         ("exit 65", Verdict::Unrecoverable, 65, "exit code 65, which asks for no retry"),
         ("exit 75", Verdict::RetryAlways(None), 75, "exit code 75, which asks for a retry"),
-        ("kill -9 $$", Verdict::Retry, 0, "killed by SIGKILL"),
+        ("kill -9 $$", Verdict::Interrupted { if_stopping: true }, 0, "killed by SIGKILL"),
+        ("kill $$", Verdict::Interrupted { if_stopping: false }, 0, "killed by SIGTERM"),
+        ("kill -ABRT $$", Verdict::Retry, 0, "killed by SIGABRT"),
+        ("exit 143", Verdict::Interrupted { if_stopping: true }, 143, "exit code 143"),
     ] {
         let error = failure_of(script).await;
         assert_eq!((error.verdict, error.code, error.message.as_str()), (verdict, code, text), "{script}");
@@ -242,6 +245,18 @@ async fn what_is_left_in_the_background_does_not_hold_up_the_message() {
     let background = pid_in(&dir, "background").await;
     assert!(is_alive(background), "it is none of our business");
     kill(background, Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn many_headers_are_cut_to_what_the_environment_holds_in_no_time() {
+    let mut headers: Headers = (0..200_000).map(|n| (format!("X-{n}"), "v".to_owned())).collect();
+    headers.insert("X-Large".to_owned(), "é\n".repeat(50_000));
+    let begun = std::time::Instant::now();
+    let json = headers_for_environment(headers);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(json.len() <= HEADERS_MOST && json.len() > HEADERS_MOST - 100, "{}", json.len());
+    let kept: std::collections::HashMap<String, String> = serde_json::from_str(&json).unwrap();
+    assert!(!kept.contains_key("X-Large"));
 }
 
 #[test]

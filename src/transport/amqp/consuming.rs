@@ -1,56 +1,86 @@
-//! Receiving: the broker pushes messages, as many as are wanted and no more.
-//!
-//! How many may be on their way (the prefetch) follows what is asked for: a worker with slow handlers asks for one message
-//! at a time and keeps none from others, one with fast handlers gets them by the hundred. What is pushed and not wanted
-//! any more goes back.
+//! Receiving: what a channel has brought, what is in hand, and what becomes of it. [`fetching`](super::fetching) sees to it
+//! that messages come.
 //!
 //! A message that was received belongs to its channel. When that ends, by whatever cause, the broker puts all of it back,
 //! and nothing said later about these messages means anything: so their ids name the channel too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
-use futures_util::future::{FutureExt, join_all, try_join_all};
+use futures_util::future::{FutureExt, try_join_all};
 use lapin::message::Delivery;
-use lapin::options::QueueDeclareOptions;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
 use super::super::MessageId;
-
-/// The most messages that may be on their way.
-const MOST: u16 = 1024;
-
-/// How long a message is waited for that the broker has.
-const UNDER_WAY: Duration = Duration::from_millis(100);
+use super::tags::{Acks, Settled};
 
 /// A channel on which messages come.
 pub(super) struct Consuming {
-    channel: Channel,
+    pub(super) channel: Channel,
     /// Tells this channel's messages from those of others.
     number: u64,
-    queues: Vec<ShortString>,
-    /// As configured.
-    most: u16,
+    /// The most important first.
+    pub(super) queues: Vec<ConsumedQueue>,
+    /// The most messages that may be pushed ahead.
+    pub(super) most: usize,
     state: Mutex<State>,
-    /// Held while the prefetch changes.
-    changing: tokio::sync::Mutex<()>,
+    /// Held while consumers begin or end, and while messages are fetched.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+/// A queue to receive from.
+#[derive(Clone)]
+pub(super) struct ConsumedQueue {
+    pub(super) name: ShortString,
+    /// May it have consumers that go again? One that is deleted with its last consumer may not.
+    pub(super) pushes: bool,
+}
+
+/// What consumers are there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Pushing {
+    #[default]
+    Nothing,
+    /// The next message, of whichever queue: a worker is waiting for it.
+    Next,
+    /// The backlog of one queue, so many messages at a time.
+    Backlog { queue: usize, prefetch: usize },
 }
 
 #[derive(Default)]
-struct State {
-    prefetch: u16,
-    consumers: Vec<(ShortString, Consumer)>,
-    /// Pushed, and not handed out.
-    waiting: VecDeque<(ShortString, Delivery)>,
+pub(super) struct State {
+    pub(super) pushing: Pushing,
+    /// By the queue's place among the queues.
+    pub(super) consumers: Vec<(usize, Consumer)>,
+    /// The prefetch of consumers that begin now.
+    pub(super) prefetch: u16,
+    /// Received from the broker and not handed out, for each queue.
+    pub(super) waiting: Vec<VecDeque<Waiting>>,
     /// Handed out, by delivery tag.
     held: BTreeMap<u64, Held>,
+    settled: Settled,
+    /// Who waits for the next message.
+    pub(super) waker: Option<Waker>,
+    /// How many they are.
+    pub(super) watchers: usize,
+    /// Is somebody looking after what is pushed and not asked for?
+    pub(super) is_minded: bool,
+    /// For how many looks nothing has been asked for.
+    pub(super) unasked: u8,
+    /// About how large the largest of the last messages was, in bytes.
+    pub(super) largest: usize,
+}
+
+/// A message that has come and is not handed out.
+pub(super) struct Waiting {
+    pub(super) delivery: Delivery,
+    /// For how many looks it has waited.
+    pub(super) looks: u8,
 }
 
 /// What sending a message again needs to know.
@@ -68,15 +98,22 @@ pub(super) struct Taken {
 }
 
 impl Consuming {
-    pub(super) fn new(channel: Channel, queues: Vec<ShortString>, prefetch: Option<u16>) -> Self {
-        let most = prefetch.unwrap_or(MOST);
+    pub(super) fn new(channel: Channel, queues: Vec<ConsumedQueue>, most: usize) -> Self {
+        let waiting = queues.iter().map(|_| VecDeque::new()).collect();
         Self {
             channel,
             number: fastrand::u64(..),
             queues,
             most,
-            state: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            state: Mutex::new(State { waiting, ..State::default() }),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Ends the channel, once the broker has received everything that was said on it. It puts back what is still in hand.
+    pub(super) async fn close(&self) {
+        if let Err(error) = self.channel.close(200, "done".into()).await {
+            tracing::debug!(%error, "the channel was not closed in order");
         }
     }
 
@@ -84,44 +121,19 @@ impl Consuming {
         self.channel.status().connected()
     }
 
-    /// Up to so many messages that are there now.
-    pub(super) async fn take(self: &Arc<Self>, up_to: usize) -> lapin::Result<Vec<Taken>> {
-        self.want(up_to).await?;
-        self.collect()?;
-        if self.state().waiting.is_empty() {
-            // What the broker has pushed by the time it answers this is here before the answer. What is still there then is
-            // on its way, or another's.
-            let ready = self.count().await?;
-            self.collect()?;
-            if ready > 0 && self.state().waiting.is_empty() {
-                tokio::time::timeout(UNDER_WAY, self.come()).await.unwrap_or(Ok(()))?;
-            }
-        }
+    /// Hands out up to so many of those that have come, the most important queue's first.
+    pub(super) fn hand_out(&self, up_to: usize, bytes: usize) -> Vec<Taken> {
         let mut state = self.state();
-        let many = up_to.min(state.waiting.len());
-        let taken: Vec<(ShortString, Delivery)> = state.waiting.drain(..many).collect();
-        let taken = taken.into_iter().map(|(queue, delivery)| {
+        let (mut taken, mut size) = (Vec::new(), 0_usize);
+        while taken.len() < up_to && (taken.is_empty() || size < bytes) {
+            let Some((queue, delivery)) = state.pop() else { break };
             let Delivery { delivery_tag: tag, properties, data, .. } = delivery;
+            size = size.saturating_add(data.len());
+            let queue = self.queues[queue].name.clone();
             state.held.insert(tag, Held { queue, properties: properties.clone() });
-            Taken { id: self.id(tag), data, properties }
-        });
-        Ok(taken.collect())
-    }
-
-    /// Returns when a message has come.
-    pub(super) async fn wait(self: &Arc<Self>) -> lapin::Result<()> {
-        self.want(1).await?;
-        self.come().await
-    }
-
-    /// Returns when a message is waiting here.
-    async fn come(&self) -> lapin::Result<()> {
-        poll_fn(|context| self.state().poll(context)).await
-    }
-
-    /// Messages ready in the queues, as the broker sees it.
-    async fn count(&self) -> lapin::Result<u64> {
-        count(&self.channel, &self.queues).await
+            taken.push(Taken { id: self.id(tag), data, properties });
+        }
+        taken
     }
 
     /// What is known of a message that is handed out.
@@ -131,116 +143,51 @@ impl Consuming {
 
     /// The messages leave their queues. The broker does not answer; a channel that is broken has lost them already.
     pub(super) async fn ack(&self, ids: &[MessageId]) -> lapin::Result<()> {
-        let (all_up_to, others) = {
+        let Acks { all_up_to, single } = {
             let mut state = self.state();
-            let mut tags: Vec<u64> = ids.iter().filter_map(|id| self.tag(id)).collect();
-            tags.retain(|tag| state.held.remove(tag).is_some());
-            tags.sort_unstable();
-            // One word for all up to the first that is still in hand, or waits.
-            let in_hand = state.held.keys().next().copied().into_iter();
-            let first_left = in_hand.chain(state.waiting.iter().map(|(_, delivery)| delivery.delivery_tag)).min();
-            let together = tags.partition_point(|tag| first_left.is_none_or(|left| *tag < left));
-            let others = tags.split_off(together);
-            (tags.pop(), others)
+            let tags = self.no_longer_held(&mut state, ids);
+            state.settled.acknowledge(tags)
         };
-        if let Some(tag) = all_up_to {
-            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
-        }
-        for tag in others {
-            self.channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
+        let all = all_up_to.into_iter().map(|tag| (tag, true));
+        for (tag, multiple) in all.chain(single.into_iter().map(|tag| (tag, false))) {
+            self.channel.basic_ack(tag, BasicAckOptions { multiple }).await?;
         }
         Ok(())
     }
 
     /// The messages are not wanted here: they go back to their queues, or leave them.
     pub(super) async fn nack(&self, ids: &[MessageId], requeue: bool) -> lapin::Result<()> {
-        let tags: Vec<u64> = {
-            let mut state = self.state();
-            ids.iter().filter_map(|id| self.tag(id)).filter(|tag| state.held.remove(tag).is_some()).collect()
-        };
+        let tags = self.no_longer_held(&mut self.state(), ids);
         self.refuse(tags, requeue).await
     }
 
-    async fn refuse(&self, tags: Vec<u64>, requeue: bool) -> lapin::Result<()> {
+    pub(super) async fn refuse(&self, tags: Vec<u64>, requeue: bool) -> lapin::Result<()> {
         for tag in tags {
             self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue }).await?;
+            // Not before: an acknowledgement of all up to a later tag, by another task, would take this one for handled.
+            self.state().settled.add(tag);
         }
         Ok(())
     }
 
-    /// Sees to it that so many messages can be on their way besides those in hand, and not many more.
-    async fn want(self: &Arc<Self>, up_to: usize) -> lapin::Result<()> {
-        if self.prefetch_for(up_to).is_none() {
-            return Ok(());
-        }
-        // In a task of its own, which is not broken off with whoever waits for it: what was half changed would receive
-        // nothing any more.
-        let this = Arc::clone(self);
-        let changed = tokio::spawn(async move {
-            let _one_at_a_time = this.changing.lock().await;
-            match this.prefetch_for(up_to) {
-                Some(prefetch) => this.change(prefetch).await,
-                None => Ok(()),
-            }
-        });
-        changed.await.unwrap_or_else(|ended| Err(std::io::Error::other(ended).into()))
+    /// The tags of these, as far as they were in hand.
+    fn no_longer_held(&self, state: &mut State, ids: &[MessageId]) -> Vec<u64> {
+        ids.iter().filter_map(|id| self.tag(id)).filter(|tag| state.held.remove(tag).is_some()).collect()
     }
 
-    /// The prefetch for this, if it is not the one there is.
-    fn prefetch_for(&self, up_to: usize) -> Option<u16> {
-        let state = self.state();
-        let in_hand = state.held.len().saturating_add(up_to).min(self.most.into());
-        // In powers of two, so that it changes seldom.
-        let wanted = in_hand.next_power_of_two().min(self.most.into());
-        let wanted = u16::try_from(wanted).unwrap_or(self.most).max(1);
-        let fits = state.prefetch >= wanted && (state.prefetch / 4 < wanted) && (wanted > 1 || state.prefetch == 1);
-        (!fits).then_some(wanted)
-    }
-
-    /// Ends the consumers, gives back what they have brought, and begins anew.
-    async fn change(&self, prefetch: u16) -> lapin::Result<()> {
-        let before: Vec<(ShortString, Consumer)> = {
-            let mut state = self.state();
-            state.prefetch = 0;
-            std::mem::take(&mut state.consumers)
-        };
-        join_all(
-            before.iter().map(|(_, consumer)| self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())),
-        )
-        .await
-        .into_iter()
-        .collect::<lapin::Result<Vec<()>>>()?;
-        let unwanted = {
-            let mut state = self.state();
-            // What had been pushed before the broker heard of it.
-            for (queue, mut consumer) in before {
-                while let Poll::Ready(Some(Ok(delivery))) =
-                    Pin::new(&mut consumer).poll_next(&mut Context::from_waker(std::task::Waker::noop()))
-                {
-                    state.waiting.push_back((queue.clone(), delivery));
-                }
-            }
-            // The next consumer gets as many as are wanted, so these would come on top. They go back to where they were.
-            state.waiting.drain(..).map(|(_, delivery)| delivery.delivery_tag).collect()
-        };
-        self.refuse(unwanted, true).await?;
-        self.channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
-        let consumers = self.queues.iter().map(|queue| async {
-            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-            let consumer =
-                self.channel.basic_consume(queue.clone(), ShortString::default(), options, arguments).await?;
-            Ok::<_, lapin::Error>((queue.clone(), consumer))
-        });
-        let consumers = try_join_all(consumers).await?;
-        let mut state = self.state();
-        state.consumers = consumers;
-        state.prefetch = prefetch;
-        Ok(())
-    }
-
-    /// Takes over what has come, without waiting.
-    fn collect(&self) -> lapin::Result<()> {
+    /// Returns when a message is there to be handed out.
+    pub(super) async fn come(&self) -> lapin::Result<()> {
         poll_fn(|context| {
+            let mut state = self.state();
+            state.waker = Some(context.waker().clone());
+            state.poll(context)
+        })
+        .await
+    }
+
+    /// Takes over what has been pushed, without waiting.
+    pub(super) fn collect(&self) -> lapin::Result<()> {
+        let collected = poll_fn(|context| {
             let mut state = self.state();
             while let Poll::Ready(come) = state.poll_new(context) {
                 if come.is_err() {
@@ -250,10 +197,15 @@ impl Consuming {
             Poll::Ready(Ok(()))
         })
         .now_or_never()
-        .unwrap_or(Ok(()))
+        .unwrap_or(Ok(()));
+        // A consumer tells only the one who asked last.
+        if let Some(waker) = self.state().waker.take() {
+            waker.wake();
+        }
+        collected
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves at worst a message that the broker puts back later.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,18 +222,42 @@ impl Consuming {
 }
 
 impl State {
+    /// Keeps what has come from a queue.
+    pub(super) fn keep(&mut self, queue: usize, delivery: Delivery) {
+        // Believes a large one at once, and forgets it by and by.
+        self.largest = (self.largest - self.largest / 16).max(delivery.data.len());
+        // In the broker's order: of several that are asked for at once, a later one may be noticed first.
+        let waiting = &mut self.waiting[queue];
+        let before = waiting.iter().rposition(|waiting| waiting.delivery.delivery_tag < delivery.delivery_tag);
+        waiting.insert(before.map_or(0, |before| before + 1), Waiting { delivery, looks: 0 });
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_empty())
+    }
+
+    /// How many wait that are as important as this queue's, or more.
+    pub(super) fn waiting_down_to(&self, queue: usize) -> usize {
+        self.waiting.iter().take(queue + 1).map(VecDeque::len).sum()
+    }
+
+    fn pop(&mut self) -> Option<(usize, Delivery)> {
+        let waiting = self.waiting.iter_mut().enumerate();
+        waiting.filter_map(|(queue, waiting)| Some((queue, waiting.pop_front()?.delivery))).next()
+    }
+
     /// Is anything waiting, or does something come?
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<lapin::Result<()>> {
-        if self.waiting.is_empty() { self.poll_new(context) } else { Poll::Ready(Ok(())) }
+        if self.is_waiting() { Poll::Ready(Ok(())) } else { self.poll_new(context) }
     }
 
     fn poll_new(&mut self, context: &mut Context<'_>) -> Poll<lapin::Result<()>> {
-        let Self { consumers, waiting, .. } = self;
-        for (queue, consumer) in consumers {
-            match Pin::new(consumer).poll_next(context) {
+        let mut come = None;
+        for (queue, consumer) in &mut self.consumers {
+            match std::pin::Pin::new(consumer).poll_next(context) {
                 Poll::Ready(Some(Ok(delivery))) => {
-                    waiting.push_back((queue.clone(), delivery));
-                    return Poll::Ready(Ok(()));
+                    come = Some((*queue, delivery));
+                    break;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 // The broker has ended it: the queue is gone, or the connection.
@@ -291,7 +267,9 @@ impl State {
                 Poll::Pending => {}
             }
         }
-        Poll::Pending
+        let Some((queue, delivery)) = come else { return Poll::Pending };
+        self.keep(queue, delivery);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -300,4 +278,19 @@ pub(super) async fn count(channel: &Channel, queues: &[ShortString]) -> lapin::R
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let counts = queues.iter().map(|queue| channel.queue_declare(queue.clone(), passive, FieldTable::default()));
     Ok(try_join_all(counts).await?.iter().map(|queue| u64::from(queue.message_count())).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_handed_out_in_the_brokers_order_whichever_is_noticed_first() {
+        let mut state = State { waiting: vec![VecDeque::new()], ..State::default() };
+        for tag in [1, 4, 3, 5, 2] {
+            state.keep(0, Delivery::mock(tag, "".into(), "".into(), false, vec![]));
+        }
+        let tags: Vec<u64> = std::iter::from_fn(|| state.pop()).map(|(_, delivery)| delivery.delivery_tag).collect();
+        assert_eq!(tags, [1, 2, 3, 4, 5]);
+    }
 }

@@ -6,6 +6,8 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use thiserror::Error;
 
+use crate::threads;
+
 /// Why a broker did not do what it was asked. Names the broker and the virtual host, and no secret.
 #[derive(Debug, Error)]
 #[error("{place}: {reason}{}", self.advice())]
@@ -72,7 +74,7 @@ impl AmqpFailure {
 /// An error without the words that the driver puts around each.
 fn plainly(error: &lapin::Error) -> String {
     match error.kind() {
-        ErrorKind::IOError(error) => error.to_string(),
+        ErrorKind::IOError(error) => format!("{error}{}", threads::advice(error)),
         ErrorKind::ProtocolError(error) => error.get_message().as_str().to_owned(),
         ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_) => {
             "the connection is closed".to_owned()

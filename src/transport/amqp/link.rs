@@ -9,8 +9,10 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
+use super::super::tls::Tls;
 use super::error::AmqpFailure;
-use super::options::{Address, Tls};
+use super::options::Address;
+use crate::threads;
 
 /// A way to a broker. Opens nothing before it is asked something.
 pub(super) struct Link {
@@ -73,6 +75,7 @@ impl Link {
             },
         };
         let properties = ConnectionProperties::default().with_connection_name(connection_name.as_str().into());
+        threads::for_pool().await.map_err(|error| AmqpFailure::own(&self.place, error.to_string()))?;
         let runtime = runtime::default_runtime().map_err(|error| AmqpFailure::own(&self.place, error.to_string()))?;
         let connecting = Connection::connect_uri_with_config(uri, properties, tls_config(tls.as_ref()), runtime);
         match tokio::time::timeout(self.address.connect_timeout, connecting).await {
@@ -89,5 +92,5 @@ fn tls_config(tls: Option<&Tls>) -> OwnedTLSConfig {
     let identity = tls
         .and_then(|tls| tls.identity.as_ref())
         .map(|(pem, key)| OwnedIdentity::PKCS8 { pem: pem.as_bytes().to_vec(), key: key.as_bytes().to_vec() });
-    OwnedTLSConfig { identity, cert_chain: tls.and_then(|tls| tls.cacert.clone()) }
+    OwnedTLSConfig { identity, cert_chain: tls.and_then(|tls| tls.authorities.clone()) }
 }

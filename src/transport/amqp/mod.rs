@@ -8,12 +8,17 @@
 
 mod consuming;
 mod error;
+mod fetching;
 mod letter;
 mod link;
 mod options;
 mod publishing;
+mod resting;
+mod tags;
+mod topology;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,15 +26,16 @@ use async_trait::async_trait;
 use lapin::types::ShortString;
 use tokio::sync::Mutex;
 
-use self::consuming::Consuming;
+use self::consuming::{ConsumedQueue, Consuming, Taken};
 use self::error::AmqpFailure;
 use self::link::Link;
-use self::options::{Address, Topology};
-use self::publishing::{LONGEST_DELAY, Publishing, To};
+use self::options::Address;
+use self::publishing::{Publishing, To};
+use self::topology::Topology;
 use super::sql::store_error;
 use super::{
-    Connecting, Context, Counting, Counts, Factory, MessageId, Queues, Received, Releasing, Sent, SettingUp, Transport,
-    TransportError, TransportSpec, Waking,
+    Connecting, Context, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
+    Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
 use crate::config::Problem;
 use crate::message::Encoded;
@@ -46,6 +52,8 @@ pub(crate) struct Amqp {
     link: Arc<Link>,
     publishing: Arc<Publishing>,
     consuming: Mutex<Option<Arc<Consuming>>>,
+    /// Whether messages may be pushed ahead.
+    ahead: AtomicBool,
 }
 
 impl Amqp {
@@ -58,6 +66,7 @@ impl Amqp {
             topology,
             link,
             consuming: Mutex::new(None),
+            ahead: AtomicBool::new(false),
         }
     }
 
@@ -80,9 +89,17 @@ impl Amqp {
         if self.topology.auto_setup {
             publishing::set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
         }
-        let open = Arc::new(Consuming::new(channel, self.queues.clone(), self.topology.prefetch));
+        let most = self.topology.prefetch.map_or(fetching::MOST, usize::from);
+        let open = Arc::new(Consuming::new(channel, self.consumed_queues(), most));
         *consuming = Some(Arc::clone(&open));
         Ok(open)
+    }
+
+    fn consumed_queues(&self) -> Vec<ConsumedQueue> {
+        let is_deleted = |name: &ShortString| {
+            self.topology.queues.iter().any(|queue| queue.name == *name && queue.flags.auto_delete)
+        };
+        self.queues.iter().map(|name| ConsumedQueue { name: name.clone(), pushes: !is_deleted(name) }).collect()
     }
 
     /// Gives up a channel on which something went wrong; the broker puts back what was received on it.
@@ -137,8 +154,10 @@ impl Transport for Amqp {
     }
 
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
-        if delay.as_millis() > LONGEST_DELAY.into() {
-            let why = "it is delayed for more than 49 days, which is the broker's bound".to_owned();
+        let longest = self.topology.delays.longest();
+        if delay.as_millis() > longest.into() {
+            let days = longest / 86_400_000;
+            let why = format!("it is delayed for more than {days} days, which is the broker's bound");
             return Err(TransportError::Unstorable { transport: self.name.clone(), why });
         }
         self.publish(To::Exchange, message, None, delay).await
@@ -155,14 +174,8 @@ impl Transport for Amqp {
             return Err(TransportError::Unsupported { transport, what, why });
         }
         let consuming = self.consuming().await.map_err(|failure| self.error(action, failure))?;
-        match consuming.take(up_to).await {
-            Ok(taken) => {
-                let received = taken.into_iter().map(|taken| {
-                    let message = letter::read(taken.data, &taken.properties);
-                    Received { id: taken.id, message: Ok(message) }
-                });
-                Ok(received.collect())
-            }
+        match consuming.take(up_to, self.ahead.load(Ordering::Relaxed)).await {
+            Ok(taken) => Ok(taken.into_iter().map(received).collect()),
             Err(error) => {
                 self.broken(&consuming).await;
                 Err(self.error(action, self.link.failure(error)))
@@ -171,7 +184,7 @@ impl Transport for Amqp {
     }
 
     async fn send_again(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
-        let delay = delay.min(Duration::from_millis(LONGEST_DELAY));
+        let delay = delay.min(Duration::from_millis(self.topology.delays.longest()));
         let consuming = self.consuming.lock().await.clone();
         match consuming.and_then(|consuming| consuming.held(id)) {
             Some(held) => self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await,
@@ -197,6 +210,16 @@ impl Transport for Amqp {
         self.link.rest();
     }
 
+    /// The broker does not answer an acknowledgement. It answers that the channel is closed, after all that came before: a
+    /// process that ends without waiting for this may take its last acknowledgements with it.
+    async fn close(&self) {
+        // While somebody opens it there is nothing to close.
+        let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());
+        if let Some(open) = open {
+            open.close().await;
+        }
+    }
+
     fn counting(&self) -> Option<&dyn Counting> {
         Some(self)
     }
@@ -209,7 +232,15 @@ impl Transport for Amqp {
         Some(self)
     }
 
+    fn resting(&self) -> Option<&dyn Resting> {
+        Some(self)
+    }
+
     fn waking(&self) -> Option<&dyn Waking> {
+        Some(self)
+    }
+
+    fn prefetching(&self) -> Option<&dyn Prefetching> {
         Some(self)
     }
 
@@ -257,9 +288,35 @@ impl SettingUp for Amqp {
 #[async_trait]
 impl Releasing for Amqp {
     /// Of this process's own messages. The broker puts back those of processes that have ended.
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.settle("giving back", ids, async |consuming| consuming.nack(ids, true).await).await
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
+        self.settle("giving back", &ids, async |consuming| consuming.nack(&ids, true).await).await
     }
+}
+
+#[async_trait]
+impl Prefetching for Amqp {
+    fn fetch_ahead(&self, allowed: bool) {
+        self.ahead.store(allowed, Ordering::Relaxed);
+    }
+
+    async fn stop_fetching(&self) -> Result<Vec<Received>, TransportError> {
+        self.fetch_ahead(false);
+        let Some(consuming) = self.consuming.lock().await.clone() else { return Ok(Vec::new()) };
+        match consuming.stop().await {
+            Ok(taken) => Ok(taken.into_iter().map(received).collect()),
+            Err(error) => {
+                self.broken(&consuming).await;
+                Err(self.error("receiving", self.link.failure(error)))
+            }
+        }
+    }
+}
+
+fn received(taken: Taken) -> Received {
+    let message = letter::read(taken.data, &taken.properties);
+    // The id is good for one delivery alone, and for nobody else.
+    Received { id: taken.id, receipt: Receipt::default(), message: Ok(message) }
 }
 
 #[async_trait]
@@ -267,14 +324,19 @@ impl Waking for Amqp {
     async fn wake(&self) -> Result<(), TransportError> {
         // When something is wrong, whoever waits finds out what it is by looking.
         if let Ok(consuming) = self.consuming().await
-            && consuming.wait().await.is_err()
+            && let Err(error) = consuming.wait().await
         {
+            let failure = self.link.failure(error);
+            tracing::warn!(transport = self.name, "the broker puts back what is in hand: {failure}");
             self.broken(&consuming).await;
         }
         Ok(())
     }
 
     fn poll_interval(&self) -> Option<Duration> {
+        if self.consumed_queues().iter().any(|queue| !queue.pushes) {
+            return None;
+        }
         let consuming = self.consuming.try_lock().ok()?;
         consuming.as_ref().filter(|consuming| consuming.is_open()).map(|_| LOOK)
     }
@@ -294,6 +356,7 @@ impl Queues for Amqp {
             link: Arc::clone(&self.link),
             publishing: Arc::clone(&self.publishing),
             consuming: Mutex::new(None),
+            ahead: AtomicBool::new(false),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What an AMQP DSN and its options say: where the broker is, and which exchange, queues and delays.
+//! Reads what an AMQP DSN and its options say: where the broker is, and which exchange, queues and delays.
 
 use std::time::Duration;
 
@@ -6,7 +6,9 @@ use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_yaml::{Mapping, Value};
 
+use super::super::tls::{self, Tls};
 use super::super::{Options, TransportSpec};
+use super::topology::{Binding, Delays, Exchange, Flags, Queue, Topology};
 
 /// Symfony Messenger's defaults.
 const EXCHANGE: &str = "messages";
@@ -25,8 +27,15 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of queues that are numbers, also where a DSN gives them as text.
-const NUMBERS: [&str; 6] =
-    ["x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"];
+const NUMBERS: [&str; 7] = [
+    "x-delay",
+    "x-delivery-limit",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-message-ttl",
+];
 
 /// A broker, a virtual host on it, and a login. Transports with equal addresses share a connection.
 ///
@@ -46,15 +55,6 @@ pub(super) struct Address {
     pub(super) connect_timeout: Duration,
 }
 
-/// Files in PEM format.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Tls {
-    /// Authorities that are trusted besides the system's.
-    pub(super) cacert: Option<String>,
-    /// This side's certificate and its key.
-    pub(super) identity: Option<(String, String)>,
-}
-
 impl Address {
     /// As errors name it: `host:port/vhost`.
     pub(super) fn place(&self) -> String {
@@ -63,57 +63,6 @@ impl Address {
             address if address.contains(':') => format!("[{address}]:{}/{vhost}", self.port),
             name => format!("{name}:{}/{vhost}", self.port),
         }
-    }
-}
-
-/// Where messages are sent, and from where they come.
-#[derive(Clone)]
-pub(super) struct Topology {
-    pub(super) exchange: Exchange,
-    pub(super) queues: Vec<Queue>,
-    /// The exchange of the queues in which delayed messages wait.
-    pub(super) delays: ShortString,
-    /// How those queues are named.
-    pattern: String,
-    pub(super) auto_setup: bool,
-    pub(super) confirm_timeout: Duration,
-    /// The most messages in hand and on their way.
-    pub(super) prefetch: Option<u16>,
-}
-
-#[derive(Clone)]
-pub(super) struct Exchange {
-    /// Empty: the broker's default exchange, which is there without being declared.
-    pub(super) name: ShortString,
-    pub(super) kind: ExchangeKind,
-    pub(super) routing_key: ShortString,
-    pub(super) flags: Flags,
-    pub(super) arguments: FieldTable,
-}
-
-#[derive(Clone)]
-pub(super) struct Queue {
-    pub(super) name: ShortString,
-    pub(super) binding_keys: Vec<ShortString>,
-    pub(super) binding_arguments: FieldTable,
-    pub(super) flags: Flags,
-    pub(super) arguments: FieldTable,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flags {
-    pub(super) durable: bool,
-    pub(super) exclusive: bool,
-    pub(super) auto_delete: bool,
-    pub(super) internal: bool,
-}
-
-impl Topology {
-    /// The name of the queue in which messages wait, which is also its routing key at the exchange of delays.
-    pub(super) fn delay_queue(&self, millis: u64, routing_key: &str, again: bool) -> String {
-        let name = self.pattern.replace("%exchange_name%", self.exchange.name.as_str());
-        let name = name.replace("%routing_key%", routing_key).replace("%delay%", &millis.to_string());
-        format!("{name}_{}", if again { "retry" } else { "delay" })
     }
 }
 
@@ -150,7 +99,11 @@ impl Reading<'_, '_> {
         let (login, user, password) =
             (self.options.text("login"), self.options.text("user"), self.options.text("password"));
         let port = self.number("port", u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
-        let files = ["cacert", "cert", "key"].map(|name| self.file(name));
+        let [authorities, certificate, key] = ["cacert", "cert", "key"].map(|name| self.file(name));
+        if certificate.is_some() != key.is_some() {
+            let message = "cert and key go together: the one is of no use without the other";
+            self.options.refuse(if key.is_some() { "key" } else { "cert" }, message);
+        }
         let address = Address {
             host: Some(dsn.host().to_owned())
                 .filter(|host| !host.is_empty())
@@ -160,10 +113,7 @@ impl Reading<'_, '_> {
             vhost: vhost.or(vhost_option).unwrap_or_else(|| "/".to_owned()),
             user: dsn.user().map(str::to_owned).or(login).or(user).unwrap_or_else(|| "guest".to_owned()),
             password: dsn.password().map(str::to_owned).or(password).unwrap_or_else(|| "guest".to_owned()),
-            tls: tls.then(|| {
-                let [cacert, cert, key] = files;
-                Tls { cacert, identity: cert.zip(key) }
-            }),
+            tls: tls.then(|| Tls { authorities, identity: certificate.zip(key) }),
             connection_name: self.options.text("connection_name").unwrap_or_else(|| "minutely".to_owned()),
             heartbeat: self.number("heartbeat", u16::MAX.into()).and_then(|seconds| u16::try_from(seconds).ok()),
             frame_max: self.number("frame_max", u32::MAX.into()).and_then(|bytes| u32::try_from(bytes).ok()),
@@ -174,19 +124,11 @@ impl Reading<'_, '_> {
     }
 
     fn topology(&mut self, exchange_in_path: Option<String>) -> Topology {
-        let mut delay = self.section("delay", &["exchange_name", "queue_name_pattern", "auto_setup", "arguments"]);
-        let delays = take_text(&mut delay, "exchange_name").unwrap_or_else(|| DELAYS.to_owned());
-        let pattern = take_text(&mut delay, "queue_name_pattern").unwrap_or_else(|| PATTERN.to_owned());
-        if !pattern.contains("%delay%") {
-            let message = "delay: queue_name_pattern must contain %delay%, as messages with different delays must not \
-                           wait in one queue";
-            self.options.refuse("delay", message);
-        }
+        let delays = self.delays();
         let exchange = self.exchange(exchange_in_path);
         let queues = self.queues(&exchange);
         Topology {
-            delays: self.name("delay", delays),
-            pattern,
+            delays,
             queues,
             exchange,
             auto_setup: self.options.flag("auto_setup", true),
@@ -195,8 +137,35 @@ impl Reading<'_, '_> {
         }
     }
 
+    fn delays(&mut self) -> Delays {
+        let known = ["exchange_name", "queue_name_pattern", "auto_setup", "arguments", "daily_delay_queues"];
+        let mut section = self.section("delay", &known);
+        let exchange = take_text(&mut section, "exchange_name").unwrap_or_else(|| DELAYS.to_owned());
+        let pattern = take_text(&mut section, "queue_name_pattern").unwrap_or_else(|| PATTERN.to_owned());
+        if !pattern.contains("%delay%") {
+            let message = "delay: queue_name_pattern must contain %delay%, as messages with different delays must not \
+                           wait in one queue";
+            self.options.refuse("delay", message);
+        }
+        let daily = match take_text(&mut section, "daily_delay_queues").as_deref() {
+            None | Some("" | "0" | "false" | "no" | "off") => false,
+            Some("1" | "true" | "yes" | "on") => true,
+            Some(other) => {
+                let message = format!("delay: daily_delay_queues is true or false; found \"{other}\"");
+                self.options.refuse("delay", message);
+                false
+            }
+        };
+        Delays {
+            exchange: self.name("delay", exchange),
+            pattern,
+            arguments: self.arguments("delay", section.remove("arguments")),
+            daily,
+        }
+    }
+
     fn exchange(&mut self, in_path: Option<String>) -> Exchange {
-        let known = ["name", "type", "default_publish_routing_key", "flags", "arguments"];
+        let known = ["name", "type", "default_publish_routing_key", "flags", "arguments", "bindings"];
         let mut section = self.section("exchange", &known);
         let name = take_text(&mut section, "name").or(in_path).unwrap_or_else(|| EXCHANGE.to_owned());
         let kind = match take_text(&mut section, "type").as_deref() {
@@ -207,13 +176,66 @@ impl Reading<'_, '_> {
             Some(other) => ExchangeKind::Custom(other.to_owned()),
         };
         let routing_key = take_text(&mut section, "default_publish_routing_key").unwrap_or_default();
+        let bindings = self.bindings(section.remove("bindings"), &name);
         Exchange {
             name: self.name("exchange", name),
             kind,
             routing_key: self.name("exchange", routing_key),
             flags: self.flags("exchange", section.remove("flags")),
             arguments: self.arguments("exchange", section.remove("arguments")),
+            bindings,
         }
+    }
+
+    /// The exchanges that this one is bound to.
+    fn bindings(&mut self, bindings: Option<Value>, exchange: &str) -> Vec<Binding> {
+        let bindings = match bindings {
+            None | Some(Value::Null) => return Vec::new(),
+            Some(Value::Sequence(none)) if none.is_empty() => return Vec::new(),
+            Some(Value::Mapping(bindings)) => bindings,
+            Some(_) => {
+                self.options
+                    .refuse("exchange", "exchange: bindings is a map of other exchanges' names to their binding_keys");
+                return Vec::new();
+            }
+        };
+        if exchange.is_empty() && !bindings.is_empty() {
+            self.options.refuse("exchange", "exchange: the broker's default exchange has no bindings; give it a name");
+        }
+        let mut read = Vec::new();
+        for (source, value) in bindings {
+            let source = text_of(&source).unwrap_or_default();
+            let Value::Mapping(mut section) = value else {
+                self.options
+                    .refuse("exchange", format!("exchange: the binding to \"{source}\" is a map with binding_keys"));
+                continue;
+            };
+            self.check_keys("exchange", &section, &["binding_keys", "binding_arguments"]);
+            let keys = self.keys("exchange", section.remove("binding_keys")).unwrap_or_default();
+            if keys.is_empty() {
+                let message =
+                    format!("exchange: the binding to \"{source}\" needs binding_keys, such as ['#'] or ['']");
+                self.options.refuse("exchange", message);
+            }
+            read.push(Binding {
+                source: self.name("exchange", source),
+                keys,
+                arguments: self.arguments("exchange", section.remove("binding_arguments")),
+            });
+        }
+        read
+    }
+
+    /// Routing keys, where there are any.
+    fn keys(&mut self, option: &str, keys: Option<Value>) -> Option<Vec<ShortString>> {
+        let keys: Vec<String> = match keys {
+            None | Some(Value::Null) => return None,
+            Some(Value::Sequence(keys)) => keys.iter().filter_map(text_of).collect(),
+            // As a DSN's `binding_keys[0]=…`.
+            Some(Value::Mapping(keys)) => keys.values().filter_map(text_of).collect(),
+            Some(key) => text_of(&key).into_iter().collect(),
+        };
+        Some(keys.into_iter().map(|key| self.name(option, key)).collect())
     }
 
     /// One of the exchange's name, unless there are others.
@@ -228,6 +250,8 @@ impl Reading<'_, '_> {
         let queues = match self.options.tree("queues") {
             None | Some(Value::Null) => return vec![own(exchange.name.clone())],
             Some(Value::Sequence(none)) if none.is_empty() => return Vec::new(),
+            Some(Value::Bool(false)) => return Vec::new(),
+            Some(Value::String(no)) if no == "false" || no == "0" => return Vec::new(),
             Some(Value::Mapping(queues)) => queues,
             Some(_) => {
                 self.options.refuse("queues", "queues is a map of names to their options, or [] for none");
@@ -244,15 +268,9 @@ impl Reading<'_, '_> {
                 _ => Mapping::new(),
             };
             self.check_keys("queues", &section, &known);
-            let keys = match section.remove("binding_keys") {
-                None | Some(Value::Null) => vec![String::new()],
-                Some(Value::Sequence(keys)) => keys.iter().filter_map(text_of).collect(),
-                // As a DSN's `binding_keys[0]=…`.
-                Some(Value::Mapping(keys)) => keys.values().filter_map(text_of).collect(),
-                Some(key) => text_of(&key).into_iter().collect(),
-            };
+            let keys = self.keys("queues", section.remove("binding_keys"));
             read.push(Queue {
-                binding_keys: keys.into_iter().map(|key| self.name("queues", key)).collect(),
+                binding_keys: keys.unwrap_or_else(|| vec![ShortString::default()]),
                 binding_arguments: self.arguments("queues", section.remove("binding_arguments")),
                 flags: self.flags("queues", section.remove("flags")),
                 arguments: self.arguments("queues", section.remove("arguments")),
@@ -375,14 +393,14 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// The content of a file.
+    /// The content of a file, or of a folder of certificates.
     fn file(&mut self, name: &'static str) -> Option<String> {
         let path = self.options.text(name)?;
         if self.spec.dsn.scheme() != "amqps" {
             self.options.refuse(name, format!("{name} is for amqps:, and this is amqp:, which is not encrypted"));
             return None;
         }
-        match std::fs::read_to_string(&path) {
+        match tls::certificates(&self.spec.file(&path)) {
             Ok(content) => Some(content),
             Err(error) => {
                 self.options.refuse(name, format!("{name}: {path} cannot be read: {error}"));
@@ -393,8 +411,18 @@ impl Reading<'_, '_> {
 
     /// What means something to php-amqp and nothing, or nothing to choose, here.
     fn refuse(&mut self) {
-        for ignored in ["persistent", "retry", "read_timeout", "write_timeout", "rpc_timeout"] {
-            self.options.text(ignored);
+        for (name, same, why) in [
+            (
+                "persistent",
+                &["false", "0"][..],
+                "a process keeps its connection while it runs, and closes it at its end",
+            ),
+            ("retry", &[], "when to connect again is decided by the worker"),
+            ("read_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
+            ("write_timeout", &["0", "0.0"], "how long the broker may take to confirm a message is `confirm_timeout`"),
+            ("rpc_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
+        ] {
+            self.options.without_effect(name, same, why);
         }
         if self.options.text("verify").is_some() && !self.options.flag("verify", true) {
             let message = "verify: a connection that does not look whom it talks to is not made; name the broker's \
@@ -406,11 +434,6 @@ impl Reading<'_, '_> {
                 .refuse("sasl_method", "sasl_method: users log in with name and password (PLAIN), and no other way");
         }
     }
-}
-
-impl Flags {
-    /// Symfony Messenger's.
-    const DEFAULT: Self = Self { durable: true, exclusive: false, auto_delete: false, internal: false };
 }
 
 fn take_text(section: &mut Mapping, key: &str) -> Option<String> {

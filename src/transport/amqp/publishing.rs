@@ -7,19 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions,
+};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use tokio::sync::Mutex;
 
 use super::error::AmqpFailure;
 use super::link::Link;
-use super::options::Topology;
-
-/// A queue of delays is removed when nothing has been put into it for its delay and this long.
-const LEFT_BEHIND: u64 = 10_000;
-/// RabbitMQ's longest time to live, less that: 49 days.
-pub(super) const LONGEST_DELAY: u64 = u32::MAX as u64 - LEFT_BEHIND;
+use super::topology::Topology;
 
 /// A channel to send on. Opened when it is first used, and again after it was closed.
 pub(super) struct Publishing {
@@ -65,7 +62,9 @@ impl Publishing {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let (exchange, key) = match millis {
             0 => (exchange, key),
-            millis => (topology.delays.clone(), self.delay_queue(&channel, millis, &exchange, &key, again).await?),
+            millis => {
+                (topology.delays.exchange.clone(), self.delay_queue(&channel, millis, &exchange, &key, again).await?)
+            }
         };
         let unroutable = format!("no queue takes messages from exchange \"{exchange}\" with routing key \"{key}\"");
         // Mandatory: a message that no queue takes comes back, instead of being dropped.
@@ -141,18 +140,13 @@ impl Publishing {
         let name = ShortString::try_new(name).map_err(|_| {
             self.own("the name of the queue for this delay is longer than 255 bytes: shorten queue_name_pattern")
         })?;
-        let mut arguments = FieldTable::default();
-        let number = |millis: u64| AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX));
-        arguments.insert("x-message-ttl".into(), number(millis));
-        arguments.insert("x-expires".into(), number(millis + LEFT_BEHIND));
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchange.as_str().into()));
-        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(key.as_str().into()));
+        let arguments = self.topology.delays.queue_arguments(millis, exchange, key);
         let declare = async {
             if self.topology.auto_setup {
                 set_up_delays(channel, &self.topology).await?;
             }
             channel.queue_declare(name.clone(), QueueDeclareOptions::durable(), arguments).await?;
-            let (delays, options) = (self.topology.delays.clone(), QueueBindOptions::default());
+            let (delays, options) = (self.topology.delays.exchange.clone(), QueueBindOptions::default());
             channel.queue_bind(name.clone(), delays, name.clone(), options, FieldTable::default()).await
         };
         declare.await.map_err(|error| self.link.failure(error))?;
@@ -172,6 +166,12 @@ pub(super) async fn set_up(channel: &Channel, topology: &Topology) -> lapin::Res
         };
         let (name, kind) = (exchange.name.clone(), exchange.kind.clone());
         channel.exchange_declare(name, kind, options, exchange.arguments.clone()).await?;
+    }
+    for binding in &exchange.bindings {
+        for key in &binding.keys {
+            let (this, source, arguments) = (exchange.name.clone(), binding.source.clone(), binding.arguments.clone());
+            channel.exchange_bind(this, source, key.clone(), ExchangeBindOptions::default(), arguments).await?;
+        }
     }
     for queue in &topology.queues {
         let options = QueueDeclareOptions {
@@ -194,5 +194,7 @@ pub(super) async fn set_up(channel: &Channel, topology: &Topology) -> lapin::Res
 
 async fn set_up_delays(channel: &Channel, topology: &Topology) -> lapin::Result<()> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(topology.delays.clone(), ExchangeKind::Direct, options, FieldTable::default()).await
+    channel
+        .exchange_declare(topology.delays.exchange.clone(), ExchangeKind::Direct, options, FieldTable::default())
+        .await
 }

@@ -16,6 +16,7 @@ mod queries;
 mod request;
 mod session;
 mod version;
+mod waking;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +27,7 @@ use sqlx::SqlSafeStr;
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, Request, Take, for_ids};
 use self::session::{MysqlSession, PARAMETERS, Settings};
+use self::waking::{WakeFile, WakeFiles};
 use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table, Value};
 use super::sql::{Moment, QueueOptions};
 use super::sql_facts::{self, SqlFacts, Words};
@@ -56,13 +58,22 @@ pub(crate) struct Mysql {
     queue: String,
     queries: Arc<Queries>,
     purge: Purge,
+    wake_files: WakeFiles,
+    wake_file: WakeFile,
 }
 
 impl Mysql {
-    fn new(table: &str, queue: &str) -> Self {
+    fn new(table: &str, queue: &str, wake_files: WakeFiles) -> Self {
         let queries = Arc::new(Queries::new(table));
         let purge = Purge::new(Statement::of(&queries.purge).bind(queue));
-        Self { table: table.to_owned(), queue: queue.to_owned(), queries, purge }
+        Self {
+            table: table.to_owned(),
+            queue: queue.to_owned(),
+            queries,
+            purge,
+            wake_file: WakeFile::new(&wake_files, table, queue),
+            wake_files,
+        }
     }
 }
 
@@ -87,6 +98,7 @@ impl Dialect for Mysql {
     }
 
     fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+        self.wake_file.look();
         Request::Take(Take {
             queries: Arc::clone(&self.queries),
             queue: self.queue.clone(),
@@ -110,6 +122,12 @@ impl Dialect for Mysql {
         Request::Run(statement)
     }
 
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+        let queue = || Value::from(self.queue.as_str());
+        let statement = Statement::of(&self.queries.next_due).bind(queue()).bind(now.text());
+        Request::Run(statement.bind(queue()).bind(cutoff.text()))
+    }
+
     fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
         let statement = Statement::of(&self.queries.list).bind(cutoff.text()).bind(self.queue.as_str());
         Request::Run(statement.bind(after).bind(limit))
@@ -125,19 +143,24 @@ impl Dialect for Mysql {
         Request::Finish { finish, purge: self.purge.clone() }
     }
 
-    fn release(&self, ids: &[i64]) -> Request {
-        let bind = |statement: Statement| statement.bind(self.queue.as_str());
+    fn release(&self, ids: &[i64], received_at: &str) -> Request {
+        let bind = |statement: Statement| statement.bind(self.queue.as_str()).bind(received_at);
         Request::Change(for_ids(ids, |number| self.queries.release(number), bind))
     }
 
-    fn keep_alive(&self, ids: &[i64], now: Moment) -> Request {
-        let bind = |statement: Statement| statement.bind(now.text()).bind(self.queue.as_str());
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+        let bind = |statement: Statement| statement.bind(now.text()).bind(self.queue.as_str()).bind(received_at);
         Request::Change(for_ids(ids, |number| self.queries.keep_alive(number), bind))
+    }
+
+    fn resume(&self, now: Moment) -> Request {
+        let (now, queue) = (now.text(), self.queue.as_str());
+        Request::Change(vec![Statement::of(&self.queries.resume).bind(now.as_str()).bind(queue).bind(now.as_str())])
     }
 
     fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
         let statement = Statement::of(&self.queries.retry).bind(content.body).bind(content.headers);
-        Request::Run(statement.bind(due.text()).bind(id).bind(self.queue.as_str()))
+        Request::Run(statement.bind(due.text()).bind(due.text()).bind(id).bind(self.queue.as_str()))
     }
 
     fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
@@ -162,8 +185,12 @@ impl Dialect for Mysql {
         None
     }
 
-    fn waking(_table: &Table<Self>) -> Option<&dyn Waking> {
-        None
+    fn notify(&self, table: &str, queue: &str) {
+        self.wake_files.notify(table, queue);
+    }
+
+    fn waking(table: &Table<Self>) -> Option<&dyn Waking> {
+        Some(table)
     }
 }
 
@@ -191,7 +218,7 @@ impl Factory for MysqlFactory {
         &["mysql", "mariadb", "mysql2", "pdo-mysql"]
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
         if queue.table.split('.').any(|part| part.len() > LONGEST_NAME) {
@@ -208,7 +235,8 @@ impl Factory for MysqlFactory {
         }
         options.finish()?;
         let link = link.map_err(|problem| vec![problem])?;
-        let dialect = Mysql::new(&queue.table, &queue.queue);
+        let wake_files = WakeFiles::new(&context.state_dir, link.place());
+        let dialect = Mysql::new(&queue.table, &queue.queue, wake_files);
         Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
     }
 

@@ -37,10 +37,15 @@ pub(crate) struct Queries {
     pub(super) count_pending: SqlStr,
     /// As `count_pending`, then queue, now, cap; queue, cutoff, cap.
     pub(super) count_all: SqlStr,
+    /// Queue, now; queue, cutoff. Columns: when the next delayed message is due, and when the one was received that has been
+    /// in flight the longest.
+    pub(super) next_due: SqlStr,
     /// Cutoff, queue, id after which to start, how many at most.
     pub(super) list: SqlStr,
     /// Cutoff, queue, id.
     pub(super) find: SqlStr,
+    /// Now, queue, now.
+    pub(super) resume: SqlStr,
     /// Body, headers, due, id, queue.
     pub(super) retry: SqlStr,
     /// Body, headers, now, the other queue, id, queue.
@@ -75,7 +80,8 @@ impl Queries {
         let delayed = "queue_name = ? AND delivered_at IS NULL AND available_at > ?";
         let in_flight = format!("queue_name = ? AND delivered_at >= ? AND delivered_at < {FINISHED}");
         let count = |rows: &str| format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {t} WHERE {rows} LIMIT ?) counted)");
-        let content = "id, DATE_FORMAT(available_at, '%Y-%m-%d %H:%i:%s'), body, headers";
+        let time = |column: &str| format!("DATE_FORMAT({column}, '%Y-%m-%d %H:%i:%s')");
+        let content = format!("id, {}, body, headers", time("available_at"));
         let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?");
         let unfinished = format!("(delivered_at IS NULL OR delivered_at < {FINISHED})");
         let take = |rows: &str, order: &str| {
@@ -102,12 +108,22 @@ impl Queries {
                 count(delayed),
                 count(&in_flight)
             )),
+            next_due: sql(format!(
+                "SELECT (SELECT {} FROM {t} WHERE {delayed} ORDER BY available_at LIMIT 1), \
+                 (SELECT {} FROM {t} WHERE {in_flight} ORDER BY delivered_at LIMIT 1)",
+                time("available_at"),
+                time("delivered_at"),
+            )),
             list: sql(format!(
                 "SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id > ? AND {unfinished} ORDER BY id LIMIT ?"
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
+            resume: sql(format!("UPDATE {t} SET available_at = ? WHERE {delayed}")),
+            // Not due in the second in which it was received: the next receipt differs from the last one. (Columns are set
+            // from left to right, each from what the ones before it have become.)
             retry: sql(format!(
-                "UPDATE {t} SET body = ?, headers = ?, available_at = ?, delivered_at = NULL \
+                "UPDATE {t} SET body = ?, headers = ?, \
+                 available_at = GREATEST(?, COALESCE(delivered_at + INTERVAL 1 SECOND, ?)), delivered_at = NULL \
                  WHERE id = ? AND queue_name = ? AND {unfinished}"
             )),
             move_within: sql(format!(
@@ -134,19 +150,19 @@ impl Queries {
         ))
     }
 
-    /// Makes messages in flight pending. Arguments: queue, ids.
+    /// Makes messages in flight pending. Arguments: queue, when they were received, ids.
     pub(super) fn release(&self, ids: usize) -> SqlStr {
         sql(format!(
-            "UPDATE {} SET delivered_at = NULL WHERE queue_name = ? AND id IN ({}) AND delivered_at < {FINISHED}",
+            "UPDATE {} SET delivered_at = NULL WHERE queue_name = ? AND delivered_at = ? AND id IN ({})",
             self.table,
             marks(ids)
         ))
     }
 
-    /// Makes messages in flight be so from now on. Arguments: now, queue, ids.
+    /// Makes messages in flight be so from now on. Arguments: now, queue, when they were received, ids.
     pub(super) fn keep_alive(&self, ids: usize) -> SqlStr {
         sql(format!(
-            "UPDATE {} SET delivered_at = ? WHERE queue_name = ? AND id IN ({}) AND delivered_at < {FINISHED}",
+            "UPDATE {} SET delivered_at = ? WHERE queue_name = ? AND delivered_at = ? AND id IN ({})",
             self.table,
             marks(ids)
         ))

@@ -13,6 +13,7 @@ use super::super::rdbms::{Address, Fault, Names, Row, Session, Statement, Value}
 use super::queries::PURGE;
 use super::request::{Purge, Request, Take};
 use super::version::Version;
+use crate::threads;
 
 /// How many seconds the server itself waits for a lock.
 const LOCK_TIMEOUT: u32 = 5;
@@ -25,14 +26,21 @@ const ENCRYPTION: &str = "; the DSN's ssl-mode and ssl-ca say how to encrypt";
 
 /// What a connection's URL may say.
 pub(super) const PARAMETERS: Names = Names {
-    used: &["unix_socket", "ssl-mode", "sslmode", "ssl-ca", "ssl-cert", "ssl-key"],
-    ignored: &["serverVersion", "server_version", "charset", "collation", "driver"],
+    used: &["unix_socket", "ssl-mode", "sslmode"],
+    files: &["ssl-ca", "ssl-cert", "ssl-key"],
+    hints: &["serverVersion", "server_version", "driver"],
+    without_effect: &[
+        ("charset", &["utf8mb4", "utf8"], "connections are always utf8mb4"),
+        ("collation", &[], "the table's own is used"),
+    ],
 };
 
 /// Where to connect.
 pub(crate) struct Settings {
     options: MySqlConnectOptions,
     is_localhost: bool,
+    /// Is encryption for a server that asks for it? The default on this host.
+    plain_first: bool,
 }
 
 impl Settings {
@@ -69,7 +77,25 @@ impl Settings {
         if let Some(file) = address.parameter("ssl-key") {
             options = options.ssl_client_key(file);
         }
-        Ok(Self { options, is_localhost: host == "localhost" && socket.is_none() })
+        let said = ["ssl-mode", "sslmode", "ssl-ca", "ssl-cert", "ssl-key"];
+        let plain_first = said.iter().all(|name| address.parameter(name).is_none()) && address.is_this_host(host);
+        Ok(Self { options, is_localhost: host == "localhost" && socket.is_none(), plain_first })
+    }
+
+    async fn open(&self) -> Result<MySqlConnection, sqlx::Error> {
+        let options = self.options();
+        if options.get_socket().is_none() {
+            threads::for_lookup(options.get_host()).await?;
+        }
+        if self.plain_first {
+            match options.clone().ssl_mode(MySqlSslMode::Disabled).connect().await {
+                Err(sqlx::Error::Io(error)) => return Err(sqlx::Error::Io(error)),
+                // Logins that are there for encrypted connections alone, and passwords that the server only takes so.
+                Err(_) => {}
+                connected => return connected,
+            }
+        }
+        options.connect().await
     }
 
     /// As they are for connecting now. `localhost` is the server's Unix socket where there is one, as it is for PHP:
@@ -92,7 +118,7 @@ impl Session for MysqlSession {
     type Request = Request;
 
     async fn connect(settings: &Settings) -> Result<Self, sqlx::Error> {
-        let mut connection = settings.options().connect().await?;
+        let mut connection = settings.open().await?;
         let (mut version, mut log, mut log_format) = (String::new(), String::new(), String::new());
         let variables = "SHOW VARIABLES WHERE Variable_name IN ('version', 'log_bin', 'binlog_format')";
         for row in connection.fetch_all(variables).await? {

@@ -1,5 +1,5 @@
 //! `postgres:`: a queue in a table of a PostgreSQL database, the same table that Symfony Messenger's Doctrine transport
-//! uses, with the same trigger, which wakes waiting consumers.
+//! uses, with the same notifications, which wake waiting consumers.
 //!
 //! Everything is one statement each, receiving a batch included, so there is no instant at which a killed process leaves
 //! something half done. `SKIP LOCKED` keeps consumers from waiting for each other.
@@ -18,9 +18,8 @@ use std::time::Duration;
 
 use sqlx::{SqlSafeStr, SqlStr};
 
-use self::bells::Bells;
 use self::queries::{CONNECTION_LIMIT, Queries};
-use self::session::{PARAMETERS, PostgresSession, Request, Settings, connect_options};
+use self::session::{PARAMETERS, PostgresSession, Request, Settings, connect_options, is_plain_first};
 use self::waking::Notifications;
 use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table};
 use super::sql::{Moment, QueueOptions};
@@ -98,6 +97,10 @@ impl Dialect for Postgres {
         Request::Run(self.at(sql, now, cutoff).bind(cap))
     }
 
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+        Request::Run(self.at(&self.queries.next_due, now, cutoff))
+    }
+
     fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
         let statement = Statement::of(&self.queries.list).bind(self.queue.as_str()).bind(cutoff.text());
         Request::Run(statement.bind(after).bind(limit))
@@ -112,12 +115,16 @@ impl Dialect for Postgres {
         Request::Run(self.of(&self.queries.delete, ids))
     }
 
-    fn release(&self, ids: &[i64]) -> Request {
-        Request::Run(self.of(&self.queries.release, ids))
+    fn release(&self, ids: &[i64], received_at: &str) -> Request {
+        Request::Run(self.of(&self.queries.release, ids).bind(received_at))
     }
 
-    fn keep_alive(&self, ids: &[i64], now: Moment) -> Request {
-        Request::Run(self.of(&self.queries.keep_alive, ids).bind(now.text()))
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+        Request::Run(self.of(&self.queries.keep_alive, ids).bind(received_at).bind(now.text()))
+    }
+
+    fn resume(&self, now: Moment) -> Request {
+        Request::Run(Statement::of(&self.queries.resume).bind(self.queue.as_str()).bind(now.text()))
     }
 
     fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
@@ -161,7 +168,8 @@ impl PostgresFactory {
         }
         let options = connect_options(&address)?;
         let place = address.place(options.get_host(), options.get_port());
-        let link = Arc::new(Link::new(Settings { options, bells: Arc::new(Bells::default()) }, place));
+        let plain_first = is_plain_first(&address, &options);
+        let link = Arc::new(Link::new(Settings { options, plain_first, bells: Arc::default() }, place));
         links.insert(address, Arc::downgrade(&link));
         Ok(link)
     }
@@ -181,7 +189,9 @@ impl Factory for PostgresFactory {
         }
         let interval = check_interval(&mut options);
         let notify = options.flag("use_notify", true);
-        options.text("get_notify_timeout");
+        let why =
+            "it says how long PHP's consumer stands still to wait for a message, and ours does other things meanwhile";
+        options.without_effect("get_notify_timeout", &["0"], why);
         let address = Address::read(spec, &mut options, &PARAMETERS);
         let link = self.link(address);
         if let Err(error) = &link {
@@ -206,16 +216,6 @@ impl Factory for PostgresFactory {
             Ok(Arc::new(facts) as Arc<dyn Store>)
         });
         Some(made)
-    }
-
-    fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {
-        let timeout = spec.options().text("get_notify_timeout").filter(|timeout| timeout != "0");
-        let told = timeout.map(|_| {
-            let message = "is ignored: it says how long PHP's consumer stands still to wait for a message, and ours does \
-                           other things meanwhile";
-            Problem::warning(spec.option_path("get_notify_timeout"), format!("get_notify_timeout {message}"))
-        });
-        told.into_iter().collect()
     }
 }
 

@@ -6,10 +6,10 @@ use super::super::rdbms::live;
 use super::queries::Queries;
 
 /// A table of 20,000 rows in the queue `q`, of which some are delayed and some in flight, and as many in another. It is
-/// gone with the connection. None where there is no server.
-async fn table() -> Option<PgConnection> {
+/// gone with the connection.
+async fn table() -> PgConnection {
     let mut connection: PgConnection =
-        live::connect("MINUTELY_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres").await?;
+        live::connect("MINUTELY_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres").await;
     connection.execute("SET search_path = pg_temp").await.unwrap();
     for statement in Queries::new("t", false).set_up {
         connection.execute(AssertSqlSafe(statement)).await.unwrap();
@@ -21,7 +21,7 @@ async fn table() -> Option<PgConnection> {
                 FROM generate_series(1, 40000) n";
     connection.execute(rows).await.unwrap();
     connection.execute("ANALYZE t").await.unwrap();
-    Some(connection)
+    connection
 }
 
 /// The plan of a statement, for these arguments and for any.
@@ -38,8 +38,9 @@ async fn plans(connection: &mut PgConnection, sql: &str, arguments: &str) -> [St
 }
 
 #[tokio::test]
+#[ignore = "needs a PostgreSQL server"]
 async fn every_question_is_a_range_of_the_index() {
-    let Some(mut connection) = table().await else { return };
+    let mut connection = table().await;
     let queries = Queries::new("t", false);
     let at = "'q', '2026-01-01 08:00:00', '2026-01-01 07:00:00'";
     let limited = format!("{at}, 100");

@@ -20,12 +20,10 @@ pub(super) const CONNECTION_LIMIT: &str = "SELECT LEAST( \
 pub(crate) struct Queries {
     /// The table as SQL has it.
     pub(super) table: String,
-    /// `$1` the table as SQL has it. A row when it is there, with its trigger where it is to have one.
-    pub(super) is_set_up: SqlStr,
     /// `$1` the table as SQL has it. A row when it is there.
-    pub(super) has_table: SqlStr,
-    /// `$1` the table as SQL has it. A row when the table tells of new messages.
-    pub(super) notifies: SqlStr,
+    pub(super) is_set_up: SqlStr,
+    /// `$1` the table as SQL has it. A row when its trigger notifies of messages that anybody inserts.
+    pub(super) has_trigger: SqlStr,
     pub(super) set_up: Vec<String>,
     /// `$1` body, `$2` headers, `$3` queue, `$4` now, `$5` due.
     pub(super) send: SqlStr,
@@ -41,10 +39,12 @@ pub(crate) struct Queries {
     pub(super) find: SqlStr,
     /// `$1` ids, `$2` queue.
     pub(super) delete: SqlStr,
-    /// `$1` ids, `$2` queue.
+    /// `$1` ids, `$2` queue, `$3` when they were received.
     pub(super) release: SqlStr,
-    /// `$1` ids, `$2` queue, `$3` now.
+    /// `$1` ids, `$2` queue, `$3` when they were received, `$4` now.
     pub(super) keep_alive: SqlStr,
+    /// `$1` queue, `$2` now.
+    pub(super) resume: SqlStr,
     /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` due.
     pub(super) retry: SqlStr,
     /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` now, `$6` the other queue.
@@ -52,12 +52,18 @@ pub(crate) struct Queries {
     /// `$1` queue, `$2` now, `$3` cutoff. Columns: when the next delayed message is due, and when the one was received
     /// that has been in flight the longest.
     pub(super) next_due: SqlStr,
+    notify: bool,
 }
 
 impl Queries {
-    /// The statements for this table, with or without Symfony's trigger.
+    /// The statements for this table. With `notify`, each that makes a message pending or delayed also notifies those who
+    /// listen, as Symfony's `send` does since January 2026; before, its trigger did. Where a table has the trigger,
+    /// PostgreSQL delivers the two as one, because they are equal and of one transaction.
     pub(super) fn new(table_name: &str, notify: bool) -> Self {
         let t = quote(table_name);
+        let change = |statement: String, limit: &str| {
+            if notify { notifying(&statement, table_name, limit) } else { statement + " RETURNING id" }
+        };
         let new = "queue_name = $1 AND delivered_at IS NULL AND available_at <= $2::timestamp";
         let late = "queue_name = $1 AND delivered_at < $3::timestamp AND available_at <= $2::timestamp";
         let delayed = "queue_name = $1 AND delivered_at IS NULL AND available_at > $2::timestamp";
@@ -70,13 +76,15 @@ impl Queries {
         let time = |column: &str| format!("to_char({column}, 'YYYY-MM-DD HH24:MI:SS')");
         let chosen = "id = ANY($1) AND queue_name = $2";
         Self {
-            is_set_up: sql(if notify { TRIGGER } else { TABLE }),
-            has_table: sql(TABLE),
-            notifies: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
+            is_set_up: sql(TABLE),
+            has_trigger: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
             set_up: set_up(table_name, notify),
-            send: sql(format!(
-                "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
-                 VALUES ($1, $2, $3, $4::timestamp, $5::timestamp) RETURNING id"
+            send: sql(change(
+                format!(
+                    "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
+                     VALUES ($1, $2, $3, $4::timestamp, $5::timestamp)"
+                ),
+                "",
             )),
             // FOR UPDATE keeps PostgreSQL from running a WITH query more than once.
             receive: sql(format!(
@@ -93,17 +101,30 @@ impl Queries {
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} m WHERE m.id = $3 AND m.queue_name = $1")),
             delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
-            release: sql(format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at IS NOT NULL")),
+            // One notification, however many messages.
+            release: sql(change(
+                format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = $3::timestamp"),
+                " LIMIT 1",
+            )),
             keep_alive: sql(format!(
-                "UPDATE {t} SET delivered_at = $3::timestamp WHERE {chosen} AND delivered_at IS NOT NULL"
+                "UPDATE {t} SET delivered_at = $4::timestamp WHERE {chosen} AND delivered_at = $3::timestamp"
             )),
-            retry: sql(format!(
-                "UPDATE {t} SET body = $1, headers = $2, available_at = $5::timestamp, delivered_at = NULL \
-                 WHERE id = $4 AND queue_name = $3"
+            resume: sql(change(format!("UPDATE {t} SET available_at = $2::timestamp WHERE {delayed}"), " LIMIT 1")),
+            // Not due in the second in which it was received: the next receipt differs from the last one.
+            retry: sql(change(
+                format!(
+                    "UPDATE {t} SET body = $1, headers = $2, delivered_at = NULL, \
+                     available_at = GREATEST($5::timestamp, delivered_at + INTERVAL '1 second') \
+                     WHERE id = $4 AND queue_name = $3"
+                ),
+                "",
             )),
-            move_within: sql(format!(
-                "UPDATE {t} SET body = $1, headers = $2, available_at = $5::timestamp, delivered_at = NULL, \
-                 queue_name = $6 WHERE id = $4 AND queue_name = $3"
+            move_within: sql(change(
+                format!(
+                    "UPDATE {t} SET body = $1, headers = $2, available_at = $5::timestamp, delivered_at = NULL, \
+                     queue_name = $6 WHERE id = $4 AND queue_name = $3"
+                ),
+                "",
             )),
             next_due: sql(format!(
                 "SELECT {}, {} FROM (SELECT (SELECT available_at FROM {t} WHERE {delayed} {first}) AS due, \
@@ -113,22 +134,41 @@ impl Queries {
                 first = "ORDER BY delivered_at, available_at, id LIMIT 1",
             )),
             table: t,
+            notify,
         }
     }
 
     /// Moves a message into another table, unless it is gone. Arguments as in `move_within`.
     pub(super) fn move_to(&self, other: &str) -> SqlStr {
-        sql(format!(
-            "WITH moved AS (DELETE FROM {} WHERE id = $4 AND queue_name = $3 RETURNING id) \
-             INSERT INTO {} (body, headers, queue_name, created_at, available_at) \
-             SELECT $1, $2, $6, $5::timestamp, $5::timestamp FROM moved RETURNING id",
-            self.table,
+        let moved = format!("moved AS (DELETE FROM {} WHERE id = $4 AND queue_name = $3 RETURNING id)", self.table);
+        let insert = format!(
+            "INSERT INTO {} (body, headers, queue_name, created_at, available_at) \
+             SELECT $1, $2, $6, $5::timestamp, $5::timestamp FROM moved",
             quote(other)
-        ))
+        );
+        sql(if self.notify {
+            format!("WITH {moved}, {}", changed_and_notified(&insert, other, ""))
+        } else {
+            format!("WITH {moved} {insert} RETURNING id")
+        })
     }
 }
 
-/// Symfony's table, function and trigger. The index differs from Symfony's: `delivered_at` before `available_at` makes
+/// A statement that inserts or updates messages, and notifies those who listen to the table of their queues. The rows are the
+/// messages' ids.
+fn notifying(statement: &str, table_name: &str, limit: &str) -> String {
+    format!("WITH {}", changed_and_notified(statement, table_name, limit))
+}
+
+fn changed_and_notified(statement: &str, table_name: &str, limit: &str) -> String {
+    format!(
+        "changed AS ({statement} RETURNING id, queue_name) \
+         SELECT id, pg_notify('{table_name}', queue_name::text) FROM changed{limit}"
+    )
+}
+
+/// Symfony's table, function and trigger. Symfony from 2026 on needs no trigger, but its earlier versions notify by nothing
+/// else, and do not add it to a table that is there. The index differs from Symfony's: `delivered_at` before `available_at` makes
 /// everything above a range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which
 /// costs speed alone.
 ///

@@ -11,6 +11,7 @@ use sqlx::{
 
 use super::super::rdbms::{Address, Fault, Names, Row, Session, Statement, Value};
 use super::bells::Bells;
+use crate::threads;
 
 /// 9.6. `SKIP LOCKED` came with 9.5, looking a table up by its name as here with this.
 const OLDEST_VERSION: u32 = 90_600;
@@ -22,13 +23,22 @@ const ENCRYPTION: &str = "; the DSN's sslmode and sslrootcert say how to encrypt
 
 /// What a connection's URL may say.
 pub(super) const PARAMETERS: Names = Names {
-    used: &["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name", "host"],
-    ignored: &["serverVersion", "server_version", "charset", "driver", "gssencmode", "sslcrl", "connect_timeout"],
+    used: &["sslmode", "application_name", "host"],
+    files: &["sslrootcert", "sslcert", "sslkey"],
+    hints: &["serverVersion", "server_version", "driver"],
+    without_effect: &[
+        ("charset", &["utf8", "utf-8"], "connections are always UTF8"),
+        ("gssencmode", &["disable", "prefer"], "connections are encrypted with TLS, or not at all"),
+        ("sslcrl", &[], "lists of revoked certificates are not read"),
+        ("connect_timeout", &["0"], "connecting has a time limit of its own"),
+    ],
 };
 
 /// Where to connect, and whom to tell of notifications.
 pub(crate) struct Settings {
     pub(super) options: PgConnectOptions,
+    /// Is encryption for a server that asks for it?
+    pub(super) plain_first: bool,
     pub(super) bells: Arc<Bells>,
 }
 
@@ -54,6 +64,17 @@ enum Open {
     Listening(PgListener),
     /// Between the two.
     Closed,
+}
+
+/// Is encryption for a server that asks for it? libpq calls that `allow`; sqlx takes `allow` for `disable`. On this host it is
+/// the default, unless something is said about encryption.
+pub(super) fn is_plain_first(address: &Address, options: &PgConnectOptions) -> bool {
+    let unsaid = ["sslmode", "sslrootcert", "sslcert", "sslkey"].iter().all(|name| address.parameter(name).is_none());
+    match options.get_ssl_mode() {
+        PgSslMode::Allow => true,
+        PgSslMode::Prefer => unsaid && address.parameter("host").is_none() && address.is_this_host(options.get_host()),
+        _ => false,
+    }
 }
 
 /// How to connect.
@@ -93,21 +114,39 @@ pub(super) fn connect_options(address: &Address) -> Result<PgConnectOptions, sql
     Ok(options)
 }
 
+impl Settings {
+    /// A connection, and the options that led to it.
+    async fn open(&self) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
+        if self.options.get_socket().is_none() {
+            threads::for_lookup(self.options.get_host()).await?;
+        }
+        if self.plain_first {
+            let plain = self.options.clone().ssl_mode(PgSslMode::Disable);
+            match plain.connect().await {
+                // Logins that are there for encrypted connections alone.
+                Err(error) if code(&error).is_some_and(|code| code.starts_with("28")) => {}
+                result => return Ok((result?, plain)),
+            }
+        }
+        let options = match self.options.get_ssl_mode() {
+            PgSslMode::Allow => self.options.clone().ssl_mode(PgSslMode::Prefer),
+            _ => self.options.clone(),
+        };
+        Ok((options.connect().await?, options))
+    }
+}
+
 impl Session for PostgresSession {
     type Settings = Settings;
     type Request = Request;
 
     async fn connect(settings: &Settings) -> Result<Self, sqlx::Error> {
-        let connection = settings.options.connect().await?;
+        let (connection, options) = settings.open().await?;
         match connection.server_version_num() {
             Some(version) if version < OLDEST_VERSION => {
                 Err(sqlx::Error::Configuration("this PostgreSQL is too old: 9.6 is the oldest that works".into()))
             }
-            _ => Ok(Self {
-                connection: Open::Plain(connection),
-                options: settings.options.clone(),
-                bells: Arc::clone(&settings.bells),
-            }),
+            _ => Ok(Self { connection: Open::Plain(connection), options, bells: Arc::clone(&settings.bells) }),
         }
     }
 
@@ -135,6 +174,10 @@ impl Session for PostgresSession {
             // A closed plain connection is found out when it is used next.
             Open::Plain(_) | Open::Closed => std::future::pending().await,
         }
+    }
+
+    fn is_open(&self) -> bool {
+        !matches!(self.connection, Open::Closed)
     }
 
     async fn close(mut self) {
@@ -201,8 +244,10 @@ impl PostgresSession {
 
     /// Listens on a channel. The first time this takes a new connection in place of the old one, never beside it.
     async fn listen(&mut self, channel: &str) -> Result<Vec<Row>, sqlx::Error> {
-        if let Open::Plain(connection) = std::mem::replace(&mut self.connection, Open::Closed) {
-            let _ = connection.close().await;
+        if !matches!(self.connection, Open::Listening(_)) {
+            if let Open::Plain(connection) = std::mem::replace(&mut self.connection, Open::Closed) {
+                let _ = connection.close().await;
+            }
             self.connection = Open::Listening(listener(&self.options).await?);
         }
         if let Open::Listening(listener) = &mut self.connection

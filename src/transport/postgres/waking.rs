@@ -1,21 +1,18 @@
 //! Wakes a waiting consumer by PostgreSQL's notifications, and when a message becomes due of which nothing tells.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::super::rdbms::{Row, Statement, Table};
-use super::super::sql::{Moment, time_from_text};
-use super::super::{Transport, TransportError, Waking};
+use super::super::rdbms::{Statement, Table};
+use super::super::sql::NEVER;
+use super::super::{TransportError, Waking};
 use super::Postgres;
 use super::bells::Bells;
 use super::session::Request;
-
-/// Stands in for an interval without end.
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// No bell rings so often.
 const UNHEARD: u64 = u64::MAX;
@@ -29,15 +26,15 @@ pub(crate) struct Notifications {
     /// How often the bell had rung when messages were last looked for; [`UNHEARD`] where it was not heard then.
     seen: AtomicU64,
     check_interval: Option<Duration>,
-    /// Has the lack of a trigger been told?
-    told: AtomicBool,
+    /// Has the table a trigger? Otherwise only producers that notify by themselves are heard.
+    has_trigger: OnceLock<bool>,
 }
 
 impl Notifications {
     pub(super) fn new(bells: Arc<Bells>, table: &str, queue: &str, check_interval: Option<Duration>) -> Self {
         let bell = bells.bell(table, queue);
         let channel = table.to_owned();
-        Self { bells, channel, bell, seen: AtomicU64::new(UNHEARD), check_interval, told: AtomicBool::new(false) }
+        Self { bells, channel, bell, seen: AtomicU64::new(UNHEARD), check_interval, has_trigger: OnceLock::new() }
     }
 
     /// Messages are going to be looked for: what has been told up to now is found by that.
@@ -61,23 +58,28 @@ impl Notifications {
 impl Waking for Table<Postgres> {
     async fn wake(&self) -> Result<(), TransportError> {
         let Some(notifications) = &self.dialect.notifications else { return std::future::pending().await };
-        if !notifications.are_heard() {
+        // Another queue of the table may have made the connection listen.
+        if !notifications.are_heard() || notifications.has_trigger.get().is_none() {
             self.listen(notifications).await?;
         }
         if notifications.seen.load(Ordering::Relaxed) == UNHEARD {
             // Nothing told of what came between the last look and now, so it has to be looked for.
             return Ok(());
         }
-        let next = self.next_due().await?.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        let next = self.time_to_next_due("waiting for messages").await?;
         tokio::select! {
             () = notifications.rung() => {}
-            () = tokio::time::sleep(next.unwrap_or(NEVER)) => {}
+            () = tokio::time::sleep(next) => {}
         }
         Ok(())
     }
 
     fn poll_interval(&self) -> Option<Duration> {
-        let notifications = self.dialect.notifications.as_ref().filter(|notifications| notifications.are_heard())?;
+        let notifications = self
+            .dialect
+            .notifications
+            .as_ref()
+            .filter(|notifications| notifications.are_heard() && notifications.has_trigger.get() == Some(&true))?;
         Some(notifications.check_interval.unwrap_or(NEVER))
     }
 }
@@ -86,39 +88,12 @@ impl Table<Postgres> {
     async fn listen(&self, notifications: &Notifications) -> Result<(), TransportError> {
         let action = "waiting for messages";
         if self.options.auto_setup {
-            // What is not there cannot tell of the first message.
-            let table = Statement::of(&self.dialect.queries.has_table).bind(self.dialect.queries.table.as_str());
-            if self.run(action, Request::Run(table)).await?.is_none_or(|rows| rows.is_empty()) {
-                self.set_up().await?;
-            }
+            // With the trigger, whoever sends the first message.
+            self.set_up().await?;
         }
-        let trigger = Statement::of(&self.dialect.queries.notifies).bind(self.dialect.queries.table.as_str());
-        if self.run(action, Request::Run(trigger)).await?.is_none_or(|rows| rows.is_empty()) {
-            let why = "its table has no trigger \"notify_trigger\"; `minutely setup` creates it";
-            if !notifications.told.swap(true, Ordering::Relaxed) {
-                tracing::warn!(transport = self.name(), "not woken by new messages, as {why}");
-            }
-            let (transport, what) = (self.name().to_owned(), "be woken by new messages");
-            return Err(TransportError::Unsupported { transport, what, why });
-        }
+        let trigger = Statement::of(&self.dialect.queries.has_trigger).bind(self.dialect.queries.table.as_str());
+        let has_trigger = self.run(action, Request::Run(trigger)).await?.is_some_and(|rows| !rows.is_empty());
+        let _ = notifications.has_trigger.set(has_trigger);
         self.run(action, Request::Listen(notifications.channel.clone())).await.map(drop)
     }
-
-    /// When a message becomes due, or due again, without a notification.
-    async fn next_due(&self) -> Result<Option<SystemTime>, TransportError> {
-        let now = Moment::now();
-        let statement = self.dialect.at(&self.dialect.queries.next_due, now, self.cutoff(now));
-        let row = self.run("waiting for messages", Request::Run(statement)).await?.and_then(|mut rows| rows.pop());
-        let Some(mut row) = row else { return Ok(None) };
-        let mut time = |field| time(&mut row, field).map_err(|error| self.unreadable("waiting for messages", error));
-        // "Before" the cutoff is a second more.
-        let again = self.options.redeliver_timeout + Duration::from_secs(1);
-        let (due, received) = (time(0)?, time(1)?);
-        Ok(due.into_iter().chain(received.map(|received| received + again)).min())
-    }
-}
-
-fn time(row: &mut Row, field: usize) -> Result<Option<SystemTime>, sqlx::Error> {
-    let text = row.take_text(field)?;
-    Ok(std::str::from_utf8(&text).ok().and_then(time_from_text))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::super::sql::time_from_text;
-use super::super::{Damaged, Listed, MessageId, Received};
+use super::super::{Damaged, Listed, MessageId, Receipt, Received};
 use super::Dialect;
 use super::statement::Row;
 use crate::message::{Encoded, UndecodableError, headers_from_json, headers_to_json};
@@ -56,7 +56,7 @@ impl Stored {
         (&self.available_at, self.id)
     }
 
-    pub(super) fn received(self) -> Received {
+    pub(super) fn received(self, receipt: Receipt) -> Received {
         let headers = str::from_utf8(&self.headers)
             .map_err(|error| UndecodableError::Headers(format!("they are no UTF-8 text: {error}")))
             .and_then(headers_from_json);
@@ -64,11 +64,11 @@ impl Stored {
             Ok(headers) => Ok(Encoded { body: self.body, headers }),
             Err(error) => Err(Damaged { body: self.body, headers: self.headers, error }),
         };
-        Received { id: MessageId(self.id.to_string()), message }
+        Received { id: MessageId(self.id.to_string()), receipt, message }
     }
 
     pub(super) fn listed(self, in_flight: bool) -> Listed {
         let available_at = str::from_utf8(&self.available_at).ok().and_then(time_from_text);
-        Listed { available_at, in_flight, received: self.received() }
+        Listed { available_at, in_flight, received: self.received(Receipt::default()) }
     }
 }

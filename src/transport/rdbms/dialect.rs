@@ -25,6 +25,11 @@ pub(crate) trait Session: Sized + Send + 'static {
     /// Sees to what the server says without being asked; returns when the connection is gone. Safe to cancel.
     fn idle(&mut self) -> impl Future<Output = ()> + Send;
 
+    /// Is there still a connection? A request that is to replace it may fail in between.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// Says goodbye.
     fn close(self) -> impl Future<Output = ()> + Send;
 
@@ -55,16 +60,20 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     /// Gives how many were never received, have been in flight for too long, are delayed, and are in flight. The last
     /// two only if `all`.
     fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives when the next delayed message is due, and when the one was received that has been in flight the longest.
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request<Self>;
     /// Gives rows for [`Content`], with whether they are in flight, in the order of their ids.
     fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request<Self>;
     /// Gives a row as `list` does.
     fn find(&self, id: i64, cutoff: Moment) -> Request<Self>;
     /// Makes messages leave.
     fn finish(&self, ids: &[i64]) -> Request<Self>;
-    /// Makes messages in flight pending.
-    fn release(&self, ids: &[i64]) -> Request<Self>;
-    /// Makes messages in flight be so from `now` on.
-    fn keep_alive(&self, ids: &[i64], now: Moment) -> Request<Self>;
+    /// Makes messages pending that are in flight since `received_at`.
+    fn release(&self, ids: &[i64], received_at: &str) -> Request<Self>;
+    /// Makes messages that are in flight since `received_at` be so from `now` on.
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request<Self>;
+    /// Makes delayed messages due.
+    fn resume(&self, now: Moment) -> Request<Self>;
     /// Replaces a message.
     fn retry(&self, id: i64, content: Content, due: Moment) -> Request<Self>;
     /// Replaces a message and moves it to another queue of the table.
@@ -77,6 +86,9 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
 
     /// Is this body one that the table's column of text can hold? Says what is in the way.
     fn refuses(body: &str) -> Option<&'static str>;
+
+    /// A message in this queue has become pending or delayed: tells those who wait for it, where the request did not.
+    fn notify(&self, _table: &str, _queue: &str) {}
 
     /// The table as it can be woken, where it can.
     fn waking(table: &Table<Self>) -> Option<&dyn Waking>;

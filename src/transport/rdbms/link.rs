@@ -178,7 +178,7 @@ impl<S: Session> Task<S> {
             Ok(Err(error)) => ServerError::new::<S>(&self.place, error),
             Err(_) => ServerError::own(&self.place, "no answer within a minute"),
         };
-        if error.fault() != Fault::Broken {
+        if error.fault() != Fault::Broken && session.is_open() {
             self.keep(session);
         }
         Err(error)

@@ -1,18 +1,10 @@
-//! The servers that tests use where they find them.
+//! The servers of those tests that need one: they are ignored unless they are asked for, as cargo's own harness cannot be
+//! told by a test that there was none.
 
 use sqlx::Connection;
 
-/// A connection to the server that this environment variable names, or to the usual one. None where there is none, and
-/// the test is to be skipped.
-pub(crate) async fn connect<C: Connection>(variable: &str, usual: &str) -> Option<C> {
+/// A connection to the server that this environment variable names, or to the usual one.
+pub(crate) async fn connect<C: Connection>(variable: &str, usual: &str) -> C {
     let url = std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
-    match C::connect(&url).await {
-        Ok(connection) => Some(connection),
-        Err(error) => {
-            let must_run = std::env::var("MINUTELY_TEST_NO_SKIP").is_ok_and(|value| value == "1");
-            assert!(!must_run, "skipped: no server ({error}); {variable} says where one is");
-            println!("skipped: no server ({error}); {variable} says where one is");
-            None
-        }
-    }
+    C::connect(&url).await.unwrap_or_else(|error| panic!("no server ({error}); {variable} says where one is"))
 }

@@ -14,7 +14,7 @@ pub(super) mod live;
 mod statement;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -26,10 +26,10 @@ pub(crate) use self::error::{Fault, ServerError};
 pub(crate) use self::facts::Facts;
 pub(crate) use self::link::Link;
 pub(crate) use self::statement::{Row, Statement, Value};
-use super::sql::{Moment, QueueOptions, store_error};
+use super::sql::{Moment, NEVER, QueueOptions, RECEIPT_REPEATS, by_receipt, store_error, time_from_text};
 use super::{
-    Connecting, Counting, Counts, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing, Sent,
-    SettingUp, Transport, TransportError, Waking,
+    Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt, Received,
+    Releasing, Resting, Sent, SettingUp, Transport, TransportError, Waking,
 };
 use crate::message::Encoded;
 
@@ -101,6 +101,28 @@ impl<D: Dialect> Table<D> {
         Content::of::<D>(message).map_err(unstorable)
     }
 
+    /// Tells those who wait for messages in this queue that there may be one.
+    fn notify(&self) {
+        self.dialect.notify(&self.options.table, &self.options.queue);
+    }
+
+    /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has happened
+    /// since the store was asked.
+    pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
+        let now = Moment::now();
+        let request = self.dialect.next_due(now, self.cutoff(now));
+        let Some(mut row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else { return Ok(NEVER) };
+        let mut time = |field| {
+            let text = row.take_text(field).map_err(|error| self.unreadable(action, error))?;
+            Ok::<_, TransportError>(std::str::from_utf8(&text).ok().and_then(time_from_text))
+        };
+        // "Before" the cutoff is a second more.
+        let again = self.options.redeliver_timeout + Duration::from_secs(1);
+        let (due, received) = (time(0)?, time(1)?);
+        let next = due.into_iter().chain(received.and_then(|received| received.checked_add(again))).min();
+        Ok(next.map_or(NEVER, |next| next.duration_since(SystemTime::now()).unwrap_or_default()))
+    }
+
     pub(super) fn cutoff(&self, now: Moment) -> Moment {
         now.before(self.options.redeliver_timeout)
     }
@@ -140,6 +162,7 @@ impl<D: Dialect> Transport for Table<D> {
         };
         let rows = rows.map_err(|error| self.error(action, error))?;
         let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
+        self.notify();
         Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
     }
 
@@ -154,7 +177,7 @@ impl<D: Dialect> Transport for Table<D> {
         let messages = rows.into_iter().map(content::Stored::read).collect::<Result<Vec<_>, _>>();
         let mut messages = messages.map_err(|error| self.unreadable(action, error))?;
         messages.sort_by(|a, b| a.order().cmp(&b.order()));
-        Ok(messages.into_iter().map(content::Stored::received).collect())
+        Ok(messages.into_iter().map(|stored| stored.received(now.receipt())).collect())
     }
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
@@ -186,6 +209,10 @@ impl<D: Dialect> Transport for Table<D> {
     }
 
     fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn resting(&self) -> Option<&dyn Resting> {
         Some(self)
     }
 
@@ -261,8 +288,29 @@ impl<D: Dialect> Listing for Table<D> {
 
 #[async_trait]
 impl<D: Dialect> Releasing for Table<D> {
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("releasing", ids, |ids| self.dialect.release(ids)).await
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            self.run("releasing", self.dialect.release(&ids, received_at)).await?;
+        }
+        self.notify();
+        Ok(())
+    }
+
+    fn receipt_repeats_within(&self) -> Duration {
+        RECEIPT_REPEATS
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Resting for Table<D> {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        Ok(self.counts(cap).await?.delayed)
+    }
+
+    async fn resume(&self) -> Result<(), TransportError> {
+        self.run("resuming", self.dialect.resume(Moment::now())).await?;
+        self.notify();
+        Ok(())
     }
 }
 
@@ -272,8 +320,15 @@ impl<D: Dialect> KeepingAlive for Table<D> {
         self.options.redeliver_timeout
     }
 
-    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("keeping alive", ids, |ids| self.dialect.keep_alive(ids, Moment::now())).await
+    async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            self.run("keeping alive", self.dialect.keep_alive(&ids, received_at, Moment::at(now))).await?;
+        }
+        Ok(())
+    }
+
+    fn receipt_at(&self, now: SystemTime) -> Option<Receipt> {
+        Some(Moment::at(now).receipt())
     }
 }
 
@@ -303,7 +358,9 @@ impl<D: Dialect> Moving for Table<D> {
         let action = "retrying";
         let Some(id) = number(id) else { return Ok(()) };
         let content = self.content(message)?;
-        self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await.map(drop)
+        self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await?;
+        self.notify();
+        Ok(())
     }
 
     /// Within one table the message keeps its id.
@@ -322,11 +379,15 @@ impl<D: Dialect> Moving for Table<D> {
         let (now, Place { table, queue, .. }) = (Moment::now(), destination);
         if *table == self.options.table {
             self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
+            self.dialect.notify(table, queue);
             return Ok(Some(id.clone()));
         }
         match self.link.perform(self.dialect.move_to(number, content, now, table, queue)).await {
             Ok(rows) if rows.is_empty() => Ok(Some(id.clone())),
-            Ok(rows) => first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error)),
+            Ok(rows) => {
+                self.dialect.notify(table, queue);
+                first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error))
+            }
             // Sending to it creates it, where that is allowed.
             Err(error) if error.fault() == Fault::Missing => Ok(None),
             Err(error) => Err(self.error(action, error)),

@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Mutex, watch};
 
 use super::DELAYED_SET;
 use super::error::{RedisFailure, ends_connection};
 use super::options::Address;
+use crate::threads;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +48,10 @@ impl Link {
         // Whoever connects with TLS first decides on the cryptography; another choice than this one would do as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
-            client: Client::open(address.connection_info()?)?,
+            client: match address.certificates() {
+                Some(certificates) => Client::build_with_tls(address.connection_info()?, certificates)?,
+                None => Client::open(address.connection_info()?)?,
+            },
             place: address.place().into(),
             open: Mutex::new(None),
             bells: Arc::default(),
@@ -155,6 +159,11 @@ impl Link {
             }
             Ok::<_, std::convert::Infallible>(())
         };
+        if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } =
+            self.client.get_connection_info().addr()
+        {
+            threads::for_lookup(host).await?;
+        }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT))

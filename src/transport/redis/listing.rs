@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use redis::Value;
 
-use super::super::{Listed, Listing, MessageId, Received, TransportError};
+use super::super::{Listed, Listing, MessageId, Receipt, Received, TransportError};
 use super::{DELAYED, Entry, Redis, delayed_id, entry, is_entry, received};
 
 /// What the group knows of the stream.
@@ -24,18 +24,18 @@ impl Group {
 }
 
 impl Redis {
-    /// The members of the set that these ids are of; ids of nothing are passed over.
+    /// The members of the set that these ids are of, and when each is due; ids of nothing are passed over.
     pub(super) async fn members(
         &self,
         action: &'static str,
         ids: Vec<&MessageId>,
-    ) -> Result<Vec<Vec<u8>>, TransportError> {
+    ) -> Result<Vec<(Vec<u8>, u64)>, TransportError> {
         let mut members = Vec::new();
         for id in ids {
             let Some(due) = due_of(id) else { continue };
             let of_that_time = self.delayed_between(action, due, due).await?;
-            members
-                .extend(of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id).map(|found| found.0));
+            let found = of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id);
+            members.extend(found.map(|(member, _)| (member, due)));
         }
         Ok(members)
     }
@@ -91,7 +91,11 @@ impl Redis {
                 let in_flight = group.as_ref().is_some_and(|group| group.in_flight.contains(&id));
                 if listed.len() < limit && !group.as_ref().is_some_and(|group| group.is_finished(&id)) {
                     let available_at = Some(UNIX_EPOCH + Duration::from_millis(parts(&id).0));
-                    listed.push(Listed { received: received((id, fields)), available_at, in_flight });
+                    listed.push(Listed {
+                        received: received((id, fields), Receipt::default()),
+                        available_at,
+                        in_flight,
+                    });
                 }
             }
         }
@@ -137,7 +141,7 @@ impl Listing for Redis {
 }
 
 fn as_listed((member, due): (Vec<u8>, f64)) -> Listed {
-    let received = Received { id: id_of(&member, due), message: entry::read(&member) };
+    let received = Received { id: id_of(&member, due), receipt: Receipt::default(), message: entry::read(&member) };
     let available_at: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(due.max(0.0) as u64));
     Listed { received, available_at, in_flight: false }
 }

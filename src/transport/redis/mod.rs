@@ -30,8 +30,8 @@ use self::link::Link;
 use self::options::{Address, Queue};
 use super::sql::store_error;
 use super::{
-    Connecting, Context, Counting, Counts, Factory, KeepingAlive, Listing, MessageId, Moving, Place, Received,
-    Releasing, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Connecting, Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listing, MessageId, Moving, Place, Receipt,
+    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
 use crate::cache::Store;
 use crate::config::Problem;
@@ -51,6 +51,10 @@ const LATEST: u64 = (1 << 53) - 1;
 const MOST_COUNTED: u64 = 100_000;
 /// How often delayed messages are moved over before what is there is taken all the same.
 const MOVES: u32 = 10;
+/// Where the search for abandoned messages begins, and what the server says when it has come to the end.
+const BEGINNING: &str = "0-0";
+/// How often one receive goes on with that search while it finds nothing; each step examines a thousand messages in flight.
+const LOOKS: u32 = 100;
 /// The most messages taken in one step.
 const MOST_TAKEN: usize = 1000;
 
@@ -91,7 +95,7 @@ impl Redis {
             name: name.to_owned(),
             delayed: format!("{}{DELAYED_SET}", queue.stream),
             consumer,
-            state: Mutex::new(State { cursor: "0-0".to_owned(), told, next_due: None, own }),
+            state: Mutex::new(State { cursor: BEGINNING.to_owned(), told, next_due: None, own }),
             has_begun: AtomicBool::new(false),
             queue,
             link,
@@ -153,15 +157,17 @@ impl Redis {
             }
         }
         let told = self.link.told(&self.queue.stream);
-        let cursor = self.state().cursor.clone();
+        let mut cursor = self.state().cursor.clone();
+        let (mut looks, mut is_whole_pass) = (LOOKS, cursor == BEGINNING);
         let mut moves = MOVES;
         loop {
+            let now = now();
             let mut receive = self.invocation(&scripts::RECEIVE);
             receive.arg(&self.queue.group).arg(&self.consumer).arg(up_to).arg(millis(self.queue.redeliver_timeout));
-            receive.arg(&cursor).arg(if moves > 0 { now().to_string() } else { String::new() });
+            receive.arg(&cursor).arg(if moves > 0 { now.to_string() } else { String::new() });
             let mut answer: Vec<Value> = self.link.run(async |link| receive.invoke_async(link).await).await?;
             if answer.len() == 1 {
-                match self.become_due(answer.swap_remove(0)).await {
+                match self.become_due(answer.swap_remove(0), now).await {
                     Ok(()) => moves -= 1,
                     // A full server takes nothing into the stream, and what is there is taken all the same.
                     Err(error) if error.is_full() => moves = 0,
@@ -169,8 +175,16 @@ impl Redis {
                 }
                 continue;
             }
-            let (cursor, entries, next_due): (String, Vec<Entry>, String) =
+            let (next, entries, next_due): (String, Vec<Entry>, String) =
                 redis::from_redis_value(Value::Array(answer)).map_err(|error| self.link.failure(error.into()))?;
+            let is_over = is_whole_pass && next == BEGINNING;
+            is_whole_pass |= next == BEGINNING;
+            cursor = next;
+            // Nothing else is to be done, so the abandoned messages behind all those that are in flight are looked for.
+            if entries.is_empty() && !is_over && looks > 0 {
+                looks -= 1;
+                continue;
+            }
             let next_due: Option<f64> = next_due.parse().ok();
             let mut state = self.state();
             (state.cursor, state.told) = (cursor, told);
@@ -191,11 +205,11 @@ impl Redis {
     }
 
     /// Delayed messages whose time has come.
-    async fn become_due(&self, members: Value) -> Result<(), RedisFailure> {
+    async fn become_due(&self, members: Value, now: u64) -> Result<(), RedisFailure> {
         let members: Vec<Vec<u8>> =
             redis::from_redis_value(members).map_err(|error| self.link.failure(error.into()))?;
         let mut become_due = self.invocation(&scripts::BECOME_DUE);
-        become_due.arg(self.bound());
+        become_due.arg(self.bound()).arg(now);
         for member in &members {
             become_due.arg(member).arg(entry::entry_of_member(member, self.queue.wrapping));
         }
@@ -264,8 +278,11 @@ impl Redis {
             if members.is_empty() {
                 return Ok(());
             }
-            let remove = redis::cmd("ZREM").arg(&self.delayed).arg(members).clone();
-            self.link.run(async |link| remove.exec_async(link).await).await
+            let mut remove = self.invocation(&scripts::REMOVE_DELAYED);
+            for (member, due) in &members {
+                remove.arg(member).arg(due);
+            }
+            self.link.run(async |link| remove.invoke_async(link).await).await
         };
         finish.await.map_err(|error| self.error(action, error))
     }
@@ -294,10 +311,10 @@ impl Redis {
         let mut put = self.invocation(&scripts::MOVE);
         put.key(destination).arg(&self.queue.group);
         if is_entry(id) {
-            put.arg(&id.0).arg("entry");
+            put.arg(&id.0).arg("");
         } else {
-            let Some(member) = self.members(action, vec![id]).await?.pop() else { return Ok(None) };
-            put.arg(member).arg("delayed");
+            let Some((member, due)) = self.members(action, vec![id]).await?.pop() else { return Ok(None) };
+            put.arg(member).arg(due);
         }
         put.arg(u8::from(self.queue.delete_after_reject)).arg(content);
         put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound).arg(&self.consumer);
@@ -329,10 +346,11 @@ impl Redis {
 type Entry = (String, Vec<Vec<u8>>);
 
 /// The message in an entry. One without a field `message` is shown with what it has.
-fn received((id, fields): Entry) -> Received {
+fn received((id, fields): Entry, receipt: Receipt) -> Received {
     let mut pairs = fields.chunks_exact(2);
     let message = pairs.find(|pair| pair[0] == b"message").map(|pair| entry::read(&pair[1]));
-    Received { id: MessageId(id), message: message.unwrap_or_else(|| Err(entry::without_message(&fields))) }
+    let message = message.unwrap_or_else(|| Err(entry::without_message(&fields)));
+    Received { id: MessageId(id), receipt, message }
 }
 
 /// A name for a consumer that no other has.
@@ -423,7 +441,9 @@ impl Transport for Redis {
             }
             entries => entries,
         };
-        Ok(entries.map_err(|error| self.error(action, error))?.into_iter().map(received).collect())
+        let entries = entries.map_err(|error| self.error(action, error))?;
+        let receipt = Receipt(self.consumer.clone());
+        Ok(entries.into_iter().map(|entry| received(entry, receipt.clone())).collect())
     }
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
@@ -455,6 +475,10 @@ impl Transport for Redis {
     }
 
     fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn resting(&self) -> Option<&dyn Resting> {
         Some(self)
     }
 
@@ -493,10 +517,43 @@ impl SettingUp for Redis {
 
 #[async_trait]
 impl Releasing for Redis {
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        // Where consumers name themselves, those of dead workers are known by how their names begin.
-        let others = if self.queue.consumer.is_none() { OWN_NAMES } else { "" };
-        self.change("releasing", &scripts::RELEASE, &[&self.queue.group, &self.consumer, others], ids).await
+    /// The receipt is the consumer's name. Consumers that share one, set by the option `consumer`, are one to Redis.
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        let mut by_consumer: HashMap<&str, Vec<MessageId>> = HashMap::new();
+        for delivery in deliveries {
+            for receipt in &delivery.receipts {
+                by_consumer.entry(&receipt.0).or_default().push(delivery.id.clone());
+            }
+        }
+        for (consumer, ids) in by_consumer {
+            self.change("releasing", &scripts::RELEASE, &[&self.queue.group, consumer], &ids).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Resting for Redis {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        self.count(cap).await.map(|counts| counts.delayed)
+    }
+
+    async fn resume(&self) -> Result<(), TransportError> {
+        let (action, now) = ("resuming", now());
+        loop {
+            let mut resume = self.invocation(&scripts::RESUME);
+            resume.arg(now);
+            let more: bool = self
+                .link
+                .run(async |link| resume.invoke_async(link).await)
+                .await
+                .map_err(|error| self.error(action, error))?;
+            if !more {
+                break;
+            }
+        }
+        self.link.ring(&self.queue.stream);
+        Ok(())
     }
 }
 
@@ -506,8 +563,9 @@ impl KeepingAlive for Redis {
         self.queue.redeliver_timeout
     }
 
-    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], ids).await
+    async fn keep_alive(&self, deliveries: &[Delivery], _now: SystemTime) -> Result<(), TransportError> {
+        let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
+        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], &ids).await
     }
 }
 

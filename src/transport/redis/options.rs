@@ -3,17 +3,29 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisResult};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisResult, TlsCertificates,
+};
+use serde_yaml::Value;
 
 use super::super::sql::REDELIVER_TIMEOUT;
+use super::super::tls::{self, Tls};
 use super::super::{Options, TransportSpec};
 use super::entry::Wrapping;
 
 const PORT: u16 = 6379;
 const CLAIM_INTERVAL: u64 = 60_000;
 
-/// Options that mean something to php-redis and nothing here.
-const IGNORED: [&str; 5] = ["lazy", "persistent_id", "retry_interval", "read_timeout", "timeout"];
+/// Options that mean something to php-redis and nothing here: with the values that ask for what is done anyway.
+const WITHOUT_EFFECT: [(&str, &[&str], &str); 5] = [
+    ("lazy", &["true", "1", "on", "yes"], "a connection is opened when it is first needed, and no sooner"),
+    ("persistent_id", &[], "a process keeps its connection while it runs, and closes it at its end"),
+    ("retry_interval", &["0"], "when to connect again is decided by the worker"),
+    ("read_timeout", &["0", "0.0"], "an answer may take 30 seconds"),
+    ("timeout", &["0", "0.0"], "connecting may take 10 seconds"),
+];
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.
 ///
@@ -28,7 +40,7 @@ pub(super) struct Address {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Server {
-    Host { name: String, port: u16, tls: bool },
+    Host { name: String, port: u16, tls: Option<Tls> },
     Socket(PathBuf),
 }
 
@@ -36,8 +48,8 @@ impl Address {
     /// As the driver wants it.
     pub(super) fn connection_info(&self) -> RedisResult<ConnectionInfo> {
         let address = match self.server.clone() {
-            Server::Host { name, port, tls: false } => ConnectionAddr::Tcp(name, port),
-            Server::Host { name, port, tls: true } => {
+            Server::Host { name, port, tls: None } => ConnectionAddr::Tcp(name, port),
+            Server::Host { name, port, tls: Some(_) } => {
                 ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None }
             }
             Server::Socket(path) => ConnectionAddr::Unix(path),
@@ -50,7 +62,21 @@ impl Address {
         if let Some(password) = &self.password {
             redis = redis.set_password(password);
         }
-        Ok(address.into_connection_info()?.set_redis_settings(redis))
+        // What is written in several parts does not wait for the server's delayed acknowledgement of the first.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        Ok(address.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
+    }
+
+    /// What there is to trust and to show besides what the system trusts.
+    pub(super) fn certificates(&self) -> Option<TlsCertificates> {
+        let Server::Host { tls: Some(tls), .. } = &self.server else { return None };
+        let pem = |text: &String| text.clone().into_bytes();
+        let client_tls = tls
+            .identity
+            .as_ref()
+            .map(|(certificate, key)| ClientTlsConfig { client_cert: pem(certificate), client_key: pem(key) });
+        let root_cert = tls.authorities.as_ref().map(pem);
+        (client_tls.is_some() || root_cert.is_some()).then_some(TlsCertificates { client_tls, root_cert })
     }
 
     /// As errors name it: `host:port/database`.
@@ -117,9 +143,6 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
         redeliver_timeout: options.seconds("redeliver_timeout", REDELIVER_TIMEOUT),
         claim_interval: Duration::from_millis(whole(options, "claim_interval", CLAIM_INTERVAL)),
     };
-    for name in IGNORED {
-        options.text(name);
-    }
     refuse(options);
     (address, queue)
 }
@@ -134,9 +157,6 @@ pub(super) fn read_for_cache(spec: &TransportSpec, options: &mut Options<'_>) ->
         Err(_) => options.push(spec.dsn_problem("its path is the number of a database, or nothing")),
     }
     let prefix = options.text("prefix").unwrap_or_else(|| "minutely:".to_owned());
-    for name in IGNORED {
-        options.text(name);
-    }
     refuse(options);
     (address, prefix)
 }
@@ -148,7 +168,8 @@ fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
                    would be on different nodes, and no step could change both";
         options.push(spec.dsn_problem(why));
     }
-    let tls = options.flag("tls", false) || matches!(dsn.scheme(), "rediss" | "valkeys");
+    let is_tls = options.flag("tls", false) || matches!(dsn.scheme(), "rediss" | "valkeys");
+    let tls = read_tls(spec, options, is_tls);
     let server = match dsn.host() {
         "" if dsn.path().trim_matches('/').is_empty() => Server::Host { name: "127.0.0.1".to_owned(), port: PORT, tls },
         "" => Server::Socket(dsn.path().into()),
@@ -167,6 +188,63 @@ fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
     }
 }
 
+/// PHP's options for TLS, as far as there is something to choose. None where there is no TLS.
+fn read_tls(spec: &TransportSpec, options: &mut Options<'_>, is_tls: bool) -> Option<Tls> {
+    let given = match options.tree("ssl") {
+        None => return is_tls.then(Tls::default),
+        Some(Value::Sequence(none)) if none.is_empty() => return is_tls.then(Tls::default),
+        Some(Value::Mapping(given)) => given,
+        Some(_) => {
+            options.refuse("ssl", "ssl is a map with keys of cafile, capath, local_cert, local_pk");
+            return is_tls.then(Tls::default);
+        }
+    };
+    if !is_tls && !given.is_empty() {
+        options.refuse("ssl", "ssl is for rediss:, and this connection is not encrypted");
+    }
+    let (mut tls, mut certificate, mut key) = (Tls::default(), None, None);
+    for (name, value) in &given {
+        let name = name.as_str().unwrap_or_default();
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Bool(flag) => flag.to_string(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        let mut content = || {
+            let content = tls::certificates(&spec.file(&text));
+            content.map_err(|error| options.refuse("ssl", format!("ssl: {name}: {text} cannot be read: {error}"))).ok()
+        };
+        let is_yes = matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "on" | "yes");
+        match name {
+            "cafile" | "capath" => {
+                let found = content().unwrap_or_default();
+                tls.authorities.get_or_insert_default().push_str(&found);
+            }
+            "local_cert" => certificate = content(),
+            "local_pk" => key = content(),
+            "verify_peer" | "verify_peer_name" if is_yes => {}
+            "allow_self_signed" if !is_yes => {}
+            "verify_peer" | "verify_peer_name" | "allow_self_signed" => {
+                let why =
+                    "a connection that does not look whom it talks to is not made; name the authority with `cafile`";
+                options.refuse("ssl", format!("ssl: {name}: {why}"));
+            }
+            _ => {
+                let known = "cafile, capath, local_cert, local_pk, verify_peer, verify_peer_name, allow_self_signed";
+                options.refuse("ssl", format!("ssl: unknown key \"{name}\"; known: {known}"));
+            }
+        }
+    }
+    if key.is_none() {
+        // PHP looks for the key in the certificate's file where none is named.
+        key.clone_from(&certificate);
+    }
+    tls.identity = certificate.zip(key);
+    is_tls.then_some(tls)
+}
+
 fn whole(options: &mut Options<'_>, name: &'static str, default: u64) -> u64 {
     let Some(text) = options.text(name) else { return default };
     text.parse::<u32>().map_or_else(
@@ -180,6 +258,15 @@ fn whole(options: &mut Options<'_>, name: &'static str, default: u64) -> u64 {
 
 /// What Symfony knows and this does not do, by name and with the reason.
 fn refuse(options: &mut Options<'_>) {
+    for (name, same, why) in WITHOUT_EFFECT {
+        options.without_effect(name, same, why);
+    }
+    if options.flag("cluster", false) {
+        options.refuse(
+            "cluster",
+            "cluster: a cluster's nodes could not change both the stream and the delayed messages in one step",
+        );
+    }
     let reasons = [
         ("sentinel_master", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
         ("redis_sentinel", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
@@ -188,7 +275,6 @@ fn refuse(options: &mut Options<'_>) {
             "the server is named before the path, and is one: a cluster's nodes could not change both the stream and \
                   the delayed messages in one step",
         ),
-        ("ssl", "TLS trusts the system's certificates, and SSL_CERT_FILE in the environment adds to them"),
     ];
     for (name, why) in reasons {
         if options.tree(name).is_some() {

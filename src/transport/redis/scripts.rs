@@ -22,6 +22,9 @@ script! {
     ///
     /// Gives the delayed messages that are due, if there are any, and then does nothing else. Otherwise: where to go on
     /// looking, entries, when the next delayed message is due.
+    ///
+    /// One XAUTOCLAIM examines ten entries for each that it may claim, and is repeated until so many have been examined
+    /// that a server with many consumers does not wait for this script.
     RECEIVE = r"
 local stream, queue = KEYS[1], KEYS[2]
 local group, consumer, up_to = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -29,11 +32,15 @@ if ARGV[6] ~= '' then
   local due = redis.call('ZRANGEBYSCORE', queue, '-inf', ARGV[6], 'LIMIT', 0, 100)
   if #due > 0 then return {due} end
 end
-local entries = {}
-local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, ARGV[4], ARGV[5], 'COUNT', up_to)
-for _, entry in ipairs(claimed[2]) do
-  if entry and entry[2] then entries[#entries + 1] = entry end
-end
+local entries, cursor, examined = {}, ARGV[5], 0
+repeat
+  local room = up_to - #entries
+  local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, ARGV[4], cursor, 'COUNT', room)
+  for _, entry in ipairs(claimed[2]) do
+    if entry and entry[2] then entries[#entries + 1] = entry end
+  end
+  cursor, examined = claimed[1], examined + 10 * room
+until cursor == '0-0' or #entries == up_to or examined >= 1000
 if #entries < up_to then
   local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', up_to - #entries, 'STREAMS', stream, '>')
   if read then
@@ -41,17 +48,21 @@ if #entries < up_to then
   end
 end
 local next_due = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-return {claimed[1], entries, next_due[2] or ''}"
+return {cursor, entries, next_due[2] or ''}"
 }
 
 script! {
-    /// Makes delayed messages pending. Arguments: the bound of the stream (empty: none), and for each message the member
-    /// of the set and the entry it becomes. One that is not in the set any more was taken by somebody else.
+    /// Makes delayed messages pending. Arguments: the bound of the stream (empty: none), now, and for each message the
+    /// member of the set and the entry it becomes.
+    ///
+    /// One that is not in the set any more was taken by somebody else. So was one that is not due any more: Symfony 7.4
+    /// raises the score of a member before it adds the entry, and removes the member after that.
     BECOME_DUE = r"
-local bound = {}
+local bound, now = {}, tonumber(ARGV[2])
 if ARGV[1] ~= '' then bound = {'MAXLEN', '~', ARGV[1]} end
-for n = 2, #ARGV, 2 do
-  if redis.call('ZSCORE', KEYS[2], ARGV[n]) then
+for n = 3, #ARGV, 2 do
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
+  if due and tonumber(due) <= now then
     local add = {'XADD', KEYS[1]}
     for _, word in ipairs(bound) do add[#add + 1] = word end
     for _, word in ipairs({'*', 'message', ARGV[n + 1]}) do add[#add + 1] = word end
@@ -103,15 +114,14 @@ return {0, redis.call('XLEN', stream) + due, delayed, 0}"
 }
 
 script! {
-    /// Makes messages in flight pending. Arguments: group, this consumer, what else the name of a consumer may begin with
-    /// whose messages may be released (empty: nothing), ids. They are made to look abandoned long ago, and keep their
-    /// place in the queue. That changes no key, so one is changed and changed back to wake who waits.
+    /// Makes messages in flight pending. Arguments: group, the consumer that has them, ids. What another consumer has by
+    /// now is left. They are made to look abandoned long ago, and keep their place in the queue. That changes no key, so
+    /// one is changed and changed back to wake who waits.
     RELEASE = r"
 local released = false
-for n = 4, #ARGV do
+for n = 3, #ARGV do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
-  local ours = held and (held[2] == ARGV[2] or (ARGV[3] ~= '' and held[2]:sub(1, #ARGV[3]) == ARGV[3]))
-  if ours then
+  if held and held[2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], held[2], 0, ARGV[n], 'TIME', 0, 'JUSTID')
     released = true
   end
@@ -121,6 +131,16 @@ if released then
   redis.pcall('ZADD', KEYS[2], 0, '')
   redis.pcall('ZREM', KEYS[2], '')
 end"
+}
+
+script! {
+    /// Makes delayed messages due, some at a time. Argument: now. Gives whether
+    /// there are more.
+    RESUME = r"
+local delayed = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, 1000)
+for _, member in ipairs(delayed) do redis.call('ZADD', KEYS[2], 'XX', ARGV[1], member) end
+if #delayed == 1000 then return 1 end
+return 0"
 }
 
 script! {
@@ -143,21 +163,36 @@ if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 3)) end"
 }
 
 script! {
-    /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the id (or the
-    /// delayed message's member, with 'delayed' as the next argument), 'entry' or 'delayed', whether to delete the entry,
+    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by now
+    /// has been taken by somebody else.
+    REMOVE_DELAYED = r"
+for n = 1, #ARGV, 2 do
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
+  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
+    redis.call('ZREM', KEYS[2], ARGV[n])
+  end
+end"
+}
+
+script! {
+    /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id (or
+    /// the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete the entry,
     /// the new content, when it is due (empty: now), the bound of the stream (empty: none), this consumer.
     ///
     /// Gives the new id; an empty one for a delayed message, nothing where the first one is not there, or is another
     /// consumer's by now.
     MOVE = r"
 local stream, queue, destination = KEYS[1], KEYS[2], KEYS[3]
-local group, id, is_delayed = ARGV[1], ARGV[2], ARGV[3] == 'delayed'
+local group, id, is_delayed = ARGV[1], ARGV[2], ARGV[3] ~= ''
 local function parts(text)
   local a, b = text:match('^(%d+)-(%d+)$')
   return tonumber(a), tonumber(b)
 end
 local function is_ours()
-  if is_delayed then return redis.call('ZSCORE', queue, id) end
+  if is_delayed then
+    local due = redis.call('ZSCORE', queue, id)
+    return due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[3])
+  end
   if redis.call('EXISTS', stream) == 0 then return false end
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local map = {}

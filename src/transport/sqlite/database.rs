@@ -9,8 +9,10 @@
 //! Each process has one connection per file, shared by all of its transports: writing is serial in any case, and
 //! reading takes microseconds.
 
+use std::borrow::Cow;
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,9 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Encode, SqlSafeStr, SqlStr, Sqlite, Type};
 use thiserror::Error;
 use tokio::sync::Mutex;
+
+use super::super::file_watch::FileWatch;
+use crate::threads;
 
 /// How long SQLite itself waits for a lock, at each try.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Database {
     path: PathBuf,
     connection: Mutex<Option<Open>>,
+    watch: FileWatch,
 }
 
 struct Open {
@@ -107,9 +113,14 @@ impl DatabaseError {
         }
     }
 
-    /// Does another connection stand in the way, so that trying again helps?
+    /// Does another connection stand in the way, or is there no thread to open the file with, so that trying again helps?
     fn is_busy(&self) -> bool {
-        matches!(self.result_code(), Some(BUSY | LOCKED | PROTOCOL | SCHEMA))
+        matches!(self.result_code(), Some(BUSY | LOCKED | PROTOCOL | SCHEMA)) || self.is_refused_thread()
+    }
+
+    /// Each open file has a thread of the driver's.
+    fn is_refused_thread(&self) -> bool {
+        matches!(self, Self::Sqlite { source: sqlx::Error::Io(error), .. } if threads::is_refusal(error))
     }
 
     /// Does the connection do its work still, in spite of the error? SQLITE_ERROR is what bad SQL gives.
@@ -139,23 +150,36 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
 }
 
 /// What to do about an error.
-fn advice(error: &sqlx::Error) -> &'static str {
-    match primary_code(error) {
+fn advice(error: &sqlx::Error) -> Cow<'static, str> {
+    if let sqlx::Error::Io(error) = error {
+        return threads::advice(error).into();
+    }
+    Cow::Borrowed(match primary_code(error) {
         Some(BUSY | LOCKED) => "; another program has kept the file locked for a minute: end it, or its transaction",
         Some(READONLY) => "; this user must be allowed to write the file and its folder",
         Some(IOERR) => "; the disk failed, or a quota or limit is used up: see the system's log",
         Some(FULL) => "; there is no space left on the disk: make some, and try again",
-        Some(CANTOPEN) => "; this user must be allowed to write to the folder, and the path must be a file's",
+        Some(CANTOPEN) => {
+            "; this user must be allowed to write to the folder, the path must be a file's, and the process must have \
+             descriptors left (`ulimit -n`)"
+        }
         Some(CORRUPT) => "; the file is damaged: move it away, and rescue what it holds with `sqlite3 FILE .recover`",
         Some(NOTADB) => "; the file is no SQLite database: correct the path, or move the file away",
         _ => "",
-    }
+    })
 }
 
 impl Database {
     /// A file that is not opened yet.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, connection: Mutex::new(None) }
+        let watched = path.clone();
+        Self { path, connection: Mutex::new(None), watch: FileWatch::new(move || written_files(&watched)) }
+    }
+
+    /// Sees when anybody writes to it. A transaction is seen before it is committed: its pages are written, then the disk is
+    /// waited for, and only then do others read them.
+    pub(super) fn watch(&self) -> &FileWatch {
+        &self.watch
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -176,7 +200,7 @@ impl Database {
     pub(super) async fn create(&self, statements: &[Statement]) -> Result<Vec<SqliteRow>, DatabaseError> {
         if let Some(folder) = self.path.parent() {
             let path = folder.to_owned();
-            tokio::fs::create_dir_all(folder).await.map_err(|source| DatabaseError::Path { path, source })?;
+            std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Path { path, source })?;
         }
         self.attempt(statements, true).await
     }
@@ -228,6 +252,9 @@ impl Database {
     }
 
     async fn connect(&self, create: bool) -> Result<Open, DatabaseError> {
+        if create {
+            self.create_file();
+        }
         let connection = SqliteConnectOptions::new()
             .filename(&self.path)
             .create_if_missing(create)
@@ -244,6 +271,12 @@ impl Database {
         Ok(Open { connection, file })
     }
 
+    /// Creates the file, if there is none, with mode 0600: it holds what is in messages. SQLite gives its other files the
+    /// same mode. Where this fails SQLite tries, and says why it fails.
+    fn create_file(&self) {
+        let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
+    }
+
     /// The file at the path, if there is one. Asks for its metadata alone: opening and closing the file beside SQLite
     /// would drop the locks that SQLite holds on it, see "How To Corrupt An SQLite Database File", 2.2.
     fn file(&self) -> Result<Option<FileId>, DatabaseError> {
@@ -253,6 +286,15 @@ impl Database {
             Err(source) => Err(DatabaseError::Path { path: self.path.clone(), source }),
         }
     }
+}
+
+/// The files that a transaction writes to: the WAL, or the database itself in other journal modes. They stand where the path
+/// leads to, and not where a symbolic link does.
+fn written_files(path: &Path) -> Vec<PathBuf> {
+    let database = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut wal = database.clone().into_os_string();
+    wal.push("-wal");
+    vec![database, wal.into()]
 }
 
 /// One statement is a transaction by itself. Its rows are taken to the last: only then has it been committed.

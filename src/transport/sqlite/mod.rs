@@ -8,12 +8,13 @@ mod database;
 mod facts;
 mod queries;
 mod row;
+mod waking;
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::str;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -22,11 +23,11 @@ use sqlx::sqlite::SqliteRow;
 use self::database::{Database, DatabaseError, Statement};
 use self::queries::Queries;
 use self::row::{ReadRow, bind_message, first_id};
-use super::sql::{Moment, QueueOptions, store_error, time_from_text};
+use super::sql::{Moment, QueueOptions, RECEIPT_REPEATS, by_receipt, store_error, time_from_text};
 use super::sql_facts::{self, SqlFacts};
 use super::{
-    Context, Counting, Counts, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Received, Releasing,
-    Sent, SettingUp, Transport, TransportError, TransportSpec,
+    Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
+    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
 use crate::cache::Store;
 use crate::config::Problem;
@@ -56,24 +57,18 @@ impl Sqlite {
         }
     }
 
-    /// Changes the rows of these messages; those in other queues, or gone, are passed over.
-    async fn change(
-        &self,
-        action: &'static str,
-        sql: &str,
-        ids: &[MessageId],
-        time: Option<Moment>,
-    ) -> Result<(), TransportError> {
-        if ids.is_empty() {
+    /// Deletes the rows of these messages; those in other queues, or gone, are passed over.
+    async fn delete(&self, action: &'static str, ids: &[MessageId]) -> Result<(), TransportError> {
+        let numbers: Vec<i64> = ids.iter().filter_map(number).collect();
+        if numbers.is_empty() {
             return Ok(());
         }
-        let numbers: Vec<i64> = ids.iter().filter_map(number).collect();
-        let numbers = serde_json::Value::from(numbers).to_string();
-        let mut statement = Statement::new(sql).bind(numbers).bind(&self.options.queue);
-        if let Some(time) = time {
-            statement = statement.bind(time.text());
-        }
-        self.run(action, statement).await.map(drop)
+        self.run(action, self.of(&self.queries.delete, numbers)).await.map(drop)
+    }
+
+    /// Ids and queue: `?1`, `?2`.
+    fn of(&self, sql: &str, ids: Vec<i64>) -> Statement {
+        Statement::new(sql).bind(serde_json::Value::from(ids).to_string()).bind(&self.options.queue)
     }
 
     /// Queue, now, and the time before which messages in flight have been so for too long: `?1`, `?2`, `?3`.
@@ -167,15 +162,15 @@ impl Transport for Sqlite {
             messages.sort_by(|a, b| (&a.available_at, a.id).cmp(&(&b.available_at, b.id)));
         }
         let messages = messages.map_err(|error| self.unreadable(action, error))?;
-        Ok(messages.into_iter().map(ReadRow::received).collect())
+        Ok(messages.into_iter().map(|row| row.received(now.receipt())).collect())
     }
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("acknowledging", &self.queries.delete, ids, None).await
+        self.delete("acknowledging", ids).await
     }
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("rejecting", &self.queries.delete, ids, None).await
+        self.delete("rejecting", ids).await
     }
 
     fn counting(&self) -> Option<&dyn Counting> {
@@ -195,6 +190,14 @@ impl Transport for Sqlite {
     }
 
     fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
+        Some(self)
+    }
+
+    fn resting(&self) -> Option<&dyn Resting> {
+        Some(self)
+    }
+
+    fn waking(&self) -> Option<&dyn Waking> {
         Some(self)
     }
 
@@ -235,7 +238,7 @@ impl Sqlite {
             let in_flight = row.try_get("in_flight")?;
             let row = ReadRow::read(row)?;
             let available_at = str::from_utf8(&row.available_at).ok().and_then(time_from_text);
-            Ok(Listed { available_at, in_flight, received: row.received() })
+            Ok(Listed { available_at, in_flight, received: row.received(Receipt::default()) })
         });
         listed.collect::<Result<_, _>>().map_err(|error| self.unreadable(action, error))
     }
@@ -264,8 +267,27 @@ impl Listing for Sqlite {
 
 #[async_trait]
 impl Releasing for Sqlite {
-    async fn release(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("releasing", &self.queries.release, ids, None).await
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            self.run("releasing", self.of(&self.queries.release, ids).bind(received_at)).await?;
+        }
+        Ok(())
+    }
+
+    fn receipt_repeats_within(&self) -> Duration {
+        RECEIPT_REPEATS
+    }
+}
+
+#[async_trait]
+impl Resting for Sqlite {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        Ok(self.counts(cap).await?.delayed)
+    }
+
+    async fn resume(&self) -> Result<(), TransportError> {
+        let statement = Statement::new(&self.queries.resume).bind(&self.options.queue).bind(Moment::now().text());
+        self.run("resuming", statement).await.map(drop)
     }
 }
 
@@ -275,8 +297,16 @@ impl KeepingAlive for Sqlite {
         self.options.redeliver_timeout
     }
 
-    async fn keep_alive(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.change("keeping alive", &self.queries.keep_alive, ids, Some(Moment::now())).await
+    async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            let statement = self.of(&self.queries.keep_alive, ids).bind(received_at).bind(Moment::at(now).text());
+            self.run("keeping alive", statement).await?;
+        }
+        Ok(())
+    }
+
+    fn receipt_at(&self, now: SystemTime) -> Option<Receipt> {
+        Some(Moment::at(now).receipt())
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Queries {
     pub(super) send: String,
     /// A row when at least one message is due.
     pub(super) any_due: String,
+    /// Columns: is one due, when is the next delayed one due, when was the one received that has been in flight the longest.
+    pub(super) next_due: String,
     /// `?4` how many at most.
     pub(super) receive: String,
     /// `?4` the cap. Columns: never received, in flight for too long, and two zeros.
@@ -28,10 +30,12 @@ pub(super) struct Queries {
     pub(super) find: String,
     /// `?1` ids as a JSON array, `?2` queue.
     pub(super) delete: String,
-    /// `?1` ids as a JSON array, `?2` queue.
+    /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received.
     pub(super) release: String,
-    /// `?1` ids as a JSON array, `?2` queue, `?3` now.
+    /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received, `?4` now.
     pub(super) keep_alive: String,
+    /// `?1` queue, `?2` now.
+    pub(super) resume: String,
     /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` due.
     pub(super) retry: String,
     /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` now, `?6` the other queue.
@@ -60,6 +64,11 @@ impl Queries {
                  RETURNING id"
             ),
             any_due: format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})"),
+            next_due: format!(
+                "SELECT EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long}), \
+                 (SELECT CAST(available_at AS BLOB) {delayed} ORDER BY available_at LIMIT 1), \
+                 (SELECT CAST(delivered_at AS BLOB) {in_flight} ORDER BY delivered_at LIMIT 1)"
+            ),
             receive: format!(
                 "UPDATE {t} SET delivered_at = ?2 WHERE id IN (SELECT id FROM ( \
                  SELECT * FROM (SELECT id, available_at {never_received} {oldest}) UNION ALL \
@@ -80,10 +89,16 @@ impl Queries {
             ),
             find: format!("SELECT {looked_at} FROM {t} WHERE id = ?4 AND queue_name = ?1"),
             delete: format!("DELETE FROM {t} WHERE {chosen}"),
-            release: format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at IS NOT NULL"),
-            keep_alive: format!("UPDATE {t} SET delivered_at = ?3 WHERE {chosen} AND delivered_at IS NOT NULL"),
+            release: format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = ?3"),
+            keep_alive: format!("UPDATE {t} SET delivered_at = ?4 WHERE {chosen} AND delivered_at = ?3"),
+            resume: format!(
+                "UPDATE {t} SET available_at = ?2 \
+                 WHERE queue_name = ?1 AND delivered_at IS NULL AND available_at > ?2"
+            ),
+            // Not due in the second in which it was received: the next receipt differs from the last one.
             retry: format!(
-                "UPDATE {t} SET body = ?1, headers = ?2, available_at = ?5, delivered_at = NULL \
+                "UPDATE {t} SET body = ?1, headers = ?2, delivered_at = NULL, \
+                 available_at = max(?5, coalesce(datetime(delivered_at, '+1 second'), ?5)) \
                  WHERE id = ?4 AND queue_name = ?3"
             ),
             move_within: format!(
@@ -159,7 +174,14 @@ mod tests {
     async fn every_question_is_a_range_of_the_index() {
         let mut connection = connection(None).await;
         let queries = Queries::new("t");
-        for sql in [&queries.any_due, &queries.receive, &queries.count_pending, &queries.count_all, &queries.list] {
+        for sql in [
+            &queries.any_due,
+            &queries.next_due,
+            &queries.receive,
+            &queries.count_pending,
+            &queries.count_all,
+            &queries.list,
+        ] {
             let plan = plan(&mut connection, sql).await;
             let tables: Vec<_> = plan.iter().filter(|step| step.contains(" t ")).collect();
             assert!(!tables.is_empty() && tables.iter().all(|step| step.starts_with("SEARCH t USING ")), "{plan:#?}");
@@ -191,7 +213,9 @@ mod tests {
         for indexes in SYMFONYS {
             let mut connection = connection(Some(indexes)).await;
             let queries = Queries::new("t");
-            for sql in [&queries.any_due, &queries.receive, &queries.count_pending, &queries.count_all] {
+            for sql in
+                [&queries.any_due, &queries.next_due, &queries.receive, &queries.count_pending, &queries.count_all]
+            {
                 let plan = plan(&mut connection, sql).await;
                 assert!(!plan.iter().any(|step| step.starts_with("SCAN t")), "{indexes:?}: {plan:#?}");
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::super::{Damaged, MessageId, Received};
+use super::super::{Damaged, MessageId, Receipt, Received};
 use super::database::Statement;
 use crate::message::{Encoded, UndecodableError, headers_from_json, headers_to_json};
 
@@ -29,7 +29,7 @@ impl ReadRow {
         })
     }
 
-    pub(super) fn received(self) -> Received {
+    pub(super) fn received(self, receipt: Receipt) -> Received {
         let headers = str::from_utf8(&self.headers)
             .map_err(|error| UndecodableError::Headers(format!("they are no UTF-8 text: {error}")))
             .and_then(headers_from_json);
@@ -37,7 +37,7 @@ impl ReadRow {
             Ok(headers) => Ok(Encoded { body: self.body, headers }),
             Err(error) => Err(Damaged { body: self.body, headers: self.headers, error }),
         };
-        Received { id: MessageId(self.id.to_string()), message }
+        Received { id: MessageId(self.id.to_string()), receipt, message }
     }
 }
 

@@ -1,0 +1,108 @@
+//! `minutely init`: write a first configuration.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::{End, Failure, Global, Result, output};
+
+/// The configuration that comes with this program.
+const CONFIG: &str = include_str!("../../config.yaml");
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Writes config.yaml, or the file that --config names, with a comment to each part of it. A file that is there is left as it \
+is.")]
+pub(super) struct Args {}
+
+pub(super) fn run(global: &Global, _: &Args) -> Result<End> {
+    let file = &global.config;
+    match write(file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let message =
+                format!("{} is there already, and is left as it is; `config check` looks at it", file.display());
+            return Err(Failure::Usage(message));
+        }
+        Err(error) => return Err(Failure::Failed(format!("{} cannot be written: {error}", file.display()))),
+    }
+    output::line(next_steps(file, &program(file)?)?);
+    Ok(End::Well)
+}
+
+/// Creates the file; leaves none that is written in part.
+fn write(file: &Path) -> io::Result<()> {
+    let mut created = File::create_new(file)?;
+    let written = created.write_all(CONFIG.as_bytes());
+    if written.is_err() {
+        let _ = fs::remove_file(file);
+    }
+    written
+}
+
+/// What to type to run this program in the configuration's folder.
+fn program(config: &Path) -> Result<String> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("where this program lies cannot be told: {error}")))?;
+    let in_folder = folder(config)?.canonicalize().is_ok_and(|folder| program.parent() == Some(&folder));
+    let name = program.file_name().filter(|_| in_folder).map(|name| format!("./{}", name.to_string_lossy()));
+    Ok(quoted(&name.unwrap_or_else(|| program.display().to_string())))
+}
+
+fn folder(config: &Path) -> Result<PathBuf> {
+    std::path::absolute(config)
+        .map(|file| file.parent().unwrap_or(Path::new("/")).to_owned())
+        .map_err(|error| Failure::Failed(format!("the current folder cannot be told: {error}")))
+}
+
+fn next_steps(config: &Path, program: &str) -> Result<String> {
+    let folder = quoted(&folder(config)?.display().to_string());
+    let name = config.file_name().unwrap_or_default().to_string_lossy();
+    // Said where it is not what is looked for anyway.
+    let option = if name == "config.yaml" { String::new() } else { format!(" --config {}", quoted(&name)) };
+    let start = format!("{program}{option}");
+    let go_there = match config.parent() {
+        Some(parent) if parent != Path::new("") => format!("   cd {folder}\n"),
+        _ => String::new(),
+    };
+    // To cron a % is the end of the line.
+    let crontab = format!("* * * * * cd {folder} && {start} cron").replace('%', r"\%");
+    Ok(format!(
+        r#"{file} is written, and works as it is. Next:
+
+1. Send a message. As no worker runs yet, it is handled at once:
+{go_there}   {start} dispatch 'App\Message\High\Note' '{{"text":"Hello"}}'
+   cat var/handled.log
+
+2. Add this line with `crontab -e`. Within a minute, workers run, and messages are queued for them:
+   {crontab}
+
+3. See what is going on:
+   {start} status
+
+4. Write what your own messages are, and what handles them, into {file}, and look for mistakes:
+   {start} config check"#,
+        file = config.display()
+    ))
+}
+
+/// As a shell takes it.
+fn quoted(text: &str) -> String {
+    shell_words::quote(text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crontab_line_survives_the_shell_and_cron() {
+        let steps = next_steps(Path::new("/srv/my app/100%/app.yaml"), "./minutely").unwrap();
+        let expected = r"* * * * * cd '/srv/my app/100\%' && ./minutely --config app.yaml cron";
+        assert!(steps.contains(expected), "{steps}");
+        let here = std::env::current_dir().unwrap();
+        let steps = next_steps(Path::new("config.yaml"), "./minutely").unwrap();
+        let expected = format!("cd {} && ./minutely cron\n", quoted(&here.display().to_string()));
+        assert!(steps.contains(&expected), "{steps}");
+    }
+}

@@ -1,0 +1,187 @@
+//! How many workers fit under the limit on what this user runs.
+//!
+//! A system that is out of processes refuses them to everybody: to the handlers of the workers that are there, to whoever
+//! dispatches, and to cron. So there are only as many workers as leave room for these. How many more are wanted is told in
+//! the plan.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::autoscale::Plan;
+use super::slot::LiveSlot;
+use crate::config::WorkerDefinition;
+use crate::threads::process_limit;
+
+/// How many threads a worker has.
+const WORKER: u64 = 2;
+/// How many processes a handler takes: a shell, and some that it starts.
+const HANDLER: u64 = 3;
+/// How many are left for others: the next cron, and a dispatch.
+const SPARE: u64 = 4;
+
+/// The room there is for further workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Headroom {
+    /// What this user may have.
+    limit: u64,
+    /// What is left of it when all workers that are there are busy.
+    free: u64,
+}
+
+/// What there is of workers, and to be.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    running: u32,
+    start: u32,
+    needs: u64,
+}
+
+impl Headroom {
+    /// Looks at what runs; none where there is no limit, or it cannot be seen. `live` are the workers of each definition.
+    pub fn look<'a>(live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>) -> Option<Self> {
+        let limit = process_limit()?;
+        let by_session = threads_by_session()?;
+        let used: u64 = by_session.values().sum();
+        let idle = live.map(|(definition, slots)| {
+            let has = |slot: &LiveSlot| slot.record.as_ref().and_then(|record| by_session.get(&record.process.pid));
+            slots.iter().map(|slot| needs(definition).saturating_sub(has(slot).copied().unwrap_or(0))).sum::<u64>()
+        });
+        Some(Self { limit, free: limit.saturating_sub(used + idle.sum::<u64>() + SPARE) })
+    }
+
+    /// Lets a plan start no more workers than there is room for. Returns the definitions that have none because of that.
+    pub fn limit<'a>(self, plan: &mut Plan, definitions: impl Iterator<Item = &'a WorkerDefinition>) -> Vec<String> {
+        let wanted = plan.workers.iter().zip(definitions).map(|(planned, definition)| Wanted {
+            running: planned.running.unwrap_or(0),
+            start: planned.start,
+            needs: needs(definition),
+        });
+        let shares = share(self.free, &wanted.collect::<Vec<_>>());
+        let mut without = Vec::new();
+        for (planned, share) in plan.workers.iter_mut().zip(shares) {
+            let held_back = planned.start - share;
+            if held_back == 0 {
+                continue;
+            }
+            planned.start = share;
+            planned.reason += &format!("; {held_back} held back: {}", self.why());
+            if share == 0 && planned.running == Some(0) {
+                without.push(planned.name.clone());
+            }
+        }
+        without
+    }
+
+    /// Why workers are held back, and what can be done.
+    pub fn why(self) -> String {
+        format!(
+            "this user may have {} processes and threads (`ulimit -u`), which the workers at work and their handlers need; \
+             raise it, or lower `max` or `--concurrency`",
+            self.limit
+        )
+    }
+}
+
+/// How many processes and threads a worker takes when it is busy.
+fn needs(definition: &WorkerDefinition) -> u64 {
+    WORKER + HANDLER * definition.concurrency()
+}
+
+/// How many workers each definition may start: first one for each that has none, then in the order of the definitions. Where
+/// nothing runs at all one is tried in any case.
+fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
+    let mut shares = vec![0; wanted.len()];
+    let mut is_first = wanted.iter().all(|wanted| wanted.running == 0);
+    for (share, wanted) in shares.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.running == 0 && wanted.start > 0) {
+        if free >= wanted.needs || is_first {
+            (*share, free) = (1, free.saturating_sub(wanted.needs));
+            is_first = false;
+        }
+    }
+    for (share, wanted) in shares.iter_mut().zip(wanted) {
+        let more = (free / wanted.needs).min(u64::from(wanted.start - *share));
+        *share += u32::try_from(more).unwrap_or(0);
+        free -= more * wanted.needs;
+    }
+    shares
+}
+
+/// The threads of this user's processes, by their session. None where there is no `/proc`.
+fn threads_by_session() -> Option<HashMap<u32, u64>> {
+    let user = nix::unistd::getuid().as_raw();
+    let mut threads = HashMap::new();
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let is_process =
+            process.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_process || !process.metadata().is_ok_and(|metadata| metadata.uid() == user) {
+            continue;
+        }
+        // Gone in the meantime, or not.
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        if let Some((session, count)) = session_and_threads(&stat) {
+            *threads.entry(session).or_default() += count;
+        }
+    }
+    Some(threads)
+}
+
+/// Of a process's line in `/proc/PID/stat`, see proc_pid_stat(5). The name in it may hold anything.
+fn session_and_threads(stat: &str) -> Option<(u32, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    // The fields are counted from 1; the third is the first one after the name.
+    let session = fields.nth(6 - 3)?.parse().ok()?;
+    let threads = fields.nth(20 - 7)?.parse().ok()?;
+    Some((session, threads))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shares(free: u64, wanted: &[(u32, u32)]) -> Vec<u32> {
+        let wanted = wanted.iter().map(|(running, start)| Wanted { running: *running, start: *start, needs: 5 });
+        share(free, &wanted.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_definition_has_a_worker_before_one_has_two() {
+        assert_eq!(shares(19, &[(0, 10), (0, 1), (0, 10)]), [1, 1, 1]);
+        assert_eq!(shares(29, &[(0, 10), (0, 1), (0, 10)]), [3, 1, 1]);
+        assert_eq!(shares(12, &[(1, 9), (0, 1)]), [1, 1]);
+        assert_eq!(shares(100, &[(1, 2), (0, 1)]), [2, 1]);
+    }
+
+    #[test]
+    fn where_nothing_runs_one_is_tried() {
+        assert_eq!(shares(0, &[(0, 3), (0, 1)]), [1, 0]);
+        assert_eq!(shares(0, &[(1, 3), (0, 1)]), [0, 0]);
+        assert_eq!(shares(0, &[(0, 0), (0, 1)]), [0, 1]);
+    }
+
+    #[test]
+    fn what_this_process_has_is_seen() {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        let (session, threads) = session_and_threads(&stat).unwrap();
+        assert_eq!(i32::try_from(session).unwrap(), nix::unistd::getsid(None).unwrap().as_raw());
+        assert!(threads >= 1);
+        let odd = "7 (a) b 9) S 1 7 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 3 0 100";
+        assert_eq!(session_and_threads(odd), Some((42, 3)));
+        assert!(threads_by_session().unwrap()[&session] >= threads);
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_are_started_than_wanted_and_but_the_first_than_fit(
+            free in 0..200_u64,
+            wanted in prop::collection::vec((0..4_u32, 0..20_u32), 0..6),
+        ) {
+            let shares = shares(free, &wanted);
+            prop_assert!(shares.iter().zip(&wanted).all(|(share, (_, start))| share <= start));
+            let all: u32 = shares.iter().sum();
+            prop_assert!(all <= 1 || u64::from(all) * 5 <= free);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Messages at rest: the one delay whose queue is known by its name, so that it can be counted and emptied.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::types::ShortString;
+
+use super::super::{REST, Resting, TransportError};
+use super::error::AmqpFailure;
+use super::publishing::To;
+use super::{Amqp, consuming};
+
+#[async_trait]
+impl Resting for Amqp {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        let mut sum: u64 = 0;
+        for queue in &self.queues {
+            for name in self.queues_at_rest(queue).map_err(|failure| self.error("counting", failure))? {
+                let count = self.count_at_rest(&name).await.map_err(|failure| self.error("counting", failure))?;
+                sum = sum.saturating_add(count);
+            }
+        }
+        Ok(sum.min(cap))
+    }
+
+    /// Each is sent to its queue and then acknowledged, so that a crash in between leaves it twice, and never not at all.
+    async fn resume(&self) -> Result<(), TransportError> {
+        for queue in &self.queues {
+            for name in self.queues_at_rest(queue).map_err(|failure| self.error("resuming", failure))? {
+                self.resume_of(queue, &name).await.map_err(|failure| self.error("resuming", failure))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Amqp {
+    /// Where messages of this queue rest: in one queue, or where each day has its own in those of two days.
+    fn queues_at_rest(&self, queue: &ShortString) -> Result<Vec<ShortString>, AmqpFailure> {
+        let millis = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
+        let (now, since) = (Utc::now(), DateTime::<Utc>::from(SystemTime::now() - REST));
+        let at = |at| self.topology.delay_queue_of(at, millis, queue.as_str(), true);
+        let mut names = vec![at(since), at(now)];
+        names.dedup();
+        let name = |name| {
+            ShortString::try_new(name)
+                .map_err(|_| AmqpFailure::own(self.link.place(), "the name of the queue for what rests is too long"))
+        };
+        names.into_iter().map(name).collect()
+    }
+
+    async fn count_at_rest(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
+        // A channel of its own: the broker closes it when a queue is not there.
+        let channel = self.link.channel().await?;
+        match consuming::count(&channel, std::slice::from_ref(name)).await.map_err(|error| self.link.failure(error)) {
+            Ok(count) => {
+                let _ = channel.close(200, "counted".into()).await;
+                Ok(count)
+            }
+            Err(failure) if failure.is_missing() => Ok(0),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// `name` is where messages of the queue rest.
+    async fn resume_of(&self, queue: &ShortString, name: &ShortString) -> Result<(), AmqpFailure> {
+        // No more than there are now: what fails meanwhile rests anew.
+        let many = self.count_at_rest(name).await?;
+        if many == 0 {
+            return Ok(());
+        }
+        let channel = self.link.channel().await?;
+        for _ in 0..many {
+            let got = channel.basic_get(name.clone(), BasicGetOptions::default()).await;
+            let Some(message) = got.map_err(|error| self.link.failure(error))? else { break };
+            let delivery = message.delivery;
+            let (to, data) = (To::Queue(queue), &delivery.data);
+            self.publishing.publish(to, data, delivery.properties.clone(), Duration::ZERO).await?;
+            let acked = channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await;
+            acked.map_err(|error| self.link.failure(error))?;
+        }
+        let _ = channel.close(200, "resumed".into()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The exchange, the queues and the delays of a transport.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lapin::ExchangeKind;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+/// A queue of delays is removed when it has not been declared for its delay and this long, in milliseconds.
+const LEFT_BEHIND: u64 = 10_000;
+/// Longer than the day whose queue it is.
+const DAY: u64 = 24 * 60 * 60 * 1000;
+
+/// Where messages are sent, and from where they come.
+#[derive(Clone)]
+pub(super) struct Topology {
+    pub(super) exchange: Exchange,
+    pub(super) queues: Vec<Queue>,
+    /// Where delayed messages wait.
+    pub(super) delays: Delays,
+    pub(super) auto_setup: bool,
+    pub(super) confirm_timeout: Duration,
+    /// The most messages in hand and on their way.
+    pub(super) prefetch: Option<u16>,
+}
+
+#[derive(Clone)]
+pub(super) struct Exchange {
+    /// Empty: the broker's default exchange, which is there without being declared.
+    pub(super) name: ShortString,
+    pub(super) kind: ExchangeKind,
+    pub(super) routing_key: ShortString,
+    pub(super) flags: Flags,
+    pub(super) arguments: FieldTable,
+    /// Exchanges whose messages go on to this one.
+    pub(super) bindings: Vec<Binding>,
+}
+
+/// A binding to another exchange.
+#[derive(Clone)]
+pub(super) struct Binding {
+    pub(super) source: ShortString,
+    pub(super) keys: Vec<ShortString>,
+    pub(super) arguments: FieldTable,
+}
+
+/// The queues in which delayed messages wait, one for each delay.
+#[derive(Clone)]
+pub(super) struct Delays {
+    /// Their exchange.
+    pub(super) exchange: ShortString,
+    /// How they are named.
+    pub(super) pattern: String,
+    /// Arguments besides those that make it a queue of delays.
+    pub(super) arguments: FieldTable,
+    /// Does each day have queues of its own? Declaring a quorum queue again does not make it live longer.
+    pub(super) daily: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Queue {
+    pub(super) name: ShortString,
+    pub(super) binding_keys: Vec<ShortString>,
+    pub(super) binding_arguments: FieldTable,
+    pub(super) flags: Flags,
+    pub(super) arguments: FieldTable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flags {
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+    pub(super) internal: bool,
+}
+
+impl Topology {
+    /// The name of the queue in which messages wait, which is also its routing key at the exchange of delays.
+    pub(super) fn delay_queue(&self, millis: u64, routing_key: &str, again: bool) -> String {
+        self.delay_queue_of(Utc::now(), millis, routing_key, again)
+    }
+
+    /// The same for messages that were sent at another time.
+    pub(super) fn delay_queue_of(&self, at: DateTime<Utc>, millis: u64, routing_key: &str, again: bool) -> String {
+        let name = self.delays.pattern.replace("%exchange_name%", self.exchange.name.as_str());
+        let name = name.replace("%routing_key%", routing_key).replace("%delay%", &millis.to_string());
+        let action = if again { "retry" } else { "delay" };
+        // The "Z" keeps it apart from Symfony's, whose days are those of PHP's time zone: a queue of one day that is used
+        // on the next one may be removed with what is in it.
+        let day = if self.delays.daily { at.format("_%Y-%m-%dZ").to_string() } else { String::new() };
+        format!("{name}_{action}{day}")
+    }
+}
+
+impl Delays {
+    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, less what the queue outlives it.
+    pub(super) fn longest(&self) -> u64 {
+        u64::from(u32::MAX) - self.outlives()
+    }
+
+    fn outlives(&self) -> u64 {
+        LEFT_BEHIND + if self.daily { DAY } else { 0 }
+    }
+
+    /// The arguments of the queue for a delay, from which messages go on to an exchange.
+    pub(super) fn queue_arguments(&self, millis: u64, exchange: &ShortString, key: &ShortString) -> FieldTable {
+        let number = |millis: u64| AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX));
+        let text = |text: &ShortString| AMQPValue::LongString(text.as_str().into());
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-message-ttl".into(), number(millis));
+        arguments.insert("x-expires".into(), number(millis + self.outlives()));
+        arguments.insert("x-dead-letter-exchange".into(), text(exchange));
+        arguments.insert("x-dead-letter-routing-key".into(), text(key));
+        for (name, value) in self.arguments.inner() {
+            arguments.insert(name.clone(), value.clone());
+        }
+        arguments
+    }
+}
+
+impl Flags {
+    /// Symfony Messenger's.
+    pub(super) const DEFAULT: Self = Self { durable: true, exclusive: false, auto_delete: false, internal: false };
+}

@@ -1,0 +1,108 @@
+//! A test harness whose tests can find out while they run that they are to be skipped: cargo's own decides at compile
+//! time, and would count a test that found no server as passed.
+//!
+//! A test program of it has `harness = false` in `Cargo.toml`, and two lines at its top:
+//!
+//! ```ignore
+//! #[macro_use]
+//! extern crate harness;
+//!
+//! harness::main!();
+//! ```
+//!
+//! Then `#[test]` is the harness's in all of its modules, for `fn` and for `async fn`, and [`skip`] makes a test one that
+//! was ignored, with the reason. (`#[tokio::test]` knows cargo's own harness alone, and leaves nothing of the test here:
+//! the program refuses to run while its sources hold one.)
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub use attribute::test;
+#[doc(hidden)]
+pub use inventory;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// A function with `#[test]`.
+#[doc(hidden)]
+pub struct Test {
+    pub module: &'static str,
+    pub name: &'static str,
+    pub function: fn(),
+}
+
+inventory::collect!(Test);
+
+/// The program's `main`.
+#[macro_export]
+macro_rules! main {
+    () => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::run(::std::path::Path::new(::core::concat!(
+                ::core::env!("CARGO_MANIFEST_DIR"),
+                "/",
+                ::core::file!()
+            )))
+        }
+    };
+}
+
+thread_local! {
+    /// Why the test that this thread runs is skipped.
+    static SKIPPED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Makes the test that this thread runs one that was ignored; the test is to return then. Where none may be skipped
+/// (`MINUTELY_TEST_NO_SKIP=1`), it fails.
+#[track_caller]
+pub fn skip(reason: &str) {
+    let allowed = std::env::var_os("MINUTELY_TEST_NO_SKIP").is_none_or(|value| value != "1");
+    assert!(allowed, "skipped, and MINUTELY_TEST_NO_SKIP allows that to none: {reason}");
+    SKIPPED.set(Some(reason.to_owned()));
+}
+
+#[doc(hidden)]
+pub fn run(source: &Path) -> ExitCode {
+    if let Some(place) = left_out(source) {
+        eprintln!("{place}: write #[test] in place of #[tokio::test], which leaves the test out here");
+        return ExitCode::FAILURE;
+    }
+    let mut tests: Vec<&Test> = inventory::iter::<Test>.into_iter().collect();
+    tests.sort_by_key(|test| (test.module, test.name));
+    let tests = tests.into_iter().map(trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+/// Where the program's sources have a test that is not registered: the file and its line.
+fn left_out(source: &Path) -> Option<String> {
+    let in_folder = source.file_name().is_some_and(|name| name == "main.rs").then(|| source.parent()).flatten();
+    let others = in_folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let files = others.map(|entry| entry.path()).chain([source.to_owned()]);
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).find_map(|file| {
+        let text = fs::read_to_string(&file).ok()?;
+        let line = text.lines().position(|line| line.trim_start().starts_with("#[tokio::test"))?;
+        Some(format!("{}:{}", file.display(), line + 1))
+    })
+}
+
+/// Named as cargo's own harness does: by the path within the crate.
+fn trial(test: &Test) -> Trial {
+    let name = match test.module.split_once("::") {
+        Some((_, module)) => format!("{module}::{}", test.name),
+        None => test.name.to_owned(),
+    };
+    let function = test.function;
+    Trial::ignorable_test(name, move || {
+        SKIPPED.take();
+        function();
+        Ok::<_, Failed>(SKIPPED.take().map_or(Completion::Completed, Completion::ignored_with))
+    })
+}
+
+/// Runs an asynchronous test, on this thread and two more.
+#[doc(hidden)]
+pub fn block_on(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a test has a runtime").block_on(test);
+}
