@@ -12,11 +12,14 @@
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
 //! is that of the worker process; both sides share the machine with the store.
 
-#[path = "../tests/support/databases.rs"]
+#[path = "../tests/it/support/databases.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
 mod databases;
-#[path = "../tests/support/exchanges.rs"]
+#[path = "../tests/it/support/exchanges.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
 mod exchanges;
-#[path = "../tests/support/redis_keys.rs"]
+#[path = "../tests/it/support/redis_keys.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
 mod redis_keys;
 
 use std::path::Path;

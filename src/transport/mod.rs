@@ -2,7 +2,7 @@
 //!
 //! [`Transport`] is the contract every transport keeps: send, receive, acknowledge, reject. What only some can do
 //! (count, set up, list, …) are capabilities of their own, asked for at run time: `transport.counting()` is `None` where
-//! a transport cannot count, and the caller says so. The conformance suite in `tests/conformance/` holds every
+//! a transport cannot count, and the caller says so. The conformance suite in `tests/it/conformance/` holds every
 //! transport to all of it.
 //!
 //! A message in a store is *pending* (due, waiting), *delayed* (waiting to become due) or *in flight* (received by a

@@ -63,8 +63,8 @@ pub fn skip(reason: &str) {
 }
 
 #[doc(hidden)]
-pub fn run(source: &Path) -> ExitCode {
-    if let Some(place) = left_out(source) {
+pub fn run(main: &Path) -> ExitCode {
+    if let Some(place) = main.parent().and_then(left_out) {
         eprintln!("{place}: write #[test] in place of #[tokio::test], which leaves the test out here");
         return ExitCode::FAILURE;
     }
@@ -76,14 +76,13 @@ pub fn run(source: &Path) -> ExitCode {
 
 /// Where the program's sources have a test that is not registered: the file and its line.
 fn left_out(source: &Path) -> Option<String> {
-    let in_folder = source.file_name().is_some_and(|name| name == "main.rs").then(|| source.parent()).flatten();
-    let others = in_folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let files = others.map(|entry| entry.path()).chain([source.to_owned()]);
-    files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).find_map(|file| {
-        let text = fs::read_to_string(&file).ok()?;
-        let line = text.lines().position(|line| line.trim_start().starts_with("#[tokio::test"))?;
-        Some(format!("{}:{}", file.display(), line + 1))
-    })
+    if source.is_dir() {
+        let mut entries = fs::read_dir(source).into_iter().flatten().flatten();
+        return entries.find_map(|entry| left_out(&entry.path()));
+    }
+    let text = fs::read_to_string(source).ok()?;
+    let line = text.lines().position(|line| line.trim_start().starts_with("#[tokio::test"))?;
+    Some(format!("{}:{}", source.display(), line + 1))
 }
 
 /// Named as cargo's own harness does: by the path within the crate.

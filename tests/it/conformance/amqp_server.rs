@@ -1,0 +1,410 @@
+//! AMQP alone: what the broker sees, several queues, retries, fairness, and connections that break.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, ExchangeKind};
+use minutely::message::UndecodableError;
+use minutely::transport::{Transport, TransportError, built_in_factories};
+use tokio::net::TcpListener;
+
+use super::stage::{
+    DEADLINE, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
+};
+use crate::support::exchanges::Exchanges;
+use crate::support::proxy::Proxy;
+
+fn transport(dsn: &str, options: &str) -> Arc<dyn Transport> {
+    open("a", dsn, options, &built_in_factories(), Path::new("/"))
+}
+
+fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+async fn what_the_broker_gets_is_what_symfony_writes() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send(&*transport, "{\"n\":1}").await;
+    let (_connection, channel) = exchanges.channel().await;
+    let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap().unwrap();
+    let properties = &got.delivery.properties;
+    assert_eq!(got.delivery.data, b"{\"n\":1}");
+    assert_eq!(got.delivery.exchange.as_str(), exchanges.name("a"));
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert!(properties.timestamp().is_some());
+    let headers = properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers.len(), 1);
+    assert_eq!(headers["type"], AMQPValue::LongString("App\\Message\\Test".into()));
+}
+
+#[test]
+async fn a_delayed_message_waits_in_symfonys_queue() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    let (_connection, channel) = exchanges.channel().await;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let name = format!("delay_{}__3600000_delay", exchanges.name("a"));
+    let queue = channel.queue_declare(name.clone().into(), passive, FieldTable::default()).await.unwrap();
+    assert_eq!(queue.message_count(), 1);
+    // Declared as Symfony declares it, or the broker would refuse this.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(3_600_000));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(3_610_000));
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchanges.name("a").into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("".into()));
+    channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+}
+
+/// Declaring a quorum queue again does not make it live longer, so a queue of delays is used for a day and outlives it.
+#[test]
+async fn each_day_may_have_queues_of_delays_of_its_own() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let options = "{delay: {daily_delay_queues: true, arguments: {x-queue-type: quorum}}}";
+    let transport = transport(&exchanges.dsn("a"), options);
+    let day = || chrono::Utc::now().format("%Y-%m-%dZ").to_string();
+    let today = day();
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    let (_connection, channel) = exchanges.channel().await;
+    let name = format!("delay_{}__3600000_delay_{today}", exchanges.name("a"));
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(3_600_000));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(3_610_000 + 86_400_000));
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(exchanges.name("a").into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("".into()));
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    // Declared in this way, or the broker would refuse it.
+    let durable = QueueDeclareOptions::durable();
+    let queue = channel.queue_declare(name.clone().into(), durable, arguments.clone()).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let mut messages = queue.message_count();
+    // Quorum queues count what they have confirmed a moment later.
+    while messages < 2 && day() == today {
+        assert!(Instant::now() < deadline, "{messages}");
+        messages =
+            channel.queue_declare(name.clone().into(), durable, arguments.clone()).await.unwrap().message_count();
+    }
+    // And out of such a queue messages come back.
+    send_later(&*transport, "soon", Duration::from_millis(50)).await;
+    let soon = receive_eventually(&*transport).await;
+    assert_eq!(bodies(std::slice::from_ref(&soon)), ["soon"]);
+    transport.send_again(&soon.id, &message("again"), Duration::from_millis(50)).await.unwrap();
+    transport.reject(&[soon.id]).await.unwrap();
+    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["again"]);
+}
+
+/// As a worker waits that has another source to look at meanwhile: it gives up waiting, and begins again, at any moment.
+#[test]
+async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    send(&*transport, "1").await;
+    let in_hand = receive_eventually(&*transport).await;
+    let waking = transport.waking().unwrap();
+    for n in 0..300_u64 {
+        let _ = tokio::time::timeout(Duration::from_micros(n * 37 % 3000), waking.wake()).await;
+    }
+    // Only the channel it came on can acknowledge it, and a channel that ends gives it back.
+    transport.ack(&[in_hand.id]).await.unwrap();
+    transport.close().await;
+    let (_connection, channel) = exchanges.channel().await;
+    let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap();
+    assert!(got.is_none(), "it went back while it was in hand");
+}
+
+#[test]
+async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (_connection, channel) = exchanges.channel().await;
+    let source = exchanges.name("b");
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(source.clone().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    let in_yaml = format!("{{exchange: {{bindings: {{{source}: {{binding_keys: ['order.*', refund]}}}}}}}}");
+    let in_dsn = format!("{}&exchange[bindings][{source}][binding_keys][0]=order.*", exchanges.dsn("a"));
+    for (n, transport) in [transport(&exchanges.dsn("a"), &in_yaml), transport(&in_dsn, "{}")].iter().enumerate() {
+        transport.setting_up().unwrap().setup().await.unwrap();
+        for (key, body) in [("order.new", "for us"), ("invoice", "not for us")] {
+            let (source, properties) = (source.clone().into(), BasicProperties::default());
+            let options = BasicPublishOptions::default();
+            let sent = channel.basic_publish(source, key.into(), options, body.as_bytes(), properties).await;
+            sent.unwrap().await.unwrap();
+        }
+        let received = receive_eventually(&**transport).await;
+        assert_eq!(bodies(std::slice::from_ref(&received)), ["for us"], "{n}");
+        transport.ack(&[received.id]).await.unwrap();
+        assert_eq!(transport.counting().unwrap().pending(9).await.unwrap(), 0);
+    }
+}
+
+/// An exchange with two queues that get the same messages.
+fn two_queues(exchanges: &Exchanges) -> (String, String) {
+    let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
+    let options = format!("{{queues: {{{a}: ~, {b}: {{binding_keys: ['']}}}}}}");
+    (exchanges.dsn("a"), options)
+}
+
+#[test]
+async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (dsn, options) = two_queues(&exchanges);
+    let transport = transport(&dsn, &options);
+    send(&*transport, "first").await;
+    assert_eq!(transport.counting().unwrap().pending(10).await.unwrap(), 2);
+    let only_b = transport.queues().unwrap().only(&[exchanges.name("b")]);
+    assert_eq!(only_b.queues().unwrap().names(), [exchanges.name("b")]);
+    let received = only_b.receive(10).await.unwrap();
+    assert_eq!(bodies(&received), ["first"]);
+    for (body, delay) in [("second", Duration::ZERO), ("third", Duration::from_millis(100))] {
+        let received = if body == "second" { received.clone() } else { vec![receive_eventually(&*only_b).await] };
+        only_b.send_again(&received[0].id, &message(body), delay).await.unwrap();
+        only_b.reject(&ids(&received)).await.unwrap();
+    }
+    let again = receive_eventually(&*only_b).await;
+    assert_eq!(message_of(&again), &message("third"));
+    // The other queue has seen none of that.
+    let only_a = transport.queues().unwrap().only(&[exchanges.name("a")]);
+    assert_eq!(receive_bodies(&*only_a).await, ["first"]);
+}
+
+#[test]
+async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
+    let dsn = format!(
+        "{}&exchange[type]=direct&exchange[default_publish_routing_key]=high&queues[{a}][binding_keys][0]=high\
+         &queues[{a}][binding_keys][1]=higher&queues[{b}][binding_keys][]=low",
+        exchanges.dsn("a")
+    );
+    let high = transport(&dsn, "{}");
+    send(&*high, "to a").await;
+    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&b))).await, Vec::<String>::new());
+    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&a))).await, ["to a"]);
+    // What stands beside the DSN wins, key by key.
+    let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
+    send(&*low, "to b").await;
+    assert_eq!(receive_bodies(&*low.queues().unwrap().only(&[b])).await, ["to b"]);
+    for none in ["{queues: []}", "{queues: false}"] {
+        let none = transport(&exchanges.dsn("a"), none);
+        assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
+    }
+    let nowhere = transport(&dsn, "{exchange: {default_publish_routing_key: nowhere}}");
+    let error = error_text(nowhere.send(&message("lost"), Duration::ZERO).await);
+    assert!(error.contains("no queue takes messages") && error.contains("nowhere"), "{error}");
+}
+
+#[test]
+async fn priorities_are_heeded_and_survive_a_retry() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let queue = exchanges.name("a");
+    let options = format!("{{queues: {{{queue}: {{arguments: {{x-max-priority: 5}}}}}}}}");
+    let transport = transport(&exchanges.dsn("a"), &options);
+    transport.setting_up().unwrap().setup().await.unwrap();
+    let (_connection, channel) = exchanges.channel().await;
+    for (body, priority) in [("low", 1), ("high", 5)] {
+        let properties = BasicProperties::default().with_priority(priority);
+        let published = channel.basic_publish(
+            "".into(),
+            queue.clone().into(),
+            BasicPublishOptions::default(),
+            body.as_bytes(),
+            properties,
+        );
+        published.await.unwrap().await.unwrap();
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while transport.counting().unwrap().pending(9).await.unwrap() < 2 {
+        assert!(Instant::now() < deadline);
+    }
+    let high = receive_eventually(&*transport).await;
+    assert_eq!(bodies(std::slice::from_ref(&high)), ["high"]);
+    transport.send_again(&high.id, &message("high again"), Duration::ZERO).await.unwrap();
+    transport.reject(&[high.id]).await.unwrap();
+    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["high again"]);
+}
+
+#[test]
+async fn messages_of_others_are_read_as_far_as_they_can_be() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    transport.setting_up().unwrap().setup().await.unwrap();
+    let (_connection, channel) = exchanges.channel().await;
+    let mut headers = FieldTable::default();
+    headers.insert("number".into(), AMQPValue::LongLongInt(-7));
+    headers.insert("flag".into(), AMQPValue::Boolean(true));
+    headers.insert("table".into(), AMQPValue::FieldTable(FieldTable::default()));
+    headers.insert("x-first-death-queue".into(), AMQPValue::LongString("x".into()));
+    for (body, properties) in [
+        (&b"O:36:\"Symfony\\Component\\Messenger\\Envelope\":0:{}"[..], BasicProperties::default()),
+        (b"\xff\0", BasicProperties::default().with_headers(headers)),
+    ] {
+        let name = exchanges.name("a").into();
+        channel.basic_publish("".into(), name, BasicPublishOptions::default(), body, properties).await.unwrap();
+    }
+    let php = receive_eventually(&*transport).await;
+    assert_eq!(message_of(&php).check(), Err(UndecodableError::PhpSerialized));
+    let strange = receive_eventually(&*transport).await;
+    let strange = message_of(&strange);
+    assert_eq!(&strange.body[..], b"\xff\0");
+    let headers: Vec<_> = strange.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(headers, [("flag", "true"), ("number", "-7")]);
+}
+
+#[test]
+async fn what_is_there_with_other_properties_is_told_of() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let (_connection, channel) = exchanges.channel().await;
+    let (name, options) = (exchanges.name("a"), ExchangeDeclareOptions { durable: true, ..Default::default() });
+    channel.exchange_declare(name.clone().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    let fanout = transport(&exchanges.dsn("a"), "{}");
+    for error in [
+        error_text(fanout.send(&message("{}"), Duration::ZERO).await),
+        error_text(fanout.receive(1).await),
+        error_text(fanout.setting_up().unwrap().setup().await),
+    ] {
+        assert!(
+            error.contains("transport \"a\"") && error.contains(&name) && error.contains("auto_setup=false"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let dsn = exchanges.dsn("a");
+    let wrong = transport(&dsn.replace("guest:guest@", "guest:hunter2@"), "{}");
+    let error = error_text(wrong.send(&message("{}"), Duration::ZERO).await);
+    assert!(error.contains("user and password") && !error.contains("hunter2"), "{error}");
+    let nowhere = transport(&dsn.replace("/%2f/", "/no_such_vhost/"), "{}");
+    let error = error_text(nowhere.counting().unwrap().pending(1).await);
+    assert!(error.contains("no_such_vhost") && error.contains("virtual host"), "{error}");
+    // Something else answers there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut other, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut other, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let error = error_text(transport(&format!("amqp://u:hunter2@127.0.0.1:{port}/"), "{}").receive(1).await);
+    assert!(error.contains(&port.to_string()) && !error.contains("hunter2"), "{error}");
+}
+
+/// Waiting changes how many messages may be on their way, and may be broken off in the middle of that.
+#[test]
+async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let transport = transport(&exchanges.dsn("a"), "{}");
+    for n in 0..40 {
+        let waiting = transport.waking().unwrap().wake();
+        let _ = tokio::time::timeout(Duration::from_micros(n * 100), waiting).await;
+        if n % 2 == 0 {
+            assert!(transport.receive(100).await.unwrap().is_empty());
+        }
+        if n % 5 == 0 {
+            send(&*transport, n.to_string()).await;
+            let received = receive_eventually(&*transport).await;
+            assert_eq!(bodies(std::slice::from_ref(&received)), [n.to_string()]);
+            transport.ack(&[received.id]).await.unwrap();
+        }
+    }
+}
+
+/// A consumer that asks for one message has only that one in hand.
+#[test]
+async fn slow_consumers_share_a_queue_fairly() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let [fast, slow, third] = [(); 3].map(|()| transport(&exchanges.dsn("a"), "{}"));
+    for n in 0..20 {
+        send(&*fast, n.to_string()).await;
+    }
+    let batch = fast.receive(8).await.unwrap();
+    assert!(!batch.is_empty() && batch.len() <= 8);
+    fast.ack(&ids(&batch)).await.unwrap();
+    // Nothing is kept when one at a time is wanted.
+    let (one, other) = (fast.receive(1).await.unwrap(), slow.receive(1).await.unwrap());
+    assert_eq!((one.len(), other.len()), (1, 1));
+    let mut rest = vec![];
+    let deadline = Instant::now() + DEADLINE;
+    while rest.len() < 20 - batch.len() - 2 {
+        assert!(Instant::now() < deadline, "{} are kept from others", 18 - batch.len() - rest.len());
+        rest.extend(third.receive(100).await.unwrap());
+    }
+}
+
+#[test]
+async fn a_connection_that_is_cut_loses_nothing() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let dsn = exchanges.dsn("a");
+    let address = exchanges.address();
+    let proxy = Proxy::start(&address, 0);
+    let transport = transport(&dsn.replace(&address, &format!("127.0.0.1:{}", proxy.port())), "{}");
+    for n in 0..5 {
+        send(&*transport, n.to_string()).await;
+    }
+    let in_hand = transport.receive(2).await.unwrap();
+    proxy.cut();
+    // Nothing can be said about these any more; the broker has them again.
+    let deadline = Instant::now() + DEADLINE;
+    while transport.receive(1).await.is_ok_and(|received| received.is_empty()) {
+        assert!(Instant::now() < deadline);
+    }
+    transport.ack(&ids(&in_hand)).await.unwrap();
+    let observer = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+    while observer.counting().unwrap().pending(9).await.unwrap() + 1 < 5 {
+        assert!(Instant::now() < deadline, "the broker has not got everything back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.cut();
+    let (mut all, mut deadline) = (std::collections::BTreeSet::new(), Instant::now() + DEADLINE);
+    while all.len() < 5 {
+        assert!(Instant::now() < deadline, "lost: {all:?}");
+        let Ok(received) = transport.receive(10).await else { continue };
+        all.extend(bodies(&received));
+        transport.ack(&ids(&received)).await.unwrap();
+    }
+    // And who waits is woken by the end.
+    deadline = Instant::now() + DEADLINE;
+    let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.cut();
+    });
+    ended.unwrap().unwrap();
+    while transport.send(&message("{}"), Duration::ZERO).await.is_err() {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn options_are_refused_by_name_and_with_the_reason() {
+    for (dsn, options, expected) in [
+        ("amqp://u:hunter2@h/v/e/more", "{}", "/vhost/exchange"),
+        ("amqp://u:hunter2@h,i/v", "{}", "several hosts"),
+        ("amqp://u:hunter2@h?exchange[kind]=x", "{}", "unknown key \"kind\""),
+        ("amqp://u:hunter2@h?queues[a][flags]=64", "{}", "php-amqp's constants"),
+        ("amqp://u:hunter2@h?queues[a][arguments][x-max-priority]=many", "{}", "whole number"),
+        ("amqp://u:hunter2@h", "{queues: nonsense}", "a map of names"),
+        ("amqp://u:hunter2@h", "{delay: {queue_name_pattern: one}}", "%delay%"),
+        ("amqp://u:hunter2@h", "{verify: false}", "cacert"),
+        ("amqp://u:hunter2@h", "{cacert: /etc/passwd}", "for amqps:"),
+        ("amqps://u:hunter2@h", "{cacert: /no/such/file}", "cannot be read"),
+        ("amqp://u:hunter2@h", "{heartbeat: soon}", "heartbeat is a whole number"),
+        ("amqp://u:hunter2@h", "{confirm_timeout: soon}", "confirm_timeout is a number of seconds"),
+        ("amqp://u:hunter2@h", "{sasl_method: 1}", "sasl_method"),
+        ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {binding_keys: []}}}}", "needs binding_keys"),
+        ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {keys: [x]}}}}", "unknown key \"keys\""),
+        ("amqp://u:hunter2@h", "{exchange: {name: '', bindings: {b: {binding_keys: ['']}}}}", "default exchange"),
+        ("amqp://u:hunter2@h", "{delay: {daily_delay_queues: often}}", "true or false"),
+        ("amqp://u:hunter2@h", "{queue: a}", "did you mean \"queues\""),
+    ] {
+        let found = super::sql_dsns::problems(dsn, options);
+        assert!(found.contains(expected) && !found.contains("hunter2"), "{dsn} {options}: {found}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The transports under test: how to open them, and what each can do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use indexmap::IndexMap;
+use minutely::config::{Secret, TransportConfig};
+use minutely::message::Encoded;
+use minutely::transport::{
+    Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, Transports, built_in_factories,
+};
+use tokio::sync::OnceCell;
+
+use crate::support::databases::{Database, Server};
+use crate::support::exchanges::Exchanges;
+use crate::support::redis_keys::Keys;
+
+/// Everything that is waited for has come by then, also on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    InMemory,
+    Sqlite,
+    Postgres,
+    Mysql,
+    Redis,
+    Amqp,
+}
+
+/// What is expected of a transport beyond sending and receiving.
+pub struct Abilities {
+    /// Has a store that can be missing, so that `auto_setup` means something.
+    pub setup: bool,
+    /// Has tables to move messages between, besides queues.
+    pub tables: bool,
+    pub waking: bool,
+    /// Keeps bodies that are no text.
+    pub bytes: bool,
+    /// Lends messages to connections, and has neither ids for them nor a say about time.
+    pub broker: bool,
+}
+
+/// One test's own stores, empty.
+pub struct Stage {
+    kind: Kind,
+    dir: tempfile::TempDir,
+    /// Where the transport has a server: this test's database, and another when it is asked for.
+    databases: Option<(Database, OnceCell<Database>)>,
+    /// Where it is Redis: keys of this test's own.
+    keys: Option<Keys>,
+    /// Where it is a broker: exchanges of this test's own.
+    exchanges: Option<Exchanges>,
+    /// Where queues live in the process, "another process" means the same factory.
+    shared: Vec<Arc<dyn Factory>>,
+}
+
+impl Stage {
+    /// None where the server is missing, and the test is to be skipped.
+    pub async fn new(kind: Kind) -> Option<Self> {
+        let databases = match kind {
+            Kind::InMemory | Kind::Sqlite | Kind::Redis | Kind::Amqp => None,
+            Kind::Postgres => Some((Database::create(Server::Postgres).await?, OnceCell::new())),
+            Kind::Mysql => Some((Database::create(Server::Mysql).await?, OnceCell::new())),
+        };
+        let keys = if kind == Kind::Redis { Some(Keys::create().await?) } else { None };
+        let exchanges = if kind == Kind::Amqp { Some(Exchanges::create().await?) } else { None };
+        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, keys, exchanges, shared: built_in_factories() })
+    }
+
+    /// The project's folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn abilities(&self) -> Abilities {
+        match self.kind {
+            Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true, broker: false },
+            Kind::Sqlite => Abilities { setup: true, tables: true, waking: true, bytes: true, broker: false },
+            Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
+            Kind::Mysql => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
+            Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false, broker: false },
+            Kind::Amqp => Abilities { setup: true, tables: false, waking: true, bytes: true, broker: true },
+        }
+    }
+
+    /// Opens a queue as another process would: sharing no connection with what was opened before.
+    pub fn open(&self, queue: &str) -> Arc<dyn Transport> {
+        self.open_with(queue, "{}")
+    }
+
+    /// Opens a queue with further options, as YAML.
+    pub fn open_with(&self, queue: &str, options: &str) -> Arc<dyn Transport> {
+        match self.kind {
+            Kind::InMemory => open(queue, "in-memory://", options, &self.shared, self.dir.path()),
+            Kind::Sqlite => {
+                let dsn = format!("sqlite:var/queue.db?queue_name={queue}");
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
+            Kind::Postgres | Kind::Mysql => {
+                let dsn = format!("{}?queue_name={queue}", self.database().url());
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
+            Kind::Amqp => {
+                let dsn = self.exchanges.as_ref().unwrap().dsn(queue);
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
+            Kind::Redis => open(queue, &self.keys().dsn(queue, 0), options, &built_in_factories(), self.dir.path()),
+        }
+    }
+
+    /// What a test on Redis may use.
+    pub fn keys(&self) -> &Keys {
+        self.keys.as_ref().unwrap()
+    }
+
+    /// The database of a test on a server.
+    pub fn database(&self) -> &Database {
+        &self.databases.as_ref().unwrap().0
+    }
+
+    /// Opens a queue in a store that is not this one.
+    pub async fn open_elsewhere(&self, queue: &str) -> Arc<dyn Transport> {
+        let dsn = match self.kind {
+            Kind::InMemory => "in-memory://".to_owned(),
+            Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
+            Kind::Redis => self.keys().dsn(queue, 1),
+            Kind::Amqp => unreachable!("a broker moves nothing"),
+            Kind::Postgres | Kind::Mysql => {
+                let (database, elsewhere) = self.databases.as_ref().unwrap();
+                elsewhere.get_or_init(async || Database::create(database.server()).await.unwrap()).await.url()
+            }
+        };
+        open(queue, &dsn, "{}", &built_in_factories(), self.dir.path())
+    }
+}
+
+struct Nobody;
+
+#[async_trait]
+impl Liveness for Nobody {
+    async fn is_running(&self, _transports: &[&str]) -> bool {
+        false
+    }
+}
+
+/// Opens one transport, by its DSN and further options as YAML, in a project in this folder.
+pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>], dir: &Path) -> Arc<dyn Transport> {
+    let config = TransportConfig {
+        name: name.to_owned(),
+        path: format!("transports.{name}"),
+        dsn: Secret(dsn.to_owned()),
+        options: serde_yaml::from_str(options).unwrap(),
+        retry: None,
+        failure_transport: None,
+    };
+    let context = Context {
+        project_dir: dir.to_owned(),
+        state_dir: dir.join("var"),
+        connections: IndexMap::new(),
+        liveness: Arc::new(Nobody),
+    };
+    Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap().get(name).unwrap()
+}
+
+/// A message with this body.
+pub fn message(body: impl Into<Bytes>) -> Encoded {
+    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    Encoded { body: body.into(), headers }
+}
+
+/// Sends, and returns the id.
+pub async fn send(transport: &dyn Transport, body: impl Into<Bytes>) -> MessageId {
+    send_later(transport, body, Duration::ZERO).await
+}
+
+pub async fn send_later(transport: &dyn Transport, body: impl Into<Bytes>, delay: Duration) -> MessageId {
+    match transport.send(&message(body), delay).await.unwrap() {
+        Sent::Queued { id, transport: name, .. } => {
+            assert_eq!(name, transport.name());
+            id
+        }
+        Sent::HandleNow { reason } => panic!("not queued: {reason}"),
+    }
+}
+
+/// Receives everything that is due. A broker may hand it out in several parts.
+pub async fn receive_all(transport: &dyn Transport) -> Vec<Received> {
+    let mut all = vec![];
+    loop {
+        let part = transport.receive(1000).await.unwrap();
+        if part.is_empty() {
+            return all;
+        }
+        all.extend(part);
+    }
+}
+
+/// Receives everything that is due, and returns the bodies.
+pub async fn receive_bodies(transport: &dyn Transport) -> Vec<String> {
+    bodies(&receive_all(transport).await)
+}
+
+pub fn bodies(received: &[Received]) -> Vec<String> {
+    received.iter().map(|received| String::from_utf8(message_of(received).body.to_vec()).unwrap()).collect()
+}
+
+pub fn message_of(received: &Received) -> &Encoded {
+    received.message.as_ref().unwrap()
+}
+
+pub fn ids(received: &[Received]) -> Vec<MessageId> {
+    received.iter().map(|received| received.id.clone()).collect()
+}
+
+/// As a consumer shows what it has received.
+pub fn deliveries(received: &[Received]) -> Vec<Delivery> {
+    received.iter().map(Received::delivery).collect()
+}
+
+/// As a consumer would show what it has never received: with a receipt of somebody else's.
+pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
+    ids.iter().map(|id| Delivery { id: id.clone(), receipts: vec![receipt.clone()] }).collect()
+}
+
+/// Receives until a message comes.
+pub async fn receive_eventually(transport: &dyn Transport) -> Received {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(received) = transport.receive(1).await.unwrap().pop() {
+            return received;
+        }
+        assert!(Instant::now() < deadline, "no message came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

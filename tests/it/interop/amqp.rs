@@ -1,0 +1,142 @@
+//! One exchange on RabbitMQ for minutely and the real Symfony Messenger.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::both::{Both, on_each_symfony};
+use super::php::{Php, Symfony};
+use crate::support::exchanges::Exchanges;
+use crate::support::{Running, wait_until};
+
+fn on_a_broker(symfony: Symfony) -> Option<Both> {
+    let exchanges = Exchanges::create_blocking()?;
+    let dsns = ["async", "failed"].map(|queue| exchanges.dsn(queue));
+    let php = Php::new(symfony, dsns.clone(), "")?;
+    Some(Both::on(exchanges, dsns, php))
+}
+
+on_each_symfony! {
+    dispatched_by_symfony_handled_here
+    dispatched_here_handled_by_symfony
+    either_side_sets_the_exchange_up
+    a_delay_is_kept_to_on_either_side
+    failed_at_symfonys_retried_here
+    failed_here_retried_by_symfony
+    both_consume_one_queue_and_nothing_is_lost_or_doubled
+    what_symfonys_worker_has_in_flight_is_left_to_it
+    symfonys_worker_is_supervised_counted_and_scaled
+}
+
+/// What both sides count.
+fn counts(both: &Both) -> (u64, u64) {
+    (both.project.pending("async"), both.php.count(&both.project))
+}
+
+fn dispatched_by_symfony_handled_here(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.php.run(&both.project, &["dispatch", r#"{"n":7,"text":"é \"x\" / 日本 😀"}"#]);
+    assert_eq!(counts(&both), (1, 1));
+    both.project.run(&["consume", "async", "--limit=1"]).succeeds();
+    let note = &both.handled()[0];
+    assert_eq!((&note["by"], &note["n"], &note["text"]), (&"us".into(), &7.into(), &"é \"x\" / 日本 😀".into()));
+    let headers: BTreeMap<String, String> = serde_json::from_str(&both.project.lines("headers").join("")).unwrap();
+    assert_eq!(headers[r"X-Message-Stamp-App\Stamp\Tenant"], r#"[{"name":"tenant 0"}]"#);
+    assert_eq!(headers["Content-Type"], "application/json");
+    assert_eq!(counts(&both), (0, 0));
+}
+
+fn dispatched_here_handled_by_symfony(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.dispatch_here(7, "é / 日本 😀");
+    assert_eq!(counts(&both), (1, 1));
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1"]);
+    let note = &both.handled()[0];
+    assert_eq!((&note["by"], &note["text"]), (&"php".into(), &"é / 日本 😀".into()));
+    assert_eq!(counts(&both), (0, 0));
+}
+
+fn either_side_sets_the_exchange_up(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    both.project.run(&["setup"]).succeeds();
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    both.dispatch_here(1, "");
+    assert_eq!(counts(&both), (1, 1));
+}
+
+fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    // Both put it into one queue of delays, which they would refuse each other if they declared it in two ways.
+    both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=1500"]);
+    both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1500ms"]).succeeds();
+    let begun = Instant::now();
+    assert_eq!(counts(&both), (0, 0));
+    both.project.run(&["consume", "async", "--sleep=600", "--limit=1", "--time-limit=30"]).succeeds();
+    assert!(begun.elapsed() > Duration::from_millis(800) && begun.elapsed() < Duration::from_secs(20));
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);
+    assert_eq!(both.numbers(), (vec![1, 2], [1, 1]));
+}
+
+fn failed_at_symfonys_retried_here(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.php.run(&both.project, &["dispatch", r#"{"n":1,"fail":true}"#]);
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=2", "--time-limit=20"]);
+    assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
+    // It fails here too, and is kept, in the queue for its next try.
+    both.project.run(&["consume", "failed", "--limit=1"]).succeeds();
+    wait_until("it comes again", || both.project.pending("failed") == 1);
+}
+
+fn failed_here_retried_by_symfony(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.dispatch_here(1, "not here");
+    both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
+    assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
+    both.php.run(&both.project, &["messenger:consume", "failed", "--limit=1", "--time-limit=20"]);
+    assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));
+}
+
+fn both_consume_one_queue_and_nothing_is_lost_or_doubled(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.php.run(&both.project, &["dispatch", r#"{"n":0}"#, "--times=100"]);
+    let consume = ["messenger:consume", "async", "--sleep=1"];
+    let theirs = ["theirs1", "theirs2"].map(|name| both.php.start(&both.project, name, &consume));
+    wait_until("Symfony's workers have begun", || both.php_takes_part());
+    let ours = ["ours1", "ours2"].map(|name| both.project.start(name, &["consume", "async"]));
+    for n in 100..200 {
+        both.dispatch_here(n, "");
+    }
+    wait_until("all are handled", || both.project.lines("handled").len() >= 200);
+    drop((theirs, ours));
+    wait_until("the queue is empty", || counts(&both) == (0, 0));
+    let (numbers, by) = both.numbers();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+    assert!(by[0] > 0 && by[1] > 0, "{by:?}");
+}
+
+fn what_symfonys_worker_has_in_flight_is_left_to_it(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.php.run(&both.project, &["dispatch", r#"{"n":1,"text":"slow"}"#]);
+    let mut theirs = both.php.command(&both.project, &["messenger:consume", "async", "--limit=1"]);
+    theirs.env("SLOW", "2000");
+    let mut theirs = Running::start(&both.project, "theirs", theirs);
+    wait_until("it is in flight", || both.project.pending("async") == 0);
+    both.project.run(&["consume", "async", "--time-limit=1"]).succeeds();
+    assert_eq!(theirs.ends(), Some(0));
+    assert_eq!(both.numbers(), (vec![1], [0, 1]));
+}
+
+fn symfonys_worker_is_supervised_counted_and_scaled(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    for n in 0..6 {
+        both.dispatch_here(n, "");
+    }
+    assert_eq!(both.project.json(&["cron", "--dry-run"])["workers"][0]["desired"], 3);
+    let mut supervisor = both.supervise();
+    wait_until("all are handled", || both.project.pending("async") == 0 && both.handled().len() >= 6);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    assert!(both.handled().iter().all(|note| note["by"] == "php"));
+}

@@ -1,0 +1,7 @@
+//! minutely and the real Symfony Messenger on the same queues.
+
+mod amqp;
+mod both;
+mod php;
+mod redis;
+mod sql;

@@ -1,0 +1,28 @@
+//! What is tested from outside of the crate: one program, with a module for each subject.
+//!
+//! `cargo test --test it worker::` runs one module, and `cargo test --test it NAME` what has this in its name. Tests that
+//! need a server are ignored where there is none; `support` has their stores.
+
+#[macro_use]
+extern crate harness;
+
+mod bad_input;
+mod cache;
+mod config;
+mod conformance;
+mod dispatch;
+mod fetching_on_amqp;
+mod first_use;
+mod interop;
+mod limits;
+mod several_hosts;
+mod supervision;
+mod support;
+mod transport_options;
+mod worker;
+mod worker_in_trouble;
+mod worker_on_amqp;
+mod worker_on_redis;
+mod worker_on_sql;
+
+harness::main!();

@@ -1,0 +1,11 @@
+//! What tests run on: a project folder with the program in it, and stores of a test's own on servers.
+
+pub mod databases;
+pub mod exchanges;
+pub mod private_redis;
+pub mod private_servers;
+mod project;
+pub mod proxy;
+pub mod redis_keys;
+
+pub use project::{Project, Run, Running, process_exists, wait_until};
