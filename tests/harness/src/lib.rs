@@ -13,11 +13,17 @@
 //! Then `#[test]` is the harness's in all of its modules, for `fn` and for `async fn`, and [`skip`] makes a test one that
 //! was ignored, with the reason. (`#[tokio::test]` knows cargo's own harness alone, and leaves nothing of the test here:
 //! the program refuses to run while its sources hold one.)
+//!
+//! More tests run at once than there are processors, because most of them wait for processes and servers:
+//! `--test-threads` and `RUST_TEST_THREADS` say how many. A test with `#[test(alone)]` runs after the others and beside none.
+//! `MINUTELY_TEST_SLOWEST=20` lists the twenty slowest tests at the end.
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 pub use attribute::test;
 #[doc(hidden)]
@@ -29,10 +35,20 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 pub struct Test {
     pub module: &'static str,
     pub name: &'static str,
+    pub alone: bool,
     pub function: fn(),
 }
 
 inventory::collect!(Test);
+
+/// How many tests run at once for each processor, unless it is said otherwise.
+const TESTS_PER_PROCESSOR: usize = 4;
+
+/// Held by each test while it runs; by one that runs alone, exclusively.
+static RUNNING: RwLock<()> = RwLock::new(());
+
+/// How long each test took.
+static DURATIONS: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// The program's `main`.
 #[macro_export]
@@ -68,10 +84,33 @@ pub fn run(main: &Path) -> ExitCode {
         eprintln!("{place}: write #[test] in place of #[tokio::test], which leaves the test out here");
         return ExitCode::FAILURE;
     }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or_else(|| number("RUST_TEST_THREADS")).or_else(default_threads);
     let mut tests: Vec<&Test> = inventory::iter::<Test>.into_iter().collect();
-    tests.sort_by_key(|test| (test.module, test.name));
+    tests.sort_by_key(|test| (test.alone, test.module, test.name));
     let tests = tests.into_iter().map(trial).collect();
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    if let Some(most) = number("MINUTELY_TEST_SLOWEST") {
+        print_slowest(most);
+    }
+    conclusion.exit_code()
+}
+
+/// The number in a variable of the environment.
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn default_threads() -> Option<usize> {
+    Some(std::thread::available_parallelism().ok()?.get() * TESTS_PER_PROCESSOR)
+}
+
+fn print_slowest(most: usize) {
+    let mut durations = DURATIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    durations.sort_by_key(|(duration, _)| std::cmp::Reverse(*duration));
+    for (duration, name) in durations.iter().take(most) {
+        println!("{:8.2} s  {name}", duration.as_secs_f64());
+    }
 }
 
 /// Where the program's sources have a test that is not registered: the file and its line.
@@ -91,12 +130,32 @@ fn trial(test: &Test) -> Trial {
         Some((_, module)) => format!("{module}::{}", test.name),
         None => test.name.to_owned(),
     };
-    let function = test.function;
+    let Test { alone, function, .. } = *test;
+    let timed = name.clone();
     Trial::ignorable_test(name, move || {
+        // A lock is poisoned when a test fails while it holds it, which is no concern of the next one.
+        let (_shared, _exclusive) = match alone {
+            false => (Some(RUNNING.read().unwrap_or_else(PoisonError::into_inner)), None),
+            true => (None, Some(RUNNING.write().unwrap_or_else(PoisonError::into_inner))),
+        };
+        let _timer = Timer { name: timed, started: Instant::now() };
         SKIPPED.take();
         function();
         Ok::<_, Failed>(SKIPPED.take().map_or(Completion::Completed, Completion::ignored_with))
     })
+}
+
+/// Notes how long a test took, also of one that fails.
+struct Timer {
+    name: String,
+    started: Instant,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let mut durations = DURATIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        durations.push((self.started.elapsed(), std::mem::take(&mut self.name)));
+    }
 }
 
 /// Runs an asynchronous test, on this thread and two more.

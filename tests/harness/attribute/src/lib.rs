@@ -2,7 +2,7 @@
 
 use proc_macro::{TokenStream, TokenTree};
 
-/// Registers a function, which may be `async`, as a test of the harness.
+/// Registers a function, which may be `async`, as a test of the harness. `#[test(alone)]` runs beside no other.
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, function: TokenStream) -> TokenStream {
     match expand(&arguments, function) {
@@ -12,9 +12,11 @@ pub fn test(arguments: TokenStream, function: TokenStream) -> TokenStream {
 }
 
 fn expand(arguments: &TokenStream, function: TokenStream) -> Result<TokenStream, &'static str> {
-    if !arguments.is_empty() {
-        return Err("#[test] takes no arguments");
-    }
+    let alone = match arguments.to_string().as_str() {
+        "" => false,
+        "alone" => true,
+        _ => return Err("the one argument that #[test] takes is `alone`"),
+    };
     let tokens: Vec<TokenTree> = function.clone().into_iter().collect();
     let is = |token: &TokenTree, word: &str| matches!(token, TokenTree::Ident(ident) if ident.to_string() == word);
     let at = tokens.iter().position(|token| is(token, "fn")).ok_or("#[test] is for functions")?;
@@ -37,7 +39,7 @@ fn expand(arguments: &TokenStream, function: TokenStream) -> Result<TokenStream,
     };
     let registration = format!(
         "const _: () = {{ ::harness::inventory::submit! {{ ::harness::Test {{ \
-             module: ::core::module_path!(), name: {name:?}, function: {call} \
+             module: ::core::module_path!(), name: {name:?}, alone: {alone}, function: {call} \
          }} }} }};"
     );
     let registration: TokenStream = registration.parse().map_err(|_| "#[test] is for functions with a name")?;
