@@ -8,10 +8,11 @@ use super::{App, End, Result, known};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exit code 0: it is running, and an auto-fallback transport would queue. 1: it is not. For health checks and scripts:
+Exit code 0: the transport is running, and an auto-fallback transport queues. 1: it is not running. For health checks and \
+scripts:
   minutely alive prio_high -q || echo 'nobody consumes prio_high'")]
 pub(super) struct Args {
-    /// Which transport
+    /// The transport to check
     #[arg(value_name = "TRANSPORT")]
     transport: String,
     #[command(flatten)]

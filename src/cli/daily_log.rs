@@ -1,4 +1,4 @@
-//! The log under the state directory: one file a day, which its owner alone may read, for messages may be quoted in it.
+//! The log under the state directory: one file per day, readable only by its owner because it may quote messages.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use chrono::{NaiveDate, Utc};
 /// How many days' logs are kept.
 const DAYS: usize = 14;
 
-/// Writes to the file of the day.
+/// Writes to the current day's file.
 pub(super) struct DailyLog {
     dir: PathBuf,
     open: Mutex<(NaiveDate, File)>,
@@ -30,7 +30,7 @@ impl Write for &DailyLog {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let today = Utc::now().date_naive();
-        // Where the new file cannot be had, the old one is better than none.
+        // If the new file cannot be created, keep writing to the old one.
         if open.0 != today
             && let Ok(file) = file_of(&self.dir, today)
         {
@@ -54,7 +54,7 @@ fn file_of(dir: &Path, day: NaiveDate) -> io::Result<File> {
     Ok(file)
 }
 
-/// Removes the files of days long past. One that cannot be removed is tried again the next day.
+/// Removes all but the last [`DAYS`] files. A file that cannot be removed is tried again the next day.
 fn remove_old(dir: &Path) {
     let day = |name: &str| name.strip_prefix("minutely.")?.strip_suffix(".log")?.parse::<NaiveDate>().ok();
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();

@@ -10,14 +10,14 @@ use super::{App, End, Result};
 #[command(after_help = r"Example:
   minutely debug 'App\Message\SendEmail'")]
 pub(super) struct Args {
-    /// One message type: where would it go, and what would handle it?
+    /// Show only this message type [default: all known types]
     #[arg(value_name = "TYPE")]
     message_type: Option<String>,
     #[command(flatten)]
     format: FormatArg,
 }
 
-/// What is known of a type or wildcard.
+/// The routing and handlers of a type or wildcard.
 #[derive(Default)]
 struct Entry {
     interfaces: Vec<String>,
@@ -41,7 +41,7 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
         return Ok(End::Well);
     }
     if entries.is_empty() {
-        output::line("Neither routing nor handlers name any message.");
+        output::line("Routing and handlers name no message.");
         return Ok(End::Well);
     }
     let rows = entries.into_iter().map(|(name, entry)| {
@@ -64,8 +64,8 @@ fn one(app: &App, message_type: &str) -> Entry {
     }
 }
 
-/// Everything that routing, handlers or interfaces name. A wildcard's own entry shows what becomes of a message that nothing
-/// more specific fits.
+/// Every type and wildcard that routing, handlers or interfaces name. A wildcard's entry applies to messages that nothing
+/// more specific matches.
 fn all(app: &App) -> IndexMap<String, Entry> {
     let handled = app.handlers.iter().map(|(pattern, _)| pattern);
     let names = app.routing.patterns().chain(handled).chain(app.handlers.known_types());

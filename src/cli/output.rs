@@ -29,7 +29,7 @@ pub(super) struct FormatArg {
 /// Whether `--quiet` was given.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// From here on nothing but errors is printed.
+/// From now on, only errors are printed.
 pub(super) fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
@@ -38,7 +38,7 @@ fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Prints a line of a command's result. A reader that has gone (`| head`) is no failure of the command.
+/// Prints a line of a command's result. A closed pipe (`| head`) is not an error.
 pub(super) fn line(text: impl std::fmt::Display) {
     if is_quiet() {
         return;
@@ -52,7 +52,7 @@ pub(super) fn json(value: &impl Serialize) -> super::Result<()> {
     Ok(())
 }
 
-/// Prints an error, every line of it.
+/// Prints an error; each of its lines gets the prefix.
 pub(super) fn error(text: &str) {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     for line in text.lines() {
@@ -89,7 +89,7 @@ pub(super) fn table(heading: &[&str], numbers: std::ops::Range<usize>, rows: imp
     }
 }
 
-/// A duration for people: `45 s`, `3 min`, `2 h`.
+/// A human-readable duration: `45 s`, `3 min`, `2 h`.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),

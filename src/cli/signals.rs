@@ -10,9 +10,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From here on these signals end nothing by themselves.
+    /// From now on, these signals no longer end the process by themselves.
     pub(super) fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")));
         let signals = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::quit())?];
         Ok(Self { signals })
     }

@@ -5,8 +5,8 @@ use crate::supervisor::check_owner;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The workers that run now finish the messages they have in hand and exit. Supervisors are not stopped: they start new \
-workers, with the new code and configuration. Workers that are programs of their own (`command`) are not reached.")]
+The running workers finish their current messages and exit. Supervisors keep running and start new workers, with the new \
+code and configuration. Workers that are other programs (`command`) do not see this request.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {

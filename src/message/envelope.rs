@@ -1,4 +1,4 @@
-//! A message with everything that is known about it.
+//! A message with its stamps and headers.
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -7,35 +7,35 @@ use serde_json::value::RawValue;
 use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
 use super::{Message, Stamp};
 
-/// Header names and values, in the order they were written.
+/// Header names and values, in the order in which they were written.
 pub type Headers = IndexMap<String, String>;
 
-/// How many stamps of one class a message carries at most; as in Symfony, the first and the latest are kept.
+/// The maximum number of stamps of one class. As in Symfony, the first and the latest are kept.
 const STAMP_HISTORY: usize = 10;
 
-/// A message on its way: its type, its body, and its stamps.
+/// A message in transit: its type, body and stamps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
     message_type: String,
     interfaces: &'static [&'static str],
     body: Bytes,
-    /// Everything that travels, stamps included, as the wire has it; `type` and `Content-Type` are not among them.
+    /// All headers that are sent, including stamps, except `type` and `Content-Type`.
     headers: Headers,
-    /// Stamps that stay in this process, in the same form.
+    /// Stamps that are not sent, in the same form.
     local: Headers,
 }
 
 impl Envelope {
     /// Puts a message into an envelope.
     ///
-    /// Fails when the message cannot be written as JSON (a map with keys that are no strings, say).
+    /// Fails if the message cannot be serialized as JSON (for example, a map whose keys are not strings).
     pub fn new<M: Message>(message: &M) -> Result<Self, serde_json::Error> {
         let body = Bytes::from(serde_json::to_vec(message)?);
         Ok(Self { interfaces: M::INTERFACES, ..Self::from_json(M::TYPE, body) })
     }
 
-    /// An envelope around a body that is JSON text already. The body is not looked at: whoever takes it from outside
-    /// checks it first.
+    /// An envelope around a body that is already JSON text. The body is not checked; a caller that gets it from outside
+    /// must check it first.
     pub fn from_json(message_type: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self {
             message_type: message_type.into(),
@@ -51,22 +51,22 @@ impl Envelope {
         &self.message_type
     }
 
-    /// The further names the message goes by ([`Message::INTERFACES`]); unknown, so empty, for a received message.
+    /// The message's interfaces ([`Message::INTERFACES`]). Empty for a received message, because they are not sent.
     pub fn interfaces(&self) -> &'static [&'static str] {
         self.interfaces
     }
 
-    /// The message as JSON text, byte for byte as it was received.
+    /// The body: JSON text, byte for byte as it was received.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The message itself.
+    /// Deserializes the message.
     pub fn message<M: Message>(&self) -> Result<M, serde_json::Error> {
         serde_json::from_slice(&self.body)
     }
 
-    /// The headers that travel besides `type` and `Content-Type`, stamps included.
+    /// The headers that are sent, including stamps, except `type` and `Content-Type`.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
@@ -78,12 +78,12 @@ impl Envelope {
         self
     }
 
-    /// Adds a stamp after those of its class. Past ten of one class the oldest but the first are dropped, unless each
-    /// says something of its own ([`Stamp::ALL_KEPT`]).
+    /// Adds a stamp after the others of its class. Of more than ten, the first and the latest nine are kept, or all of them
+    /// with [`Stamp::ALL_KEPT`].
     pub fn add<S: Stamp>(&mut self, stamp: &S) {
         let Ok(stamp) = serde_json::value::to_raw_value(stamp) else {
-            // Stamps are plain structs of strings and numbers; a stamp that is none is a mistake of its author.
-            tracing::error!(class = S::CLASS, "a stamp could not be written as JSON and is left out");
+            // Stamps are plain structs of strings and numbers; this is a bug in the stamp's type.
+            tracing::error!(class = S::CLASS, "a stamp could not be serialized as JSON and is left out");
             return;
         };
         let header = header::<S>();
@@ -104,7 +104,7 @@ impl Envelope {
         self
     }
 
-    /// All stamps of a class, oldest first. One that cannot be read as `S` (another version's, say) is passed over.
+    /// All stamps of a class, oldest first. A stamp that cannot be deserialized (of another version, for example) is skipped.
     pub fn all<S: Stamp>(&self) -> Vec<S> {
         let map = if S::SENDABLE { &self.headers } else { &self.local };
         let stamps = map.get(&header::<S>()).map(|value| raw_stamps(value)).unwrap_or_default();
@@ -116,7 +116,7 @@ impl Envelope {
         self.all().pop()
     }
 
-    /// The wire form.
+    /// The message in its wire format.
     pub fn encode(&self) -> Encoded {
         let mut headers = Headers::with_capacity(self.headers.len() + 2);
         headers.insert(TYPE.to_owned(), self.message_type.clone());
@@ -125,7 +125,7 @@ impl Envelope {
         Encoded { body: self.body.clone(), headers }
     }
 
-    /// Reads the wire form. Says why a message that some other serializer wrote, or that is damaged, is not readable.
+    /// Reads a message in its wire format. The error says why it cannot be read: written by another serializer, or damaged.
     pub fn decode(encoded: &Encoded) -> Result<Self, UndecodableError> {
         let message_type = encoded.check()?.to_owned();
         let mut headers = encoded.headers.clone();
@@ -145,7 +145,7 @@ fn header<S: Stamp>() -> String {
     format!("{STAMP_PREFIX}{}", S::CLASS)
 }
 
-/// The stamps of one header, each as the text it was written as. A header that is no array of stamps counts as none.
+/// The stamps of one header, each as its original text. A header that is not an array counts as empty.
 fn raw_stamps(value: &str) -> Vec<Box<RawValue>> {
     serde_json::from_str(value).unwrap_or_default()
 }

@@ -1,16 +1,16 @@
-//! Stamps: facts about a message that travel with it, or that stay with it in this process.
+//! Stamps: metadata of a message, either sent with it or kept in this process.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A fact about a message. Written as a JSON object into the header of its class.
+/// Metadata of a message, written as a JSON object into the header of its class.
 pub trait Stamp: Serialize + DeserializeOwned {
-    /// The PHP class name it goes by on the wire.
+    /// Its name on the wire: a PHP class name.
     const CLASS: &'static str;
-    /// Whether it travels (Symfony's `NonSendableStampInterface` says no).
+    /// Whether it is sent with the message (Symfony's `NonSendableStampInterface` means that it is not).
     const SENDABLE: bool = true;
-    /// Whether a message keeps all of them, and not only the first and the latest of many.
+    /// Whether a message keeps all stamps of this class, instead of only the first and the latest ones.
     const ALL_KEPT: bool = false;
 }
 
@@ -32,13 +32,13 @@ macro_rules! stamp {
 stamp! {
     /// Which bus dispatched the message.
     BusNameStamp {
-        /// `messenger.bus.default` unless the application says otherwise.
+        /// `messenger.bus.default`, unless the application sets another name.
         bus_name: String,
     }
 }
 
 stamp! {
-    /// How long the message was to wait before it is delivered.
+    /// The delay before the message is delivered.
     DelayStamp {
         /// Milliseconds.
         delay: u64,
@@ -48,9 +48,9 @@ stamp! {
 stamp! {
     /// The message was sent again after a failure.
     RedeliveryStamp {
-        /// How many retries there have been, this one included.
+        /// The number of retries, including this one.
         retry_count: u32,
-        /// When, as ISO 8601.
+        /// The time, in ISO 8601.
         redelivered_at: String,
     }
 }
@@ -63,15 +63,15 @@ impl RedeliveryStamp {
 }
 
 stamp! {
-    /// The name the message's transport knows it by.
+    /// The message's id on its transport.
     TransportMessageIdStamp {
-        /// A number for SQL stores, text for the others; kept as it came.
+        /// A number for SQL stores, text for others; kept as received.
         id: serde_json::Value,
     }
 }
 
 stamp! {
-    /// The message failed for good and was put on the failure transport.
+    /// The message failed for good and was moved to the failure transport.
     SentToFailureTransportStamp {
         /// The transport it failed on.
         original_receiver_name: String,
@@ -81,21 +81,21 @@ stamp! {
 stamp! {
     /// Why the message failed.
     ErrorDetailsStamp {
-        /// The kind of error; a class name where PHP wrote it.
+        /// The kind of error; a class name if PHP wrote it.
         exception_class: String,
         /// The error's code: an exit code, or 0.
         exception_code: serde_json::Value,
         /// What went wrong, with the last lines of a program's output.
         exception_message: String,
-        /// PHP's stack trace; passed on, never written here.
+        /// PHP's stack trace; passed on, never written by minutely.
         #[serde(default)]
         flatten_exception: serde_json::Value,
     }
 }
 
 stamp! {
-    /// The transports this message goes to, whatever the routing says. Not sent along: it has no meaning for whoever
-    /// receives the message, and Symfony 5.4, which does not know it, would refuse the message.
+    /// The transports to which this message is sent instead of those in `routing`. Not sent with the message: receivers do
+    /// not need it, and Symfony 5.4, which does not know it, would refuse the message.
     TransportNamesStamp {
         /// Their names, in sending order.
         #[serde(alias = "transports")]
@@ -104,17 +104,17 @@ stamp! {
 }
 
 stamp! {
-    /// A handler has succeeded; sent along with a retry, so that only the handlers that have not run again.
+    /// A handler has succeeded. Sent with a retry, so that only the other handlers run again.
     HandledStamp {
-        /// What a PHP handler returned; null from handlers here.
+        /// The return value of a PHP handler; null for minutely's handlers.
         result: serde_json::Value,
-        /// Which handler.
+        /// The handler's name.
         handler_name: String,
     }, all_kept: true
 }
 
 stamp! {
-    /// The message came from a transport, so it is handled and not sent.
+    /// The message was received from a transport, so it is handled and not sent again.
     ReceivedStamp {
         /// Its name.
         transport_name: String,
@@ -126,11 +126,11 @@ stamp! {
     SentStamp {
         /// The transport the message was routed to.
         transport_name: String,
-        /// The transport that holds it: another one where `transport_name` is an auto-fallback.
+        /// The transport that stores it: a different one if `transport_name` is an auto-fallback.
         queued_on: String,
         /// Its id there.
         id: String,
-        /// Why it went there, where there was a choice.
+        /// Why it was sent there, if there was a choice.
         reason: Option<String>,
     }, sendable: false, all_kept: true
 }
@@ -138,7 +138,7 @@ stamp! {
 stamp! {
     /// The message was handled during its dispatch.
     HandledNowStamp {
-        /// The transport that said so; none where the message matched no routing.
+        /// The transport that decided this; `None` if no routing matched.
         transport_name: Option<String>,
         /// Why it was not queued.
         reason: String,

@@ -1,4 +1,4 @@
-//! The form messages have in every store: what Symfony Messenger's JSON serializer writes.
+//! The wire format in every store: that of Symfony Messenger's JSON serializer.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -11,16 +11,16 @@ pub(crate) const TYPE: &str = "type";
 pub(crate) const CONTENT_TYPE: &str = "Content-Type";
 pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
 
-/// A message as transports carry it: body and headers, not looked into.
+/// A message as transports carry it: body and headers, not parsed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Encoded {
-    /// JSON text, where our or Symfony's JSON serializer wrote it.
+    /// JSON text, if minutely or Symfony's JSON serializer wrote it.
     pub body: Bytes,
-    /// The type, the stamps, and whatever else the sender added.
+    /// The type, the stamps, and any other headers of the sender.
     pub headers: Headers,
 }
 
-/// Why a message in a queue cannot be read. It is kept, never acknowledged away.
+/// Why a queued message cannot be decoded. Such a message is kept, and never lost by acknowledging it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UndecodableError {
     /// PHP's own serializer wrote it.
@@ -30,7 +30,7 @@ pub enum UndecodableError {
     )]
     PhpSerialized,
     /// No `type` header.
-    #[error("there is no `type` header, so nothing says what message this is")]
+    #[error("the `type` header is missing, so the message's type is unknown")]
     NoType,
     /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
@@ -41,7 +41,7 @@ pub enum UndecodableError {
 }
 
 impl Encoded {
-    /// Checks that this can be read, and returns the message's type.
+    /// Checks that the message can be decoded, and returns its type.
     pub fn check(&self) -> Result<&str, UndecodableError> {
         let json = serde_json::from_slice::<&RawValue>(&self.body);
         let looks_like_php =
@@ -55,13 +55,13 @@ impl Encoded {
     }
 }
 
-/// Headers as stores keep them: one JSON object.
+/// Headers as stored: one JSON object.
 pub fn headers_to_json(headers: &Headers) -> String {
     serde_json::to_string(headers).expect("a map of strings to strings is always JSON")
 }
 
-/// Reads [`headers_to_json`]. PHP writes an empty map as `[]`; numbers and booleans, which a hand-written producer may
-/// send, are taken as their text.
+/// Parses the output of [`headers_to_json`]. PHP writes an empty map as `[]`. Numbers and booleans, which a hand-written
+/// producer may send, are converted to text.
 pub fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
