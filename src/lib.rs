@@ -36,6 +36,7 @@ pub mod app;
 pub mod bus;
 pub mod cache;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod handler;
 pub mod heartbeat;

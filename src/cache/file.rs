@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file_name::{self, FileName};
 use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
+use crate::clock;
 
 /// Begins the names of files that are still being written.
 const UNFINISHED: &str = ".new-";
@@ -79,7 +80,7 @@ impl Store for FileStore {
     }
 
     async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let mut facts = facts(&self.group_dir(group), SystemTime::now()).map_err(self.error("read"))?;
+        let mut facts = facts(&self.group_dir(group), clock::now()).map_err(self.error("read"))?;
         facts.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(facts)
     }
@@ -117,7 +118,7 @@ impl Store for FileStore {
 /// The owner of a claim that has not expired. A damaged claim is nobody's.
 fn holder(path: &Path) -> io::Result<Option<String>> {
     match read(path)? {
-        Content::Fact(fact) if is_true(&fact, SystemTime::now()) => Ok(Some(fact.value)),
+        Content::Fact(fact) if is_true(&fact, clock::now()) => Ok(Some(fact.value)),
         _ => Ok(None),
     }
 }
@@ -143,7 +144,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 
 /// States a fact from now on, and removes old ones.
 fn write(dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
-    let now = SystemTime::now();
+    let now = clock::now();
     sweep(dir, now);
     let (key, value) = (name.unreadable.clone(), value.to_owned());
     replace(dir, &name.text, &Stored { key, value, written_at: millis(now), expires_at: millis(now + ttl) })

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{CacheError, Fact, Store};
+use crate::clock;
 
 /// How old an answer from memory may be. A producer that dispatches thousands of messages a second asks the store four
 /// times a second; the price is that it may learn this much later that the last worker has gone.
@@ -22,8 +25,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A store with a short memory.
 pub struct Cache {
     store: Arc<dyn Store>,
-    recent: moka::sync::Cache<String, Arc<Vec<Fact>>>,
+    recent: moka::sync::Cache<String, Arc<Answer>>,
     down: Mutex<Option<Down>>,
+}
+
+/// What a store has answered.
+struct Answer {
+    facts: Vec<Fact>,
+    /// Here, and not by the memory's own clock, which no test can pause.
+    read_at: Instant,
 }
 
 /// What is known of a store that does not do its work at present.
@@ -68,16 +78,17 @@ impl Cache {
 
     /// The facts of a group as they were at most a quarter of a second ago, less those that have expired since.
     pub async fn list_recent(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let facts = match self.recent.get(group) {
-            Some(facts) => facts,
+        let answer = match self.recent.get(group).filter(|answer| answer.read_at.elapsed() < RECENT) {
+            Some(answer) => answer,
             None => {
-                let facts = Arc::new(self.list(group).await?);
-                self.recent.insert(group.to_owned(), Arc::clone(&facts));
-                facts
+                let (read_at, facts) = (Instant::now(), self.list(group).await?);
+                let answer = Arc::new(Answer { facts, read_at });
+                self.recent.insert(group.to_owned(), Arc::clone(&answer));
+                answer
             }
         };
-        let now = SystemTime::now();
-        Ok(facts.iter().filter(|fact| fact.expires_at > now).cloned().collect())
+        let now = clock::now();
+        Ok(answer.facts.iter().filter(|fact| fact.expires_at > now).cloned().collect())
     }
 
     /// See [`Store::set_up`]. Takes its time.

@@ -6,10 +6,12 @@
 mod file;
 mod file_name;
 mod front;
+mod memory;
 
 pub use file::FileStore;
 pub(crate) use file_name::bounded;
 pub use front::{Cache, RECENT};
+pub use memory::MemoryStore;
 
 use std::time::{Duration, SystemTime};
 

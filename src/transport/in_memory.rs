@@ -4,16 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::sql::REDELIVER_TIMEOUT;
 use super::{
     Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
     Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
+use crate::clock;
 use crate::config::Problem;
 use crate::message::Encoded;
 
@@ -342,7 +344,7 @@ impl Waking for InMemory {
         });
         match next {
             Some(at) => {
-                let _ = tokio::time::timeout_at(at.into(), changed).await;
+                let _ = tokio::time::timeout_at(at, changed).await;
             }
             None => changed.await,
         }
@@ -444,6 +446,22 @@ fn received(id: u64, stored: &Stored) -> Received {
 fn listed(id: u64, stored: &Stored, now: Instant) -> Listed {
     let ago = now.saturating_duration_since(stored.due);
     let ahead = stored.due.saturating_duration_since(now);
-    let available_at = SystemTime::now().checked_sub(ago).and_then(|time| time.checked_add(ahead));
+    let available_at = clock::now().checked_sub(ago).and_then(|time| time.checked_add(ahead));
     Listed { received: received(id, stored), available_at, in_flight: stored.received.is_some() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_follows_the_clock_of_the_timers() {
+        let (queue, hour) = (InMemory::new("mail"), Duration::from_secs(3600));
+        queue.send(&Encoded::default(), hour).await.unwrap();
+        assert!(queue.receive(1).await.unwrap().is_empty());
+        let begun = Instant::now();
+        queue.wake().await.unwrap();
+        assert!(begun.elapsed() >= hour);
+        assert_eq!(queue.receive(1).await.unwrap().len(), 1);
+    }
 }

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use tokio::time::{Instant, timeout};
 
 use super::forms::repacked;
 use super::settle::Fate;
 use super::{OnFailure, Source, Stop, waiting_time};
 use crate::bus::{Bus, DispatchError};
+use crate::clock;
 use crate::handler::Verdict;
 use crate::message::{
     DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
@@ -273,7 +273,7 @@ fn with_interruptions(mut message: Encoded, count: u32) -> Encoded {
 
 fn again(envelope: Envelope, retries: u32, delay: Duration) -> Envelope {
     let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-    envelope.with(&DelayStamp { delay }).with(&RedeliveryStamp::now(retries, Utc::now()))
+    envelope.with(&DelayStamp { delay }).with(&RedeliveryStamp::now(retries, clock::now().into()))
 }
 
 /// Adds what went wrong, unless it is what went wrong the last time (as Symfony does).

@@ -1,0 +1,34 @@
+//! The time of day, as the clock of the timers tells it.
+//!
+//! Deadlines, delays and waits follow tokio's clock, which a test can pause and move. What is kept with a time of day (the
+//! expiry of a cache entry, the stamp of a retry) has to move with it, or an entry of ten seconds would outlive an hour
+//! that the test has skipped.
+
+use std::time::{self, SystemTime};
+
+use tokio::time::Instant;
+
+/// The time of day; where tokio's clock has been paused or moved, as far off as that clock is.
+pub(crate) fn now() -> SystemTime {
+    let (timers, real, day) = (Instant::now().into_std(), time::Instant::now(), SystemTime::now());
+    let ahead = timers.saturating_duration_since(real);
+    let behind = real.saturating_duration_since(timers);
+    day.checked_add(ahead).and_then(|day| day.checked_sub(behind)).unwrap_or(day)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_day_moves_with_the_clock_of_the_timers() {
+        let (hour, tolerance) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let before = now();
+        assert!(SystemTime::now().duration_since(before).unwrap_or_default() < tolerance);
+        tokio::time::sleep(hour).await;
+        let passed = now().duration_since(before).unwrap();
+        assert!(passed > hour - tolerance && passed < hour + tolerance, "{passed:?}");
+    }
+}
