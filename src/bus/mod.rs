@@ -53,7 +53,7 @@ use send::SendMiddleware;
 /// let mut handlers = Handlers::default();
 /// handlers.register(SendEmail::TYPE, Arc::new(Typed::new(send_email)));
 /// let mut transports = Transports::default();
-/// transports.insert(Arc::new(InMemory::new("mail")));
+/// transports.insert(InMemory::new("mail"));
 /// let routing = Routing::new([(r"App\Message\*".into(), vec!["mail".into()])].into());
 ///
 /// let bus = Bus::new(vec![], Arc::new(routing), Arc::new(transports), Arc::new(handlers));

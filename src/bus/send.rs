@@ -43,7 +43,7 @@ impl Middleware for SendMiddleware {
 
 impl SendMiddleware {
     /// Where the message goes, each transport once, by the name it was asked for. All are found, or nothing is sent.
-    fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<dyn Transport>>, DispatchError> {
+    fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<Transport>>, DispatchError> {
         let names = match envelope.last::<TransportNamesStamp>() {
             Some(stamp) => stamp.transport_names,
             None => {
@@ -59,7 +59,7 @@ impl SendMiddleware {
 /// Sends to each in turn. Does one of them want the message handled now?
 async fn send(
     mut envelope: Envelope,
-    transports: &IndexMap<String, Arc<dyn Transport>>,
+    transports: &IndexMap<String, Arc<Transport>>,
 ) -> Result<(Envelope, bool), DispatchError> {
     if envelope.last::<BusNameStamp>().is_none() {
         envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
@@ -70,7 +70,7 @@ async fn send(
     let mut handle_now = false;
     for (name, transport) in transports {
         let transport_name = name.clone();
-        match transport.send(&encoded, delay).await {
+        match transport.sender.send(&encoded, delay).await {
             Ok(Sent::Queued { transport, id, reason }) => {
                 let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
                 envelope.add(&stamp);

@@ -80,7 +80,7 @@ pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result
 /// Do the servers allow as many connections as workers may need?
 async fn check_connections(app: &App) -> Vec<Problem> {
     let asked = connections(&app.config, &app.transports).into_iter().map(async |needed| {
-        let connecting = needed.transport.connecting()?;
+        let connecting = needed.transport.connecting.as_ref()?;
         let ServerConnections { server, workers, supervisor, .. } = &needed;
         let message = match tokio::time::timeout(ANSWER_TIMEOUT, connecting.limit()).await {
             Ok(Ok(Some(limit))) if needed.total() > limit => format!(

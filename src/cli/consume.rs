@@ -171,7 +171,7 @@ fn with_queues(app: &App, args: &Args) -> Result<Transports> {
     }
     for name in &args.transports {
         let transport = transports.target(name)?;
-        let Some(queues) = transport.queues() else {
+        let Some(queues) = &transport.queues else {
             let why = "--queues is for transports with several queues (amqp:)";
             return Err(Failure::Usage(format!("transport \"{name}\" has one queue; {why}")));
         };

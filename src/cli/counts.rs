@@ -22,14 +22,14 @@ impl Known {
 /// Counts a transport's messages. Where the store tells of pending ones alone, those at rest on a failure transport are
 /// known all the same.
 pub(super) async fn count(app: &App, name: &str) -> Result<Known, TransportError> {
-    let transport = app.transports.get(name)?;
-    let Some(counting) = transport.counting() else { return Ok(Known::default()) };
+    let transport = app.transports.target(name)?;
+    let Some(counting) = &transport.counting else { return Ok(Known::default()) };
     let counts = counting.counts(u64::MAX).await?;
     let mut known = Known { pending: Some(counts.pending), ..Known::default() };
-    if !counting.knows_pending_alone() {
+    if !counting.counts_pending_only() {
         (known.delayed, known.in_flight) = (Some(counts.delayed), Some(counts.in_flight));
     } else if is_failure_transport(app, name)
-        && let Some(resting) = transport.resting()
+        && let Some(resting) = &transport.resting
     {
         known.delayed = Some(resting.resting(u64::MAX).await?);
     }

@@ -15,8 +15,8 @@ pub(super) struct Args {
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let mut end = End::Well;
     for name in chosen(app, &args.transports)? {
-        let transport = app.transports.get(&name)?;
-        let Some(setting_up) = transport.setting_up() else {
+        let transport = app.transports.target(&name)?;
+        let Some(setting_up) = &transport.setting_up else {
             output::line(format_args!("{name}: needs nothing"));
             continue;
         };

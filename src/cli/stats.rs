@@ -23,8 +23,8 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let mut counts: Vec<(String, Known)> = Vec::new();
     let mut uncountable = Vec::new();
     for name in chosen(app, &args.transports)? {
-        let transport = app.transports.get(&name)?;
-        match transport.counting() {
+        let transport = app.transports.target(&name)?;
+        match transport.counting {
             None => uncountable.push(name),
             Some(_) => match count(app, &name).await {
                 Ok(count) => counts.push((name, count)),

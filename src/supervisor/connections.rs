@@ -19,7 +19,7 @@ pub struct ServerConnections {
     /// Of the supervisor.
     pub supervisor: u64,
     /// A transport that can ask the server for its limit.
-    pub transport: Arc<dyn Transport>,
+    pub transport: Arc<Transport>,
 }
 
 impl ServerConnections {
@@ -39,7 +39,7 @@ pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnec
         let consumed = definition.transports.iter().filter_map(|name| transports.target(name).ok());
         let consumed: Vec<_> = consumed.collect();
         for transport in consumed.iter().cloned().chain(failure_transports(config, transports, definition)) {
-            let Some(connecting) = transport.connecting() else { continue };
+            let Some(connecting) = &transport.connecting else { continue };
             let server = servers.entry(connecting.server().to_owned()).or_insert_with(|| ServerConnections {
                 server: connecting.server().to_owned(),
                 workers: 0,
@@ -50,7 +50,7 @@ pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnec
                 server.workers = server.workers.saturating_add(definition.autoscale.max.into());
             }
         }
-        for connecting in consumed.iter().filter_map(|transport| transport.connecting()) {
+        for connecting in consumed.iter().filter_map(|transport| transport.connecting.as_ref()) {
             if supervised.insert(connecting.connection().to_owned())
                 && let Some(server) = servers.get_mut(connecting.server())
             {
@@ -62,11 +62,7 @@ pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnec
 }
 
 /// Where a definition's messages go that fail for good.
-fn failure_transports(
-    config: &Config,
-    transports: &Transports,
-    definition: &WorkerDefinition,
-) -> Vec<Arc<dyn Transport>> {
+fn failure_transports(config: &Config, transports: &Transports, definition: &WorkerDefinition) -> Vec<Arc<Transport>> {
     let of = |name: &String| config.transports.get(name)?.failure_transport.as_ref();
     let names = definition.transports.iter().filter_map(|name| of(name).or(config.failure_transport.as_ref()));
     names.filter_map(|name| transports.target(name).ok()).collect()

@@ -104,7 +104,7 @@ impl Supervisor {
     async fn put_back(&self, transport: &str, taken: &[Taken]) -> Result<usize, String> {
         // A transport that has left the configuration, or whose broker takes messages back by itself.
         let Ok(transport) = self.transports.get(transport) else { return Ok(0) };
-        let Some(releasing) = transport.releasing() else { return Ok(0) };
+        let Some(releasing) = &transport.releasing else { return Ok(0) };
         let mut deliveries: Vec<Delivery> = taken.iter().flat_map(Taken::deliveries).collect();
         // A broker gives no receipts.
         deliveries.retain(|delivery| delivery.receipts.iter().any(|receipt| !receipt.0.is_empty()));

@@ -21,7 +21,7 @@ use crate::cache::{Cache, CacheError, Fact, Store};
 use crate::config::{Autoscale, Scope};
 use crate::heartbeat::PROMISE_TTL;
 use crate::message::Encoded;
-use crate::transport::{Counting, Counts, MessageId, Received, Sent, Transport, TransportError};
+use crate::transport::{Counting, Counts, Liveness, Sender, Sent, Transport, TransportError};
 
 /// Set for [`helper_process`]: what it is to do, and the stage's folder.
 const HELPER: &str = "MINUTELY_TEST_HELPER";
@@ -44,10 +44,8 @@ pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     soon(what, || condition().then_some(()));
 }
 
-/// A transport that only counts: a number, nothing at all, or for ever.
+/// A store that only counts: a number, nothing at all, or for ever.
 struct Backlog {
-    name: String,
-    target: Option<String>,
     pending: Pending,
     /// Told when it is asked.
     asked: Arc<Notify>,
@@ -61,33 +59,9 @@ enum Pending {
 }
 
 #[async_trait]
-impl Transport for Backlog {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for Backlog {
     async fn send(&self, _: &Encoded, _: Duration) -> Result<Sent, TransportError> {
         unreachable!("a supervisor sends nothing")
-    }
-
-    async fn receive(&self, _: usize) -> Result<Vec<Received>, TransportError> {
-        unreachable!("a supervisor receives nothing")
-    }
-
-    async fn ack(&self, _: &[MessageId]) -> Result<(), TransportError> {
-        unreachable!("a supervisor acknowledges nothing")
-    }
-
-    async fn reject(&self, _: &[MessageId]) -> Result<(), TransportError> {
-        unreachable!("a supervisor rejects nothing")
-    }
-
-    fn target(&self) -> Option<&str> {
-        self.target.as_deref()
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        (!matches!(self.pending, Pending::Uncountable)).then_some(self)
     }
 }
 
@@ -103,6 +77,16 @@ impl Counting for Backlog {
 
     async fn counts(&self, _: u64) -> Result<Counts, TransportError> {
         unreachable!("a supervisor needs only what is pending")
+    }
+}
+
+/// Consumes nothing.
+struct Nobody;
+
+#[async_trait]
+impl Liveness for Nobody {
+    async fn is_running(&self, _: &[&str]) -> bool {
+        false
     }
 }
 
@@ -169,9 +153,19 @@ impl Stage {
         Self { dir: dir.to_owned(), owned: None, transports, asked, store, definitions: Vec::new() }
     }
 
-    fn transport(mut self, name: &str, target: Option<&str>, pending: Pending) -> Self {
-        let (name, target) = (name.to_owned(), target.map(ToOwned::to_owned));
-        self.transports.insert(Arc::new(Backlog { name, target, pending, asked: Arc::clone(&self.asked) }));
+    fn transport(mut self, name: &str, pending: Pending) -> Self {
+        let backlog = Arc::new(Backlog { pending, asked: Arc::clone(&self.asked) });
+        let mut transport = Transport::sender(name, Arc::clone(&backlog));
+        if !matches!(pending, Pending::Uncountable) {
+            transport.counting = Some(backlog);
+        }
+        self.transports.insert(transport);
+        self
+    }
+
+    /// An auto-fallback to a transport that is there.
+    fn auto_fallback(mut self, name: &str, target: &str) -> Self {
+        self.transports.insert_auto_fallback(name, target, target, Arc::new(Nobody)).unwrap();
         self
     }
 
@@ -438,9 +432,9 @@ fn a_process_that_no_supervisor_started_adopts_nothing() {
 #[tokio::test]
 async fn workers_follow_what_is_pending() {
     let stage = Stage::new()
-        .transport("async", Some("queue"), Pending::Hang)
-        .transport("queue", None, Pending::Are(7))
-        .transport("more", None, Pending::Are(4))
+        .transport("queue", Pending::Are(7))
+        .auto_fallback("async", "queue")
+        .transport("more", Pending::Are(4))
         .sleepers("mail", &["async", "more"], 0, 10);
     let supervisor = stage.supervisor();
     let report = supervisor.tick().await;
@@ -452,7 +446,7 @@ async fn workers_follow_what_is_pending() {
 
 #[tokio::test]
 async fn workers_follow_what_is_pending_beside_a_transport_that_hangs() {
-    let stage = Stage::new().transport("hung", None, Pending::Hang).transport("low", None, Pending::Are(9)).sleepers(
+    let stage = Stage::new().transport("hung", Pending::Hang).transport("low", Pending::Are(9)).sleepers(
         "mail",
         &["hung", "low"],
         1,
@@ -480,7 +474,7 @@ async fn workers_beyond_a_lowered_max_still_count() {
 
 #[tokio::test]
 async fn a_dry_run_touches_nothing() {
-    let stage = Stage::new().transport("async", None, Pending::Are(7)).sleepers("mail", &["async"], 1, 10);
+    let stage = Stage::new().transport("async", Pending::Are(7)).sleepers("mail", &["async"], 1, 10);
     let report = stage.supervisor().dry_run().await;
     assert_eq!(report.plan.workers[0].start, 2);
     assert_eq!(fs::read_dir(&stage.dir).unwrap().count(), 0);
@@ -490,9 +484,9 @@ async fn a_dry_run_touches_nothing() {
 #[tokio::test]
 async fn what_cannot_be_counted_does_not_hold_up_the_others() {
     let stage = Stage::new()
-        .transport("hung", None, Pending::Hang)
-        .transport("mute", None, Pending::Uncountable)
-        .transport("fine", None, Pending::Are(5))
+        .transport("hung", Pending::Hang)
+        .transport("mute", Pending::Uncountable)
+        .transport("fine", Pending::Are(5))
         .sleepers("a", &["hung"], 1, 5)
         .sleepers("b", &["mute"], 0, 5)
         .sleepers("c", &["absent"], 0, 5)
@@ -518,8 +512,8 @@ async fn what_cannot_be_counted_does_not_hold_up_the_others() {
 #[tokio::test]
 async fn a_missing_program_does_not_hold_up_the_others_and_promises_nothing() {
     let mut stage = Stage::new()
-        .transport("one", None, Pending::Are(0))
-        .transport("two", None, Pending::Are(0))
+        .transport("one", Pending::Are(0))
+        .transport("two", Pending::Are(0))
         .sleepers("a", &["one"], 2, 5)
         .sleepers("b", &["two"], 1, 5);
     stage.definitions[0].command = Some(vec!["/no/such/program".into()]);
@@ -560,12 +554,12 @@ fn at_a_quick_pace(supervisor: Supervisor) -> Supervisor {
 #[tokio::test]
 async fn under_cron_it_ticks_for_its_time_and_leaves_workers_and_promises() {
     let stage = Stage::new()
-        .transport("own", None, Pending::Are(0))
-        .transport("foreign", Some("queue"), Pending::Are(0))
-        .transport("queue", None, Pending::Are(0))
-        .transport("rest", None, Pending::Are(0))
-        .transport("broken", None, Pending::Are(0))
-        .transport("silent", None, Pending::Are(0))
+        .transport("own", Pending::Are(0))
+        .transport("queue", Pending::Are(0))
+        .auto_fallback("foreign", "queue")
+        .transport("rest", Pending::Are(0))
+        .transport("broken", Pending::Are(0))
+        .transport("silent", Pending::Are(0))
         .sleepers("own", &["own"], 1, 1)
         .sleepers("silent", &["silent"], 1, 1)
         .with_own_workers()
@@ -611,7 +605,7 @@ async fn a_signal_ends_it_between_ticks() {
 
 #[tokio::test]
 async fn a_hung_transport_does_not_delay_a_signal() {
-    let stage = Stage::new().transport("hung", None, Pending::Hang).sleepers("mail", &["hung"], 1, 1);
+    let stage = Stage::new().transport("hung", Pending::Hang).sleepers("mail", &["hung"], 1, 1);
     let begun = Instant::now();
     stage.supervisor().supervise(stage.asked.notified(), |_| unreachable!("the tick was not finished")).await;
     assert!(begun.elapsed() < COUNT_TIMEOUT);
@@ -620,8 +614,8 @@ async fn a_hung_transport_does_not_delay_a_signal() {
 #[tokio::test]
 async fn supervising_ends_with_no_promise_and_no_worker() {
     let stage = Stage::new()
-        .transport("busy", None, Pending::Are(9))
-        .transport("rest", None, Pending::Are(0))
+        .transport("busy", Pending::Are(9))
+        .transport("rest", Pending::Are(0))
         .sleepers("busy", &["busy"], 1, 3)
         .sleepers("rest", &["rest"], 0, 1);
     // A definition that has since been taken out of the configuration.

@@ -197,7 +197,7 @@ impl Supervisor {
     /// Can the messages of all its transports be counted, where their stores answer?
     fn can_count(&self, definition: &WorkerDefinition) -> bool {
         let mut transports = definition.transports.iter().map(|name| self.transports.target(name));
-        transports.all(|transport| transport.is_ok_and(|transport| transport.counting().is_some()))
+        transports.all(|transport| transport.is_ok_and(|transport| transport.counting.is_some()))
     }
 
     /// The names under which producers ask whether a definition's transports are being consumed: those configured, and
@@ -224,7 +224,9 @@ impl Supervisor {
     fn rest(&self) {
         let names = self.definitions.iter().flat_map(|definition| &definition.transports);
         for transport in names.filter_map(|name| self.transports.target(name).ok()) {
-            transport.rest();
+            if let Some(connecting) = &transport.connecting {
+                connecting.close_idle();
+            }
         }
     }
 
@@ -249,7 +251,8 @@ impl Supervisor {
 
     async fn count_one(&self, name: &str, cap: u64, limit: Duration) -> Result<u64, String> {
         let transport = self.transports.target(name).map_err(|error| error.to_string())?;
-        let counting = transport.counting().ok_or_else(|| format!("transport \"{name}\" cannot count its messages"))?;
+        let counting = transport.counting.as_ref();
+        let counting = counting.ok_or_else(|| format!("transport \"{name}\" cannot count its messages"))?;
         match tokio::time::timeout(limit, counting.pending(cap)).await {
             Ok(count) => count.map_err(|error| error.to_string()),
             Err(_) => Err(format!("transport \"{name}\" did not answer within {limit:.0?}")),

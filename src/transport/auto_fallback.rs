@@ -1,7 +1,7 @@
-//! `auto-fallback://NAME?target=T&fallback=F`: queues while somebody consumes, and handles (or queues elsewhere) when
-//! nobody does. Contao's `contao-auto-fallback` transport.
+//! `auto-fallback://NAME?target=T&fallback=F`: sends to a queue while somebody consumes it, and handles messages now (or
+//! queues them elsewhere) when nobody does. Contao's `contao-auto-fallback` transport.
 //!
-//! Only sending decides. Consuming and counting this transport is consuming and counting its target, always.
+//! It only sends. Whoever consumes or counts it consumes or counts its target: see [`Transports::target`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
-use super::{
-    Counting, KeepingAlive, Listing, MessageId, Moving, Prefetching, Received, Releasing, Resting, Sent, SettingUp,
-    Transport, TransportError, TransportSpec, Waking,
-};
+#[cfg(doc)]
+use super::Transports;
+use super::{Sender, Sent, Transport, TransportError, TransportSpec};
 use crate::config::{Problem, TransportConfig};
 use crate::message::Encoded;
 
@@ -21,49 +20,35 @@ pub(super) const SCHEMES: [&str; 2] = ["auto-fallback", "contao-auto-fallback"];
 
 /// Knows whether somebody consumes a transport.
 #[async_trait]
-pub trait Liveness: Send + std::marker::Sync {
-    /// Is any of these being consumed? `false` when that cannot be found out: the fallback strands nothing.
+pub trait Liveness: Send + Sync {
+    /// Whether any of these is being consumed. `false` when that cannot be found out: the fallback strands nothing.
     async fn is_running(&self, transports: &[&str]) -> bool;
 }
 
 /// Sends to its target while that is being consumed, else to its fallback.
-pub struct AutoFallback {
-    name: String,
-    target: Arc<dyn Transport>,
-    fallback: Arc<dyn Transport>,
-    liveness: Arc<dyn Liveness>,
+pub(super) struct AutoFallback {
+    pub(super) name: String,
+    pub(super) target: Arc<Transport>,
+    pub(super) fallback: Arc<Transport>,
+    /// The names that a worker may have been told to consume so that messages on the target are handled: this one's, the
+    /// target's, and, where that is an auto-fallback, its target's.
+    pub(super) consumed_as: Vec<String>,
+    pub(super) liveness: Arc<dyn Liveness>,
 }
 
 impl AutoFallback {
-    /// A transport of this name between these two.
-    pub fn new(
-        name: impl Into<String>,
-        target: Arc<dyn Transport>,
-        fallback: Arc<dyn Transport>,
-        liveness: Arc<dyn Liveness>,
-    ) -> Self {
-        Self { name: name.into(), target, fallback, liveness }
-    }
-
-    /// A worker may have been told to consume this name, or its target's; where the target is an auto-fallback too,
-    /// also that one's target.
     async fn is_running(&self) -> bool {
-        let mut names = vec![self.name.as_str(), self.target.name()];
-        names.extend(self.target.target());
+        let names: Vec<&str> = self.consumed_as.iter().map(String::as_str).collect();
         self.liveness.is_running(&names).await
     }
 
     async fn send_to_fallback(&self, message: &Encoded, delay: Duration, why: String) -> Result<Sent, TransportError> {
-        Ok(because(self.fallback.send(message, delay).await?, why))
+        Ok(because(self.fallback.sender.send(message, delay).await?, why))
     }
 }
 
 #[async_trait]
-impl Transport for AutoFallback {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for AutoFallback {
     /// To the target while somebody consumes, else to the fallback.
     ///
     /// When the target is being consumed but cannot take the message (its store is down, full, not set up), the fallback
@@ -75,7 +60,7 @@ impl Transport for AutoFallback {
         if !self.is_running().await {
             return self.send_to_fallback(message, delay, format!("\"{name}\" is not running")).await;
         }
-        match self.target.send(message, delay).await {
+        match self.target.sender.send(message, delay).await {
             Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
             Err(error) => {
                 tracing::warn!(transport = %name, %error, "the target did not take a message; its fallback does");
@@ -83,66 +68,6 @@ impl Transport for AutoFallback {
                 self.send_to_fallback(message, delay, why).await
             }
         }
-    }
-
-    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
-        self.target.receive(up_to).await
-    }
-
-    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.target.ack(ids).await
-    }
-
-    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.target.reject(ids).await
-    }
-
-    fn consumable(&self) -> bool {
-        self.target.consumable()
-    }
-
-    fn target(&self) -> Option<&str> {
-        Some(self.target.target().unwrap_or(self.target.name()))
-    }
-
-    async fn close(&self) {
-        self.target.close().await;
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        self.target.counting()
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        self.target.setting_up()
-    }
-
-    fn listing(&self) -> Option<&dyn Listing> {
-        self.target.listing()
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        self.target.releasing()
-    }
-
-    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
-        self.target.keeping_alive()
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        self.target.resting()
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        self.target.waking()
-    }
-
-    fn prefetching(&self) -> Option<&dyn Prefetching> {
-        self.target.prefetching()
-    }
-
-    fn moving(&self) -> Option<&dyn Moving> {
-        self.target.moving()
     }
 }
 
@@ -188,7 +113,7 @@ pub(super) fn references(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{InMemory, Sync};
+    use super::super::{InMemory, SyncTransport, Transports};
     use super::*;
 
     /// Says that the transports in it are running.
@@ -201,69 +126,72 @@ mod tests {
         }
     }
 
-    /// A transport whose store is down.
+    /// A store that is down.
     struct Down;
 
     #[async_trait]
-    impl Transport for Down {
-        fn name(&self) -> &str {
-            "queue"
-        }
+    impl Sender for Down {
         async fn send(&self, _message: &Encoded, _delay: Duration) -> Result<Sent, TransportError> {
             Err(TransportError::NotSetUp { transport: "queue".into(), what: "everything".into() })
         }
-        async fn receive(&self, _up_to: usize) -> Result<Vec<Received>, TransportError> {
-            Ok(vec![])
-        }
-        async fn ack(&self, _ids: &[MessageId]) -> Result<(), TransportError> {
-            Ok(())
-        }
-        async fn reject(&self, _ids: &[MessageId]) -> Result<(), TransportError> {
-            Ok(())
-        }
     }
 
-    fn prio(running: &'static [&'static str], target: Arc<dyn Transport>) -> AutoFallback {
-        AutoFallback::new("prio", target, Arc::new(Sync::new("sync")), Arc::new(Running(running)))
+    /// `prio` between `queue` and `sync`.
+    fn transports(running: &'static [&'static str], queue: impl Into<Transport>) -> Transports {
+        let mut transports = Transports::default();
+        transports.insert(queue);
+        transports.insert(SyncTransport::new("sync"));
+        transports.insert_auto_fallback("prio", "queue", "sync", Arc::new(Running(running))).unwrap();
+        transports
     }
 
-    fn queue() -> Arc<dyn Transport> {
-        Arc::new(InMemory::new("queue"))
-    }
-
-    async fn send(transport: &AutoFallback) -> Sent {
-        transport.send(&Encoded::default(), Duration::ZERO).await.unwrap()
+    async fn send(transports: &Transports, name: &str) -> Sent {
+        transports.get(name).unwrap().sender.send(&Encoded::default(), Duration::ZERO).await.unwrap()
     }
 
     #[tokio::test]
     async fn a_message_is_queued_while_the_name_or_its_target_is_consumed() {
         for running in [&["prio"], &["queue"]] {
-            let Sent::Queued { transport, reason, .. } = send(&prio(running, queue())).await else { panic!() };
+            let Sent::Queued { transport, reason, .. } =
+                send(&transports(running, InMemory::new("queue")), "prio").await
+            else {
+                panic!()
+            };
             assert_eq!((transport.as_str(), reason.unwrap().as_str()), ("queue", "\"prio\" is running"));
         }
     }
 
     #[tokio::test]
     async fn a_message_is_handled_at_once_while_nobody_consumes() {
-        let sent = send(&prio(&["other"], queue())).await;
+        let sent = send(&transports(&["other"], InMemory::new("queue")), "prio").await;
         assert_eq!(sent, Sent::HandleNow { reason: "\"prio\" is not running".into() });
     }
 
     #[tokio::test]
     async fn the_fallback_takes_what_a_running_target_cannot() {
-        let Sent::HandleNow { reason } = send(&prio(&["prio"], Arc::new(Down))).await else { panic!() };
+        let transports = transports(&["prio"], Transport::sender("queue", Arc::new(Down)));
+        let Sent::HandleNow { reason } = send(&transports, "prio").await else { panic!() };
         assert_eq!(reason, "\"prio\" is running, but \"queue\" did not take the message");
     }
 
     #[tokio::test]
-    async fn consuming_and_counting_go_to_the_target_through_any_number_of_auto_fallbacks() {
-        let inner = AutoFallback::new("inner", queue(), Arc::new(Sync::new("sync")), Arc::new(Running(&["queue"])));
-        let outer = prio(&["queue"], Arc::new(inner));
-        assert_eq!(outer.target(), Some("queue"));
-        let Sent::Queued { id, .. } = send(&outer).await else { panic!() };
-        assert_eq!(outer.counting().unwrap().pending(10).await.unwrap(), 1);
-        assert_eq!(outer.receive(10).await.unwrap()[0].id, id);
-        outer.ack(&[id]).await.unwrap();
-        assert_eq!(outer.counting().unwrap().counts(10).await.unwrap(), Default::default());
+    async fn whoever_consumes_an_auto_fallback_consumes_its_target_through_any_number_of_them() {
+        let mut transports = transports(&["queue"], InMemory::new("queue"));
+        transports.insert_auto_fallback("outer", "prio", "sync", Arc::new(Running(&["queue"]))).unwrap();
+        assert!(transports.get("outer").unwrap().receiver.is_none());
+        let target = transports.target("outer").unwrap();
+        assert_eq!(target.name(), "queue");
+        let Sent::Queued { id, .. } = send(&transports, "outer").await else { panic!() };
+        assert_eq!(target.receiver.as_ref().unwrap().receive(10).await.unwrap()[0].id, id);
+    }
+
+    #[test]
+    fn an_auto_fallback_stands_between_transports_that_there_are() {
+        let mut transports = transports(&[], InMemory::new("queue"));
+        for (target, fallback) in [("queeu", "sync"), ("queue", "snyc")] {
+            let result = transports.insert_auto_fallback("a", target, fallback, Arc::new(Running(&[])));
+            assert!(matches!(result, Err(TransportError::Unknown(name)) if name == target || name == fallback));
+            assert!(transports.get("a").is_err());
+        }
     }
 }

@@ -1,32 +1,15 @@
 //! Makes all transports of a configuration, and finds everything wrong with them before anything is opened.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
 use super::auto_fallback::{self, AutoFallback, References};
-use super::{InMemoryFactory, Liveness, SqliteFactory, SyncFactory, Transport, TransportError, TransportSpec};
+use super::{Liveness, Transport, TransportError, TransportSpec, registry};
 use crate::cache::{FileStore, Store};
 use crate::config::{Problem, Secret, TransportConfig};
-
-/// Schemes whose transports exist, though a build may come without them.
-const OPTIONAL_SCHEMES: [&str; 14] = [
-    "postgres",
-    "postgresql",
-    "pgsql",
-    "pdo-pgsql",
-    "mysql",
-    "mariadb",
-    "mysql2",
-    "pdo-mysql",
-    "redis",
-    "rediss",
-    "valkey",
-    "valkeys",
-    "amqp",
-    "amqps",
-];
 
 /// What transports share.
 #[derive(Clone)]
@@ -42,13 +25,13 @@ pub struct Context {
 }
 
 /// Makes the transports of some DSN schemes. Keeps what they share (connections, say).
-pub trait Factory: Send + std::marker::Sync {
+pub trait Factory: Send + Sync {
     /// The schemes, in lower case.
     fn schemes(&self) -> &'static [&'static str];
 
     /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
     /// when it is first used.
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>>;
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>>;
 
     /// Makes a cache on such a store, or says everything that is wrong with its description. `None` where facts cannot be
     /// kept. Opens nothing. A cache and transports on one server share the process's connection to it.
@@ -62,27 +45,12 @@ pub trait Factory: Send + std::marker::Sync {
     }
 }
 
-/// The factories that come with this crate, for [`Transports::new`]. `auto-fallback` needs none.
-pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
-    vec![
-        Arc::new(SyncFactory),
-        Arc::new(InMemoryFactory::default()),
-        Arc::new(SqliteFactory::default()),
-        #[cfg(feature = "postgres")]
-        Arc::new(super::PostgresFactory::default()),
-        #[cfg(feature = "mysql")]
-        Arc::new(super::MysqlFactory::default()),
-        #[cfg(feature = "redis")]
-        Arc::new(super::RedisFactory::default()),
-        #[cfg(feature = "amqp")]
-        Arc::new(super::AmqpFactory::default()),
-    ]
-}
-
 /// The transports of an application, by name.
 #[derive(Clone, Default)]
 pub struct Transports {
-    by_name: IndexMap<String, Arc<dyn Transport>>,
+    by_name: IndexMap<String, Arc<Transport>>,
+    /// The queue that is behind each auto-fallback.
+    targets: HashMap<String, String>,
 }
 
 impl Transports {
@@ -107,23 +75,41 @@ impl Transports {
         build(configs, factories, context).1
     }
 
-    /// Adds a transport made by hand, in place of one of the same name.
-    pub fn insert(&mut self, transport: Arc<dyn Transport>) {
-        self.by_name.insert(transport.name().to_owned(), transport);
+    /// Adds a transport, in place of one of the same name.
+    pub fn insert(&mut self, transport: impl Into<Transport>) {
+        let transport = transport.into();
+        self.targets.remove(transport.name());
+        self.by_name.insert(transport.name().to_owned(), Arc::new(transport));
+    }
+
+    /// Adds a transport that sends to `target` while that is being consumed, else to `fallback`. Fails when one of these
+    /// two is not there yet.
+    pub fn insert_auto_fallback(
+        &mut self,
+        name: &str,
+        target: &str,
+        fallback: &str,
+        liveness: Arc<dyn Liveness>,
+    ) -> Result<(), TransportError> {
+        let (queue, target, fallback) = (self.target(target)?, self.get(target)?, self.get(fallback)?);
+        let mut consumed_as = vec![name.to_owned(), target.name().to_owned()];
+        if queue.name() != target.name() {
+            consumed_as.push(queue.name().to_owned());
+        }
+        let sender = AutoFallback { name: name.to_owned(), target, fallback, consumed_as, liveness };
+        self.insert(Transport::sender(name, Arc::new(sender)));
+        self.targets.insert(name.to_owned(), queue.name().to_owned());
+        Ok(())
     }
 
     /// A transport by its name.
-    pub fn get(&self, name: &str) -> Result<Arc<dyn Transport>, TransportError> {
+    pub fn get(&self, name: &str) -> Result<Arc<Transport>, TransportError> {
         self.by_name.get(name).cloned().ok_or_else(|| TransportError::Unknown(name.to_owned()))
     }
 
-    /// The transport that consuming and counting `name` really reads: itself, or an auto-fallback's target.
-    pub fn target(&self, name: &str) -> Result<Arc<dyn Transport>, TransportError> {
-        let transport = self.get(name)?;
-        match transport.target() {
-            Some(target) => self.get(target),
-            None => Ok(transport),
-        }
+    /// The transport that consuming and counting `name` really reads: itself, or, of an auto-fallback, the target.
+    pub fn target(&self, name: &str) -> Result<Arc<Transport>, TransportError> {
+        self.get(self.targets.get(name).map_or(name, String::as_str))
     }
 
     /// All names, in the order of the configuration.
@@ -132,7 +118,7 @@ impl Transports {
     }
 
     /// All transports, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Transport>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Transport>> {
         self.by_name.values()
     }
 }
@@ -144,7 +130,7 @@ fn build(
     context: &Context,
 ) -> (Transports, Vec<Problem>) {
     let mut problems: IndexMap<&str, Vec<Problem>> = configs.keys().map(|name| (name.as_str(), vec![])).collect();
-    let mut built: IndexMap<String, Arc<dyn Transport>> = IndexMap::new();
+    let mut transports = Transports::default();
     let mut auto_fallbacks: IndexMap<&str, (TransportSpec, References)> = IndexMap::new();
 
     for (name, config) in configs {
@@ -158,7 +144,7 @@ fn build(
             problems[name.as_str()].extend(factory.warnings(&spec));
             let made = factory.create(&spec, context);
             problems[name.as_str()].extend(spec.take_warnings());
-            built.insert(name.clone(), made?);
+            transports.insert(made?);
             Ok(())
         });
         problems[name.as_str()].extend(result.err().unwrap_or_default());
@@ -172,27 +158,24 @@ fn build(
     // Each round makes those whose parts are there. What is left at the end is on a circle, or stands on a transport
     // that could not be made; both have been reported.
     loop {
-        let made = built.len();
-        auto_fallbacks.retain(|name, (spec, references)| {
-            let (Some(target), Some(fallback)) = (built.get(&references.target), built.get(&references.fallback))
-            else {
+        let made = transports.by_name.len();
+        auto_fallbacks.retain(|name, (spec, References { target, fallback })| {
+            let liveness = Arc::clone(&context.liveness);
+            if transports.insert_auto_fallback(name, target, fallback, liveness).is_err() {
                 return true;
-            };
-            if !target.consumable() {
-                let what = format!("the target \"{}\" keeps no messages, so nothing can consume it", references.target);
+            }
+            if transports.target(name).is_ok_and(|queue| queue.receiver.is_none()) {
+                let what = format!("the target \"{target}\" keeps no messages, so nothing can consume it");
                 problems[*name].push(Problem::error(spec.option_path("target"), what));
             }
-            let (target, fallback) = (Arc::clone(target), Arc::clone(fallback));
-            let transport = AutoFallback::new(*name, target, fallback, Arc::clone(&context.liveness));
-            built.insert((*name).to_owned(), Arc::new(transport));
             false
         });
-        if built.len() == made {
+        if transports.by_name.len() == made {
             break;
         }
     }
-    let by_name = configs.keys().filter_map(|name| Some((name.clone(), built.swap_remove(name)?))).collect();
-    (Transports { by_name }, problems.into_values().flatten().collect())
+    transports.by_name.sort_by_key(|name, _| configs.get_index_of(name));
+    (transports, problems.into_values().flatten().collect())
 }
 
 /// Makes the cache that a configuration describes as it describes transports: where, and with which options. Or says
@@ -242,7 +225,7 @@ fn factory_for<'a>(
     }
     let mut known: IndexSet<&str> = factories.iter().flat_map(|factory| factory.schemes()).copied().collect();
     known.extend(auto_fallback::SCHEMES);
-    if OPTIONAL_SCHEMES.contains(&scheme) {
+    if registry::known_schemes().any(|known| known == scheme) {
         let known: Vec<&str> = known.into_iter().collect();
         let message = format!("\"{scheme}:\" is not in this build, which has: {}, doctrine", known.join(", "));
         return Err(vec![spec.dsn_problem(message)]);
@@ -277,6 +260,9 @@ fn way_back<'a>(
 mod tests {
     use async_trait::async_trait;
 
+    use super::super::in_memory::InMemoryFactory;
+    use super::super::sqlite::SqliteFactory;
+    use super::super::sync::SyncFactory;
     use super::*;
 
     struct Nobody;
@@ -344,6 +330,7 @@ mod tests {
         assert_eq!(transports.names().collect::<Vec<_>>(), list.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
         assert_eq!(transports.target("contao_prio_low").unwrap().name(), "contao_prio_low_doctrine");
         assert_eq!(transports.target("sync").unwrap().name(), "sync");
+        assert!(transports.get("contao_prio_low").unwrap().receiver.is_none());
         assert!(matches!(transports.get("contao"), Err(TransportError::Unknown(name)) if name == "contao"));
     }
 
@@ -400,9 +387,9 @@ mod tests {
     fn options_beside_the_dsn_win_over_those_in_it() {
         let transports = configs(&[("a", "sqlite:a.db?queue_name=dsn&table_name=dsn", "{queue_name: options}")]);
         let transports = Transports::new(&transports, &factories(), &context(&[])).unwrap();
-        let place = transports.get("a").unwrap().moving().unwrap().place();
-        assert_eq!((place.queue.as_str(), place.table.as_str()), ("options", "dsn"));
-        assert_eq!(place.store, "sqlite:/project/a.db");
+        let place = format!("{:?}", transports.get("a").unwrap().moving.as_ref().unwrap().place());
+        let expected = r#"TablePlace { file: "/project/a.db", table: "dsn", queue: "options" }"#;
+        assert_eq!(place, expected);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::sql::REDELIVER_TIMEOUT;
 use super::{
     Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    TransportSpec, Waking, registry,
 };
 use crate::clock;
 use crate::config::Problem;
@@ -163,11 +164,7 @@ impl InMemory {
 }
 
 #[async_trait]
-impl Transport for InMemory {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for InMemory {
     /// Stores a message. Unlike in other transports it does not survive this process.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let mut state = self.state();
@@ -178,7 +175,10 @@ impl Transport for InMemory {
         self.store.changed.notify_waiters();
         Ok(Sent::Queued { transport: self.name.clone(), id: MessageId(id.to_string()), reason: None })
     }
+}
 
+#[async_trait]
+impl Receiver for InMemory {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         Ok(self.with_queue(|queue, now| {
             let ids: Vec<u64> = queue.due(now).take(up_to).collect();
@@ -202,38 +202,6 @@ impl Transport for InMemory {
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.remove(ids);
         Ok(())
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        Some(self)
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        Some(self)
-    }
-
-    fn listing(&self) -> Option<&dyn Listing> {
-        Some(self)
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        Some(self)
-    }
-
-    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
-        Some(self)
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        Some(self)
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        Some(self)
-    }
-
-    fn moving(&self) -> Option<&dyn Moving> {
-        Some(self)
     }
 }
 
@@ -353,7 +321,7 @@ impl Waking for InMemory {
 }
 
 #[async_trait]
-impl Moving for InMemory {
+impl Retrying for InMemory {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         if let Some(id) = number(id) {
             self.with_queue(|queue, _| {
@@ -365,16 +333,19 @@ impl Moving for InMemory {
         }
         Ok(())
     }
+}
 
+#[async_trait]
+impl Moving for InMemory {
     async fn move_to(
         &self,
         id: &MessageId,
         message: &Encoded,
         destination: &Place,
     ) -> Result<Option<MessageId>, TransportError> {
-        if destination.store != self.place().store {
+        let Some(destination) = destination.get::<QueuePlace>().filter(|place| place.store == self.store.number) else {
             return Ok(None);
-        }
+        };
         if let Some(id) = number(id) {
             let mut state = self.state();
             if state.queues.get_mut(&self.name).and_then(|queue| queue.remove(id)).is_some() {
@@ -388,8 +359,32 @@ impl Moving for InMemory {
     }
 
     fn place(&self) -> Place {
-        let store = format!("in-memory:{}", self.store.number);
-        Place { store, table: String::new(), queue: self.name.clone() }
+        Place::new(QueuePlace { store: self.store.number, queue: self.name.clone() })
+    }
+}
+
+/// Where a queue is.
+#[derive(Debug)]
+struct QueuePlace {
+    /// The number of the store.
+    store: u64,
+    queue: String,
+}
+
+impl From<InMemory> for Transport {
+    fn from(queue: InMemory) -> Self {
+        let queue = Arc::new(queue);
+        let mut transport = Self::queue(&queue.name, Arc::clone(&queue));
+        transport.counting = Some(queue.clone());
+        transport.setting_up = Some(queue.clone());
+        transport.listing = Some(queue.clone());
+        transport.releasing = Some(queue.clone());
+        transport.keeping_alive = Some(queue.clone());
+        transport.resting = Some(queue.clone());
+        transport.waking = Some(queue.clone());
+        transport.retrying = Some(queue.clone());
+        transport.moving = Some(queue);
+        transport
     }
 }
 
@@ -401,16 +396,16 @@ pub struct InMemoryFactory {
 
 impl Factory for InMemoryFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["in-memory"]
+        registry::IN_MEMORY
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
         // Symfony's option, with nothing to choose here: messages are always kept in their wire form.
         options.flag("serialize", true);
         options.finish()?;
-        Ok(Arc::new(InMemory { name: spec.name.clone(), redeliver_timeout, store: Arc::clone(&self.store) }))
+        Ok(InMemory { name: spec.name.clone(), redeliver_timeout, store: Arc::clone(&self.store) }.into())
     }
 
     fn warnings(&self, spec: &TransportSpec) -> Vec<Problem> {

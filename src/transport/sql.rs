@@ -136,7 +136,7 @@ pub(super) fn time_from_text(text: &str) -> Option<SystemTime> {
 pub(super) fn store_error(
     transport: &str,
     action: &'static str,
-    source: impl std::error::Error + Send + std::marker::Sync + 'static,
+    source: impl std::error::Error + Send + Sync + 'static,
 ) -> TransportError {
     TransportError::Store { transport: transport.to_owned(), action, source: Box::new(source) }
 }

@@ -5,67 +5,48 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Context, Factory, MessageId, Received, Sent, Transport, TransportError, TransportSpec};
+use super::{Context, Factory, Sender, Sent, Transport, TransportError, TransportSpec, registry};
 use crate::config::Problem;
 use crate::message::Encoded;
 
 /// Hands every message back to be handled at once.
 #[derive(Debug)]
-pub struct Sync {
+pub struct SyncTransport {
     name: String,
 }
 
-impl Sync {
+impl SyncTransport {
     /// A transport of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
-
-    fn unsupported(&self, what: &'static str) -> TransportError {
-        let why = "it handles messages during their dispatch and keeps none";
-        TransportError::Unsupported { transport: self.name.clone(), what, why }
-    }
 }
 
 #[async_trait]
-impl Transport for Sync {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for SyncTransport {
     /// Nothing is stored. A delay is not waited for, as in Symfony.
     async fn send(&self, _message: &Encoded, _delay: Duration) -> Result<Sent, TransportError> {
         Ok(Sent::HandleNow { reason: format!("transport \"{}\" is synchronous", self.name) })
     }
+}
 
-    async fn receive(&self, _up_to: usize) -> Result<Vec<Received>, TransportError> {
-        Err(self.unsupported("be consumed"))
-    }
-
-    async fn ack(&self, _ids: &[MessageId]) -> Result<(), TransportError> {
-        Err(self.unsupported("acknowledge messages"))
-    }
-
-    async fn reject(&self, _ids: &[MessageId]) -> Result<(), TransportError> {
-        Err(self.unsupported("reject messages"))
-    }
-
-    fn consumable(&self) -> bool {
-        false
+impl From<SyncTransport> for Transport {
+    fn from(sync: SyncTransport) -> Self {
+        Self::sender(sync.name.clone(), Arc::new(sync))
     }
 }
 
-/// Makes [`Sync`] transports. They have no options.
+/// Makes [`SyncTransport`]s. They have no options.
 #[derive(Debug, Default)]
 pub struct SyncFactory;
 
 impl Factory for SyncFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["sync"]
+        registry::SYNC
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         spec.options().finish()?;
-        Ok(Arc::new(Sync::new(&spec.name)))
+        Ok(SyncTransport::new(&spec.name).into())
     }
 }

@@ -68,7 +68,7 @@ impl Held {
     ///
     /// Followed by [`Held::let_go`], or by [`Held::keep`] where they could not be released.
     pub(super) fn release(&mut self, source: &Arc<Source>, ids: &[MessageId]) -> Vec<Delivery> {
-        let repeats = source.transport.releasing().map(|releasing| releasing.receipt_repeats_within());
+        let repeats = source.transport.releasing.as_ref().map(|releasing| releasing.receipt_repeats_within());
         let repeats = repeats.unwrap_or_default();
         let mut deliveries = Vec::new();
         let mut is_any_in_doubt = false;
@@ -152,7 +152,7 @@ impl Held {
 impl OfSource {
     /// What is about to be kept alive, by the receipts that it has. From here on also the one is held that it gets.
     fn renew(&mut self, now: SystemTime) -> Vec<Delivery> {
-        let Some(keeping) = self.source.transport.keeping_alive() else { return Vec::new() };
+        let Some(keeping) = &self.source.transport.keeping_alive else { return Vec::new() };
         let next = keeping.receipt_at(now);
         let renew = |(id, holding): (&MessageId, &mut Holding)| {
             let delivery = Delivery { id: id.clone(), receipts: holding.receipts.clone() };
@@ -205,7 +205,8 @@ mod tests {
         });
         let transport = Transports::clone(&app.transports).get("mail").unwrap();
         let (name, retry) = ("mail".to_owned(), config::RetryStrategy::default());
-        let source = Arc::new(Source { name, transport, retry, on_failure: OnFailure::Discard });
+        let receiver = transport.receiver.clone().unwrap();
+        let source = Arc::new(Source { name, transport, receiver, retry, on_failure: OnFailure::Discard });
         let note = Note::new(dir.join("note"));
         (Arc::clone(&source), Held::new(&[source], Some(note.clone())), note)
     }
@@ -265,7 +266,7 @@ mod tests {
         let of_source = &mut held.by_source[0];
         let now = SystemTime::now();
         assert_eq!(of_source.renew(now), [delivery(&["2026-01-01 00:00:00"])]);
-        let new = source.transport.keeping_alive().unwrap().receipt_at(now).unwrap();
+        let new = source.transport.keeping_alive.as_ref().unwrap().receipt_at(now).unwrap();
         assert_eq!(receipts(&held), [Receipt("2026-01-01 00:00:00".into()), new.clone()]);
         held.by_source[0].renewed();
         assert_eq!(receipts(&held), [new]);

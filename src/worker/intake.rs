@@ -121,10 +121,10 @@ impl Intake {
         let free = self.concurrency.saturating_sub(in_hand).max(1);
         let mut turn = self.turn.unwrap_or(0);
         while let Some(lane) = self.lanes.get_mut(turn) {
-            let can_give_back = lane.source.transport.releasing().is_some();
+            let can_give_back = lane.source.transport.releasing.is_some();
             let mut size =
                 if can_give_back { batch_size(self.usual, free, self.concurrency, lane.largest) } else { free };
-            if let Some(prefetching) = lane.source.transport.prefetching() {
+            if let Some(prefetching) = &lane.source.transport.prefetching {
                 if self.is_stopping || self.since_slow < AFTER_SLOW {
                     size = free;
                 }
@@ -178,10 +178,10 @@ impl Intake {
     /// Each ends when its source says that something came.
     fn wakes(&self) -> Vec<BoxFuture<'static, ()>> {
         let well = self.lanes.iter().filter(|lane| lane.is_well() && !lane.is_asked());
-        let sources = well.map(|lane| Arc::clone(&lane.source)).filter(|source| source.transport.waking().is_some());
+        let sources = well.map(|lane| Arc::clone(&lane.source)).filter(|source| source.transport.waking.is_some());
         let wake = |source: Arc<Source>| async move {
             // A source that cannot wake leaves it to the sleep.
-            match source.transport.waking() {
+            match &source.transport.waking {
                 Some(waking) if waking.wake().await.is_ok() => {}
                 _ => future::pending().await,
             }
@@ -207,7 +207,7 @@ impl Intake {
 
     /// When what was taken should have begun.
     fn taken_overdue_at(&self) -> Option<Instant> {
-        let is_fetched = self.taken.iter().any(|(source, _)| source.transport.prefetching().is_some());
+        let is_fetched = self.taken.iter().any(|(source, _)| source.transport.prefetching.is_some());
         let patience = if is_fetched { FETCHED_PATIENCE } else { BATCH_PATIENCE };
         (!self.taken.is_empty()).then_some(self.taken_at + patience)
     }
@@ -332,12 +332,12 @@ impl Intake {
 
     /// The same as [`Intake::give_back`], save for what was fetched ahead.
     pub(super) fn give_back_unfetched(&mut self) {
-        self.give_back_from(|lane| lane.source.transport.prefetching().is_none());
+        self.give_back_from(|lane| lane.source.transport.prefetching.is_none());
     }
 
     fn give_back_from(&mut self, wanted: impl Fn(&Lane) -> bool) {
         for lane in &mut self.lanes {
-            if lane.source.transport.releasing().is_some() && wanted(lane) {
+            if lane.source.transport.releasing.is_some() && wanted(lane) {
                 let of_lane = |(source, _): &(Arc<Source>, Received)| Arc::ptr_eq(source, &lane.source);
                 let (unwanted, others) = std::mem::take(&mut self.taken).into_iter().partition(of_lane);
                 self.taken = others;
@@ -355,7 +355,7 @@ impl Intake {
     /// Gives back messages that were begun, and left as they are.
     pub(super) fn put_back(&mut self, messages: impl Iterator<Item = (Arc<Source>, MessageId)>) {
         for (source, id) in messages {
-            if let Some(lane) = self.lane(&source).filter(|lane| lane.source.transport.releasing().is_some()) {
+            if let Some(lane) = self.lane(&source).filter(|lane| lane.source.transport.releasing.is_some()) {
                 lane.unwanted([Unwanted { id, received: None }]);
             }
         }

@@ -124,15 +124,13 @@ impl Lane {
         }
         let source = Arc::clone(&self.source);
         self.failing_since.get_or_insert_with(Instant::now);
-        self.asked = Pending::new(async move { Answer::Received(source.transport.receive(up_to).await) });
+        self.asked = Pending::new(async move { Answer::Received(source.receiver.receive(up_to).await) });
     }
 
     /// Has nothing more fetched ahead, and takes what has been.
     pub(super) fn stop_fetching(&mut self) {
-        if self.source.transport.prefetching().is_none() {
-            return;
-        }
-        let (before, source) = (self.asked.take(), Arc::clone(&self.source));
+        let Some(prefetching) = self.source.transport.prefetching.clone() else { return };
+        let before = self.asked.take();
         self.asked = Pending::new(async move {
             let received = match before {
                 Some(pending) => match pending.answer.await {
@@ -141,10 +139,7 @@ impl Lane {
                 },
                 None => Ok(Vec::new()),
             };
-            let fetched = match source.transport.prefetching() {
-                Some(prefetching) => prefetching.stop_fetching().await,
-                None => Ok(Vec::new()),
-            };
+            let fetched = prefetching.stop_fetching().await;
             // What one of them has brought is there, whatever has become of the other.
             Answer::Received(match (received, fetched) {
                 (Ok(received), Ok(fetched)) => Ok(received.into_iter().chain(fetched).collect()),
@@ -159,7 +154,7 @@ impl Lane {
 
     /// Until when that is waited for; none when it is there.
     pub(super) fn fetching_until(&self) -> Option<Instant> {
-        self.source.transport.prefetching()?;
+        self.source.transport.prefetching.as_ref()?;
         self.asked.as_ref().map(|pending| pending.since + LAST_PATIENCE).filter(|until| *until > Instant::now())
     }
 
@@ -198,7 +193,7 @@ impl Lane {
 
     pub(super) fn had_nothing(&mut self) {
         // One that tells of what comes need not be asked as often as others.
-        let quiet = self.source.transport.waking().and_then(|waking| waking.poll_interval());
+        let quiet = self.source.transport.waking.as_ref().and_then(|waking| waking.poll_interval());
         self.next = Instant::now() + quiet.unwrap_or_default();
     }
 
@@ -245,7 +240,7 @@ impl Lane {
         if !self.handled.is_empty() {
             let ids = std::mem::take(&mut self.handled);
             self.told = Pending::new(async move {
-                let result = source.transport.ack(&ids).await;
+                let result = source.receiver.ack(&ids).await;
                 Answer::Acknowledged(ids, result)
             });
         } else if !self.unwanted.is_empty() {
@@ -253,7 +248,7 @@ impl Lane {
             let ids: Vec<MessageId> = messages.iter().map(|message| message.id.clone()).collect();
             let deliveries = held.release(&source, &ids);
             self.told = Pending::new(async move {
-                let result = match source.transport.releasing() {
+                let result = match &source.transport.releasing {
                     Some(releasing) => releasing.release(&deliveries).await,
                     None => Ok(()),
                 };
@@ -279,7 +274,7 @@ impl Lane {
             return;
         }
         self.keeping = Pending::new(async move {
-            let result = match source.transport.keeping_alive() {
+            let result = match &source.transport.keeping_alive {
                 Some(keeping) => keeping.keep_alive(&deliveries, now).await,
                 None => Ok(()),
             };

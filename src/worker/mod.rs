@@ -36,7 +36,7 @@ use crate::bus::Bus;
 use crate::cache::RECENT;
 use crate::config::Config;
 use crate::heartbeat::{Heartbeats, Pulse};
-use crate::transport::{MessageId, Transport, TransportError, Transports};
+use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
 use aside::{Aside, Waiting};
 use intake::Intake;
@@ -96,7 +96,8 @@ pub(crate) struct Source {
     /// The name it is consumed by: an auto-fallback's, where that is what was asked for.
     name: String,
     /// The transport that is really read.
-    transport: Arc<dyn Transport>,
+    transport: Arc<Transport>,
+    receiver: Arc<dyn Receiver>,
     retry: crate::config::RetryStrategy,
     on_failure: OnFailure,
 }
@@ -104,7 +105,7 @@ pub(crate) struct Source {
 /// Where messages go that failed for good.
 enum OnFailure {
     /// To the failure transport.
-    SendTo(Arc<dyn Transport>),
+    SendTo(Arc<Transport>),
     /// They came from the failure transport, and stay there.
     Stay,
     /// There is no failure transport.
@@ -147,7 +148,7 @@ impl Worker {
     async fn resume(&self, stop: &Stop) {
         let mut stopping = stop.clone();
         for source in &self.sources {
-            let Some(resting) = source.transport.resting() else { continue };
+            let Some(resting) = &source.transport.resting else { continue };
             let resumed = tokio::select! {
                 resumed = tokio::time::timeout(RESUME_PATIENCE, resting.resume()) => resumed,
                 () = stopping.wait() => return,
@@ -190,7 +191,8 @@ impl Worker {
         let stuck = result.as_ref().is_ok_and(|reason| *reason == StopReason::Unhandleable);
         let to_mend = if stuck { run.aside.why_stop() } else { None };
         run.close(stop, to_mend.is_some()).await;
-        let closing = join_all(self.sources.iter().map(|source| source.transport.close()));
+        let connections = self.sources.iter().filter_map(|source| source.transport.connecting.as_ref());
+        let closing = join_all(connections.map(|connecting| connecting.close()));
         if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
             tracing::warn!(
                 "a server did not confirm the last acknowledgements; what it has not received is delivered again"
@@ -203,13 +205,11 @@ impl Worker {
 
 fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source, TransportError> {
     let transport = transports.target(name)?;
-    if !transport.consumable() {
-        return Err(TransportError::Unsupported {
-            transport: name.to_owned(),
-            what: "be consumed",
-            why: "its messages are handled while they are dispatched",
-        });
-    }
+    let receiver = transport.receiver.clone().ok_or_else(|| TransportError::Unsupported {
+        transport: name.to_owned(),
+        what: "be consumed",
+        why: "its messages are handled while they are dispatched",
+    })?;
     // What an auto-fallback says of its own counts before what its target says.
     let configs = [config.transports.get(name), config.transports.get(transport.name())];
     let mut configs = configs.into_iter().flatten();
@@ -222,7 +222,8 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
         Some(failure) => OnFailure::SendTo(failure),
         None => OnFailure::Discard,
     };
-    Ok(Source { name: name.to_owned(), retry: retry.cloned().unwrap_or_default(), transport, on_failure })
+    let retry = retry.cloned().unwrap_or_default();
+    Ok(Source { name: name.to_owned(), transport, receiver, retry, on_failure })
 }
 
 /// Is this transport one to which messages go that failed for good?

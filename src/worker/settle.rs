@@ -18,7 +18,7 @@ pub(super) enum Fate {
     /// It is handled again after `delay`, as `message`.
     Retry { message: Encoded, delay: Duration, as_received: Encoded },
     /// It goes to the failure transport, as `message`.
-    MoveTo { message: Encoded, failure: Arc<dyn Transport>, as_received: Encoded },
+    MoveTo { message: Encoded, failure: Arc<Transport>, as_received: Encoded },
     /// It is given up.
     Discard,
 }
@@ -67,7 +67,7 @@ type Stored = Result<bool, TransportError>;
 /// How a message leaves where it is.
 enum Way {
     Retry(Duration),
-    MoveTo(Arc<dyn Transport>),
+    MoveTo(Arc<Transport>),
     Discard,
 }
 
@@ -147,38 +147,33 @@ impl Settling<'_> {
 
     async fn attempt(&self, form: &Encoded, way: &Way) -> Result<(), TransportError> {
         let transport = &self.source.transport;
-        match (way, transport.moving()) {
-            (Way::Discard, _) => transport.reject(std::slice::from_ref(self.id)).await,
-            (Way::Retry(delay), Some(moving)) => moving.retry(self.id, form, *delay).await,
-            (Way::Retry(delay), None) => {
-                transport.send_again(self.id, form, *delay).await?;
-                transport.reject(std::slice::from_ref(self.id)).await
-            }
-            (Way::MoveTo(destination), moving) => {
-                if let (Some(moving), Some(place)) = (moving, destination.moving().map(|to| to.place()))
+        match way {
+            Way::Discard => self.source.receiver.reject(std::slice::from_ref(self.id)).await,
+            Way::Retry(delay) => match &transport.retrying {
+                Some(retrying) => retrying.retry(self.id, form, *delay).await,
+                None => self.send_then_reject(transport, form, *delay).await,
+            },
+            Way::MoveTo(destination) => {
+                let place = destination.moving.as_ref().map(|moving| moving.place());
+                if let (Some(moving), Some(place)) = (&transport.moving, place)
                     && moving.move_to(self.id, form, &place).await?.is_some()
                 {
                     return Ok(());
                 }
-                send_then_reject(transport, self.id, destination, form).await
+                self.send_then_reject(destination, form, Duration::ZERO).await
             }
         }
     }
-}
 
-/// Where a store cannot move messages itself: a crash in between leaves the message twice, and never not at all.
-async fn send_then_reject(
-    from: &Arc<dyn Transport>,
-    id: &MessageId,
-    to: &Arc<dyn Transport>,
-    message: &Encoded,
-) -> Result<(), TransportError> {
-    match to.send(message, Duration::ZERO).await? {
-        Sent::Queued { .. } => from.reject(std::slice::from_ref(id)).await,
-        Sent::HandleNow { .. } => Err(TransportError::Unsupported {
-            transport: to.name().to_owned(),
-            what: "keep messages",
-            why: "it handles them while they are dispatched",
-        }),
+    /// Where a store cannot do it in one step: a crash in between leaves the message twice, and never not at all.
+    async fn send_then_reject(&self, to: &Transport, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        match to.sender.send(message, delay).await? {
+            Sent::Queued { .. } => self.source.receiver.reject(std::slice::from_ref(self.id)).await,
+            Sent::HandleNow { .. } => Err(TransportError::Unsupported {
+                transport: to.name().to_owned(),
+                what: "keep messages",
+                why: "it handles them while they are dispatched",
+            }),
+        }
     }
 }

@@ -65,14 +65,14 @@ impl Counting {
         });
         let app = Arc::new(app.load(&file, |_| Vec::new()).unwrap());
         for transport in app.transports.names() {
-            app.transports.get(transport).unwrap().setting_up().unwrap().setup().await.unwrap();
+            app.transports.get(transport).unwrap().setting_up.as_ref().unwrap().setup().await.unwrap();
         }
         Some(Self { app, begun, go, exchanges, _dir: dir })
     }
 
     async fn send(&self, transport: &str, n: u32, slow: bool) {
         let message = self.encoded(n, slow);
-        self.app.transports.get(transport).unwrap().send(&message, Duration::ZERO).await.unwrap();
+        self.app.transports.get(transport).unwrap().sender.send(&message, Duration::ZERO).await.unwrap();
     }
 
     fn encoded(&self, n: u32, slow: bool) -> minutely::message::Encoded {
@@ -119,7 +119,7 @@ impl Counting {
     }
 
     async fn pending(&self, transport: &str) -> u64 {
-        self.app.transports.get(transport).unwrap().counting().unwrap().pending(u64::MAX).await.unwrap()
+        self.app.transports.get(transport).unwrap().counting.as_ref().unwrap().pending(u64::MAX).await.unwrap()
     }
 
     /// Empties a queue: how many messages were left, and how many of those the broker says were delivered before.

@@ -35,7 +35,7 @@ use self::topology::Topology;
 use super::sql::store_error;
 use super::{
     Connecting, Context, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
-    Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
 };
 use crate::config::Problem;
 use crate::message::Encoded;
@@ -148,11 +148,7 @@ impl Amqp {
 }
 
 #[async_trait]
-impl Transport for Amqp {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for Amqp {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let longest = self.topology.delays.longest();
         if delay.as_millis() > longest.into() {
@@ -162,7 +158,10 @@ impl Transport for Amqp {
         }
         self.publish(To::Exchange, message, None, delay).await
     }
+}
 
+#[async_trait]
+impl Receiver for Amqp {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
         if up_to == 0 {
@@ -183,16 +182,6 @@ impl Transport for Amqp {
         }
     }
 
-    async fn send_again(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
-        let delay = delay.min(Duration::from_millis(self.topology.delays.longest()));
-        let consuming = self.consuming.lock().await.clone();
-        match consuming.and_then(|consuming| consuming.held(id)) {
-            Some(held) => self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await,
-            // It went back with its channel, and comes again by itself.
-            None => Ok(Sent::Queued { transport: self.name.clone(), id: id.clone(), reason: None }),
-        }
-    }
-
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.settle("acknowledging", ids, async |consuming| consuming.ack(ids).await).await
     }
@@ -201,55 +190,19 @@ impl Transport for Amqp {
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.settle("rejecting", ids, async |consuming| consuming.nack(ids, false).await).await
     }
+}
 
-    fn rest(&self) {
-        self.publishing.rest();
-        if let Ok(mut consuming) = self.consuming.try_lock() {
-            *consuming = None;
+#[async_trait]
+impl Retrying for Amqp {
+    /// To the one queue that it came from. What is sent again is first sent and then rejected, as with Symfony.
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let delay = delay.min(Duration::from_millis(self.topology.delays.longest()));
+        let consuming = self.consuming.lock().await.clone();
+        // Otherwise it went back with its channel, and comes again by itself.
+        if let Some(held) = consuming.and_then(|consuming| consuming.held(id)) {
+            self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await?;
         }
-        self.link.rest();
-    }
-
-    /// The broker does not answer an acknowledgement. It answers that the channel is closed, after all that came before: a
-    /// process that ends without waiting for this may take its last acknowledgements with it.
-    async fn close(&self) {
-        // While somebody opens it there is nothing to close.
-        let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());
-        if let Some(open) = open {
-            open.close().await;
-        }
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        Some(self)
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        Some(self)
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        Some(self)
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        Some(self)
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        Some(self)
-    }
-
-    fn prefetching(&self) -> Option<&dyn Prefetching> {
-        Some(self)
-    }
-
-    fn queues(&self) -> Option<&dyn Queues> {
-        Some(self)
-    }
-
-    fn connecting(&self) -> Option<&dyn Connecting> {
-        Some(self)
+        self.reject(std::slice::from_ref(id)).await
     }
 }
 
@@ -273,7 +226,7 @@ impl Counting for Amqp {
         Ok(Counts { pending: self.pending(cap).await?, ..Counts::default() })
     }
 
-    fn knows_pending_alone(&self) -> bool {
+    fn counts_pending_only(&self) -> bool {
         true
     }
 }
@@ -347,9 +300,9 @@ impl Queues for Amqp {
         self.queues.iter().map(|queue| queue.as_str().to_owned()).collect()
     }
 
-    fn only(&self, names: &[String]) -> Arc<dyn Transport> {
+    fn only(&self, names: &[String]) -> Transport {
         let queues = self.queues.iter().filter(|queue| names.iter().any(|name| name == queue.as_str())).cloned();
-        Arc::new(Self {
+        let narrowed = Self {
             name: self.name.clone(),
             topology: Arc::clone(&self.topology),
             queues: queues.collect(),
@@ -357,7 +310,8 @@ impl Queues for Amqp {
             publishing: Arc::clone(&self.publishing),
             consuming: Mutex::new(None),
             ahead: AtomicBool::new(false),
-        })
+        };
+        narrowed.into_transport()
     }
 }
 
@@ -375,6 +329,41 @@ impl Connecting for Amqp {
     /// AMQP does not tell.
     async fn limit(&self) -> Result<Option<u64>, TransportError> {
         Ok(None)
+    }
+
+    fn close_idle(&self) {
+        self.publishing.rest();
+        if let Ok(mut consuming) = self.consuming.try_lock() {
+            *consuming = None;
+        }
+        self.link.rest();
+    }
+
+    /// The broker does not answer an acknowledgement. It answers that the channel is closed, after all that came before: a
+    /// process that ends without waiting for this may take its last acknowledgements with it.
+    async fn close(&self) {
+        // While somebody opens it there is nothing to close.
+        let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());
+        if let Some(open) = open {
+            open.close().await;
+        }
+    }
+}
+
+impl Amqp {
+    fn into_transport(self) -> Transport {
+        let queues = Arc::new(self);
+        let mut transport = Transport::queue(&queues.name, Arc::clone(&queues));
+        transport.counting = Some(queues.clone());
+        transport.setting_up = Some(queues.clone());
+        transport.releasing = Some(queues.clone());
+        transport.resting = Some(queues.clone());
+        transport.waking = Some(queues.clone());
+        transport.prefetching = Some(queues.clone());
+        transport.queues = Some(queues.clone());
+        transport.connecting = Some(queues.clone());
+        transport.retrying = Some(queues);
+        transport
     }
 }
 
@@ -399,13 +388,13 @@ impl AmqpFactory {
 
 impl Factory for AmqpFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["amqp", "amqps"]
+        registry::AMQP
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let (address, topology) = options::read(spec, &mut options);
         options.finish()?;
-        Ok(Arc::new(Amqp::new(&spec.name, topology, self.link(address))))
+        Ok(Amqp::new(&spec.name, topology, self.link(address)).into_transport())
     }
 }

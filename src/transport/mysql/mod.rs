@@ -31,7 +31,7 @@ use self::waking::{WakeFile, WakeFiles};
 use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table, Value};
 use super::sql::{Moment, QueueOptions};
 use super::sql_facts::{self, SqlFacts, Words};
-use super::{Context, Factory, Transport, TransportSpec, Waking};
+use super::{Context, Factory, Transport, TransportSpec, Waking, registry};
 use crate::cache::Store;
 use crate::config::Problem;
 
@@ -189,8 +189,8 @@ impl Dialect for Mysql {
         self.wake_files.notify(table, queue);
     }
 
-    fn waking(table: &Table<Self>) -> Option<&dyn Waking> {
-        Some(table)
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
+        Some(table.clone())
     }
 }
 
@@ -215,10 +215,10 @@ impl MysqlFactory {
 
 impl Factory for MysqlFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["mysql", "mariadb", "mysql2", "pdo-mysql"]
+        registry::MYSQL
     }
 
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
         if queue.table.split('.').any(|part| part.len() > LONGEST_NAME) {
@@ -237,7 +237,7 @@ impl Factory for MysqlFactory {
         let link = link.map_err(|problem| vec![problem])?;
         let wake_files = WakeFiles::new(&context.state_dir, link.place());
         let dialect = Mysql::new(&queue.table, &queue.queue, wake_files);
-        Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
+        Ok(Table::new(&spec.name, queue, link, dialect).into_transport())
     }
 
     fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {

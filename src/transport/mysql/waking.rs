@@ -14,7 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::super::file_watch::{Changes, FileWatch};
 use super::super::rdbms::Table;
 use super::super::sql::store_error;
-use super::super::{Transport, TransportError, Waking};
+use super::super::{TransportError, Waking};
 use super::Mysql;
 use crate::cache::bounded;
 
@@ -99,7 +99,7 @@ impl Waking for Table<Mysql> {
         let (action, file) = ("waiting for messages", &self.dialect.wake_file);
         let unwatched = |error: io::Error| {
             tracing::debug!(path = %file.path.display(), %error, "not watched for new messages");
-            store_error(self.name(), action, error)
+            store_error(&self.name, action, error)
         };
         let changes = file.changes().map_err(unwatched)?;
         if *file.seen() != Some(changes.count) {

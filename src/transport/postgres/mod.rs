@@ -24,7 +24,7 @@ use self::waking::Notifications;
 use super::rdbms::{Address, Content, Dialect, Facts, Link, Statement, Table};
 use super::sql::{Moment, QueueOptions};
 use super::sql_facts::{self, SqlFacts, Words};
-use super::{Context, Factory, Options, Transport, TransportSpec, Waking};
+use super::{Context, Factory, Options, Transport, TransportSpec, Waking, registry};
 use crate::cache::Store;
 use crate::config::Problem;
 
@@ -148,8 +148,8 @@ impl Dialect for Postgres {
         body.contains('\0').then_some("has a NUL byte in it")
     }
 
-    fn waking(table: &Table<Self>) -> Option<&dyn Waking> {
-        table.dialect.notifications.as_ref().map(|_| table as &dyn Waking)
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
+        table.dialect.notifications.is_some().then(|| table.clone() as Arc<dyn Waking>)
     }
 }
 
@@ -177,10 +177,10 @@ impl PostgresFactory {
 
 impl Factory for PostgresFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["postgres", "postgresql", "pgsql", "pdo-pgsql"]
+        registry::POSTGRES
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
         if queue.table.len() > LONGEST_NAME {
@@ -203,7 +203,7 @@ impl Factory for PostgresFactory {
         let notifications = notify.then(|| Notifications::new(Arc::clone(bells), &queue.table, &queue.queue, interval));
         let dialect =
             Postgres { queue: queue.queue.clone(), queries: Queries::new(&queue.table, notify), notifications };
-        Ok(Arc::new(Table::new(&spec.name, queue, link, dialect)))
+        Ok(Table::new(&spec.name, queue, link, dialect).into_transport())
     }
 
     fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {

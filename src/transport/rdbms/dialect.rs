@@ -1,5 +1,7 @@
 //! What each kind of server has its own way for.
 
+use std::sync::Arc;
+
 use super::super::Waking;
 use super::super::sql::Moment;
 use super::error::Fault;
@@ -91,5 +93,5 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     fn notify(&self, _table: &str, _queue: &str) {}
 
     /// The table as it can be woken, where it can.
-    fn waking(table: &Table<Self>) -> Option<&dyn Waking>;
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>>;
 }

@@ -13,6 +13,8 @@ mod link;
 pub(super) mod live;
 mod statement;
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,13 +31,13 @@ pub(crate) use self::statement::{Row, Statement, Value};
 use super::sql::{Moment, NEVER, QueueOptions, RECEIPT_REPEATS, by_receipt, store_error, time_from_text};
 use super::{
     Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt, Received,
-    Releasing, Resting, Sent, SettingUp, Transport, TransportError, Waking,
+    Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
 };
 use crate::message::Encoded;
 
 /// A queue in a table of a server.
 pub(crate) struct Table<D: Dialect> {
-    name: String,
+    pub(super) name: String,
     pub(super) options: QueueOptions,
     pub(super) link: Arc<Link<D::Session>>,
     pub(super) dialect: D,
@@ -143,11 +145,7 @@ impl<D: Dialect> Table<D> {
 }
 
 #[async_trait]
-impl<D: Dialect> Transport for Table<D> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl<D: Dialect> Sender for Table<D> {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
         let content = self.content(message)?;
@@ -165,7 +163,10 @@ impl<D: Dialect> Transport for Table<D> {
         self.notify();
         Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
     }
+}
 
+#[async_trait]
+impl<D: Dialect> Receiver for Table<D> {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
         if up_to == 0 {
@@ -186,46 +187,6 @@ impl<D: Dialect> Transport for Table<D> {
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.change("rejecting", ids, |ids| self.dialect.finish(ids)).await
-    }
-
-    fn rest(&self) {
-        self.link.rest();
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        Some(self)
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        Some(self)
-    }
-
-    fn listing(&self) -> Option<&dyn Listing> {
-        Some(self)
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        Some(self)
-    }
-
-    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
-        Some(self)
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        Some(self)
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        D::waking(self)
-    }
-
-    fn connecting(&self) -> Option<&dyn Connecting> {
-        Some(self)
-    }
-
-    fn moving(&self) -> Option<&dyn Moving> {
-        Some(self)
     }
 }
 
@@ -350,10 +311,14 @@ impl<D: Dialect> Connecting for Table<D> {
         let limit = rows.first().map(|row| row.number(0)).transpose();
         Ok(limit.map_err(|error| self.unreadable(action, error))?.and_then(|limit| u64::try_from(limit).ok()))
     }
+
+    fn close_idle(&self) {
+        self.link.rest();
+    }
 }
 
 #[async_trait]
-impl<D: Dialect> Moving for Table<D> {
+impl<D: Dialect> Retrying for Table<D> {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let action = "retrying";
         let Some(id) = number(id) else { return Ok(()) };
@@ -362,7 +327,10 @@ impl<D: Dialect> Moving for Table<D> {
         self.notify();
         Ok(())
     }
+}
 
+#[async_trait]
+impl<D: Dialect> Moving for Table<D> {
     /// Within one table the message keeps its id.
     async fn move_to(
         &self,
@@ -371,12 +339,11 @@ impl<D: Dialect> Moving for Table<D> {
         destination: &Place,
     ) -> Result<Option<MessageId>, TransportError> {
         let action = "moving";
-        if destination.store != self.place().store {
-            return Ok(None);
-        }
+        let same_database = |place: &&TablePlace<D>| place.database == self.link.place();
+        let Some(destination) = destination.get::<TablePlace<D>>().filter(same_database) else { return Ok(None) };
         let Some(number) = number(id) else { return Ok(Some(id.clone())) };
         let content = self.content(message)?;
-        let (now, Place { table, queue, .. }) = (Moment::now(), destination);
+        let (now, TablePlace { table, queue, .. }) = (Moment::now(), destination);
         if *table == self.options.table {
             self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
             self.dialect.notify(table, queue);
@@ -395,11 +362,46 @@ impl<D: Dialect> Moving for Table<D> {
     }
 
     fn place(&self) -> Place {
-        Place {
-            store: self.link.place().to_owned(),
+        Place::new(TablePlace::<D> {
+            database: self.link.place().to_owned(),
             table: self.options.table.clone(),
             queue: self.options.queue.clone(),
-        }
+            dialect: PhantomData,
+        })
+    }
+}
+
+/// Where a queue is.
+struct TablePlace<D> {
+    /// The server and the database.
+    database: String,
+    table: String,
+    queue: String,
+    /// Servers of different kinds may be called the same.
+    dialect: PhantomData<fn() -> D>,
+}
+
+impl<D> fmt::Debug for TablePlace<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queue {:?} of table {:?} in {}", self.queue, self.table, self.database)
+    }
+}
+
+impl<D: Dialect> Table<D> {
+    pub(super) fn into_transport(self) -> Transport {
+        let table = Arc::new(self);
+        let mut transport = Transport::queue(&table.name, Arc::clone(&table));
+        transport.waking = D::waking(&table);
+        transport.counting = Some(table.clone());
+        transport.setting_up = Some(table.clone());
+        transport.listing = Some(table.clone());
+        transport.releasing = Some(table.clone());
+        transport.keeping_alive = Some(table.clone());
+        transport.resting = Some(table.clone());
+        transport.connecting = Some(table.clone());
+        transport.retrying = Some(table.clone());
+        transport.moving = Some(table);
+        transport
     }
 }
 

@@ -30,8 +30,9 @@ use self::link::Link;
 use self::options::{Address, Queue};
 use super::sql::store_error;
 use super::{
-    Connecting, Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listing, MessageId, Moving, Place, Receipt,
-    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Connecting, Context, Counting, Counts, Delivery, Factory, KeepingAlive, MessageId, Moving, Place, Receipt,
+    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    TransportSpec, Waking, registry,
 };
 use crate::cache::Store;
 use crate::config::Problem;
@@ -389,11 +390,7 @@ fn delayed_id(due: u64, uniqid: &str) -> MessageId {
 }
 
 #[async_trait]
-impl Transport for Redis {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for Redis {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
         let queued = |id| Ok(Sent::Queued { transport: self.name.clone(), id, reason: None });
@@ -426,7 +423,10 @@ impl Transport for Redis {
         self.link.ring(&self.queue.stream);
         queued(delayed_id(due, &uniqid))
     }
+}
 
+#[async_trait]
+impl Receiver for Redis {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
         let up_to = up_to.min(MOST_TAKEN);
@@ -452,46 +452,6 @@ impl Transport for Redis {
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.finish("rejecting", ids, self.queue.delete_after_reject).await
-    }
-
-    fn rest(&self) {
-        self.link.rest();
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        Some(self)
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        Some(self)
-    }
-
-    fn listing(&self) -> Option<&dyn Listing> {
-        Some(self)
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        Some(self)
-    }
-
-    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
-        Some(self)
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        Some(self)
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        Some(self)
-    }
-
-    fn connecting(&self) -> Option<&dyn Connecting> {
-        Some(self)
-    }
-
-    fn moving(&self) -> Option<&dyn Moving> {
-        Some(self)
     }
 }
 
@@ -615,10 +575,14 @@ impl Connecting for Redis {
         let info = info.map_err(|error| self.error("asking for the limit of connections", error))?;
         Ok(info.lines().find_map(|line| line.strip_prefix("maxclients:")?.trim().parse().ok()))
     }
+
+    fn close_idle(&self) {
+        self.link.rest();
+    }
 }
 
 #[async_trait]
-impl Moving for Redis {
+impl Retrying for Redis {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let action = "retrying";
         let bound = self.bound();
@@ -629,29 +593,62 @@ impl Moving for Redis {
             self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound).await.map(drop)
         }
     }
+}
 
+#[async_trait]
+impl Moving for Redis {
     async fn move_to(
         &self,
         id: &MessageId,
         message: &Encoded,
         destination: &Place,
     ) -> Result<Option<MessageId>, TransportError> {
-        if destination.store != self.place().store {
+        let same_store =
+            |place: &&StreamPlace| place.database == self.link.place() && place.wrapping == self.queue.wrapping;
+        let Some(StreamPlace { stream, bound, .. }) = destination.get::<StreamPlace>().filter(same_store) else {
             return Ok(None);
-        }
-        let moved = self.put("moving", id, &destination.table, &self.entry(message)?, None, &destination.queue).await?;
+        };
+        let moved = self.put("moving", id, stream, &self.entry(message)?, None, bound).await?;
         Ok(Some(moved.map_or_else(|| id.clone(), MessageId)))
     }
 
-    /// The table is the stream. Of the queue only the bound of the stream matters here, as all groups read it. Where
-    /// messages are wrapped in another way is another store.
     fn place(&self) -> Place {
-        let wrapped = if self.queue.wrapping == Wrapping::Php { "" } else { " serializer=0" };
-        Place {
-            store: format!("{}{wrapped}", self.link.place()),
-            table: self.queue.stream.clone(),
-            queue: self.bound(),
-        }
+        Place::new(StreamPlace {
+            database: self.link.place().to_owned(),
+            wrapping: self.queue.wrapping,
+            stream: self.queue.stream.clone(),
+            bound: self.bound(),
+        })
+    }
+}
+
+/// Where a queue is. All groups of the stream read what moves there.
+#[derive(Debug)]
+struct StreamPlace {
+    /// The server and the number of the database.
+    database: String,
+    /// Entries move only between queues that wrap messages in the same way.
+    wrapping: Wrapping,
+    stream: String,
+    /// How many entries the stream may have; empty where that is not bounded.
+    bound: String,
+}
+
+impl Redis {
+    fn into_transport(self) -> Transport {
+        let queue = Arc::new(self);
+        let mut transport = Transport::queue(&queue.name, Arc::clone(&queue));
+        transport.counting = Some(queue.clone());
+        transport.setting_up = Some(queue.clone());
+        transport.listing = Some(queue.clone());
+        transport.releasing = Some(queue.clone());
+        transport.keeping_alive = Some(queue.clone());
+        transport.resting = Some(queue.clone());
+        transport.waking = Some(queue.clone());
+        transport.connecting = Some(queue.clone());
+        transport.retrying = Some(queue.clone());
+        transport.moving = Some(queue);
+        transport
     }
 }
 
@@ -676,10 +673,10 @@ impl RedisFactory {
 
 impl Factory for RedisFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["redis", "rediss", "valkey", "valkeys"]
+        registry::REDIS
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let (address, queue) = options::read(spec, &mut options);
         let link = self.link(address).map_err(|error| spec.dsn_problem(error.to_string()));
@@ -688,7 +685,7 @@ impl Factory for RedisFactory {
         }
         options.finish()?;
         let link = link.map_err(|problem| vec![problem])?;
-        Ok(Arc::new(Redis::new(&spec.name, queue, link)))
+        Ok(Redis::new(&spec.name, queue, link).into_transport())
     }
 
     fn cache(&self, spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {

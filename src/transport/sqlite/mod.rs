@@ -27,14 +27,15 @@ use super::sql::{Moment, QueueOptions, RECEIPT_REPEATS, by_receipt, store_error,
 use super::sql_facts::{self, SqlFacts};
 use super::{
     Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Releasing, Resting, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    TransportSpec, registry,
 };
 use crate::cache::Store;
 use crate::config::Problem;
 use crate::message::Encoded;
 
 /// A queue in an SQLite file.
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     name: String,
     options: QueueOptions,
     database: Arc<Database>,
@@ -122,11 +123,7 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Transport for Sqlite {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl Sender for Sqlite {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
         let now = Moment::now();
@@ -145,7 +142,10 @@ impl Transport for Sqlite {
         let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
         Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
     }
+}
 
+#[async_trait]
+impl Receiver for Sqlite {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
         let now = Moment::now();
@@ -171,38 +171,6 @@ impl Transport for Sqlite {
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.delete("rejecting", ids).await
-    }
-
-    fn counting(&self) -> Option<&dyn Counting> {
-        Some(self)
-    }
-
-    fn setting_up(&self) -> Option<&dyn SettingUp> {
-        Some(self)
-    }
-
-    fn listing(&self) -> Option<&dyn Listing> {
-        Some(self)
-    }
-
-    fn releasing(&self) -> Option<&dyn Releasing> {
-        Some(self)
-    }
-
-    fn keeping_alive(&self) -> Option<&dyn KeepingAlive> {
-        Some(self)
-    }
-
-    fn resting(&self) -> Option<&dyn Resting> {
-        Some(self)
-    }
-
-    fn waking(&self) -> Option<&dyn Waking> {
-        Some(self)
-    }
-
-    fn moving(&self) -> Option<&dyn Moving> {
-        Some(self)
     }
 }
 
@@ -311,7 +279,7 @@ impl KeepingAlive for Sqlite {
 }
 
 #[async_trait]
-impl Moving for Sqlite {
+impl Retrying for Sqlite {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let Some(id) = number(id) else { return Ok(()) };
         let statement = bind_message(Statement::new(&self.queries.retry), message)
@@ -320,7 +288,10 @@ impl Moving for Sqlite {
             .bind(Moment::now().after(delay).text());
         self.run("retrying", statement).await.map(drop)
     }
+}
 
+#[async_trait]
+impl Moving for Sqlite {
     /// Within one table the message keeps its id.
     async fn move_to(
         &self,
@@ -328,9 +299,10 @@ impl Moving for Sqlite {
         message: &Encoded,
         destination: &Place,
     ) -> Result<Option<MessageId>, TransportError> {
-        if destination.store != self.place().store {
+        let Some(destination) = destination.get::<TablePlace>().filter(|place| place.file == self.database.path())
+        else {
             return Ok(None);
-        }
+        };
         let Some(number) = number(id) else { return Ok(Some(id.clone())) };
         let within_table = destination.table == self.options.table;
         let bind = |sql: &str| {
@@ -358,11 +330,36 @@ impl Moving for Sqlite {
     }
 
     fn place(&self) -> Place {
-        Place {
-            store: format!("sqlite:{}", self.database.path().display()),
+        Place::new(TablePlace {
+            file: self.database.path().to_owned(),
             table: self.options.table.clone(),
             queue: self.options.queue.clone(),
-        }
+        })
+    }
+}
+
+/// Where a queue is.
+#[derive(Debug)]
+struct TablePlace {
+    file: PathBuf,
+    table: String,
+    queue: String,
+}
+
+impl Sqlite {
+    fn into_transport(self) -> Transport {
+        let queue = Arc::new(self);
+        let mut transport = Transport::queue(&queue.name, Arc::clone(&queue));
+        transport.counting = Some(queue.clone());
+        transport.setting_up = Some(queue.clone());
+        transport.listing = Some(queue.clone());
+        transport.releasing = Some(queue.clone());
+        transport.keeping_alive = Some(queue.clone());
+        transport.resting = Some(queue.clone());
+        transport.waking = Some(queue.clone());
+        transport.retrying = Some(queue.clone());
+        transport.moving = Some(queue);
+        transport
     }
 }
 
@@ -395,10 +392,10 @@ impl SqliteFactory {
 
 impl Factory for SqliteFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        &["sqlite", "sqlite3", "pdo-sqlite"]
+        registry::SQLITE
     }
 
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Arc<dyn Transport>, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read(&mut options);
         let path = file(spec, &context.project_dir);
@@ -407,7 +404,7 @@ impl Factory for SqliteFactory {
         }
         options.finish()?;
         let path = path.map_err(|problem| vec![problem])?;
-        Ok(Arc::new(Sqlite::new(&spec.name, queue, self.database(path))))
+        Ok(Sqlite::new(&spec.name, queue, self.database(path)).into_transport())
     }
 
     fn cache(&self, spec: &TransportSpec, project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {

@@ -8,16 +8,16 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions, ExchangeDeclareOption
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use minutely::message::UndecodableError;
-use minutely::transport::{Transport, TransportError, built_in_factories};
+use minutely::transport::{TransportError, built_in_factories};
 use tokio::net::TcpListener;
 
 use super::stage::{
-    DEADLINE, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
+    DEADLINE, Queue, bodies, ids, message, message_of, open, receive_bodies, receive_eventually, send, send_later,
 };
 use crate::support::exchanges::Exchanges;
 use crate::support::proxy::Proxy;
 
-fn transport(dsn: &str, options: &str) -> Arc<dyn Transport> {
+fn transport(dsn: &str, options: &str) -> Arc<Queue> {
     open("a", dsn, options, &built_in_factories(), Path::new("/"))
 }
 
@@ -95,8 +95,7 @@ async fn each_day_may_have_queues_of_delays_of_its_own() {
     send_later(&*transport, "soon", Duration::from_millis(50)).await;
     let soon = receive_eventually(&*transport).await;
     assert_eq!(bodies(std::slice::from_ref(&soon)), ["soon"]);
-    transport.send_again(&soon.id, &message("again"), Duration::from_millis(50)).await.unwrap();
-    transport.reject(&[soon.id]).await.unwrap();
+    transport.retrying.as_ref().unwrap().retry(&soon.id, &message("again"), Duration::from_millis(50)).await.unwrap();
     assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["again"]);
 }
 
@@ -107,13 +106,13 @@ async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
     let transport = transport(&exchanges.dsn("a"), "{}");
     send(&*transport, "1").await;
     let in_hand = receive_eventually(&*transport).await;
-    let waking = transport.waking().unwrap();
+    let waking = transport.waking.as_ref().unwrap();
     for n in 0..300_u64 {
         let _ = tokio::time::timeout(Duration::from_micros(n * 37 % 3000), waking.wake()).await;
     }
     // Only the channel it came on can acknowledge it, and a channel that ends gives it back.
     transport.ack(&[in_hand.id]).await.unwrap();
-    transport.close().await;
+    transport.connecting.as_ref().unwrap().close().await;
     let (_connection, channel) = exchanges.channel().await;
     let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap();
     assert!(got.is_none(), "it went back while it was in hand");
@@ -129,7 +128,7 @@ async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
     let in_yaml = format!("{{exchange: {{bindings: {{{source}: {{binding_keys: ['order.*', refund]}}}}}}}}");
     let in_dsn = format!("{}&exchange[bindings][{source}][binding_keys][0]=order.*", exchanges.dsn("a"));
     for (n, transport) in [transport(&exchanges.dsn("a"), &in_yaml), transport(&in_dsn, "{}")].iter().enumerate() {
-        transport.setting_up().unwrap().setup().await.unwrap();
+        transport.setting_up.as_ref().unwrap().setup().await.unwrap();
         for (key, body) in [("order.new", "for us"), ("invoice", "not for us")] {
             let (source, properties) = (source.clone().into(), BasicProperties::default());
             let options = BasicPublishOptions::default();
@@ -139,7 +138,7 @@ async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
         let received = receive_eventually(&**transport).await;
         assert_eq!(bodies(std::slice::from_ref(&received)), ["for us"], "{n}");
         transport.ack(&[received.id]).await.unwrap();
-        assert_eq!(transport.counting().unwrap().pending(9).await.unwrap(), 0);
+        assert_eq!(transport.counting.as_ref().unwrap().pending(9).await.unwrap(), 0);
     }
 }
 
@@ -150,26 +149,30 @@ fn two_queues(exchanges: &Exchanges) -> (String, String) {
     (exchanges.dsn("a"), options)
 }
 
+/// One of its queues.
+fn only(transport: &Queue, queue: &str) -> Arc<Queue> {
+    Queue::of(transport.queues.as_ref().unwrap().only(&[queue.to_owned()]))
+}
+
 #[test]
 async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (dsn, options) = two_queues(&exchanges);
     let transport = transport(&dsn, &options);
     send(&*transport, "first").await;
-    assert_eq!(transport.counting().unwrap().pending(10).await.unwrap(), 2);
-    let only_b = transport.queues().unwrap().only(&[exchanges.name("b")]);
-    assert_eq!(only_b.queues().unwrap().names(), [exchanges.name("b")]);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(10).await.unwrap(), 2);
+    let only_b = only(&transport, &exchanges.name("b"));
+    assert_eq!(only_b.queues.as_ref().unwrap().names(), [exchanges.name("b")]);
     let received = only_b.receive(10).await.unwrap();
     assert_eq!(bodies(&received), ["first"]);
     for (body, delay) in [("second", Duration::ZERO), ("third", Duration::from_millis(100))] {
         let received = if body == "second" { received.clone() } else { vec![receive_eventually(&*only_b).await] };
-        only_b.send_again(&received[0].id, &message(body), delay).await.unwrap();
-        only_b.reject(&ids(&received)).await.unwrap();
+        only_b.retrying.as_ref().unwrap().retry(&received[0].id, &message(body), delay).await.unwrap();
     }
     let again = receive_eventually(&*only_b).await;
     assert_eq!(message_of(&again), &message("third"));
     // The other queue has seen none of that.
-    let only_a = transport.queues().unwrap().only(&[exchanges.name("a")]);
+    let only_a = only(&transport, &exchanges.name("a"));
     assert_eq!(receive_bodies(&*only_a).await, ["first"]);
 }
 
@@ -184,12 +187,12 @@ async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
     );
     let high = transport(&dsn, "{}");
     send(&*high, "to a").await;
-    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&b))).await, Vec::<String>::new());
-    assert_eq!(receive_bodies(&*high.queues().unwrap().only(std::slice::from_ref(&a))).await, ["to a"]);
+    assert_eq!(receive_bodies(&*only(&high, &b)).await, Vec::<String>::new());
+    assert_eq!(receive_bodies(&*only(&high, &a)).await, ["to a"]);
     // What stands beside the DSN wins, key by key.
     let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
     send(&*low, "to b").await;
-    assert_eq!(receive_bodies(&*low.queues().unwrap().only(&[b])).await, ["to b"]);
+    assert_eq!(receive_bodies(&*only(&low, &b)).await, ["to b"]);
     for none in ["{queues: []}", "{queues: false}"] {
         let none = transport(&exchanges.dsn("a"), none);
         assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
@@ -205,7 +208,7 @@ async fn priorities_are_heeded_and_survive_a_retry() {
     let queue = exchanges.name("a");
     let options = format!("{{queues: {{{queue}: {{arguments: {{x-max-priority: 5}}}}}}}}");
     let transport = transport(&exchanges.dsn("a"), &options);
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     let (_connection, channel) = exchanges.channel().await;
     for (body, priority) in [("low", 1), ("high", 5)] {
         let properties = BasicProperties::default().with_priority(priority);
@@ -219,13 +222,12 @@ async fn priorities_are_heeded_and_survive_a_retry() {
         published.await.unwrap().await.unwrap();
     }
     let deadline = Instant::now() + DEADLINE;
-    while transport.counting().unwrap().pending(9).await.unwrap() < 2 {
+    while transport.counting.as_ref().unwrap().pending(9).await.unwrap() < 2 {
         assert!(Instant::now() < deadline);
     }
     let high = receive_eventually(&*transport).await;
     assert_eq!(bodies(std::slice::from_ref(&high)), ["high"]);
-    transport.send_again(&high.id, &message("high again"), Duration::ZERO).await.unwrap();
-    transport.reject(&[high.id]).await.unwrap();
+    transport.retrying.as_ref().unwrap().retry(&high.id, &message("high again"), Duration::ZERO).await.unwrap();
     assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["high again"]);
 }
 
@@ -233,7 +235,7 @@ async fn priorities_are_heeded_and_survive_a_retry() {
 async fn messages_of_others_are_read_as_far_as_they_can_be() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     let (_connection, channel) = exchanges.channel().await;
     let mut headers = FieldTable::default();
     headers.insert("number".into(), AMQPValue::LongLongInt(-7));
@@ -266,7 +268,7 @@ async fn what_is_there_with_other_properties_is_told_of() {
     for error in [
         error_text(fanout.send(&message("{}"), Duration::ZERO).await),
         error_text(fanout.receive(1).await),
-        error_text(fanout.setting_up().unwrap().setup().await),
+        error_text(fanout.setting_up.as_ref().unwrap().setup().await),
     ] {
         assert!(
             error.contains("transport \"a\"") && error.contains(&name) && error.contains("auto_setup=false"),
@@ -283,7 +285,7 @@ async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
     let error = error_text(wrong.send(&message("{}"), Duration::ZERO).await);
     assert!(error.contains("user and password") && !error.contains("hunter2"), "{error}");
     let nowhere = transport(&dsn.replace("/%2f/", "/no_such_vhost/"), "{}");
-    let error = error_text(nowhere.counting().unwrap().pending(1).await);
+    let error = error_text(nowhere.counting.as_ref().unwrap().pending(1).await);
     assert!(error.contains("no_such_vhost") && error.contains("virtual host"), "{error}");
     // Something else answers there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -303,7 +305,7 @@ async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
     for n in 0..40 {
-        let waiting = transport.waking().unwrap().wake();
+        let waiting = transport.waking.as_ref().unwrap().wake();
         let _ = tokio::time::timeout(Duration::from_micros(n * 100), waiting).await;
         if n % 2 == 0 {
             assert!(transport.receive(100).await.unwrap().is_empty());
@@ -358,7 +360,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
     }
     transport.ack(&ids(&in_hand)).await.unwrap();
     let observer = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
-    while observer.counting().unwrap().pending(9).await.unwrap() + 1 < 5 {
+    while observer.counting.as_ref().unwrap().pending(9).await.unwrap() + 1 < 5 {
         assert!(Instant::now() < deadline, "the broker has not got everything back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -372,7 +374,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
     }
     // And who waits is woken by the end.
     deadline = Instant::now() + DEADLINE;
-    let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()), async {
+    let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking.as_ref().unwrap().wake()), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.cut();
     });

@@ -7,37 +7,36 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use minutely::message::Encoded;
-use minutely::transport::{Counts, MessageId, REST, Receipt, Transport, TransportError};
+use minutely::transport::{Counts, MessageId, REST, Receipt, TransportError};
 
 use super::stage::{
-    DEADLINE, Stage, bodies, deliveries, ids, message, message_of, never_received, receive_all, receive_bodies,
+    DEADLINE, Queue, Stage, bodies, deliveries, ids, message, message_of, never_received, receive_all, receive_bodies,
     receive_eventually, send, send_later,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-async fn counts(transport: &dyn Transport) -> Counts {
-    transport.counting().unwrap().counts(1000).await.unwrap()
+async fn counts(transport: &Queue) -> Counts {
+    transport.counting.as_ref().unwrap().counts(1000).await.unwrap()
 }
 
 /// These counts, as far as the transport knows them.
-async fn are(transport: &dyn Transport, expected: Counts) {
-    let counting = transport.counting().unwrap();
+async fn are(transport: &Queue, expected: Counts) {
+    let counting = transport.counting.as_ref().unwrap();
     let (delayed, in_flight) =
-        if counting.knows_pending_alone() { (0, 0) } else { (expected.delayed, expected.in_flight) };
+        if counting.counts_pending_only() { (0, 0) } else { (expected.delayed, expected.in_flight) };
     let counts = counting.counts(1000).await.unwrap();
     assert_eq!(counts, Counts { delayed, in_flight, ..expected });
 }
 
 pub async fn it_can_do_what_it_is_said_to(stage: &Stage) {
     let transport = stage.open("a");
-    assert!(transport.consumable());
-    assert_eq!(transport.target(), None);
-    assert!(transport.counting().is_some() && transport.setting_up().is_some() && transport.releasing().is_some());
-    let of_a_store = [transport.listing().is_some(), transport.keeping_alive().is_some(), transport.moving().is_some()];
+    assert!(transport.counting.is_some() && transport.setting_up.is_some() && transport.releasing.is_some());
+    assert!(transport.retrying.is_some());
+    let of_a_store = [transport.listing.is_some(), transport.keeping_alive.is_some(), transport.moving.is_some()];
     assert_eq!(of_a_store, [!stage.abilities().broker; 3]);
-    assert_eq!(transport.queues().is_some(), stage.abilities().broker);
-    assert_eq!(transport.waking().is_some(), stage.abilities().waking);
+    assert_eq!(transport.queues.is_some(), stage.abilities().broker);
+    assert_eq!(transport.waking.is_some(), stage.abilities().waking);
 }
 
 pub async fn a_message_is_sent_received_once_and_gone_when_acknowledged(stage: &Stage) {
@@ -90,7 +89,7 @@ pub async fn another_queue_is_not_touched(stage: &Stage) {
     let id = send(&*a, "{}").await;
     assert!(b.receive(10).await.unwrap().is_empty());
     assert_eq!(counts(&*b).await, Counts::default());
-    if let Some(listing) = b.listing() {
+    if let Some(listing) = &b.listing {
         assert!(listing.list(None, 10).await.unwrap().is_empty());
         assert!(listing.find(&id).await.unwrap().is_none());
     }
@@ -123,10 +122,7 @@ pub async fn a_delay_is_never_cut_short(stage: &Stage) {
     let received = receive_eventually(&*transport).await;
     assert!(sent.elapsed() >= least, "{:?}", sent.elapsed());
     sent = Instant::now();
-    match transport.moving() {
-        Some(moving) => moving.retry(&received.id, &message("2"), delay).await.unwrap(),
-        None => drop(transport.send_again(&received.id, &message("2"), delay).await.unwrap()),
-    }
+    transport.retrying.as_ref().unwrap().retry(&received.id, &message("2"), delay).await.unwrap();
     assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["2"]);
     assert!(sent.elapsed() >= least, "{:?}", sent.elapsed());
 }
@@ -167,7 +163,7 @@ pub async fn pending_delayed_and_in_flight_are_counted_apart(stage: &Stage) {
     }
     transport.receive(1).await.unwrap();
     are(&*transport, Counts { pending: 5, delayed: 2, in_flight: 1 }).await;
-    assert_eq!(transport.counting().unwrap().pending(100).await.unwrap(), 5);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(100).await.unwrap(), 5);
 }
 
 pub async fn counting_stops_at_the_cap(stage: &Stage) {
@@ -176,11 +172,11 @@ pub async fn counting_stops_at_the_cap(stage: &Stage) {
         send(&*transport, "{}").await;
         send_later(&*transport, "{}", HOUR).await;
     }
-    let counting = transport.counting().unwrap();
+    let counting = transport.counting.as_ref().unwrap();
     assert_eq!(counting.pending(3).await.unwrap(), 3);
     assert_eq!(counting.pending(0).await.unwrap(), 0);
     assert_eq!(counting.pending(u64::MAX).await.unwrap(), 5);
-    let delayed = if counting.knows_pending_alone() { 0 } else { 4 };
+    let delayed = if counting.counts_pending_only() { 0 } else { 4 };
     assert_eq!(counting.counts(4).await.unwrap(), Counts { pending: 4, delayed, in_flight: 0 });
 }
 
@@ -300,12 +296,12 @@ pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
     let received = transport.receive(1).await.unwrap().remove(0);
     let mut ids = vec![MessageId("999999999".into()), MessageId("no id at all".into()), MessageId(String::new())];
     let absent = never_received(&ids, &received.receipt);
-    transport.releasing().unwrap().release(&absent).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&absent).await.unwrap();
     transport.reject(&ids).await.unwrap();
     if !stage.abilities().broker {
-        transport.keeping_alive().unwrap().keep_alive(&absent, SystemTime::now()).await.unwrap();
+        transport.keeping_alive.as_ref().unwrap().keep_alive(&absent, SystemTime::now()).await.unwrap();
         for absent in &ids {
-            assert!(transport.listing().unwrap().find(absent).await.unwrap().is_none());
+            assert!(transport.listing.as_ref().unwrap().find(absent).await.unwrap().is_none());
         }
     }
     ids.push(received.id);
@@ -322,18 +318,18 @@ pub async fn without_auto_setup_a_missing_store_is_an_error_that_says_so(stage: 
     let not_set_up = |error| matches!(error, TransportError::NotSetUp { transport, .. } if transport == "a");
     assert!(not_set_up(transport.send(&message("{}"), Duration::ZERO).await.unwrap_err()));
     assert!(not_set_up(transport.receive(1).await.unwrap_err()));
-    assert!(not_set_up(transport.counting().unwrap().pending(1).await.unwrap_err()));
-    transport.setting_up().unwrap().setup().await.unwrap();
+    assert!(not_set_up(transport.counting.as_ref().unwrap().pending(1).await.unwrap_err()));
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     send(&*transport, "{}").await;
     assert_eq!(receive_bodies(&*transport).await, ["{}"]);
 }
 
 pub async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
     let transports: Vec<_> = (0..8).map(|_| stage.open("a")).collect();
-    let setups = transports.iter().map(|transport| transport.setting_up().unwrap().setup());
+    let setups = transports.iter().map(|transport| transport.setting_up.as_ref().unwrap().setup());
     join_all(setups).await.into_iter().for_each(|result| result.unwrap());
     send(&*transports[0], "{}").await;
-    transports[0].setting_up().unwrap().setup().await.unwrap();
+    transports[0].setting_up.as_ref().unwrap().setup().await.unwrap();
     assert_eq!(receive_bodies(&*transports[1]).await, ["{}"]);
 }
 
@@ -341,19 +337,19 @@ pub async fn nothing_is_found_in_a_store_that_is_not_there_yet(stage: &Stage) {
     let transport = stage.open("a");
     let id = MessageId("1".into());
     assert_eq!(counts(&*transport).await, Counts::default());
-    assert_eq!(transport.counting().unwrap().pending(5).await.unwrap(), 0);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(5).await.unwrap(), 0);
     assert!(transport.receive(1).await.unwrap().is_empty());
-    if let Some(listing) = transport.listing() {
+    if let Some(listing) = &transport.listing {
         assert!(listing.list(None, 5).await.unwrap().is_empty());
         assert!(listing.find(&id).await.unwrap().is_none());
     }
     transport.ack(std::slice::from_ref(&id)).await.unwrap();
-    transport.releasing().unwrap().release(&never_received(&[id], &Receipt::default())).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&never_received(&[id], &Receipt::default())).await.unwrap();
 }
 
 pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &Stage) {
     let transport = stage.open("a");
-    let Some(listing) = transport.listing() else { return };
+    let Some(listing) = &transport.listing else { return };
     let mut sent = vec![];
     for n in 0..4 {
         sent.push(send(&*transport, n.to_string()).await);
@@ -385,7 +381,7 @@ pub async fn a_released_message_is_pending_at_once(stage: &Stage) {
     let received = consumer.receive(2).await.unwrap();
     // A broker takes back what was lent to a connection when that ends, and at no other's word.
     let releaser = if stage.abilities().broker { &consumer } else { &supervisor };
-    releaser.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+    releaser.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     // It may be on its way to the same consumer again.
     if !stage.abilities().broker {
         assert_eq!(counts(&*supervisor).await, Counts { pending: 3, ..Counts::default() });
@@ -404,7 +400,7 @@ pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
     transport.ack(&ids(&received)).await.unwrap();
     let delayed = send_later(&*transport, "{}", HOUR).await;
     let neither = never_received(&[delayed, received[0].id.clone()], &received[0].receipt);
-    transport.releasing().unwrap().release(&neither).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&neither).await.unwrap();
     are(&*transport, Counts { delayed: 1, ..Counts::default() }).await;
 }
 
@@ -414,12 +410,12 @@ pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stag
     }
     let (before, now) = (stage.open("a"), stage.open("a"));
     let in_flight = Counts { in_flight: 1, ..Counts::default() };
-    let releasing = before.releasing().unwrap();
+    let releasing = before.releasing.as_ref().unwrap();
     for by_retry in [true, false] {
         send(&*before, "{}").await;
         let stale = deliveries(&before.receive(1).await.unwrap());
         if by_retry {
-            before.moving().unwrap().retry(&stale[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+            before.retrying.as_ref().unwrap().retry(&stale[0].id, &message("{}"), Duration::ZERO).await.unwrap();
         } else {
             // Within this time the next receipt may look like this one.
             tokio::time::sleep(releasing.receipt_repeats_within()).await;
@@ -428,8 +424,8 @@ pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stag
         let received = receive_eventually(&*now).await;
         releasing.release(&stale).await.unwrap();
         assert_eq!(counts(&*now).await, in_flight, "by_retry: {by_retry}");
-        before.keeping_alive().unwrap().keep_alive(&stale, SystemTime::now()).await.unwrap();
-        now.releasing().unwrap().release(&[received.delivery()]).await.unwrap();
+        before.keeping_alive.as_ref().unwrap().keep_alive(&stale, SystemTime::now()).await.unwrap();
+        now.releasing.as_ref().unwrap().release(&[received.delivery()]).await.unwrap();
         assert_eq!(counts(&*now).await, Counts { pending: 1, ..Counts::default() }, "its own receipt is still valid");
         now.ack(&[receive_eventually(&*now).await.id]).await.unwrap();
     }
@@ -442,12 +438,12 @@ pub async fn a_message_kept_alive_is_released_by_its_new_receipt(stage: &Stage) 
     let (consumer, supervisor) = (stage.open("a"), stage.open("a"));
     send(&*consumer, "{}").await;
     let mut held = deliveries(&consumer.receive(1).await.unwrap());
-    let keeping = consumer.keeping_alive().unwrap();
+    let keeping = consumer.keeping_alive.as_ref().unwrap();
     let later = SystemTime::now() + Duration::from_secs(7);
     keeping.keep_alive(&held, later).await.unwrap();
     // Whoever does not know whether that has worked shows both.
     held[0].receipts.extend(keeping.receipt_at(later));
-    supervisor.releasing().unwrap().release(&held).await.unwrap();
+    supervisor.releasing.as_ref().unwrap().release(&held).await.unwrap();
     assert_eq!(counts(&*supervisor).await, Counts { pending: 1, ..Counts::default() });
 }
 
@@ -459,7 +455,7 @@ pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
         (stage.open_with("a", "{redeliver_timeout: 3}"), stage.open_with("a", "{redeliver_timeout: 3}"));
     let id = send(&*consumer, "{}").await;
     let mut held = deliveries(&consumer.receive(1).await.unwrap());
-    let keeping = consumer.keeping_alive().unwrap();
+    let keeping = consumer.keeping_alive.as_ref().unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(5) {
         let now = SystemTime::now();
@@ -481,17 +477,17 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
         return;
     }
     let (transport, other) = (stage.open("a"), stage.open("a"));
-    let moving = transport.moving().unwrap();
+    let retrying = transport.retrying.as_ref().unwrap();
     send(&*transport, "first").await;
     let received = transport.receive(1).await.unwrap();
     let mut second = message("second");
     second.headers.insert("x".into(), "y".into());
-    moving.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
+    retrying.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
     // In tables not in the second in which it was received, so that the next delivery can be told from this one.
     let again = receive_eventually(&*other).await;
     assert_eq!(message_of(&again), &second);
     assert_eq!(counts(&*other).await, Counts { in_flight: 1, ..Counts::default() });
-    other.moving().unwrap().retry(&again.id, &message("third"), HOUR).await.unwrap();
+    other.retrying.as_ref().unwrap().retry(&again.id, &message("third"), HOUR).await.unwrap();
     assert_eq!(counts(&*other).await, Counts { delayed: 1, ..Counts::default() });
 }
 
@@ -500,11 +496,12 @@ pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
         return;
     }
     let transport = stage.open("a");
-    let id = send(&*transport, "{}").await;
+    send(&*transport, "{}").await;
+    let id = transport.receive(1).await.unwrap().remove(0).id;
     transport.ack(std::slice::from_ref(&id)).await.unwrap();
-    transport.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
-    let place = stage.open("b").moving().unwrap().place();
-    assert!(transport.moving().unwrap().move_to(&id, &message("{}"), &place).await.unwrap().is_some());
+    transport.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    let place = stage.open("b").moving.as_ref().unwrap().place();
+    assert!(transport.moving.as_ref().unwrap().move_to(&id, &message("{}"), &place).await.unwrap().is_some());
     for queue in ["a", "b"] {
         assert_eq!(counts(&*stage.open(queue)).await, Counts::default());
     }
@@ -512,7 +509,7 @@ pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
 
 pub async fn what_rests_is_counted_and_resumed(stage: &Stage) {
     let queue = stage.open("a");
-    let resting = queue.resting().unwrap();
+    let resting = queue.resting.as_ref().unwrap();
     resting.resume().await.unwrap();
     send(&*queue, "held").await;
     let held = queue.receive(1).await.unwrap().remove(0);
@@ -520,19 +517,13 @@ pub async fn what_rests_is_counted_and_resumed(stage: &Stage) {
         send(&*queue, n.to_string()).await;
         let [received] = &queue.receive(1).await.unwrap()[..] else { panic!() };
         let message = received.message.as_ref().unwrap();
-        match queue.moving() {
-            Some(moving) => moving.retry(&received.id, message, REST).await.unwrap(),
-            None => {
-                queue.send_again(&received.id, message, REST).await.unwrap();
-                queue.reject(std::slice::from_ref(&received.id)).await.unwrap();
-            }
-        }
+        queue.retrying.as_ref().unwrap().retry(&received.id, message, REST).await.unwrap();
     }
     assert!(queue.receive(9).await.unwrap().is_empty());
     let other = stage.open("a");
-    assert_eq!(other.resting().unwrap().resting(9).await.unwrap(), 3);
-    assert_eq!(other.resting().unwrap().resting(2).await.unwrap(), 2);
-    other.resting().unwrap().resume().await.unwrap();
+    assert_eq!(other.resting.as_ref().unwrap().resting(9).await.unwrap(), 3);
+    assert_eq!(other.resting.as_ref().unwrap().resting(2).await.unwrap(), 2);
+    other.resting.as_ref().unwrap().resume().await.unwrap();
     assert_eq!(resting.resting(9).await.unwrap(), 0);
     let mut bodies = Vec::new();
     while bodies.len() < 3 {
@@ -559,19 +550,20 @@ pub async fn a_message_moves_to_another_table_in_one_step(stage: &Stage) {
     }
     let (source, destination) = (stage.open("a"), stage.open_with("b", "{table_name: other}"));
     // While the other table is not there, the message stays, and the caller is told to send it.
-    let id = send(&*source, "{}").await;
-    let place = destination.moving().unwrap().place();
-    assert_eq!(source.moving().unwrap().move_to(&id, &message("{}"), &place).await.unwrap(), None);
+    send(&*source, "{}").await;
+    let id = source.receive(1).await.unwrap().remove(0).id;
+    let place = destination.moving.as_ref().unwrap().place();
+    assert_eq!(source.moving.as_ref().unwrap().move_to(&id, &message("{}"), &place).await.unwrap(), None);
     source.ack(&[id]).await.unwrap();
-    destination.setting_up().unwrap().setup().await.unwrap();
+    destination.setting_up.as_ref().unwrap().setup().await.unwrap();
     moves(&*source, &*destination).await;
 }
 
-async fn moves(source: &dyn Transport, destination: &dyn Transport) {
+async fn moves(source: &Queue, destination: &Queue) {
     send(source, "as sent").await;
     let received = source.receive(1).await.unwrap();
-    let place = destination.moving().unwrap().place();
-    let id = source.moving().unwrap().move_to(&received[0].id, &message("as moved"), &place).await.unwrap();
+    let place = destination.moving.as_ref().unwrap().place();
+    let id = source.moving.as_ref().unwrap().move_to(&received[0].id, &message("as moved"), &place).await.unwrap();
     assert_eq!(counts(source).await, Counts::default());
     assert_eq!(counts(destination).await, Counts { pending: 1, ..Counts::default() });
     let moved = destination.receive(10).await.unwrap();
@@ -584,11 +576,12 @@ pub async fn a_message_does_not_move_to_another_store(stage: &Stage) {
         return;
     }
     let (source, destination) = (stage.open("a"), stage.open_elsewhere("a").await);
-    destination.setting_up().unwrap().setup().await.unwrap();
-    let id = send(&*source, "{}").await;
-    let place = destination.moving().unwrap().place();
-    assert_eq!(source.moving().unwrap().move_to(&id, &message("{}"), &place).await.unwrap(), None);
-    assert_eq!(counts(&*source).await, Counts { pending: 1, ..Counts::default() });
+    destination.setting_up.as_ref().unwrap().setup().await.unwrap();
+    send(&*source, "{}").await;
+    let id = source.receive(1).await.unwrap().remove(0).id;
+    let place = destination.moving.as_ref().unwrap().place();
+    assert_eq!(source.moving.as_ref().unwrap().move_to(&id, &message("{}"), &place).await.unwrap(), None);
+    assert_eq!(counts(&*source).await, Counts { in_flight: 1, ..Counts::default() });
     assert_eq!(counts(&*destination).await, Counts::default());
 }
 
@@ -597,12 +590,13 @@ pub async fn a_moved_message_is_out_of_reach_of_its_former_consumer(stage: &Stag
         return;
     }
     let (source, destination) = (stage.open("a"), stage.open("b"));
-    let id = send(&*source, "{}").await;
-    let place = destination.moving().unwrap().place();
-    source.moving().unwrap().move_to(&id, &message("{}"), &place).await.unwrap();
+    send(&*source, "{}").await;
+    let id = source.receive(1).await.unwrap().remove(0).id;
+    let place = destination.moving.as_ref().unwrap().place();
+    source.moving.as_ref().unwrap().move_to(&id, &message("{}"), &place).await.unwrap();
     // A consumer that had the message first, and was too slow.
     source.ack(std::slice::from_ref(&id)).await.unwrap();
-    source.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    source.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     assert_eq!(counts(&*source).await, Counts::default());
     assert_eq!(counts(&*destination).await, Counts { pending: 1, ..Counts::default() });
 }
@@ -612,7 +606,7 @@ pub async fn a_waiting_consumer_is_woken(stage: &Stage) {
         return;
     }
     let (consumer, producer) = (stage.open("a"), stage.open("a"));
-    let wake = || tokio::time::timeout(DEADLINE, consumer.waking().unwrap().wake());
+    let wake = || tokio::time::timeout(DEADLINE, consumer.waking.as_ref().unwrap().wake());
     // By a message that is there already; the caller has not seen it if it came after its last look.
     send(&*producer, "1").await;
     wake().await.unwrap().unwrap();

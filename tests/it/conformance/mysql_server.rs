@@ -52,13 +52,13 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
 #[test]
 async fn the_table_is_that_of_symfony_and_an_existing_one_is_left_as_it_is() {
     let Some((stage, mut connection)) = stage().await else { return };
-    stage.open("a").setting_up().unwrap().setup().await.unwrap();
+    stage.open("a").setting_up.as_ref().unwrap().setup().await.unwrap();
     let ours = shape(&mut connection).await;
     connection.execute("DROP TABLE messenger_messages").await.unwrap();
     connection.execute(SYMFONYS_TABLE).await.unwrap();
     let symfonys = shape(&mut connection).await;
     assert_eq!(ours.lines().take(8).collect::<Vec<_>>(), symfonys.lines().take(8).collect::<Vec<_>>());
-    stage.open("a").setting_up().unwrap().setup().await.unwrap();
+    stage.open("a").setting_up.as_ref().unwrap().setup().await.unwrap();
     assert_eq!(shape(&mut connection).await, symfonys);
 }
 
@@ -86,15 +86,15 @@ async fn finished_rows_are_neither_counted_nor_delivered_nor_shown_nor_revived()
     let id = send(&*transport, "{}").await;
     let finish = "UPDATE messenger_messages SET delivered_at = '9999-12-31 23:59:59'";
     connection.execute(finish).await.unwrap();
-    let moving = transport.moving().unwrap();
-    let listing = transport.listing().unwrap();
-    assert_eq!(transport.counting().unwrap().counts(10).await.unwrap(), Counts::default());
+    let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
+    let listing = transport.listing.as_ref().unwrap();
+    assert_eq!(transport.counting.as_ref().unwrap().counts(10).await.unwrap(), Counts::default());
     assert!(listing.list(None, 10).await.unwrap().is_empty() && listing.find(&id).await.unwrap().is_none());
     let finished = never_received(std::slice::from_ref(&id), &Receipt("2026-01-01 00:00:00".into()));
-    transport.releasing().unwrap().release(&finished).await.unwrap();
-    transport.keeping_alive().unwrap().keep_alive(&finished, SystemTime::now()).await.unwrap();
-    moving.retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
-    moving.move_to(&id, &message("{}"), &stage.open("b").moving().unwrap().place()).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&finished).await.unwrap();
+    transport.keeping_alive.as_ref().unwrap().keep_alive(&finished, SystemTime::now()).await.unwrap();
+    retrying.retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    moving.move_to(&id, &message("{}"), &stage.open("b").moving.as_ref().unwrap().place()).await.unwrap();
     assert_eq!(rows(&mut connection, "delivered_at = '9999-12-31 23:59:59' AND queue_name = 'a'").await, 1);
     assert!(transport.receive(1).await.unwrap().is_empty());
 }
@@ -109,7 +109,7 @@ async fn who_finds_nothing_to_do_deletes_what_is_finished() {
     // The first occasion is used at once, and that is over with this one.
     assert_eq!(transport.receive(3).await.unwrap().len(), 3);
     assert!(transport.receive(1).await.unwrap().is_empty());
-    let all = transport.listing().unwrap().list(None, 3).await.unwrap();
+    let all = transport.listing.as_ref().unwrap().list(None, 3).await.unwrap();
     let in_flight: Vec<_> = all.into_iter().map(|listed| listed.received).collect();
     transport.ack(&ids(&in_flight)).await.unwrap();
     assert_eq!(rows(&mut connection, "delivered_at = '9999-12-31 23:59:59'").await, 3);
@@ -150,7 +150,7 @@ async fn a_deadlock_is_outlived() {
     };
     let (acknowledged, ()) = tokio::join!(ack, deadlock);
     acknowledged.unwrap();
-    let counts = transport.counting().unwrap().counts(1000).await.unwrap();
+    let counts = transport.counting.as_ref().unwrap().counts(1000).await.unwrap();
     assert_eq!(counts, Counts { in_flight: 198, ..Counts::default() });
 }
 
@@ -161,24 +161,24 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
     let (consumer, producer, other) = (stage.open("a"), stage.open("a"), stage.open("b"));
     let elsewhere = stage.open_with("a", "{table_name: other}");
     for transport in [&consumer, &elsewhere] {
-        transport.setting_up().unwrap().setup().await.unwrap();
+        transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     }
-    let waking = consumer.waking().unwrap();
+    let waking = consumer.waking.as_ref().unwrap();
     let id = send(&*producer, "{}").await;
     // Makes it watch, and sees what is there.
     let received = consumer.receive(1).await.unwrap();
-    producer.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+    producer.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("released").unwrap();
 
     assert_eq!(ids(&consumer.receive(1).await.unwrap()), std::slice::from_ref(&id));
-    producer.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    producer.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("retried").unwrap();
 
     receive_eventually(&*consumer).await;
-    producer.moving().unwrap().retry(&id, &message("{}"), Duration::from_secs(3600)).await.unwrap();
+    producer.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::from_secs(3600)).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("delayed").unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    producer.resting().unwrap().resume().await.unwrap();
+    producer.resting.as_ref().unwrap().resume().await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("resumed").unwrap();
 
     for from in [&other, &elsewhere] {
@@ -186,7 +186,12 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
         let id = send(&**from, "{}").await;
         let quiet = tokio::time::timeout(Duration::from_millis(300), waking.wake()).await;
         assert!(quiet.is_err(), "woken by what is for others");
-        from.moving().unwrap().move_to(&id, &message("{}"), &consumer.moving().unwrap().place()).await.unwrap();
+        from.moving
+            .as_ref()
+            .unwrap()
+            .move_to(&id, &message("{}"), &consumer.moving.as_ref().unwrap().place())
+            .await
+            .unwrap();
         tokio::time::timeout(DEADLINE, waking.wake()).await.expect("moved").unwrap();
     }
     // Another host's message is found by looking, as often as without all this.
@@ -217,7 +222,7 @@ async fn a_table_of_another_shape_is_an_error() {
     for error in [
         error_text(transport.send(&message("{}"), Duration::ZERO).await),
         error_text(transport.receive(1).await),
-        error_text(transport.counting().unwrap().pending(1).await),
+        error_text(transport.counting.as_ref().unwrap().pending(1).await),
     ] {
         assert!(error.starts_with("transport \"a\": "), "{error}");
         assert!(error.contains(stage.database().name()) && error.contains("another table_name"), "{error}");

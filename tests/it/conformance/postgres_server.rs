@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use minutely::transport::{Sent, Transport, TransportError, built_in_factories};
+use minutely::transport::{Sent, TransportError, built_in_factories};
 use sqlx::postgres::PgListener;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::stage::{
-    DEADLINE, Kind, Stage, deliveries, ids, message, message_of, open, receive_bodies, send, send_later,
+    DEADLINE, Kind, Queue, Stage, deliveries, ids, message, message_of, open, receive_bodies, send, send_later,
 };
 use crate::support::databases::Server;
 use crate::support::private_servers::PrivateServer;
@@ -58,8 +58,8 @@ async fn trigger(connection: &mut PgConnection) -> String {
 }
 
 /// Makes a transport listen, and sees to it that nothing from before wakes it.
-async fn listen(transport: &dyn Transport) {
-    transport.waking().unwrap().wake().await.unwrap();
+async fn listen(transport: &Queue) {
+    transport.waking.as_ref().unwrap().wake().await.unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
 }
 
@@ -74,7 +74,7 @@ async fn the_table_and_the_trigger_are_those_of_symfony() {
     let symfonys = shape(&mut connection).await;
     connection.execute("DROP TABLE messenger_messages").await.unwrap();
 
-    stage.open("a").setting_up().unwrap().setup().await.unwrap();
+    stage.open("a").setting_up.as_ref().unwrap().setup().await.unwrap();
     let ours = shape(&mut connection).await;
     // Symfony's three indexes stand where one stands here.
     assert!(symfonys.starts_with(ours.split("CREATE").next().unwrap()), "{ours}\n{symfonys}");
@@ -93,7 +93,7 @@ async fn symfonys_table_is_left_as_it_is() {
     connection.execute(SYMFONYS_TABLE).await.unwrap();
     let before = shape(&mut connection).await;
     let transport = stage.open("a");
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     send(&*transport, "{}").await;
     listen(&*stage.open("b")).await;
     assert_eq!(shape(&mut connection).await, before);
@@ -113,7 +113,7 @@ async fn a_message_of_a_symfony_that_needs_no_trigger_wakes_at_once() {
         connection.execute(insert).await.unwrap();
         connection.execute("SELECT pg_notify('messenger_messages', 'a')").await.unwrap();
     };
-    let waking = consumer.waking().unwrap();
+    let waking = consumer.waking.as_ref().unwrap();
     let (woken, ()) = tokio::join!(tokio::time::timeout(DEADLINE, waking.wake()), sent);
     woken.unwrap().unwrap();
     assert_eq!(consumer.receive(1).await.unwrap().len(), 1);
@@ -130,7 +130,7 @@ async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
             tables.map(|table| stage.open_with("a", &format!("{{table_name: {table}, redeliver_timeout: 9999}}")));
         let neighbour = stage.open_with("b", &format!("{{table_name: {}}}", tables[0]));
         for (transport, table) in [(&transport, tables[0]), (&elsewhere, tables[1])] {
-            transport.setting_up().unwrap().setup().await.unwrap();
+            transport.setting_up.as_ref().unwrap().setup().await.unwrap();
             if !with_trigger {
                 let drop = format!("DROP TRIGGER notify_trigger ON {table}");
                 connection.execute(AssertSqlSafe(drop)).await.unwrap();
@@ -138,7 +138,7 @@ async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
         }
         let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
         listener.listen_all(tables).await.unwrap();
-        let moving = transport.moving().unwrap();
+        let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
         let told = |table: usize, queue: &str| vec![format!("{} {queue}", tables[table])];
 
         let first = send(&*transport, "1").await;
@@ -149,18 +149,18 @@ async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
         let received = transport.receive(2).await.unwrap();
         let (received, taken) = (ids(&received), deliveries(&received));
         heard(&mut listener, &mut connection, tables[0]).await;
-        transport.releasing().unwrap().release(&taken).await.unwrap();
+        transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "released, two at once");
-        moving.retry(&first, &message("1"), INTERVAL).await.unwrap();
+        retrying.retry(&first, &message("1"), INTERVAL).await.unwrap();
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "retried");
-        let place = neighbour.moving().unwrap().place();
+        let place = neighbour.moving.as_ref().unwrap().place();
         moving.move_to(&first, &message("1"), &place).await.unwrap().unwrap();
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "b"), "moved to another queue");
-        let place = elsewhere.moving().unwrap().place();
+        let place = elsewhere.moving.as_ref().unwrap().place();
         moving.move_to(&received[1], &message("3"), &place).await.unwrap().unwrap();
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(1, "a"), "moved to another table");
-        transport.releasing().unwrap().release(&taken).await.unwrap();
-        moving.retry(&received[1], &message("3"), INTERVAL).await.unwrap();
+        transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
+        retrying.retry(&received[1], &message("3"), INTERVAL).await.unwrap();
         assert!(heard(&mut listener, &mut connection, tables[0]).await.is_empty(), "nothing was there to change");
     }
 }
@@ -247,15 +247,15 @@ async fn a_nul_byte_is_refused_with_its_reason() {
 async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
     let Some((stage, _connection)) = stage().await else { return };
     let (consumer, other, producer) = (stage.open("a"), stage.open("b"), stage.open("a"));
-    assert_eq!(consumer.waking().unwrap().poll_interval(), None);
+    assert_eq!(consumer.waking.as_ref().unwrap().poll_interval(), None);
     listen(&*consumer).await;
     listen(&*other).await;
-    assert_eq!(consumer.waking().unwrap().poll_interval(), Some(INTERVAL));
+    assert_eq!(consumer.waking.as_ref().unwrap().poll_interval(), Some(INTERVAL));
     let mut quickest = DEADLINE;
     for _ in 0..5 {
         let (woken, sent) = tokio::join!(
             async {
-                consumer.waking().unwrap().wake().await.unwrap();
+                consumer.waking.as_ref().unwrap().wake().await.unwrap();
                 let received = consumer.receive(1).await.unwrap();
                 assert_eq!(received.len(), 1);
                 (Instant::now(), ids(&received))
@@ -272,7 +272,7 @@ async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
     }
     // On a busy machine one or the other takes longer.
     assert!(quickest < Duration::from_millis(50), "{quickest:?}");
-    let wake = other.waking().unwrap().wake();
+    let wake = other.waking.as_ref().unwrap().wake();
     assert!(tokio::time::timeout(Duration::from_millis(300), wake).await.is_err());
 }
 
@@ -285,7 +285,7 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     for _ in 0..2 {
         let start = Instant::now();
         while transport.receive(1).await.unwrap().is_empty() {
-            let wake = transport.waking().unwrap().wake();
+            let wake = transport.waking.as_ref().unwrap().wake();
             tokio::time::timeout(DEADLINE, wake).await.unwrap().unwrap();
             assert!(start.elapsed() < Duration::from_secs(10));
         }
@@ -298,14 +298,14 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
 async fn without_notifications_nothing_is_promised() {
     let Some((stage, mut connection)) = stage().await else { return };
     let without = stage.open_with("a", "{use_notify: false}");
-    without.setting_up().unwrap().setup().await.unwrap();
-    assert!(without.waking().is_none());
+    without.setting_up.as_ref().unwrap().setup().await.unwrap();
+    assert!(without.waking.is_none());
     assert_eq!(trigger(&mut connection).await, "");
     send(&*without, "{}").await;
     let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
     listener.listen("messenger_messages").await.unwrap();
     let id = send(&*without, "{}").await;
-    without.moving().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
+    without.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     assert!(heard(&mut listener, &mut connection, "messenger_messages").await.is_empty());
 }
 
@@ -313,7 +313,7 @@ async fn without_notifications_nothing_is_promised() {
 async fn consumers_of_several_tables_are_woken_over_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
     let (factories, url) = (built_in_factories(), stage.database().url());
-    let tables: Vec<Arc<dyn Transport>> =
+    let tables: Vec<Arc<Queue>> =
         ["a", "b"].map(|table| open(table, &format!("{url}?table_name={table}"), "{}", &factories, stage.dir())).into();
     for table in &tables {
         listen(&**table).await;
@@ -326,7 +326,7 @@ async fn consumers_of_several_tables_are_woken_over_one_connection() {
             table.name()
         );
         connection.execute(AssertSqlSafe(insert)).await.unwrap();
-        let woken = tokio::time::timeout(DEADLINE, table.waking().unwrap().wake()).await;
+        let woken = tokio::time::timeout(DEADLINE, table.waking.as_ref().unwrap().wake()).await;
         woken.expect("a consumer is told").unwrap();
         assert_eq!(table.receive(1).await.unwrap().len(), 1);
     }
@@ -337,7 +337,7 @@ async fn all_queues_of_a_database_share_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
     let factories = built_in_factories();
     let url = stage.database().url();
-    let queues: Vec<Arc<dyn Transport>> = ["high", "normal", "low"]
+    let queues: Vec<Arc<Queue>> = ["high", "normal", "low"]
         .map(|queue| open(queue, &format!("{url}?queue_name={queue}"), "{}", &factories, stage.dir()))
         .into();
     for queue in &queues {
@@ -363,7 +363,7 @@ async fn a_table_of_another_shape_is_an_error() {
     for error in [
         error_text(transport.send(&message("{}"), Duration::ZERO).await),
         error_text(transport.receive(1).await),
-        error_text(transport.counting().unwrap().pending(1).await),
+        error_text(transport.counting.as_ref().unwrap().pending(1).await),
     ] {
         assert!(error.starts_with("transport \"a\": "), "{error}");
         assert!(error.contains(stage.database().name()) && error.contains("another table_name"), "{error}");
@@ -435,7 +435,7 @@ async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
     let transport = open("a", &server.url("worker", "postgres"), "{}", &built_in_factories(), Path::new("/"));
     send(&*transport, "{}").await;
     connection.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await.unwrap();
-    let refused = tokio::time::timeout(DEADLINE, transport.waking().unwrap().wake()).await.unwrap();
+    let refused = tokio::time::timeout(DEADLINE, transport.waking.as_ref().unwrap().wake()).await.unwrap();
     assert!(error_text(refused).contains("grant this user"));
     connection.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC").await.unwrap();
     send(&*transport, "{}").await;
@@ -445,16 +445,16 @@ async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
 async fn what_is_resumed_wakes_those_who_wait() {
     let Some((stage, mut connection)) = stage().await else { return };
     let (consumer, other) = (stage.open("a"), stage.open("a"));
-    consumer.setting_up().unwrap().setup().await.unwrap();
+    consumer.setting_up.as_ref().unwrap().setup().await.unwrap();
     // It would tell of every change. Symfony's later versions have none.
     connection.execute("DROP TRIGGER notify_trigger ON messenger_messages").await.unwrap();
     listen(&*consumer).await;
     send_later(&*other, "{}", Duration::from_secs(3600)).await;
     // The delayed message itself is told of.
-    consumer.waking().unwrap().wake().await.unwrap();
+    consumer.waking.as_ref().unwrap().wake().await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    other.resting().unwrap().resume().await.unwrap();
-    tokio::time::timeout(DEADLINE, consumer.waking().unwrap().wake()).await.expect("resumed").unwrap();
+    other.resting.as_ref().unwrap().resume().await.unwrap();
+    tokio::time::timeout(DEADLINE, consumer.waking.as_ref().unwrap().wake()).await.expect("resumed").unwrap();
     assert_eq!(receive_bodies(&*consumer).await, ["{}"]);
 }
 

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use minutely::transport::{Counts, MessageId, Transport, built_in_factories};
+use minutely::transport::{Counts, MessageId, built_in_factories};
 use redis::{Connection, FromRedisValue, Script};
 
 use super::redis_server::{Redis, counts};
-use super::stage::{DEADLINE, bodies, deliveries, ids, message, open, send};
+use super::stage::{DEADLINE, Queue, bodies, deliveries, ids, message, open, send};
 
 /// What Symfony 7.4.22 does first with a delayed message: it raises the score of one that is due.
 const CLAIM: &str = "
@@ -90,7 +90,7 @@ impl Tripwire {
         Self { port }
     }
 
-    fn open(&self, stream: &str) -> Arc<dyn Transport> {
+    fn open(&self, stream: &str) -> Arc<Queue> {
         let dsn = format!("redis://127.0.0.1:{}/{stream}", self.port);
         open("a", &dsn, "{}", &built_in_factories(), Path::new("/"))
     }
@@ -151,13 +151,12 @@ async fn a_delayed_message_that_symfony_claims_is_neither_moved_nor_removed() {
             move || *claimed.lock().unwrap() = symfony.claim()
         });
         add_delayed(&mut redis, "tripwire", "1");
-        let (transport, other) = (wire.open(&redis.stream), redis.stage.open("b"));
+        let (transport, other) = (wire.open(&redis.stream), wire.open(&redis.stage.keys().stream("b")));
         let id = MessageId("delayed:1:tripwire".to_owned());
-        let moving = transport.moving().unwrap();
-        let store = moving.place().store;
-        let place = minutely::transport::Place { store, ..other.moving().unwrap().place() };
+        let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
+        let place = other.moving.as_ref().unwrap().place();
         match act {
-            "retry" => moving.retry(&id, &message("x"), Duration::ZERO).await.unwrap(),
+            "retry" => retrying.retry(&id, &message("x"), Duration::ZERO).await.unwrap(),
             "move" => drop(moving.move_to(&id, &message("x"), &place).await.unwrap()),
             _ => transport.reject(&[id]).await.unwrap(),
         }
@@ -187,7 +186,7 @@ async fn delayed_messages_are_received_once_beside_symfony() {
     let transport = redis.stage.open("a");
     let receive = async {
         let mut received = Vec::new();
-        while !beside.is_finished() || !transport.counting().unwrap().pending(1).await.unwrap().eq(&0) {
+        while !beside.is_finished() || !transport.counting.as_ref().unwrap().pending(1).await.unwrap().eq(&0) {
             received.extend(transport.receive(20).await.unwrap());
         }
         received
@@ -216,7 +215,7 @@ async fn abandoned_messages_are_found_at_once_behind_many_in_flight() {
         send(&*dead, n.to_string()).await;
     }
     let abandoned = dead.receive(3).await.unwrap();
-    dead.releasing().unwrap().release(&deliveries(&abandoned)).await.unwrap();
+    dead.releasing.as_ref().unwrap().release(&deliveries(&abandoned)).await.unwrap();
     // An idle worker with one message at a time looks once.
     assert_eq!(bodies(&next.receive(1).await.unwrap()), ["0"]);
     assert_eq!(bodies(&next.receive(1).await.unwrap()), ["1"]);

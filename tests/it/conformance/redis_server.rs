@@ -10,13 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{
-    Context, Counts, Liveness, Receipt, Sent, Transport, TransportError, Transports, built_in_factories,
-};
+use minutely::transport::{Context, Counts, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories};
 use redis::{Connection, FromRedisValue, cmd};
 
 use super::stage::{
-    DEADLINE, Kind, Stage, bodies, deliveries, ids, message, message_of, never_received, open, receive_bodies,
+    DEADLINE, Kind, Queue, Stage, bodies, deliveries, ids, message, message_of, never_received, open, receive_bodies,
     receive_eventually, send, send_later,
 };
 use crate::support::private_redis::PrivateRedis;
@@ -60,8 +58,8 @@ impl Redis {
     }
 }
 
-pub async fn counts(transport: &dyn Transport) -> Counts {
-    transport.counting().unwrap().counts(1000).await.unwrap()
+pub async fn counts(transport: &Queue) -> Counts {
+    transport.counting.as_ref().unwrap().counts(1000).await.unwrap()
 }
 
 fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
@@ -173,15 +171,15 @@ async fn what_phps_consumers_hold_is_not_released_but_taken_when_abandoned() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{redeliver_timeout: 2}");
     let id = send(&*transport, "1").await;
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     redis.run::<redis::Value>("XREADGROUP GROUP symfony consumer COUNT 1 STREAMS $ >", &[]);
     send(&*transport, "0").await;
     let received = transport.receive(1).await.unwrap();
     let held = never_received(std::slice::from_ref(&id), &received[0].receipt);
-    transport.releasing().unwrap().release(&held).await.unwrap();
-    transport.keeping_alive().unwrap().keep_alive(&held, SystemTime::now()).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&held).await.unwrap();
+    transport.keeping_alive.as_ref().unwrap().keep_alive(&held, SystemTime::now()).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
-    transport.moving().unwrap().retry(&id, &message("2"), Duration::ZERO).await.unwrap();
+    transport.retrying.as_ref().unwrap().retry(&id, &message("2"), Duration::ZERO).await.unwrap();
     assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
     let received = receive_eventually(&*transport).await;
     assert_eq!((&received.id, &message_of(&received).body[..]), (&id, &b"1"[..]));
@@ -195,11 +193,12 @@ async fn a_slow_consumer_does_not_bring_back_what_another_has() {
     send(&*slow, "1").await;
     let received = slow.receive(1).await.unwrap();
     assert_eq!(receive_eventually(&*other).await.id, received[0].id);
-    let (moving, place) = (slow.moving().unwrap(), redis.stage.open("b").moving().unwrap().place());
-    moving.retry(&received[0].id, &message("2"), Duration::ZERO).await.unwrap();
-    moving.retry(&received[0].id, &message("2"), HOUR).await.unwrap();
+    let place = redis.stage.open("b").moving.as_ref().unwrap().place();
+    let (retrying, moving) = (slow.retrying.as_ref().unwrap(), slow.moving.as_ref().unwrap());
+    retrying.retry(&received[0].id, &message("2"), Duration::ZERO).await.unwrap();
+    retrying.retry(&received[0].id, &message("2"), HOUR).await.unwrap();
     moving.move_to(&received[0].id, &message("2"), &place).await.unwrap();
-    slow.keeping_alive().unwrap().keep_alive(&deliveries(&received), SystemTime::now()).await.unwrap();
+    slow.keeping_alive.as_ref().unwrap().keep_alive(&deliveries(&received), SystemTime::now()).await.unwrap();
     other.ack(&ids(&received)).await.unwrap();
     for queue in ["a", "b"] {
         assert_eq!(counts(&*redis.stage.open(queue)).await, Counts::default());
@@ -220,8 +219,8 @@ async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
     let groups: Vec<std::collections::HashMap<String, redis::Value>> = redis.run("XINFO GROUPS $", &[]);
     assert_eq!(groups[0].get("lag").unwrap_or(&redis::Value::Nil), &redis::Value::Nil);
     assert_eq!(counts(&*transport).await, Counts { pending: 238, in_flight: 10, ..Counts::default() });
-    assert_eq!(transport.counting().unwrap().pending(100).await.unwrap(), 100);
-    assert_eq!(transport.counting().unwrap().pending(150).await.unwrap(), 150);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(100).await.unwrap(), 100);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(150).await.unwrap(), 150);
 }
 
 #[test]
@@ -231,7 +230,7 @@ async fn what_is_deleted_while_in_flight_is_forgotten() {
     let id = send(&*transport, "1").await;
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("XDEL $", &[&id.0]);
-    transport.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     send(&*transport, "2").await;
     assert_eq!(receive_bodies(&*redis.stage.open("a")).await, ["2"]);
     assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
@@ -269,8 +268,8 @@ async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
     send(&*transport, "1").await;
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("DEL $", &[]);
-    transport.moving().unwrap().retry(&received[0].id, &message("x"), Duration::ZERO).await.unwrap();
-    transport.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+    transport.retrying.as_ref().unwrap().retry(&received[0].id, &message("x"), Duration::ZERO).await.unwrap();
+    transport.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
     send(&*transport, "2").await;
@@ -283,7 +282,7 @@ async fn a_second_group_is_refused_where_messages_are_deleted() {
     let (first, second) = (redis.stage.open("a"), redis.stage.open_with("a", "{group: other}"));
     send(&*first, "1").await;
     assert_eq!(receive_bodies(&*first).await, ["1"]);
-    for result in [second.receive(1).await.map(drop), second.setting_up().unwrap().setup().await] {
+    for result in [second.receive(1).await.map(drop), second.setting_up.as_ref().unwrap().setup().await] {
         let text = error_text(result);
         assert!(
             text.contains("the group \"symfony\" besides \"other\"") && text.contains("delete_after_ack"),
@@ -304,9 +303,9 @@ async fn a_key_that_holds_something_else_is_named() {
         transport.send(&message("1"), Duration::ZERO).await.map(drop),
         transport.receive(1).await.map(drop),
         transport.ack(std::slice::from_ref(&id)).await,
-        transport.counting().unwrap().pending(1).await.map(drop),
-        transport.setting_up().unwrap().setup().await,
-        transport.releasing().unwrap().release(&never_received(&[id], &Receipt("somebody".into()))).await,
+        transport.counting.as_ref().unwrap().pending(1).await.map(drop),
+        transport.setting_up.as_ref().unwrap().setup().await,
+        transport.releasing.as_ref().unwrap().release(&never_received(&[id], &Receipt("somebody".into()))).await,
     ] {
         let text = error_text(result);
         assert!(text.contains("\"a\"") && text.contains("WRONGTYPE") && text.contains("another `stream`"), "{text}");
@@ -319,8 +318,8 @@ async fn a_key_that_holds_something_else_is_named() {
     let source = redis.stage.open("b");
     send(&*source, "1").await;
     let received = source.receive(1).await.unwrap();
-    let place = transport.moving().unwrap().place();
-    error_text(source.moving().unwrap().move_to(&received[0].id, &message("1"), &place).await);
+    let place = transport.moving.as_ref().unwrap().place();
+    error_text(source.moving.as_ref().unwrap().move_to(&received[0].id, &message("1"), &place).await);
     assert_eq!(counts(&*source).await, Counts { in_flight: 1, ..Counts::default() });
 }
 
@@ -332,26 +331,26 @@ async fn a_released_message_wakes_who_waits() {
     let received = dead.receive(1).await.unwrap();
     let woken = async {
         while waiting.receive(1).await.unwrap().is_empty() {
-            waiting.waking().unwrap().wake().await.unwrap();
+            waiting.waking.as_ref().unwrap().wake().await.unwrap();
         }
     };
     let release = async {
         // Only once it listens.
         let deadline = Instant::now() + DEADLINE;
-        while waiting.waking().unwrap().poll_interval().is_none() {
+        while waiting.waking.as_ref().unwrap().poll_interval().is_none() {
             assert!(Instant::now() < deadline, "it does not listen");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        supervisor.releasing().unwrap().release(&deliveries(&received)).await.unwrap();
+        supervisor.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     };
     tokio::time::timeout(DEADLINE, async { tokio::join!(woken, release) }).await.unwrap();
 }
 
 /// Waits until nothing from before wakes a consumer any more.
-async fn settle(consumer: &dyn Transport) {
+async fn settle(consumer: &Queue) {
     let quiet = Duration::from_millis(300);
     for _ in 0..5 {
-        if tokio::time::timeout(quiet, consumer.waking().unwrap().wake()).await.is_err() {
+        if tokio::time::timeout(quiet, consumer.waking.as_ref().unwrap().wake()).await.is_err() {
             return;
         }
         assert!(consumer.receive(1).await.unwrap().is_empty());
@@ -363,7 +362,7 @@ async fn settle(consumer: &dyn Transport) {
 async fn who_waits_is_not_woken_by_what_happens_elsewhere() {
     let Some(redis) = Redis::new().await else { return };
     let (waiting, other) = (redis.stage.open("a"), redis.stage.open("ab"));
-    let waking = waiting.waking().unwrap();
+    let waking = waiting.waking.as_ref().unwrap();
     let quiet = Duration::from_millis(300);
     assert!(waiting.receive(1).await.unwrap().is_empty());
     settle(&*waiting).await;
@@ -396,7 +395,7 @@ async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
     is_store_error(queued(&*transport).await, &server);
     is_store_error(transport.receive(1).await, &server);
     is_store_error(transport.ack(&ids(&in_flight)).await, &server);
-    is_store_error(transport.counting().unwrap().pending(1).await, &server);
+    is_store_error(transport.counting.as_ref().unwrap().pending(1).await, &server);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     server.start_again();
     transport.ack(&ids(&in_flight)).await.unwrap();
@@ -410,7 +409,7 @@ async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
 async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     let Some(mut server) = PrivateRedis::start(&[]) else { return };
     let consumer = transport(&server.url(), "{}");
-    let waking = consumer.waking().unwrap();
+    let waking = consumer.waking.as_ref().unwrap();
     let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
     settle(&*consumer).await;
@@ -432,11 +431,11 @@ async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     assert_eq!(bodies(&consumer.receive(1).await.unwrap()), ["1"]);
 }
 
-fn transport(dsn: &str, options: &str) -> Arc<dyn Transport> {
+fn transport(dsn: &str, options: &str) -> Arc<Queue> {
     open("a", dsn, options, &built_in_factories(), Path::new("/"))
 }
 
-async fn queued(transport: &dyn Transport) -> Result<Sent, TransportError> {
+async fn queued(transport: &Queue) -> Result<Sent, TransportError> {
     transport.send(&message("{}"), Duration::ZERO).await
 }
 
@@ -499,7 +498,7 @@ async fn what_a_user_may_not_do_is_said() {
 async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     send(&*transport, "1").await;
     send(&*transport, "2").await;
     send_later(&*transport, "3", Duration::from_millis(1)).await;
@@ -578,9 +577,10 @@ fn dsns_as_symfony_has_them_are_understood() {
         ("redis://h/?claim_interval=1000&redeliver_timeout=10", "h:6379/0", "messages"),
     ] {
         assert_eq!(check(dsn), Vec::<String>::new(), "{dsn}");
-        let place = transport(dsn, "{}").moving().unwrap().place();
-        assert!(place.store == store, "{place:?}");
-        assert_eq!(place.table, stream);
+        let transport = transport(dsn, "{}");
+        assert_eq!(transport.connecting.as_ref().unwrap().connection(), store);
+        let place = format!("{:?}", transport.moving.as_ref().unwrap().place());
+        assert!(place.contains(&format!("{stream:?}")), "{place}");
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use minutely::transport::{Counts, Transport, TransportError, built_in_factories};
+use minutely::transport::{Counts, TransportError, built_in_factories};
 use sqlx::{Connection, Executor, PgConnection, Row};
 
-use super::stage::{DEADLINE, bodies, ids, message, open, receive_bodies, send};
+use super::stage::{DEADLINE, Queue, bodies, ids, message, open, receive_bodies, send};
 use crate::support::databases::Server;
 use crate::support::private_servers::PrivateServer;
 
-fn transport(server: &PrivateServer) -> Arc<dyn Transport> {
+fn transport(server: &PrivateServer) -> Arc<Queue> {
     let dsn = format!("{}?queue_name=a&table_name=restart_messages", server.admin_url());
     open("a", &dsn, "{}", &built_in_factories(), std::path::Path::new("/"))
 }
@@ -36,14 +36,14 @@ async fn nothing_is_lost(server: Server) {
     is_store_error(transport.send(&message("lost"), Duration::ZERO).await, &server);
     is_store_error(transport.receive(1).await, &server);
     is_store_error(transport.ack(&ids(&in_flight)).await, &server);
-    is_store_error(transport.counting().unwrap().pending(1).await, &server);
+    is_store_error(transport.counting.as_ref().unwrap().pending(1).await, &server);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 
     server.start_again();
     transport.ack(&ids(&in_flight)).await.unwrap();
     send(&*transport, "5").await;
     assert_eq!(receive_bodies(&*transport).await, ["2", "3", "4", "5"]);
-    let counts = transport.counting().unwrap().counts(100).await.unwrap();
+    let counts = transport.counting.as_ref().unwrap().counts(100).await.unwrap();
     assert_eq!(counts, Counts { in_flight: 4, ..Counts::default() });
 }
 
@@ -61,7 +61,7 @@ async fn nothing_is_lost_on_mysql() {
 async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
     let consumer = transport(&server);
-    let waking = consumer.waking().unwrap();
+    let waking = consumer.waking.as_ref().unwrap();
     let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.unwrap();
     // The first time only begins to listen.
     wake().await.unwrap();

@@ -51,7 +51,7 @@ fn check(dsn: &str, url: &str) -> Vec<String> {
 
 fn store(dsn: &str, url: &str) -> String {
     let transports = Transports::new(&config(dsn), &built_in_factories(), &context(url)).unwrap();
-    transports.get("a").unwrap().moving().unwrap().place().store
+    transports.get("a").unwrap().connecting.as_ref().unwrap().connection().to_owned()
 }
 
 #[test]

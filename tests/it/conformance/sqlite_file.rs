@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use minutely::message::UndecodableError;
-use minutely::transport::{Counts, MessageId, Sent, Transport, TransportError, built_in_factories};
+use minutely::transport::{Counts, MessageId, Sent, TransportError, built_in_factories};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
-use super::stage::{DEADLINE, Kind, Stage, bodies, ids, message, message_of, open, receive_bodies, send, send_later};
+use super::stage::{
+    DEADLINE, Kind, Queue, Stage, bodies, ids, message, message_of, open, receive_bodies, send, send_later,
+};
 
 /// What Symfony Messenger 7.2 creates on SQLite.
 const SYMFONYS_TABLE: &str = "
@@ -28,7 +30,7 @@ const SYMFONYS_TABLE: &str = "
 const ROLE: &str = "MINUTELY_TEST_ROLE";
 const DIR: &str = "MINUTELY_TEST_DIR";
 
-fn open_file(dir: &Path) -> Arc<dyn Transport> {
+fn open_file(dir: &Path) -> Arc<Queue> {
     open("a", "sqlite:var/queue.db?queue_name=a", "{}", &built_in_factories(), dir)
 }
 
@@ -37,7 +39,7 @@ async fn raw(file: &Path) -> SqliteConnection {
 }
 
 /// The file that Symfony has created, and our transport on it.
-async fn symfonys(stage: &Stage) -> (SqliteConnection, Arc<dyn Transport>) {
+async fn symfonys(stage: &Stage) -> (SqliteConnection, Arc<Queue>) {
     std::fs::create_dir(stage.dir().join("var")).unwrap();
     let mut connection = raw(&stage.dir().join("var/queue.db")).await;
     connection.execute(SYMFONYS_TABLE).await.unwrap();
@@ -92,17 +94,17 @@ async fn symfonys_table_is_left_as_it_is() {
     let (mut connection, transport) = symfonys(&stage).await;
     let schema = "SELECT group_concat(sql, ';') FROM sqlite_master";
     let before: String = connection.fetch_one(schema).await.unwrap().get(0);
-    transport.setting_up().unwrap().setup().await.unwrap();
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     send(&*transport, "{}").await;
     let after: String = connection.fetch_one(schema).await.unwrap().get(0);
     assert_eq!(before, after);
 }
 
 /// Waits until the queue's consumer is woken, and has something to take.
-async fn woken(consumer: &dyn Transport) -> Vec<String> {
+async fn woken(consumer: &Queue) -> Vec<String> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let wake = tokio::time::timeout(DEADLINE, consumer.waking().unwrap().wake());
+        let wake = tokio::time::timeout(DEADLINE, consumer.waking.as_ref().unwrap().wake());
         wake.await.expect("it is woken").unwrap();
         let received = consumer.receive(10).await.unwrap();
         if !received.is_empty() {
@@ -140,7 +142,7 @@ async fn a_message_for_another_queue_wakes_nobody() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (a, b) = (stage.open("a"), stage.open("b"));
     send(&*b, "{}").await;
-    let wake = tokio::time::timeout(Duration::from_millis(700), a.waking().unwrap().wake());
+    let wake = tokio::time::timeout(Duration::from_millis(700), a.waking.as_ref().unwrap().wake());
     let (waited, _) = tokio::join!(wake, send(&*b, "{}"));
     assert!(waited.is_err());
 }
@@ -149,7 +151,7 @@ async fn a_message_for_another_queue_wakes_nobody() {
 async fn a_consumer_waits_for_a_file_that_is_not_there_yet_and_for_one_that_takes_its_place() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let consumer = stage.open("a");
-    let error = error_text(consumer.waking().unwrap().wake().await);
+    let error = error_text(consumer.waking.as_ref().unwrap().wake().await);
     assert!(error.contains("queue.db") && error.contains("\"a\""), "no folder, nothing to watch: {error}");
     let folder = stage.dir().join("var");
     std::fs::create_dir(&folder).unwrap();
@@ -188,7 +190,7 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     for _ in 0..2 {
         let start = Instant::now();
         while transport.receive(1).await.unwrap().is_empty() {
-            let wake = transport.waking().unwrap().wake();
+            let wake = transport.waking.as_ref().unwrap().wake();
             tokio::time::timeout(DEADLINE, wake).await.unwrap().unwrap();
         }
         // The first time as it was delayed, the second because nobody acknowledged it.
@@ -202,7 +204,7 @@ async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() 
     let (mut connection, transport) = symfonys(&stage).await;
     insert(&mut connection, "'late'", "'{}'", "datetime('now', '-3602 seconds')").await;
     insert(&mut connection, "'in hand'", "'{}'", "datetime('now', '-3500 seconds')").await;
-    let counts = transport.counting().unwrap().counts(10).await.unwrap();
+    let counts = transport.counting.as_ref().unwrap().counts(10).await.unwrap();
     assert_eq!(counts, Counts { pending: 1, delayed: 0, in_flight: 1 });
     assert_eq!(receive_bodies(&*transport).await, ["late"]);
 }
@@ -232,9 +234,9 @@ async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
     assert_eq!(php.check(), Err(UndecodableError::PhpSerialized));
     assert_eq!(message_of(&received[damaged.len() + 1]).body.as_ref(), b"\"a\0b\xff\"");
     assert_eq!(message_of(&received[damaged.len() + 2]).body.as_ref(), b"42");
-    assert_eq!(transport.listing().unwrap().list(None, 100).await.unwrap().len(), received.len());
+    assert_eq!(transport.listing.as_ref().unwrap().list(None, 100).await.unwrap().len(), received.len());
     transport.ack(&ids(&received)).await.unwrap();
-    assert_eq!(transport.counting().unwrap().counts(9).await.unwrap(), Counts::default());
+    assert_eq!(transport.counting.as_ref().unwrap().counts(9).await.unwrap(), Counts::default());
 }
 
 #[test]
@@ -242,7 +244,7 @@ async fn nothing_is_created_before_the_first_message() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
     assert!(transport.receive(1).await.unwrap().is_empty());
-    assert_eq!(transport.counting().unwrap().pending(1).await.unwrap(), 0);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(1).await.unwrap(), 0);
     assert!(!stage.dir().join("var").exists());
     send(&*transport, "{}").await;
     assert!(stage.dir().join("var/queue.db").exists());
@@ -269,7 +271,7 @@ async fn a_file_that_is_no_database_is_named_and_left_alone() {
     for error in [
         error_text(transport.send(&message("{}"), Duration::ZERO).await),
         error_text(transport.receive(1).await),
-        error_text(transport.setting_up().unwrap().setup().await),
+        error_text(transport.setting_up.as_ref().unwrap().setup().await),
     ] {
         assert!(error.contains("transport \"a\"") && error.contains(file.to_str().unwrap()), "{error}");
         assert!(error.contains("is no SQLite database"), "{error}");
@@ -308,13 +310,13 @@ async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
     send(&*transport, "1").await;
     let mut other = raw(&stage.dir().join("var/queue.db")).await;
     let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    assert_eq!(transport.counting().unwrap().pending(9).await.unwrap(), 1);
+    assert_eq!(transport.counting.as_ref().unwrap().pending(9).await.unwrap(), 1);
     let waiting = tokio::spawn({
         let transport = open_file(stage.dir());
         async move { send(&*transport, "2").await }
     });
     let again = open_file(stage.dir());
-    assert_eq!(again.listing().unwrap().list(None, 9).await.unwrap().len(), 1);
+    assert_eq!(again.listing.as_ref().unwrap().list(None, 9).await.unwrap().len(), 1);
     assert!(!waiting.is_finished());
     transaction.commit().await.unwrap();
     waiting.await.unwrap();
@@ -389,7 +391,7 @@ async fn processes_that_start_on_no_file_at_once_lose_nothing() {
         let output = tokio::task::spawn_blocking(|| process.wait_with_output()).await.unwrap().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
-    assert_eq!(open_file(stage.dir()).counting().unwrap().pending(1000).await.unwrap(), 240);
+    assert_eq!(open_file(stage.dir()).counting.as_ref().unwrap().pending(1000).await.unwrap(), 240);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The transports under test: how to open them, and what each can do.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
 use minutely::transport::{
-    Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, Transports, built_in_factories,
+    Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError, Transports,
+    built_in_factories,
 };
 use tokio::sync::OnceCell;
 
@@ -42,6 +44,39 @@ pub struct Abilities {
     pub bytes: bool,
     /// Lends messages to connections, and has neither ids for them nor a say about time.
     pub broker: bool,
+}
+
+/// A transport under test, which can be consumed.
+pub struct Queue(Arc<Transport>);
+
+impl Deref for Queue {
+    type Target = Transport;
+
+    fn deref(&self) -> &Transport {
+        &self.0
+    }
+}
+
+impl Queue {
+    pub fn of(transport: impl Into<Arc<Transport>>) -> Arc<Self> {
+        Arc::new(Self(transport.into()))
+    }
+
+    pub async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        self.sender.send(message, delay).await
+    }
+
+    pub async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        self.receiver.as_ref().unwrap().receive(up_to).await
+    }
+
+    pub async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.receiver.as_ref().unwrap().ack(ids).await
+    }
+
+    pub async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.receiver.as_ref().unwrap().reject(ids).await
+    }
 }
 
 /// One test's own stores, empty.
@@ -88,12 +123,12 @@ impl Stage {
     }
 
     /// Opens a queue as another process would: sharing no connection with what was opened before.
-    pub fn open(&self, queue: &str) -> Arc<dyn Transport> {
+    pub fn open(&self, queue: &str) -> Arc<Queue> {
         self.open_with(queue, "{}")
     }
 
     /// Opens a queue with further options, as YAML.
-    pub fn open_with(&self, queue: &str, options: &str) -> Arc<dyn Transport> {
+    pub fn open_with(&self, queue: &str, options: &str) -> Arc<Queue> {
         match self.kind {
             Kind::InMemory => open(queue, "in-memory://", options, &self.shared, self.dir.path()),
             Kind::Sqlite => {
@@ -123,7 +158,7 @@ impl Stage {
     }
 
     /// Opens a queue in a store that is not this one.
-    pub async fn open_elsewhere(&self, queue: &str) -> Arc<dyn Transport> {
+    pub async fn open_elsewhere(&self, queue: &str) -> Arc<Queue> {
         let dsn = match self.kind {
             Kind::InMemory => "in-memory://".to_owned(),
             Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
@@ -148,7 +183,7 @@ impl Liveness for Nobody {
 }
 
 /// Opens one transport, by its DSN and further options as YAML, in a project in this folder.
-pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>], dir: &Path) -> Arc<dyn Transport> {
+pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>], dir: &Path) -> Arc<Queue> {
     let config = TransportConfig {
         name: name.to_owned(),
         path: format!("transports.{name}"),
@@ -163,7 +198,8 @@ pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>]
         connections: IndexMap::new(),
         liveness: Arc::new(Nobody),
     };
-    Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap().get(name).unwrap()
+    let transports = Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap();
+    Queue::of(transports.get(name).unwrap())
 }
 
 /// A message with this body.
@@ -174,11 +210,11 @@ pub fn message(body: impl Into<Bytes>) -> Encoded {
 }
 
 /// Sends, and returns the id.
-pub async fn send(transport: &dyn Transport, body: impl Into<Bytes>) -> MessageId {
+pub async fn send(transport: &Queue, body: impl Into<Bytes>) -> MessageId {
     send_later(transport, body, Duration::ZERO).await
 }
 
-pub async fn send_later(transport: &dyn Transport, body: impl Into<Bytes>, delay: Duration) -> MessageId {
+pub async fn send_later(transport: &Queue, body: impl Into<Bytes>, delay: Duration) -> MessageId {
     match transport.send(&message(body), delay).await.unwrap() {
         Sent::Queued { id, transport: name, .. } => {
             assert_eq!(name, transport.name());
@@ -189,7 +225,7 @@ pub async fn send_later(transport: &dyn Transport, body: impl Into<Bytes>, delay
 }
 
 /// Receives everything that is due. A broker may hand it out in several parts.
-pub async fn receive_all(transport: &dyn Transport) -> Vec<Received> {
+pub async fn receive_all(transport: &Queue) -> Vec<Received> {
     let mut all = vec![];
     loop {
         let part = transport.receive(1000).await.unwrap();
@@ -201,7 +237,7 @@ pub async fn receive_all(transport: &dyn Transport) -> Vec<Received> {
 }
 
 /// Receives everything that is due, and returns the bodies.
-pub async fn receive_bodies(transport: &dyn Transport) -> Vec<String> {
+pub async fn receive_bodies(transport: &Queue) -> Vec<String> {
     bodies(&receive_all(transport).await)
 }
 
@@ -228,7 +264,7 @@ pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
 }
 
 /// Receives until a message comes.
-pub async fn receive_eventually(transport: &dyn Transport) -> Received {
+pub async fn receive_eventually(transport: &Queue) -> Received {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(received) = transport.receive(1).await.unwrap().pop() {
