@@ -38,6 +38,8 @@ pub mod cache;
 pub mod cli;
 mod clock;
 pub mod config;
+#[cfg(test)]
+mod docs;
 pub mod handler;
 pub mod heartbeat;
 pub mod message;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::consume::check_workers;
 use super::output::{self, Format, FormatArg};
 use super::{App, AppBuilder, End, Global, Result, told};
-use crate::config::Problem;
+use crate::config::{Problem, schema};
 use crate::supervisor::{ServerConnections, connections};
 
 /// How long a server may take to tell its limit.
@@ -25,7 +25,20 @@ pub(super) struct Args {
 enum Command {
     /// Say everything that is wrong or doubtful in the configuration
     Check(Check),
+    /// Print the JSON schema of the configuration, for editors
+    Schema(Schema),
 }
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+It is JSON Schema, draft 2020-12, and describes all keys, with the options of all transports that this program has. An editor \
+with a YAML language server completes and checks by it:
+
+  minutely config schema > config.schema.json
+  sed -i '1i # yaml-language-server: $schema=config.schema.json' config.yaml
+
+`minutely config check` finds more, such as names of transports that do not exist.")]
+struct Schema {}
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -42,7 +55,14 @@ struct Check {
 }
 
 pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result<End> {
-    let Command::Check(check) = &args.command;
+    let check = match &args.command {
+        Command::Check(check) => check,
+        Command::Schema(Schema {}) => {
+            let schema = schema(&[], &[]);
+            output::line(format_args!("{schema:#}"));
+            return Ok(End::Well);
+        }
+    };
     let mut loaded = app.load(&global.config, check_workers);
     if let Ok(app) = &mut loaded
         && !check.offline

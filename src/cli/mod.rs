@@ -134,6 +134,12 @@ impl<E: std::error::Error> From<E> for Failure {
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
+/// The whole command line, for its reference in `docs/commands.md`.
+#[cfg(test)]
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command that the program's arguments name, for an application with handlers of its own. Call it as the whole
 /// of `main`; it makes its own runtime.
 pub fn main(app: AppBuilder) -> ExitCode {

@@ -28,13 +28,13 @@ impl From<DurationError> for String {
     }
 }
 
-/// What a number without a unit means.
+/// The unit of a number that is written without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bare {
+pub enum Unit {
     /// Everywhere but where Symfony has milliseconds.
     Seconds,
-    /// In `retry_strategy`, as in Symfony.
-    Millis,
+    /// In `retry_strategy`, as in Symfony, and in some options of transports.
+    Milliseconds,
 }
 
 /// Reads a duration: seconds, or a number with one of the units `ms`, `s`, `m`, `h`. Fractions are allowed (`0.5`,
@@ -47,41 +47,41 @@ pub(super) enum Bare {
 /// assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
 /// ```
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    parse(text, Bare::Seconds)
+    parse(text, Unit::Seconds)
 }
 
-/// Reads a duration whose bare number means what `bare` says.
-pub(super) fn parse(text: &str, bare: Bare) -> Result<Duration, DurationError> {
+/// Reads a duration; a number without a unit is of `default`.
+pub(super) fn parse(text: &str, default: Unit) -> Result<Duration, DurationError> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     // Without this, "." alone and numbers like "5." or ".5" would be up to the float parser's taste.
     if !number.starts_with(|c: char| c.is_ascii_digit()) || number.ends_with('.') {
-        return Err(bare.form());
+        return Err(default.form());
     }
-    let number: f64 = number.parse().map_err(|_| bare.form())?;
+    let number: f64 = number.parse().map_err(|_| default.form())?;
     let seconds = match unit.trim_start() {
-        "" => return from_number(number, bare),
+        "" => return from_number(number, default),
         "ms" => number / 1000.0,
         "s" => number,
         "m" => number * 60.0,
         "h" => number * 3600.0,
-        _ => return Err(bare.form()),
+        _ => return Err(default.form()),
     };
-    from_seconds(seconds, bare)
+    from_seconds(seconds, default)
 }
 
 /// A number without a unit as a duration.
-pub(super) fn from_number(number: f64, bare: Bare) -> Result<Duration, DurationError> {
-    match bare {
-        Bare::Seconds => from_seconds(number, bare),
-        Bare::Millis => from_seconds(number / 1000.0, bare),
+pub(super) fn from_number(number: f64, unit: Unit) -> Result<Duration, DurationError> {
+    match unit {
+        Unit::Seconds => from_seconds(number, unit),
+        Unit::Milliseconds => from_seconds(number / 1000.0, unit),
     }
 }
 
-fn from_seconds(seconds: f64, bare: Bare) -> Result<Duration, DurationError> {
+fn from_seconds(seconds: f64, unit: Unit) -> Result<Duration, DurationError> {
     if seconds.is_nan() || seconds < 0.0 {
-        return Err(bare.form());
+        return Err(unit.form());
     }
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if duration <= LONGEST => Ok(duration),
@@ -89,11 +89,27 @@ fn from_seconds(seconds: f64, bare: Bare) -> Result<Duration, DurationError> {
     }
 }
 
-impl Bare {
+impl Unit {
+    /// Its name, in the plural.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Seconds => "seconds",
+            Self::Milliseconds => "milliseconds",
+        }
+    }
+
+    /// So many of them.
+    pub(super) fn of(self, number: u32) -> Duration {
+        match self {
+            Self::Seconds => Duration::from_secs(number.into()),
+            Self::Milliseconds => Duration::from_millis(number.into()),
+        }
+    }
+
     fn form(self) -> DurationError {
         match self {
             Self::Seconds => DurationError::Form,
-            Self::Millis => DurationError::FormMillis,
+            Self::Milliseconds => DurationError::FormMillis,
         }
     }
 }
@@ -124,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_bare_number_means_milliseconds_where_symfony_says_so() {
-        assert_eq!(parse("1000", Bare::Millis), Ok(Duration::from_secs(1)));
-        assert_eq!(parse("2m", Bare::Millis), Ok(Duration::from_secs(120)));
+        assert_eq!(parse("1000", Unit::Milliseconds), Ok(Duration::from_secs(1)));
+        assert_eq!(parse("2m", Unit::Milliseconds), Ok(Duration::from_secs(120)));
     }
 
     #[test]
@@ -137,9 +153,9 @@ mod tests {
             assert_eq!(parse_duration(text), Err(DurationError::TooLong), "{text}");
         }
         for number in [f64::NAN, -1.0, f64::NEG_INFINITY] {
-            assert_eq!(from_number(number, Bare::Seconds), Err(DurationError::Form));
+            assert_eq!(from_number(number, Unit::Seconds), Err(DurationError::Form));
         }
-        assert_eq!(from_number(f64::INFINITY, Bare::Millis), Err(DurationError::TooLong));
+        assert_eq!(from_number(f64::INFINITY, Unit::Milliseconds), Err(DurationError::TooLong));
     }
 
     proptest! {

@@ -2,13 +2,28 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 
 use super::ExecConfig;
-use super::duration::Bare;
+use super::definition::{Definition, Kind, Setting};
 use super::routes::check_pattern;
 use super::section::{Node, Reader};
+
+/// The key `handlers`.
+pub(super) const HANDLERS: Definition = Definition::new(
+    "handlers",
+    Kind::Map(&Kind::OneOrMore(&Kind::Section(HANDLER))),
+    "which program handles a message, by type or wildcard",
+);
+
+const HANDLER: &[Definition] = &[EXEC, TIMEOUT.definition];
+const EXEC: Definition =
+    Definition::new("exec", Kind::List(&Kind::Text("text")), "the program and its arguments, as a list")
+        .required()
+        .example("[php, bin/handle.php]");
+const TIMEOUT: Setting<Option<Duration>> = Setting::duration("timeout", "", "how long the program may run").optional();
 
 const FORM: &str = "a handler such as `exec: [php, bin/handle.php]`, or a list of handlers";
 
@@ -28,15 +43,15 @@ pub(super) fn read_handlers(entries: IndexMap<String, Node>, reader: &mut Reader
 }
 
 fn read_one(node: Node, reader: &mut Reader) -> Option<ExecConfig> {
-    let mut section = node.section("handlers.*", FORM, reader)?;
+    let mut section = node.section(HANDLER, FORM, reader)?;
     let timeout = section.take("timeout").and_then(|node| {
-        let timeout = node.duration(Bare::Seconds, reader)?;
+        let timeout: Duration = node.read(&TIMEOUT.definition, reader)?;
         if timeout.is_zero() {
             reader.error(&node.path, "must be more than 0; leave it out to let the program take as long as it likes");
         }
         Some(timeout)
     });
-    let exec = read_exec(section.require("exec", "the program and its arguments, as a list", reader)?, reader)?;
+    let exec = read_exec(section.require(&EXEC, reader)?, reader)?;
     Some(ExecConfig { exec, timeout })
 }
 

@@ -3,6 +3,7 @@
 //! [`read`] returns everything that could be understood together with every problem found, so that later checks (of
 //! DSNs, of worker options) can add theirs and a person sees all of them at once.
 
+mod definition;
 mod duration;
 mod env;
 mod handlers;
@@ -12,17 +13,26 @@ mod placeholder;
 mod problem;
 mod read;
 mod routes;
+mod schema;
 mod section;
 #[cfg(test)]
 mod tests;
 mod transports;
+#[cfg(test)]
+mod validator;
 mod workers;
 mod yaml;
 
-pub use duration::{DurationError, parse_duration};
-pub use keys::{KEYS, Key};
+pub use definition::{
+    Definition, FromValue, Kind, Mismatch, Missing, OptionsOf, Row, Setting, Support, UNBOUNDED, rows, table,
+};
+pub use duration::{DurationError, Unit, parse_duration};
+pub use keys::KEYS;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;
+pub use schema::{SchemeOptions, schema};
+#[cfg(test)]
+pub(crate) use validator::validate;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,12 +101,6 @@ pub struct RetryStrategy {
     pub max_delay: Duration,
     /// Up to this part of the wait is added or taken away at random, 0 to 1.
     pub jitter: f64,
-}
-
-impl Default for RetryStrategy {
-    fn default() -> Self {
-        Self { max_retries: 3, delay: Duration::from_secs(1), multiplier: 2.0, max_delay: Duration::ZERO, jitter: 0.1 }
-    }
 }
 
 /// An entry under `workers`.

@@ -3,28 +3,11 @@
 use indexmap::IndexMap;
 use serde_yaml::Value;
 
+use super::definition::{Definition, Support, plain_text};
 use super::keys;
 use super::problem::{Problem, nearest};
-use super::section::{Node, Reader, displayable, join, key_text};
+use super::section::{Node, Reader, displayable, join};
 use super::transports::check_serializer;
-
-/// Keys below `framework.messenger` that are ours.
-const SYMFONY: &[&str] = &["transports", "routing", "failure_transport"];
-/// Keys below `framework.messenger` that only mean something to PHP, and what to say of them.
-const SYMFONY_ONLY: &[(&str, Option<&str>)] = &[
-    ("enabled", None),
-    // There is no container that could be reset.
-    ("reset_on_message", None),
-    ("serializer", None),
-    ("buses", Some("there is one bus here, and middleware in PHP sees only what PHP dispatches and handles")),
-    ("default_bus", Some("messages that are dispatched here go to PHP's bus messenger.bus.default")),
-    ("stop_worker_on_signals", Some("workers of this program stop at SIGTERM, SIGINT and SIGQUIT")),
-];
-/// Keys below `contao.messenger` that are ours.
-const CONTAO: &[&str] = &["workers"];
-/// Keys below `contao.messenger` that only mean something to PHP, and what to say of them.
-const CONTAO_ONLY: &[(&str, Option<&str>)] =
-    &[("web_worker", Some("it works within PHP's web requests, and the workers here do not wait for those"))];
 
 /// The values of all keys, from wherever they stand.
 pub(super) struct Sources {
@@ -43,23 +26,23 @@ impl Sources {
         let nested = entries.iter().any(|(key, _)| key == "framework" || key == "contao");
         let mut applications = Vec::new();
         for (key, node) in entries {
-            if let Some(known) = keys::children("").find(|known| *known == key) {
+            if let Some(known) = keys::names().find(|known| *known == key) {
                 sources.add(known, node);
             } else if key == "framework" || key == "contao" {
                 applications.push((key, node));
             } else if nested {
-                refuse_typo(&key, keys::children("").chain(["framework", "contao"]), "", reader);
+                refuse_typo(&key, keys::names().chain(["framework", "contao"]), "", reader);
                 if key == "doctrine" {
                     sources.doctrine = Some(node.into_value());
                 }
             } else {
-                let known = keys::children("").chain(["framework", "contao"]);
+                let known = keys::names().chain(["framework", "contao"]);
                 reader.problems.push(Problem::unknown("", "key", &displayable(&key), known));
             }
         }
         for (key, node) in applications {
-            let (ours, php) = if key == "framework" { (SYMFONY, SYMFONY_ONLY) } else { (CONTAO, CONTAO_ONLY) };
-            sources.add_application(node, ours, php, reader);
+            let known = if key == "framework" { keys::SYMFONY } else { keys::CONTAO };
+            sources.add_application(node, known, reader);
         }
         sources
     }
@@ -101,8 +84,9 @@ impl Sources {
             found.push((name.to_owned(), Node::new("doctrine.dbal.url", url)));
         }
         if let Some(Value::Mapping(named)) = dbal.shift_remove("connections") {
-            found
-                .extend(named.into_iter().filter_map(|(name, connection)| doctrine_url(&key_text(&name)?, connection)));
+            found.extend(
+                named.into_iter().filter_map(|(name, connection)| doctrine_url(&plain_text(&name)?, connection)),
+            );
         }
         for (name, node) in found {
             if !node.is_null() {
@@ -121,14 +105,8 @@ impl Sources {
         self.found.extract_if(.., |(name, _)| *name == key).map(|(_, node)| node).collect()
     }
 
-    /// Takes `ours` out of `framework.messenger` or `contao.messenger`.
-    fn add_application(
-        &mut self,
-        application: Node,
-        ours: &[&'static str],
-        php: &[(&'static str, Option<&str>)],
-        reader: &mut Reader,
-    ) {
+    /// Takes the keys of `framework.messenger` or `contao.messenger` out.
+    fn add_application(&mut self, application: Node, known: &'static [Definition], reader: &mut Reader) {
         if !application.is_mapping() {
             return;
         }
@@ -144,17 +122,12 @@ impl Sources {
             }
             let path = node.path.clone();
             for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
-                match ours.iter().find(|known| **known == key) {
-                    Some(known) => self.add(known, node),
-                    None if let Some((_, why)) = php.iter().find(|(known, _)| *known == key) => {
-                        if key == "serializer" {
-                            self.writes_json = read_serializer(node, reader);
-                        } else if let Some(why) = why.filter(|_| !node.is_nothing()) {
-                            reader.warning(&node.path, format!("is ignored: {why}"));
-                        }
-                    }
+                match known.iter().find(|known| known.name == key) {
+                    Some(Definition { name, support: Support::Used, .. }) => self.add(name, node),
+                    Some(Definition { name: "serializer", .. }) => self.writes_json = read_serializer(node, reader),
+                    Some(php) => node.warn_if_ignored(php.support, reader),
                     None => {
-                        let known = ours.iter().copied().chain(php.iter().map(|(known, _)| *known));
+                        let known = known.iter().map(|known| known.name);
                         reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
                     }
                 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
-use super::duration::Bare;
 use super::env::Environment;
 use super::handlers::read_handlers;
 use super::keys;
@@ -29,8 +28,6 @@ use super::{Config, Secret};
 /// No configuration is longer; a log or a database given by mistake is.
 const LONGEST_FILE: u64 = 1024 * 1024;
 
-const DEFAULT_STATE_DIR: &str = "var";
-const DEFAULT_HEARTBEAT_TTL: Duration = Duration::from_secs(60);
 /// Below this a heartbeat would be over before it is read.
 const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
 
@@ -63,7 +60,7 @@ pub(super) fn parse(
         Ok(Value::Mapping(root)) => root,
         Ok(Value::Null) => return Err(alone(problems, START)),
         Ok(_) => {
-            let known: Vec<_> = keys::children("").collect();
+            let known: Vec<_> = keys::names().collect();
             return Err(alone(problems, format!("must be a mapping with keys such as {}", known.join(", "))));
         }
         Err(message) => return Err(alone(problems, message)),
@@ -105,16 +102,16 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         failure_transport,
         workers,
         handlers,
-        state_dir: reader.dir.join(state_dir.as_deref().unwrap_or(DEFAULT_STATE_DIR)),
+        state_dir: reader.dir.join(state_dir.unwrap_or_else(|| keys::STATE_DIR.default_value())),
         cache,
-        heartbeat_ttl: heartbeat_ttl.unwrap_or(DEFAULT_HEARTBEAT_TTL),
+        heartbeat_ttl: heartbeat_ttl.unwrap_or_else(|| keys::TTL.default_value()),
         connections: read_connections(connections, environment, reader),
     }
 }
 
 fn read_heartbeat_ttl(node: Node, reader: &mut Reader) -> Option<Duration> {
-    let ttl = node.section("heartbeat", "a mapping such as {ttl: 60s}", reader)?.take("ttl")?;
-    let duration = ttl.duration(Bare::Seconds, reader)?;
+    let ttl = node.section(keys::HEARTBEAT_KEYS, "a mapping such as {ttl: 60s}", reader)?.take("ttl")?;
+    let duration = ttl.read(&keys::TTL.definition, reader)?;
     if duration < SHORTEST_HEARTBEAT_TTL {
         reader.error(&ttl.path, format!("must be at least {}ms", SHORTEST_HEARTBEAT_TTL.as_millis()));
         return None;

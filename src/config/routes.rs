@@ -2,9 +2,28 @@
 
 use indexmap::{IndexMap, IndexSet};
 
+use super::definition::{Definition, Kind};
 use super::section::{Node, Reader};
 use super::transports::Declared;
 use crate::message::{HIGH_PRIORITY, LOW_PRIORITY, NORMAL_PRIORITY};
+
+/// The key `routing`.
+pub(super) const ROUTING: Definition = Definition::new(
+    "routing",
+    Kind::Map(&Kind::Either(&[NAMES, Kind::Section(ROUTE)])),
+    "which transports a message goes to, by type or wildcard",
+);
+
+const ROUTE: &[Definition] = &[SENDERS];
+const SENDERS: Definition = Definition::new("senders", NAMES, "Symfony's long form of the list").required();
+const NAMES: Kind = Kind::OneOrMore(&Kind::Text("transport"));
+
+/// The key `interfaces`.
+pub(super) const INTERFACES: Definition = Definition::new(
+    "interfaces",
+    Kind::Map(&Kind::OneOrMore(&Kind::Text("type"))),
+    "further names that a type is routed and handled by, such as its PHP interfaces",
+);
 
 /// Where messages go that have one of Contao's priorities, when the file does not say it: to the transport that Contao
 /// has for it, or else to that of the shipped configuration.
@@ -68,8 +87,8 @@ fn check_type(name: &str, path: &str, reader: &mut Reader) {
 fn read_senders(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<String> {
     let expected = "the name of a transport, or a list of such names";
     let node = if node.is_mapping() {
-        let section = node.section("routing.*", expected, reader);
-        section.and_then(|mut section| section.require("senders", "a list of transports", reader))
+        let section = node.section(ROUTE, expected, reader);
+        section.and_then(|mut section| section.require(&SENDERS, reader))
     } else {
         Some(node)
     };

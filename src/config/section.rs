@@ -4,15 +4,11 @@
 //! with a default and the person sees all mistakes at once, none of them twice. Messages show a value as it stands in
 //! the file, so never what an environment variable holds, and of anything like a URL no more than its scheme.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
-use super::duration::{self, Bare};
-use super::keys;
+use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 
@@ -111,7 +107,7 @@ impl Node {
         };
         let mut entries = Vec::with_capacity(mapping.len());
         for (key, value) in mapping {
-            match key_text(&key) {
+            match plain_text(&key) {
                 Some(key) => entries.push((key.clone(), Node::new(join(&self.path, &key), value))),
                 None => reader.error(&self.path, format!("a key must be text, not {}", shown(&key))),
             }
@@ -119,23 +115,30 @@ impl Node {
         Some(entries)
     }
 
-    /// A mapping with the keys that [`keys::KEYS`] has below `pattern`; any other key is a problem.
-    pub(super) fn section(self, pattern: &str, expected: &str, reader: &mut Reader) -> Option<Section> {
+    /// A mapping with these keys; any other key is a problem. A key that has no effect is warned of and left out.
+    pub(super) fn section(self, keys: &'static [Definition], expected: &str, reader: &mut Reader) -> Option<Section> {
         let path = self.path.clone();
-        let entries = self.entries(expected, reader)?;
-        let (entries, unknown): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|(key, _)| keys::children(pattern).any(|known| known == key));
-        for (key, _) in unknown {
-            reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), keys::children(pattern)));
+        let mut known = Vec::new();
+        for (name, node) in self.entries(expected, reader)? {
+            match keys.iter().find(|key| key.name == name).map(|key| key.support) {
+                Some(Support::Used) => known.push((name, node)),
+                Some(support) => node.warn_if_ignored(support, reader),
+                None => {
+                    let used = keys.iter().filter(|key| key.support == Support::Used).map(|key| key.name);
+                    reader.problems.push(Problem::unknown(&path, "key", &displayable(&name), used));
+                }
+            }
         }
-        Some(Section { path, entries })
+        Some(Section { path, entries: known })
     }
 
-    /// Takes a key out of a mapping that is known elsewhere and means nothing here; its value, unless null.
-    pub(super) fn without(mut self, key: &str) -> (Node, Option<Node>) {
-        let taken = self.value.as_mapping_mut().and_then(|mapping| mapping.shift_remove(key));
-        let taken = taken.filter(|value| !value.is_null()).map(|value| Node::new(join(&self.path, key), value));
-        (self, taken)
+    /// Warns of a key without effect, unless nothing is said with it.
+    pub(super) fn warn_if_ignored(&self, support: Support, reader: &mut Reader) {
+        if let Support::Ignored { why, .. } = support
+            && !self.is_nothing()
+        {
+            reader.warning(&self.path, format!("is ignored: {why}"));
+        }
     }
 
     /// The items of a list. As PHP writes an empty one: `{  }`.
@@ -156,12 +159,7 @@ impl Node {
 
     /// Text. Numbers and booleans are taken as they are written.
     pub(super) fn text(&self, expected: &str, reader: &mut Reader) -> Option<String> {
-        let text = match self.resolved(reader)? {
-            Value::String(text) => text,
-            Value::Number(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            _ => return self.mismatch(expected, reader),
-        };
+        let Some(text) = plain_text(&self.resolved(reader)?) else { return self.mismatch(expected, reader) };
         if text.contains('\0') {
             reader.error(&self.path, "must not contain a NUL character");
             return None;
@@ -179,46 +177,16 @@ impl Node {
         Some(text)
     }
 
-    /// A whole number. Text that is one is taken too: environment variables are text.
-    pub(super) fn whole(&self, range: RangeInclusive<u64>, reader: &mut Reader) -> Option<u64> {
-        let number = match self.resolved(reader)? {
-            Value::Number(number) => whole(&number),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        let expected = match *range.end() {
-            u64::MAX => format!("a whole number, {} or more", range.start()),
-            end => format!("a whole number from {} to {end}", range.start()),
-        };
-        number.filter(|number| range.contains(number)).or_else(|| self.mismatch(&expected, reader))
-    }
-
-    /// A number, with or without a fraction.
-    pub(super) fn number(&self, range: RangeInclusive<f64>, reader: &mut Reader) -> Option<f64> {
-        let number = match self.resolved(reader)? {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        let expected = format!("a number from {} to {}", range.start(), range.end());
-        // NaN is in no range.
-        number.filter(|number| range.contains(number)).or_else(|| self.mismatch(&expected, reader))
-    }
-
-    pub(super) fn flag(&self, reader: &mut Reader) -> Option<bool> {
-        match self.resolved(reader)? {
-            Value::Bool(flag) => Some(flag),
-            _ => self.mismatch("true or false", reader),
+    /// A value of a definition's kind.
+    pub(super) fn read<T: FromValue>(&self, definition: &Definition, reader: &mut Reader) -> Option<T> {
+        match T::from_value(&definition.kind, &self.resolved(reader)?) {
+            Ok(value) => Some(value),
+            Err(Mismatch::Kind) => self.mismatch(&definition.kind.expected(), reader),
+            Err(Mismatch::Because(why)) => {
+                reader.error(&self.path, format!("{} is no duration here: {why}", self.shown()));
+                None
+            }
         }
-    }
-
-    pub(super) fn duration(&self, bare: Bare, reader: &mut Reader) -> Option<Duration> {
-        let read = match self.resolved(reader)? {
-            Value::Number(number) => duration::from_number(number.as_f64().unwrap_or(f64::NAN), bare),
-            Value::String(text) => duration::parse(&text, bare),
-            _ => return self.mismatch("a duration, such as 500ms, 5s, 2m or 1h", reader),
-        };
-        read.map_err(|error| reader.error(&self.path, format!("{} is no duration here: {error}", self.shown()))).ok()
     }
 
     /// The whole tree with its placeholders filled in.
@@ -292,18 +260,19 @@ impl Section {
         Some(self.entries.swap_remove(at).1).filter(|node| !node.is_null())
     }
 
-    /// As [`Section::take`], where a missing key is a problem.
-    pub(super) fn require(&mut self, key: &str, what: impl Display, reader: &mut Reader) -> Option<Node> {
-        let node = self.take(key);
+    /// As [`Section::take`], where a missing key is a problem. The message says what the key is for.
+    pub(super) fn require(&mut self, definition: &Definition, reader: &mut Reader) -> Option<Node> {
+        let node = self.take(definition.name);
         if node.is_none() {
-            reader.error(&self.path, format!("`{key}` is missing: {what}"));
+            reader.error(&self.path, format!("`{}` is missing: {}", definition.name, definition.advice()));
         }
         node
     }
 
-    /// A whole number, or the default where the key is missing or its value is wrong.
-    pub(super) fn whole_or(&mut self, key: &str, default: u64, range: RangeInclusive<u64>, reader: &mut Reader) -> u64 {
-        self.take(key).and_then(|node| node.whole(range, reader)).unwrap_or(default)
+    /// The value of a setting, or its default where it is missing or wrong.
+    pub(super) fn get<T: FromValue>(&mut self, setting: &Setting<T>, reader: &mut Reader) -> T {
+        let node = self.take(setting.definition.name);
+        node.and_then(|node| node.read(&setting.definition, reader)).unwrap_or_else(|| setting.default_value())
     }
 }
 
@@ -318,21 +287,6 @@ pub(super) fn join(path: &str, key: &str) -> String {
         format!("{key:?}")
     };
     if path.is_empty() { key } else { format!("{path}.{key}") }
-}
-
-/// A key's text; numbers and booleans, which YAML makes of bare words, are taken as they are written.
-pub(super) fn key_text(key: &Value) -> Option<String> {
-    match key {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
-}
-
-fn whole(number: &serde_yaml::Number) -> Option<u64> {
-    // Symfony has PHP's integers, and `3.0` is none there either.
-    number.as_u64()
 }
 
 fn shown(value: &Value) -> String {

@@ -1,16 +1,75 @@
 //! Reads `transports` and whatever names one. What a DSN says beyond its scheme is the transports' own to check.
 
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde_yaml::Mapping;
 use url::form_urlencoded;
 
-use super::duration::Bare;
-use super::section::{Node, Reader, Section, displayable};
+use super::definition::{Definition, Kind, OptionsOf, Setting, UNBOUNDED};
+use super::section::{Node, Reader, displayable};
 use super::{RetryStrategy, Secret, TransportConfig};
+
+/// The key `transports`.
+pub(super) const TRANSPORTS: Definition = Definition::new(
+    "transports",
+    Kind::Map(&Kind::Either(&[Kind::Text("DSN"), Kind::Section(TRANSPORT)])),
+    "where messages wait, each under a name of your choice",
+);
+
+pub(super) const TRANSPORT: &[Definition] =
+    &[DSN, OPTIONS, SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, RATE_LIMITER];
+const DSN: Definition =
+    Definition::new("dsn", Kind::Text("DSN"), "where the messages wait").required().example("sqlite:var/messages.db");
+const OPTIONS: Definition = Definition::new(
+    "options",
+    Kind::Options(OptionsOf::Transport),
+    "options of the transport; they win over those in its DSN",
+);
+const SERIALIZER: Definition =
+    Definition::new("serializer", Kind::Text("text"), "accepted for Symfony's sake: messages are JSON in any case")
+        .or("JSON");
+const OWN_FAILURE_TRANSPORT: Definition =
+    Definition::new("failure_transport", Kind::Text("transport"), "where its failed messages go")
+        .or("`failure_transport`");
+const RATE_LIMITER: Definition =
+    Definition::ignored("rate_limiter", &[], "the limiter is a PHP service, which only Symfony can ask");
+
+const RETRY_STRATEGY: Definition =
+    Definition::new("retry_strategy", Kind::Section(RETRY), "when a failed message is tried again").or("as below");
+const RETRY: &[Definition] = &[
+    MAX_RETRIES.definition,
+    DELAY.definition,
+    MULTIPLIER.definition,
+    MAX_DELAY.definition,
+    JITTER.definition,
+    Definition::ignored("service", &[], "a PHP service cannot be asked here; give max_retries, delay, …"),
+];
+// PHP applications write PHP_INT_MAX for "always".
+const MAX_RETRIES: Setting<u64> = Setting::whole("max_retries", 0, UNBOUNDED, "3", "attempts after the first");
+const DELAY: Setting<Duration> = Setting::duration_in_millis("delay", "1000", "delay before the first retry");
+const MULTIPLIER: Setting<f64> =
+    Setting::number("multiplier", 1.0, LARGEST_MULTIPLIER, "2", "each further delay is this many times the one before");
+const MAX_DELAY: Setting<Duration> = Setting::duration_in_millis("max_delay", "0", "upper limit of a delay; 0: none");
+const JITTER: Setting<f64> = Setting::number("jitter", 0.0, 1.0, "0.1", "fraction of the delay that is random");
+
+/// The key `failure_transport`.
+pub(super) const FAILURE_TRANSPORT: Definition =
+    Definition::new("failure_transport", Kind::Text("transport"), "where messages go whose last attempt failed");
+
+/// The key `cache`.
+pub(super) const CACHE: Definition = Definition::new(
+    "cache",
+    Kind::Either(&[Kind::Text("DSN"), Kind::Section(CACHE_KEYS)]),
+    "where heartbeats are kept; a server, for several hosts",
+)
+.or("files in `state_dir`");
+const CACHE_KEYS: &[Definition] = &[CACHE_DSN, CACHE_OPTIONS];
+const CACHE_DSN: Definition =
+    Definition::new("dsn", Kind::Text("DSN"), "where it is").required().example("redis://host");
+const CACHE_OPTIONS: Definition =
+    Definition::new("options", Kind::Options(OptionsOf::Cache), "options; they win over those in the DSN");
 
 /// The service that makes a Symfony application write what is read here.
 const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";
@@ -138,8 +197,8 @@ pub(super) fn read_cache(node: Node, reader: &mut Reader) -> Option<TransportCon
         return node.filled_text(expected, reader).map(|dsn| cache(&node.path, dsn));
     }
     let path = node.path.clone();
-    let mut section = node.section("cache", expected, reader)?;
-    let dsn = section.require("dsn", "where it is, such as redis://host", reader);
+    let mut section = node.section(CACHE_KEYS, expected, reader)?;
+    let dsn = section.require(&CACHE_DSN, reader);
     let dsn = dsn.and_then(|node| node.filled_text("a DSN", reader))?;
     let options = section.take("options").and_then(|node| read_options(node, reader)).unwrap_or_default();
     Some(TransportConfig { options, ..cache(&path, dsn) })
@@ -180,17 +239,10 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
         return (node.filled_text(expected, reader).map(|dsn| transport(&node.path, dsn)), None);
     }
     let path = node.path.clone();
-    // Symfony's `rate_limiter` names a PHP service: nothing that could be done here, and nothing to be silent about.
-    let (node, limiter) = node.without("rate_limiter");
-    if let Some(limiter) = limiter {
-        reader.warning(&limiter.path, "is ignored: the limiter is a PHP service, which only Symfony can ask");
-    }
-    let Some(mut section) = node.section("transports.*", expected, reader) else {
+    let Some(mut section) = node.section(TRANSPORT, expected, reader) else {
         return (None, None);
     };
-    let dsn = section
-        .require("dsn", "where the messages wait, such as sqlite:var/messages.db", reader)
-        .and_then(|node| node.filled_text("a DSN", reader));
+    let dsn = section.require(&DSN, reader).and_then(|node| node.filled_text("a DSN", reader));
     let options = section.take("options").and_then(|node| read_options(node, reader)).unwrap_or_default();
     let retry = section.take("retry_strategy").map(|node| read_retry(node, reader));
     if let Some(node) = section.take("serializer") {
@@ -211,33 +263,30 @@ fn read_options(node: Node, reader: &mut Reader) -> Option<Mapping> {
     Some(options)
 }
 
-/// Symfony's retry strategy, with its defaults.
+/// Symfony's retry strategy.
 fn read_retry(node: Node, reader: &mut Reader) -> RetryStrategy {
-    let default = RetryStrategy::default();
-    let (node, service) = node.without("service");
-    if let Some(service) = service {
-        reader.warning(&service.path, "is ignored: a PHP service cannot be asked here; give max_retries, delay, …");
-    }
-    let Some(mut section) = node.section("transports.*.retry_strategy", "a mapping", reader) else {
-        return default;
+    let Some(mut section) = node.section(RETRY, "a mapping", reader) else {
+        return RetryStrategy::default();
     };
-    // PHP applications write PHP_INT_MAX for "always"; four billion times is always.
-    let max_retries = section.whole_or("max_retries", default.max_retries.into(), 0..=i64::MAX as u64, reader);
     RetryStrategy {
-        max_retries: u32::try_from(max_retries).unwrap_or(u32::MAX),
-        delay: read_millis(&mut section, "delay", default.delay, reader),
-        multiplier: read_number(&mut section, "multiplier", default.multiplier, 1.0..=LARGEST_MULTIPLIER, reader),
-        max_delay: read_millis(&mut section, "max_delay", default.max_delay, reader),
-        jitter: read_number(&mut section, "jitter", default.jitter, 0.0..=1.0, reader),
+        max_retries: u32::try_from(section.get(&MAX_RETRIES, reader)).unwrap_or(u32::MAX),
+        delay: section.get(&DELAY, reader),
+        multiplier: section.get(&MULTIPLIER, reader),
+        max_delay: section.get(&MAX_DELAY, reader),
+        jitter: section.get(&JITTER, reader),
     }
 }
 
-fn read_millis(section: &mut Section, key: &str, default: Duration, reader: &mut Reader) -> Duration {
-    section.take(key).and_then(|node| node.duration(Bare::Millis, reader)).unwrap_or(default)
-}
-
-fn read_number(section: &mut Section, key: &str, default: f64, range: RangeInclusive<f64>, reader: &mut Reader) -> f64 {
-    section.take(key).and_then(|node| node.number(range, reader)).unwrap_or(default)
+impl Default for RetryStrategy {
+    fn default() -> Self {
+        Self {
+            max_retries: u32::try_from(MAX_RETRIES.default_value()).unwrap_or(u32::MAX),
+            delay: DELAY.default_value(),
+            multiplier: MULTIPLIER.default_value(),
+            max_delay: MAX_DELAY.default_value(),
+            jitter: JITTER.default_value(),
+        }
+    }
 }
 
 /// Is this the serializer that writes what is read here? If not, that is told.

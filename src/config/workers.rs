@@ -3,15 +3,68 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::definition::{Definition, Kind, Missing, Setting};
 use super::section::{Node, Reader, Section, join};
 use super::transports::{Declared, Nature};
 use super::{Autoscale, Scope, WorkerDefinition, parse_duration};
 
+/// The key `workers`.
+pub(super) const WORKERS: Definition = Definition {
+    default: Missing::Value("[]"),
+    ..Definition::new("workers", LIST, "what the supervisor keeps running")
+};
+
+const LIST: Kind = Kind::List(&Kind::Section(WORKER));
+const WORKER: &[Definition] = &[TRANSPORTS, OPTIONS, NAME, COMMAND, AUTOSCALE];
+
+const TRANSPORTS: Definition = Definition::new(
+    "transports",
+    Kind::OneOrMore(&Kind::Text("transport")),
+    "what is consumed, the most important first",
+)
+.required()
+.example("[async]");
+const OPTIONS: Definition = Definition {
+    default: Missing::Value(DEFAULT_TIME_LIMIT),
+    ..Definition::new(
+        "options",
+        Kind::List(&Kind::Text("text")),
+        "options of [`consume`](commands.md#minutely-consume); a time limit is added if missing",
+    )
+};
+const NAME: Definition =
+    Definition::new("name", Kind::Text("text"), "the name in `status` and in the log").or("from the transports");
+const COMMAND: Definition = Definition::new(
+    "command",
+    Kind::Either(&[Kind::List(&Kind::Text("text")), Kind::Text("text")]),
+    "another program to run",
+)
+.or("`minutely consume`");
+const AUTOSCALE: Definition = Definition::new(
+    "autoscale",
+    Kind::Either(&[Kind::Section(BOUNDS), Kind::Off(BOUNDS)]),
+    "how many workers run; `false`: one",
+)
+.or("one worker");
+
+const BOUNDS: &[Definition] =
+    &[ENABLED.definition, DESIRED_SIZE.definition, MIN.definition, MAX.definition, SCOPE.definition];
+const ENABLED: Setting<bool> = Setting::flag("enabled", "true", "`false` is the same as no `autoscale`");
+const DESIRED_SIZE: Setting<u64> =
+    Setting::whole("desired_size", 1, LARGEST_DESIRED_SIZE, "1", "how many pending messages one worker is wanted for")
+        .required()
+        .example("5");
+const MIN: Setting<u64> = Setting::whole("min", 0, LARGEST_MAX, "1", "lower limit of running workers; may be 0");
+const MAX: Setting<u64> = Setting::whole("max", 1, LARGEST_MAX, "10", "upper limit of running workers");
+const SCOPE: Setting<String> = Setting::choice(
+    "scope",
+    &["host", "cluster"],
+    "host",
+    "whether `min` and `max` hold for each host, or for all together",
+);
+
 /// Added where no time limit is given: cron comes back after a minute.
 const DEFAULT_TIME_LIMIT: &str = "--time-limit=60";
-
-/// Where `autoscale` has no `max`.
-const DEFAULT_MAX: u64 = 10;
 
 /// More processes than any one host takes.
 const LARGEST_MAX: u64 = 10_000;
@@ -31,11 +84,9 @@ pub(super) fn read_workers(node: Node, transports: &Declared, reader: &mut Reade
 
 /// A definition still without its name, and the name that is given in the file.
 fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<(WorkerDefinition, Option<Node>)> {
-    let mut section = node.section("workers[]", "a mapping with `transports`", reader)?;
+    let mut section = node.section(WORKER, "a mapping with `transports`", reader)?;
     let name = section.take("name");
-    let consumed = section
-        .require("transports", "the transports to consume, the most important first", reader)
-        .map(|node| read_transports(node, transports, reader));
+    let consumed = section.require(&TRANSPORTS, reader).map(|node| read_transports(node, transports, reader));
     let definition = WorkerDefinition {
         name: String::new(),
         path: section.path.clone(),
@@ -130,22 +181,23 @@ fn read_autoscale(node: Node, reader: &mut Reader) -> Autoscale {
         return Autoscale::default();
     }
     let expected = "a mapping such as {desired_size: 5, min: 1, max: 10}";
-    let Some(mut section) = node.section("workers[].autoscale", expected, reader) else {
+    let Some(mut section) = node.section(BOUNDS, expected, reader) else {
         return Autoscale::default();
     };
-    let enabled = section.take("enabled").and_then(|node| node.flag(reader)).unwrap_or(true);
-    if enabled { read_bounds(&mut section, reader) } else { Autoscale::default() }
+    if section.get(&ENABLED, reader) { read_bounds(&mut section, reader) } else { Autoscale::default() }
 }
 
 fn read_bounds(section: &mut Section, reader: &mut Reader) -> Autoscale {
     let desired_size = section
-        .require("desired_size", "how many pending messages one worker is wanted for, such as 5", reader)
-        .and_then(|node| node.whole(1..=LARGEST_DESIRED_SIZE, reader));
+        .require(&DESIRED_SIZE.definition, reader)
+        .and_then(|node| node.read(&DESIRED_SIZE.definition, reader))
+        .unwrap_or(1);
     let min_path = join(&section.path, "min");
-    let min = section.whole_or("min", 1, 0..=LARGEST_MAX, reader);
+    let min = section.get(&MIN, reader);
     let max_node = section.take("max");
     let max_given = max_node.is_some();
-    let max = max_node.map_or(Some(DEFAULT_MAX), |node| node.whole(1..=LARGEST_MAX, reader));
+    let max: Option<u64> =
+        max_node.map_or_else(|| Some(MAX.default_value()), |node| node.read(&MAX.definition, reader));
     if let Some(max) = max.filter(|max| *max < min) {
         let default = if max_given { "" } else { ", the default" };
         reader.error(&min_path, format!("must not be more than max: min is {min}, max is {max}{default}"));
@@ -154,9 +206,9 @@ fn read_bounds(section: &mut Section, reader: &mut Reader) -> Autoscale {
     // Both are at most LARGEST_MAX.
     let bounded = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Autoscale {
-        desired_size: desired_size.unwrap_or(1),
+        desired_size,
         min: bounded(min),
-        max: bounded(max.unwrap_or(DEFAULT_MAX).max(min)),
+        max: bounded(max.unwrap_or_else(|| MAX.default_value()).max(min)),
         scope,
     }
 }
@@ -165,7 +217,10 @@ fn read_scope(node: &Node, reader: &mut Reader) -> Option<Scope> {
     match node.text("host or cluster", reader)?.as_str() {
         "host" => Some(Scope::Host),
         "cluster" => Some(Scope::Cluster),
-        _ => reader.unknown(node, "scope", ["host", "cluster"]),
+        _ => {
+            let Kind::Choice(scopes) = SCOPE.definition.kind else { return None };
+            reader.unknown(node, "scope", scopes.iter().copied())
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use minutely::config::{Autoscale, KEYS, Scope, read};
+use minutely::config::{Autoscale, Scope, read};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -74,15 +74,6 @@ fn the_shipped_handlers_work_in_many_processes_at_once() {
     let unzipped = Command::new("gzip").arg("-dc").arg(archive).output().unwrap();
     let unzipped = String::from_utf8(unzipped.stdout).unwrap();
     assert_eq!(unzipped.lines().filter(|line| *line == body).count(), 10);
-}
-
-#[test]
-fn the_reference_has_every_key() {
-    let docs = fs::read_to_string(shipped("docs/configuration.md")).unwrap();
-    for key in KEYS {
-        let row = format!("| `{}` | {} | {} | {} |", key.path, key.kind, key.default, key.help);
-        assert!(docs.contains(&row), "docs/configuration.md lacks the row\n{row}");
-    }
 }
 
 #[test]

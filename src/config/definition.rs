@@ -1,0 +1,584 @@
+//! An option, defined once: its name, its meaning, the values it takes, and what is used where it is missing.
+//!
+//! Reading, checking, the tables in `docs/` and the JSON schema all use the same [`Definition`]. A [`Setting`] is a
+//! definition together with the Rust type that its value is read as:
+//!
+//! ```
+//! # use minutely::config::{Definition, Setting};
+//! const RETRIES: Setting<u64> = Setting::whole("retries", 0, 10, "3", "how often it tries again");
+//! const OPTIONS: &[Definition] = &[RETRIES.definition];
+//! assert_eq!(RETRIES.default_value(), 3);
+//! assert_eq!(OPTIONS[0].kind.label(), "whole number, 0 to 10");
+//! ```
+
+use std::fmt::Write;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use super::duration::{self, Unit};
+
+/// The upper bound of whole numbers that have none of their own.
+pub const UNBOUNDED: u64 = i64::MAX as u64;
+
+/// What there is to know about an option.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition {
+    /// Its name, as it is written.
+    pub name: &'static str,
+    /// The values it takes.
+    pub kind: Kind,
+    /// What is used where it is missing.
+    pub default: Missing,
+    /// What it is for: one line, without a full stop.
+    pub help: &'static str,
+    /// A value, for whoever has to write one.
+    pub example: Option<&'static str>,
+    /// What is done with its value.
+    pub support: Support,
+    /// Does it belong to the connection? In a `doctrine://NAME` DSN such options are the connection's URL's.
+    pub of_connection: bool,
+}
+
+/// The values an option takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Text; the name says of what kind (`text`, `DSN`, `path`). Numbers, and true and false, are taken as written.
+    Text(&'static str),
+    /// One of these texts.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// As [`Kind::Flag`], also in PHP's other spellings: `1`, `on`, `yes`, `0`, `off`, `no`.
+    PhpFlag,
+    /// A whole number within these bounds, both included.
+    Whole(u64, u64),
+    /// A number within these bounds, both included.
+    Number(f64, f64),
+    /// A duration: a number of this unit, or a number with a unit of its own (`500ms`, `2m`).
+    Duration(Unit),
+    /// A whole number of this unit.
+    WholeDuration(Unit),
+    /// Seconds, perhaps with a fraction; 0 stands for the default.
+    Timeout,
+    /// A list of such values.
+    List(&'static Self),
+    /// One such value, or a list of them.
+    OneOrMore(&'static Self),
+    /// A mapping of names, free to choose, to such values.
+    Map(&'static Self),
+    /// A mapping with these keys.
+    Section(&'static [Definition]),
+    /// Any of these.
+    Either(&'static [Self]),
+    /// `false`, or the mapping with `enabled: false` in it: the option is switched off.
+    Off(&'static [Definition]),
+    /// The options of a transport or cache: which there are depends on the DSN beside them.
+    Options(OptionsOf),
+    /// Whatever it is. What it may be is checked where it is used.
+    Anything,
+}
+
+/// Whose options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionsOf {
+    /// A transport's.
+    Transport,
+    /// The cache's.
+    Cache,
+}
+
+/// What is used where an option is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It must be there.
+    Required,
+    /// Nothing.
+    Nothing,
+    /// This value.
+    Value(&'static str),
+    /// What these words say.
+    Described(&'static str),
+}
+
+/// What is done with an option's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It has an effect.
+    Used,
+    /// It is accepted, because Symfony or PHP know it, and there is nothing to say about that.
+    Accepted,
+    /// It is accepted and has no effect. A warning says why, except for the values that ask for what is done anyway.
+    Ignored {
+        /// The values, in lower case, that ask for what is done anyway.
+        same: &'static [&'static str],
+        /// Why it has no effect.
+        why: &'static str,
+    },
+    /// It is known, and a mistake.
+    Refused {
+        /// The values, in lower case, that ask for what is done anyway.
+        same: &'static [&'static str],
+        /// Why it cannot be, and what to do instead.
+        why: &'static str,
+    },
+}
+
+impl Definition {
+    /// An option of this kind, which may be missing.
+    pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+        let (default, example, support) = (Missing::Nothing, None, Support::Used);
+        Self { name, kind, default, help, example, support, of_connection: false }
+    }
+
+    /// An option that is accepted for the sake of Symfony or PHP, without a word.
+    pub const fn accepted(name: &'static str, help: &'static str) -> Self {
+        Self { support: Support::Accepted, ..Self::new(name, Kind::Anything, help) }
+    }
+
+    /// An option that is accepted and has no effect, which a warning says: see [`Support::Ignored`].
+    pub const fn ignored(name: &'static str, same: &'static [&'static str], why: &'static str) -> Self {
+        Self { support: Support::Ignored { same, why }, ..Self::new(name, Kind::Anything, why) }
+    }
+
+    /// An option that others know and that is a mistake here: see [`Support::Refused`].
+    pub const fn refused(name: &'static str, same: &'static [&'static str], why: &'static str) -> Self {
+        Self { support: Support::Refused { same, why }, ..Self::new(name, Kind::Anything, why) }
+    }
+
+    /// The same, where it must be given.
+    #[must_use]
+    pub const fn required(self) -> Self {
+        Self { default: Missing::Required, ..self }
+    }
+
+    /// The same, with words for what is used where it is missing.
+    #[must_use]
+    pub const fn or(self, default: &'static str) -> Self {
+        Self { default: Missing::Described(default), ..self }
+    }
+
+    /// The same, with a value that messages may show.
+    #[must_use]
+    pub const fn example(self, example: &'static str) -> Self {
+        Self { example: Some(example), ..self }
+    }
+
+    /// The same, as an option of the connection.
+    #[must_use]
+    pub const fn of_connection(self) -> Self {
+        Self { of_connection: true, ..self }
+    }
+
+    /// What to write: what it is for, and an example.
+    pub fn advice(&self) -> String {
+        match self.example {
+            Some(example) => format!("{}, such as {example}", self.help),
+            None => self.help.to_owned(),
+        }
+    }
+
+    /// The default as the reference shows it.
+    pub fn default_label(&self) -> String {
+        match self.default {
+            Missing::Required => "required".to_owned(),
+            Missing::Nothing => "none".to_owned(),
+            Missing::Described(text) => text.to_owned(),
+            Missing::Value("") => "empty".to_owned(),
+            Missing::Value(value) if self.kind.is_text() => format!("`{value}`"),
+            Missing::Value(value) => value.to_owned(),
+        }
+    }
+}
+
+impl Kind {
+    /// The kind in a few words, as the reference shows it.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Text(what) => (*what).to_owned(),
+            Self::Choice(values) => values.join(", or "),
+            Self::Flag | Self::PhpFlag => "true or false".to_owned(),
+            Self::Whole(0, UNBOUNDED..) => "whole number".to_owned(),
+            Self::Whole(min, UNBOUNDED..) => format!("whole number, {min} or more"),
+            Self::Whole(min, max) => format!("whole number, {min} to {max}"),
+            Self::Number(min, max) => format!("number, {min} to {max}"),
+            Self::Duration(Unit::Seconds) => "duration".to_owned(),
+            Self::Duration(unit) => unit.name().to_owned(),
+            Self::WholeDuration(unit) => format!("whole number of {}", unit.name()),
+            Self::Timeout => "seconds".to_owned(),
+            Self::List(Self::Text(of)) if !of.ends_with('s') => match *of {
+                "text" => "list of text".to_owned(),
+                of => format!("list of {of}s"),
+            },
+            Self::List(_) => "list".to_owned(),
+            Self::OneOrMore(one) => format!("{}, or list", one.label()),
+            Self::Map(_) | Self::Section(_) | Self::Options(_) => "map".to_owned(),
+            Self::Either(kinds) => {
+                let mut labels: Vec<String> = kinds.iter().map(Self::label).collect();
+                labels.dedup();
+                labels.join(", or ")
+            }
+            Self::Off(_) => "false".to_owned(),
+            Self::Anything => "any".to_owned(),
+        }
+    }
+
+    /// What a value must be, as an error says it.
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Text(_) => "text".to_owned(),
+            Self::Whole(min, u64::MAX) => format!("a whole number, {min} or more"),
+            Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Number(min, max) => format!("a number from {min} to {max}"),
+            Self::Duration(_) => "a duration, such as 500ms, 5s, 2m or 1h".to_owned(),
+            Self::WholeDuration(unit) => format!("a whole number of {}, at most {}", unit.name(), u32::MAX),
+            Self::Timeout => "a number of seconds".to_owned(),
+            Self::Choice(values) => format!("one of {}", values.join(", ")),
+            Self::List(_) => "a list".to_owned(),
+            Self::Map(_) | Self::Options(_) => "a map".to_owned(),
+            Self::Section(keys) => {
+                let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+                format!("a map with keys of {}", names.join(", "))
+            }
+            other => other.label(),
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::Choice(_) | Self::List(_) | Self::Anything)
+    }
+
+    /// The keys of a mapping of this kind, where they are fixed.
+    pub fn keys(&self) -> &'static [Definition] {
+        match self {
+            Self::Section(keys) => keys,
+            Self::OneOrMore(one) => one.keys(),
+            Self::Either(kinds) => kinds.iter().map(Self::keys).find(|keys| !keys.is_empty()).unwrap_or_default(),
+            _ => &[],
+        }
+    }
+}
+
+/// An option and the type that its value is read as.
+#[derive(Debug)]
+pub struct Setting<T> {
+    /// What there is to know about it.
+    pub definition: Definition,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Setting<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Setting<T> {}
+
+impl<T> Setting<T> {
+    const fn new(name: &'static str, kind: Kind, default: Missing, help: &'static str) -> Self {
+        Self { definition: Definition { default, ..Definition::new(name, kind, help) }, value: PhantomData }
+    }
+
+    /// A setting of this definition, whose values are read as `T`.
+    pub const fn of(definition: Definition) -> Self {
+        Self { definition, value: PhantomData }
+    }
+
+    /// The same, with words that describe the default for readers.
+    #[must_use]
+    pub const fn or(self, default: &'static str) -> Setting<Option<T>> {
+        Setting { definition: self.definition.or(default), value: PhantomData }
+    }
+
+    /// The same, where it must be given.
+    #[must_use]
+    pub const fn required(self) -> Self {
+        Self { definition: self.definition.required(), value: PhantomData }
+    }
+
+    /// The same, without a default.
+    #[must_use]
+    pub const fn optional(self) -> Setting<Option<T>> {
+        let definition = Definition { default: Missing::Nothing, ..self.definition };
+        Setting { definition, value: PhantomData }
+    }
+
+    /// The same, with a value that messages may show.
+    #[must_use]
+    pub const fn example(self, example: &'static str) -> Self {
+        Self { definition: self.definition.example(example), value: PhantomData }
+    }
+
+    /// The same, as an option of the connection.
+    #[must_use]
+    pub const fn of_connection(self) -> Self {
+        Self { definition: self.definition.of_connection(), value: PhantomData }
+    }
+}
+
+impl Setting<String> {
+    /// Text.
+    pub const fn text(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Text("text"), Missing::Value(default), help)
+    }
+
+    /// The same, with a word for what kind of text it is: `path`.
+    #[must_use]
+    pub const fn of_kind(self, what: &'static str) -> Self {
+        let definition = Definition { kind: Kind::Text(what), ..self.definition };
+        Self { definition, value: PhantomData }
+    }
+
+    /// One of several texts.
+    pub const fn choice(
+        name: &'static str,
+        values: &'static [&'static str],
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self::new(name, Kind::Choice(values), Missing::Value(default), help)
+    }
+}
+
+impl Setting<bool> {
+    /// `true` or `false`.
+    pub const fn flag(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Flag, Missing::Value(default), help)
+    }
+
+    /// `true` or `false`, in any of PHP's spellings, as options in a DSN have them.
+    pub const fn php_flag(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::PhpFlag, Missing::Value(default), help)
+    }
+}
+
+impl Setting<u64> {
+    /// A whole number from `min` to `max`.
+    pub const fn whole(name: &'static str, min: u64, max: u64, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Whole(min, max), Missing::Value(default), help)
+    }
+}
+
+impl Setting<f64> {
+    /// A number from `min` to `max`.
+    pub const fn number(name: &'static str, min: f64, max: f64, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Number(min, max), Missing::Value(default), help)
+    }
+}
+
+impl Setting<Duration> {
+    /// A duration. A number without a unit is seconds.
+    pub const fn duration(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Duration(Unit::Seconds), Missing::Value(default), help)
+    }
+
+    /// A duration. A number without a unit is milliseconds.
+    pub const fn duration_in_millis(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Duration(Unit::Milliseconds), Missing::Value(default), help)
+    }
+
+    /// A whole number of seconds.
+    pub const fn seconds(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::WholeDuration(Unit::Seconds), Missing::Value(default), help)
+    }
+
+    /// A whole number of milliseconds.
+    pub const fn millis(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::WholeDuration(Unit::Milliseconds), Missing::Value(default), help)
+    }
+
+    /// Seconds, perhaps with a fraction; 0 stands for the default.
+    pub const fn timeout(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Timeout, Missing::Value(default), help)
+    }
+}
+
+impl<T: FromValue> Setting<T> {
+    /// What is used where the option is missing.
+    ///
+    /// # Panics
+    ///
+    /// When the definition's default is none of the values that the option takes.
+    pub fn default_value(&self) -> T {
+        let Definition { name, kind, default, .. } = &self.definition;
+        let default = if let Missing::Value(text) = default { Some(plain_value(text)) } else { None };
+        T::or_default(kind, default.as_ref())
+            .unwrap_or_else(|| panic!("the definition of the option \"{name}\" has a default that it does not take"))
+    }
+}
+
+/// A default's text as the YAML value it would be in a file.
+fn plain_value(text: &str) -> Value {
+    match text {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        text => Value::String(text.to_owned()),
+    }
+}
+
+/// Why a value is not one of those an option takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It is of another kind, or out of bounds: [`Kind::expected`] says what it must be.
+    Kind,
+    /// It is of the right kind, and wrong in a way that needs words of its own.
+    Because(String),
+}
+
+/// A type that values of options are read as.
+pub trait FromValue: Sized {
+    /// Reads a value, with its placeholders filled in.
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch>;
+
+    /// What is used where the option is missing; none if nothing can be.
+    fn or_default(kind: &Kind, default: Option<&Value>) -> Option<Self> {
+        Self::from_value(kind, default?).ok()
+    }
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        T::from_value(kind, value).map(Some)
+    }
+
+    fn or_default(kind: &Kind, default: Option<&Value>) -> Option<Self> {
+        match default {
+            Some(_) => T::or_default(kind, default).map(Some),
+            None => Some(None),
+        }
+    }
+}
+
+impl FromValue for String {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        let text = plain_text(value).ok_or(Mismatch::Kind)?;
+        match kind {
+            Kind::Choice(values) if !values.contains(&text.as_str()) => Err(Mismatch::Kind),
+            _ => Ok(text),
+        }
+    }
+}
+
+impl FromValue for bool {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        if let Value::Bool(flag) = value {
+            return Ok(*flag);
+        }
+        let text = plain_text(value).filter(|_| matches!(kind, Kind::PhpFlag)).ok_or(Mismatch::Kind)?;
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "on" | "yes" => Ok(true),
+            "false" | "0" | "off" | "no" => Ok(false),
+            _ => Err(Mismatch::Kind),
+        }
+    }
+}
+
+impl FromValue for u64 {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        let number = match value {
+            // Symfony has PHP's integers, and `3.0` is none there either.
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let fits = |number: &Self| matches!(kind, Kind::Whole(min, max) if (min..=max).contains(&number));
+        number.filter(fits).ok_or(Mismatch::Kind)
+    }
+}
+
+impl FromValue for f64 {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        let number = match value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        // NaN is within no bounds.
+        let fits = |number: &Self| matches!(kind, Kind::Number(min, max) if (min..=max).contains(&number));
+        number.filter(fits).ok_or(Mismatch::Kind)
+    }
+}
+
+impl FromValue for Duration {
+    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
+        match kind {
+            Kind::Duration(unit) => match value {
+                Value::Number(number) => duration::from_number(number.as_f64().unwrap_or(f64::NAN), *unit),
+                Value::String(text) => duration::parse(text, *unit),
+                _ => return Err(Mismatch::Kind),
+            }
+            .map_err(|error| Mismatch::Because(error.to_string())),
+            Kind::WholeDuration(unit) => {
+                let number: u32 = plain_text(value).and_then(|text| text.parse().ok()).ok_or(Mismatch::Kind)?;
+                Ok(unit.of(number))
+            }
+            Kind::Timeout => {
+                let seconds = plain_text(value).and_then(|text| text.parse().ok()).ok_or(Mismatch::Kind)?;
+                Self::try_from_secs_f64(seconds).map_err(|_| Mismatch::Kind)
+            }
+            _ => Err(Mismatch::Kind),
+        }
+    }
+}
+
+/// A value as text, as it is written; none for lists, mappings and null.
+pub(crate) fn plain_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+/// A row of the reference: an option, and where it is written (`workers[].autoscale.max`).
+pub struct Row {
+    /// `*` is any name, `[]` any item of a list.
+    pub path: String,
+    /// The option.
+    pub definition: Definition,
+}
+
+/// All options in their order, each followed by those within it.
+pub fn rows(definitions: &[Definition]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    add_rows(definitions, "", &mut rows);
+    rows
+}
+
+fn add_rows(definitions: &[Definition], prefix: &str, rows: &mut Vec<Row>) {
+    for definition in definitions.iter().filter(|definition| definition.support == Support::Used) {
+        let path = format!("{prefix}{}", definition.name);
+        rows.push(Row { path: path.clone(), definition: *definition });
+        let mut below = path;
+        let mut kind = &definition.kind;
+        loop {
+            match kind {
+                Kind::List(item) => {
+                    below.push_str("[]");
+                    kind = item;
+                }
+                Kind::Map(value) => {
+                    below.push_str(".*");
+                    kind = value;
+                }
+                _ => break,
+            }
+        }
+        below.push('.');
+        add_rows(kind.keys(), &below, rows);
+    }
+}
+
+/// The rows as a table of Markdown: name, value, default, meaning.
+pub fn table(definitions: &[Definition]) -> String {
+    let mut table = String::from("| key | value | default | what for |\n| --- | --- | --- | --- |\n");
+    for Row { path, definition } in rows(definitions) {
+        let (kind, default) = (definition.kind.label(), definition.default_label());
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| `{path}` | {kind} | {default} | {} |", definition.help);
+    }
+    table
+}

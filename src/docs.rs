@@ -1,0 +1,205 @@
+//! The generated parts of the pages in `docs/`: what the definitions of options and commands say, as a reader sees it.
+//!
+//! A generated part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`. The tests here fail where a page
+//! says something else than the code; with `MINUTELY_BLESS=1` they write what the code says into the page:
+//!
+//! ```console
+//! $ MINUTELY_BLESS=1 cargo test --lib docs
+//! ```
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cli;
+use crate::config::{self, Definition, KEYS};
+
+const HOW: &str = "run `MINUTELY_BLESS=1 cargo test --lib docs`, and look at what it has changed";
+
+fn page(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Holds a page's generated parts to what the code says: all of them, and no others.
+fn hold(name: &str, parts: &[(&str, String)]) {
+    let path = page(name);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let mut generated = text.clone();
+    for (part, content) in parts {
+        let (start, end) = (format!("<!-- generated: {part} -->\n"), format!("<!-- end of {part} -->"));
+        let place = generated.split_once(&start).and_then(|(before, rest)| Some((before, rest.split_once(&end)?)));
+        let Some((before, (_, after))) = place else { panic!("{name} lacks the lines {start}{end}") };
+        generated = format!("{before}{start}\n{content}\n{end}{after}");
+    }
+    assert_eq!(generated.matches("<!-- generated: ").count(), parts.len(), "{name} has parts that nothing generates");
+    if std::env::var_os("MINUTELY_BLESS").is_some() {
+        if generated != text {
+            fs::write(&path, generated).unwrap();
+        }
+        return;
+    }
+    if let Some((line, (found, expected))) =
+        text.lines().zip(generated.lines()).enumerate().find(|(_, (found, expected))| found != expected)
+    {
+        panic!("{name}:{}: is\n{found}\nand should be\n{expected}\n{HOW}", line + 1);
+    }
+    assert!(generated == text, "{name} is too long or too short: {HOW}");
+}
+
+/// The part of the reference about these keys.
+fn keys(names: &[&str]) -> String {
+    let keys: Vec<Definition> = KEYS.iter().filter(|key| names.contains(&key.name)).copied().collect();
+    assert_eq!(keys.len(), names.len(), "a key of {names:?} does not exist");
+    config::table(&keys)
+}
+
+#[test]
+fn the_reference_of_the_configuration_says_what_the_code_does() {
+    let parts = [
+        &["transports"][..],
+        &["routing"],
+        &["interfaces"],
+        &["failure_transport"],
+        &["workers"],
+        &["handlers"],
+        &["state_dir", "cache", "heartbeat", "connections"],
+    ];
+    let described: usize = parts.iter().map(|names| names.len()).sum();
+    assert_eq!(described, KEYS.len(), "a key has no part in docs/configuration.md");
+    hold("docs/configuration.md", &parts.map(|names| (names[0], keys(names))));
+}
+
+#[test]
+fn the_reference_of_the_commands_says_what_the_program_does() {
+    let mut command = cli::command();
+    command.build();
+    let mut text = options_table("Options of all commands", &command, |arg| arg.is_global_set());
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        describe(command, "minutely", &mut text);
+    }
+    hold("docs/commands.md", &[("commands", text)]);
+}
+
+/// A command, and those within it.
+fn describe(command: &clap::Command, above: &str, text: &mut String) {
+    let name = format!("{above} {}", command.get_name());
+    let within: Vec<_> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
+    if within.is_empty() {
+        let about = command.get_long_about().or(command.get_about()).unwrap_or_default();
+        let _ = writeln!(text, "## {name}\n\n{}.\n", about.to_string().trim_end_matches('.'));
+        let usage = command.clone().bin_name(&name).render_usage().to_string();
+        let _ = writeln!(text, "    {}\n", usage.trim_start_matches("Usage: "));
+        let aliases: Vec<String> = command.get_all_aliases().map(|alias| format!("`{alias}`")).collect();
+        if !aliases.is_empty() {
+            let _ = writeln!(text, "Also as {}, as Symfony or Contao name it.\n", aliases.join(", "));
+        }
+        text.push_str(&options_table("", command, |arg| !arg.is_global_set()));
+        if let Some(more) = command.get_after_long_help().or(command.get_after_help()) {
+            text.push_str(&markdown(&more.to_string()));
+        }
+    }
+    for command in within {
+        describe(command, &name, text);
+    }
+}
+
+fn options_table(title: &str, command: &clap::Command, is_shown: impl Fn(&clap::Arg) -> bool) -> String {
+    let shown = command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set() && is_shown(arg) && !matches!(arg.get_id().as_str(), "help" | "version"));
+    let rows: Vec<String> = shown.map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let title = if title.is_empty() { String::new() } else { format!("## {title}\n\n") };
+    format!("{title}| argument | default | what for |\n| --- | --- | --- |\n{}\n\n", rows.join("\n"))
+}
+
+fn row(arg: &clap::Arg) -> String {
+    let value = arg.get_value_names().map(|names| names.join(" ")).filter(|_| arg.get_action().takes_values());
+    let mut names: Vec<String> = arg.get_short().map(|short| format!("`-{short}`")).into_iter().collect();
+    match (arg.get_long(), &value) {
+        (Some(long), None) => names.push(format!("`--{long}`")),
+        (Some(long), Some(value)) if arg.get_num_args().is_some_and(|count| count.min_values() == 0) => {
+            names.push(format!("`--{long}[={value}]`"));
+        }
+        (Some(long), Some(value)) => names.push(format!("`--{long}={value}`")),
+        (None, Some(value)) => {
+            let several = if arg.get_num_args().is_some_and(|count| count.max_values() > 1) { "…" } else { "" };
+            names.push(format!("`{value}{several}`"));
+        }
+        (None, None) => {}
+    }
+    let default = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(", ");
+    let default = match (arg.get_env(), default.as_str()) {
+        _ if arg.is_required_set() => "required".to_owned(),
+        (_, _) if !arg.get_action().takes_values() => String::new(),
+        (Some(variable), default) => format!("`{}`, else `{default}`", variable.to_string_lossy()),
+        (None, "") => String::new(),
+        (None, default) => format!("`{default}`"),
+    };
+    let mut help = arg.get_long_help().or(arg.get_help()).unwrap_or_default().to_string().replace('\n', " ");
+    let possible: Vec<String> =
+        arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+    if !possible.is_empty() && value.is_some() {
+        let _ = write!(help, " ({})", possible.join(", "));
+    }
+    format!("| {} | {default} | {} |", names.join(", "), help.replace('|', "\\|").replace('<', "&lt;"))
+}
+
+/// Help text as Markdown: what is indented is an example.
+fn markdown(help: &str) -> String {
+    let mut text = String::new();
+    let mut in_example = false;
+    for line in help.trim().lines() {
+        let is_example = line.starts_with("  ");
+        if is_example && !in_example && !text.ends_with("\n\n") {
+            text.push('\n');
+        }
+        if !is_example && in_example && !line.is_empty() {
+            text.push('\n');
+        }
+        in_example = is_example;
+        let _ = writeln!(text, "{}{line}", if is_example { "  " } else { "" });
+    }
+    text.push('\n');
+    text
+}
+
+/// The configurations in a page: the blocks of YAML with one of the keys that a configuration has.
+fn configurations(text: &str) -> Vec<&str> {
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block);
+    let is_configuration = |block: &&str| {
+        let top = |line: &str| {
+            KEYS.iter()
+                .map(|key| key.name)
+                .chain(["framework", "contao"])
+                .any(|key| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
+        };
+        block.lines().any(top)
+    };
+    blocks.filter(is_configuration).collect()
+}
+
+#[test]
+fn every_configuration_in_the_documentation_fits_the_schema() {
+    let schema = config::schema(&[], &[]);
+    let mut pages = vec![page("README.md"), page("config.yaml")];
+    for folder in ["docs", "docs/transports"] {
+        let files = fs::read_dir(page(folder)).unwrap().map(|file| file.unwrap().path());
+        pages.extend(files.filter(|file| file.extension().is_some_and(|extension| extension == "md")));
+    }
+    let mut count = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let is_yaml = page.extension().is_some_and(|extension| extension == "yaml");
+        for configuration in if is_yaml { vec![text.as_str()] } else { configurations(&text) } {
+            let value: serde_json::Value = serde_yaml::from_str(configuration).unwrap();
+            if let Err(error) = config::validate(&value, &schema) {
+                panic!("{}:\n{configuration}\n{error}", page.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "only {count} configurations were found");
+}
