@@ -7,12 +7,13 @@ use std::sync::Arc;
 use indexmap::IndexSet;
 
 use crate::bus::{Bus, Middleware, Routing};
-use crate::cache::{Cache, FileStore, Store};
+use crate::cache::{Cache, FileStore, Store, open_store_on};
 use crate::config::{self, Config, Problem, Problems, Scope, WorkerDefinition};
+use crate::connection::Connections;
 use crate::handler::{Exec, Handler, HandlerError, Handlers, Typed};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::transport::{Context, Factory, Transports, built_in_factories, cache_store};
+use crate::transport::{Context, Factory, Transports, built_in_factories_on};
 use crate::worker::StopSignal;
 
 /// An application, ready to dispatch and to consume. Nothing is opened before it is used.
@@ -122,13 +123,15 @@ impl AppBuilder {
     /// the caller knows of.
     pub fn load(mut self, file: &Path, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
         let (config, mut problems) = config::read(file)?;
-        let factories = [built_in_factories(), self.factories].concat();
+        // A cache and transports on one server share a connection.
+        let connections = Connections::default();
+        let factories = [built_in_factories_on(&connections), self.factories].concat();
         let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
         let mut doubts = Vec::new();
         let store = config
             .cache
             .as_ref()
-            .map(|cache| cache_store(cache, &factories, &config.dir, &config.connections, &mut doubts));
+            .map(|cache| open_store_on(&connections, cache, &config.dir, &config.connections, &mut doubts));
         let store = store.unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
             problems.list.extend(wrong);
             in_files()

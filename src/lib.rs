@@ -28,16 +28,18 @@
 //!
 //! Each module's first line says its one job; modules depend only on those listed below them:
 //! [`cli`], [`app`], [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
-//! [`message`], [`config`].
+//! `connection`, [`message`], [`config`].
 
 #![warn(missing_docs)]
 
 pub mod app;
+mod bounded_text;
 pub mod bus;
 pub mod cache;
 pub mod cli;
 mod clock;
 pub mod config;
+mod connection;
 #[cfg(test)]
 mod docs;
 pub mod handler;

@@ -5,14 +5,13 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::bounded_text::bounded;
+
 /// What stays readable in a file name. A dot does not: no fact is hidden, and no name is `..`.
 const READABLE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// How long a file's name may be in bytes, on every file system in use.
 const LONGEST: usize = 255;
-
-/// Comes before the checksum; never part of a name that is whole.
-const CUT: char = '~';
 
 /// What the names of locks end with.
 const LOCK: &str = ".lock";
@@ -33,7 +32,7 @@ impl FileName {
         if whole.len() <= LONGEST {
             return Self { text: whole, unreadable: None };
         }
-        Self { text: cut(&whole, LONGEST), unreadable: Some(text.to_owned()) }
+        Self { text: bounded(whole, LONGEST), unreadable: Some(text.to_owned()) }
     }
 }
 
@@ -45,25 +44,6 @@ pub(super) fn text_of(name: &str) -> String {
 /// The name of the lock that belongs to a folder of this name.
 pub(super) fn lock_of(name: &str) -> String {
     bounded(name.to_owned(), LONGEST - LOCK.len()) + LOCK
-}
-
-/// A text of at most `most` bytes (at least 40) for a text of any length: itself, or its beginning and its checksum.
-pub(crate) fn bounded(text: String, most: usize) -> String {
-    if text.len() <= most { text } else { cut(&text, most) }
-}
-
-/// The beginning of a name and its checksum.
-fn cut(name: &str, most: usize) -> String {
-    let checksum = format!("{CUT}{:032x}", checksum(name.as_bytes()));
-    let end = name.floor_char_boundary(most - checksum.len());
-    format!("{}{checksum}", &name[..end])
-}
-
-/// 128-bit FNV-1a: the same in every version of this program, and wide enough that two names do not meet by chance.
-fn checksum(bytes: &[u8]) -> u128 {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
 }
 
 #[cfg(test)]
@@ -95,12 +75,5 @@ mod tests {
         assert_eq!(lock_of("places"), "places.lock");
         assert_eq!(lock_of(&"x".repeat(LONGEST)).len(), LONGEST);
         assert_eq!(lock_of(&"x".repeat(LONGEST - 5)), "x".repeat(LONGEST - 5) + ".lock");
-    }
-
-    #[test]
-    fn the_checksum_is_fnv_1a() {
-        // http://www.isthe.com/chongo/tech/comp/fnv/: the test vectors for "" and "a".
-        assert_eq!(checksum(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-        assert_eq!(checksum(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
     }
 }

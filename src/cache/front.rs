@@ -96,9 +96,9 @@ impl Cache {
         self.store.set_up().await
     }
 
-    /// See [`Store::rest`].
-    pub fn rest(&self) {
-        self.store.rest();
+    /// See [`Store::close_idle`].
+    pub fn close_idle(&self) {
+        self.store.close_idle();
     }
 
     async fn write<T>(&self, group: &str, asked: impl Future<Output = Result<T, CacheError>>) -> Result<T, CacheError> {

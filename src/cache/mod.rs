@@ -7,11 +7,16 @@ mod file;
 mod file_name;
 mod front;
 mod memory;
+mod open;
+#[cfg(feature = "redis")]
+mod redis;
+mod sql;
 
 pub use file::FileStore;
-pub(crate) use file_name::bounded;
 pub use front::{Cache, RECENT};
 pub use memory::MemoryStore;
+pub use open::open_store;
+pub(crate) use open::open_store_on;
 
 use std::time::{Duration, SystemTime};
 
@@ -66,7 +71,7 @@ pub trait Store: Send + Sync {
     }
 
     /// Nothing is going to be asked of it for some seconds: it may close what it holds open.
-    fn rest(&self) {}
+    fn close_idle(&self) {}
 }
 
 /// The cache could not be read or written.

@@ -4,6 +4,7 @@
 //! DSNs, of worker options) can add theirs and a person sees all of them at once.
 
 mod definition;
+mod dsn;
 mod duration;
 mod env;
 mod handlers;
@@ -15,6 +16,7 @@ mod read;
 mod routes;
 mod schema;
 mod section;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod transports;
@@ -26,11 +28,13 @@ mod yaml;
 pub use definition::{
     Definition, FromValue, Kind, Mismatch, Missing, OptionsOf, Row, Setting, Support, UNBOUNDED, rows, table,
 };
+pub use dsn::{Dsn, DsnError, Host};
 pub use duration::{DurationError, Unit, parse_duration};
 pub use keys::KEYS;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;
 pub use schema::{SchemeOptions, schema};
+pub use spec::{Options, TransportSpec};
 #[cfg(test)]
 pub(crate) use validator::validate;
 

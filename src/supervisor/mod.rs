@@ -158,7 +158,7 @@ impl Supervisor {
         let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
         self.act(&mut report).await;
         self.promise(&report, Moment::Tick).await;
-        self.cache.rest();
+        self.cache.close_idle();
         report
     }
 
@@ -268,7 +268,7 @@ impl Supervisor {
                 None => next,
             };
             self.promise(&report, Moment::Tick).await;
-            self.cache.rest();
+            self.cache.close_idle();
             last = Some(report);
             tokio::select! {
                 biased;

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 
 use super::autoscale::PlannedWorkers;
-use crate::cache::bounded;
+use crate::bounded_text::bounded;
 use crate::config::WorkerDefinition;
 use crate::heartbeat::{Heartbeats, PROMISE_TTL};
 

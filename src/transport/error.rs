@@ -46,3 +46,14 @@ pub enum TransportError {
     #[error("there is no transport \"{0}\"")]
     Unknown(String),
 }
+
+impl TransportError {
+    /// What a store answered, with the transport and the action.
+    pub(crate) fn store(
+        transport: &str,
+        action: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Store { transport: transport.to_owned(), action, source: Box::new(source) }
+    }
+}

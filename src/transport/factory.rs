@@ -1,14 +1,13 @@
 //! Makes all transports of a configuration, and finds everything wrong with them before anything is opened.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
 use super::auto_fallback::{self, AutoFallback, References};
 use super::{Liveness, Transport, TransportError, TransportSpec, registry};
-use crate::cache::{FileStore, Store};
 use crate::config::{Problem, Secret, TransportConfig};
 
 /// What transports share.
@@ -32,12 +31,6 @@ pub trait Factory: Send + Sync {
     /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
     /// when it is first used.
     fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>>;
-
-    /// Makes a cache on such a store, or says everything that is wrong with its description. `None` where facts cannot be
-    /// kept. Opens nothing. A cache and transports on one server share the process's connection to it.
-    fn cache(&self, _spec: &TransportSpec, _project_dir: &Path) -> Option<Result<Arc<dyn Store>, Vec<Problem>>> {
-        None
-    }
 
     /// What a person should know before using such a transport.
     fn warnings(&self, _spec: &TransportSpec) -> Vec<Problem> {
@@ -134,7 +127,8 @@ fn build(
     let mut auto_fallbacks: IndexMap<&str, (TransportSpec, References)> = IndexMap::new();
 
     for (name, config) in configs {
-        let result = TransportSpec::new(config, context).map_err(|problem| vec![problem]).and_then(|spec| {
+        let spec = TransportSpec::new(config, &context.connections, &context.project_dir);
+        let result = spec.map_err(|problem| vec![problem]).and_then(|spec| {
             if auto_fallback::SCHEMES.contains(&spec.store.scheme()) {
                 let references = auto_fallback::references(&spec, configs)?;
                 auto_fallbacks.insert(name, (spec, references));
@@ -176,42 +170,6 @@ fn build(
     }
     transports.by_name.sort_by_key(|name, _| configs.get_index_of(name));
     (transports, problems.into_values().flatten().collect())
-}
-
-/// Makes the cache that a configuration describes as it describes transports: where, and with which options. Or says
-/// everything that is wrong. What is doubtful is added to the warnings.
-pub fn cache_store(
-    config: &TransportConfig,
-    factories: &[Arc<dyn Factory>],
-    project_dir: &Path,
-    connections: &IndexMap<String, Secret>,
-    warnings: &mut Vec<Problem>,
-) -> Result<Arc<dyn Store>, Vec<Problem>> {
-    let spec = TransportSpec::of(config, connections, project_dir).map_err(|problem| vec![problem])?;
-    let store = cache_store_of(&spec, factories, project_dir);
-    warnings.extend(spec.take_warnings());
-    store
-}
-
-fn cache_store_of(
-    spec: &TransportSpec,
-    factories: &[Arc<dyn Factory>],
-    project_dir: &Path,
-) -> Result<Arc<dyn Store>, Vec<Problem>> {
-    if spec.store.scheme() == "file" {
-        let mut options = spec.options();
-        let path = spec.store.path();
-        if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
-            let ways = "it names no folder: write file:relative/path or file:///absolute/path";
-            options.push(spec.dsn_problem(ways));
-        }
-        options.finish()?;
-        return Ok(Arc::new(FileStore::new(project_dir.join(path))));
-    }
-    factory_for(spec, factories)?.cache(spec, project_dir).unwrap_or_else(|| {
-        let why = "keeps no facts: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
-        Err(vec![spec.dsn_problem(format!("\"{}:\" {why}", spec.store.scheme()))])
-    })
 }
 
 fn factory_for<'a>(
@@ -261,7 +219,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::super::in_memory::InMemoryFactory;
-    use super::super::sqlite::SqliteFactory;
+    use super::super::sql::SqliteFactory;
     use super::super::sync::SyncFactory;
     use super::*;
 

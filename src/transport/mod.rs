@@ -122,27 +122,14 @@ mod auto_fallback;
 mod capabilities;
 mod contract;
 mod delivery;
-mod dsn;
 mod error;
 mod factory;
-mod file_watch;
 mod in_memory;
-#[cfg(feature = "mysql")]
-mod mysql;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-mod rdbms;
 #[cfg(feature = "redis")]
 mod redis;
 mod registry;
-mod spec;
 mod sql;
-mod sql_facts;
-mod sqlite;
 mod sync;
-#[cfg(any(feature = "redis", feature = "amqp"))]
-mod tls;
 
 pub use auto_fallback::Liveness;
 pub use capabilities::{
@@ -151,10 +138,11 @@ pub use capabilities::{
 };
 pub use contract::{Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, REST, Receipt, Received, Sent};
-pub use dsn::{Dsn, DsnError, Host};
 pub use error::TransportError;
-pub use factory::{Context, Factory, Transports, cache_store};
+pub use factory::{Context, Factory, Transports};
 pub use in_memory::{InMemory, InMemoryFactory};
 pub use registry::built_in_factories;
-pub use spec::{Options, TransportSpec};
+pub(crate) use registry::built_in_factories_on;
 pub use sync::SyncTransport;
+
+pub use crate::config::{Dsn, DsnError, Host, Options, TransportSpec};

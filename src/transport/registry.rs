@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use super::Factory;
+use super::in_memory::InMemoryFactory;
+use super::sync::SyncFactory;
+use crate::connection::{Connections, StoreKind};
 
-/// Makes the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any.
+/// Makes the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. The factory is
+/// made with the connections that all share.
 macro_rules! registry {
-    ($($name:ident: $schemes:expr => $factory:ty $(, feature = $feature:literal)?;)+) => {
+    ($($name:ident: $schemes:expr => $factory:expr $(, feature = $feature:literal)?;)+) => {
         $(
             /// The DSN schemes of this transport.
-            pub(super) const $name: &[&str] = &$schemes;
+            pub(super) const $name: &[&str] = $schemes;
         )+
 
         /// Every scheme, also those that this build comes without.
@@ -20,20 +24,25 @@ macro_rules! registry {
         /// The factories that come with this build, for [`Transports::new`](super::Transports::new). `auto-fallback` needs
         /// none.
         pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
+            built_in_factories_on(&Connections::default())
+        }
+
+        /// The same, on connections that the application's cache uses too.
+        pub(crate) fn built_in_factories_on(connections: &Connections) -> Vec<Arc<dyn Factory>> {
             vec![$(
                 $(#[cfg(feature = $feature)])?
-                Arc::new(<$factory>::default()),
+                Arc::new(($factory as fn(&Connections) -> _)(connections)),
             )+]
         }
     };
 }
 
 registry! {
-    SYNC: ["sync"] => super::sync::SyncFactory;
-    IN_MEMORY: ["in-memory"] => super::in_memory::InMemoryFactory;
-    SQLITE: ["sqlite", "sqlite3", "pdo-sqlite"] => super::sqlite::SqliteFactory;
-    POSTGRES: ["postgres", "postgresql", "pgsql", "pdo-pgsql"] => super::postgres::PostgresFactory, feature = "postgres";
-    MYSQL: ["mysql", "mariadb", "mysql2", "pdo-mysql"] => super::mysql::MysqlFactory, feature = "mysql";
-    REDIS: ["redis", "rediss", "valkey", "valkeys"] => super::redis::RedisFactory, feature = "redis";
-    AMQP: ["amqp", "amqps"] => super::amqp::AmqpFactory, feature = "amqp";
+    SYNC: &["sync"] => |_: &Connections| SyncFactory;
+    IN_MEMORY: &["in-memory"] => |_: &Connections| InMemoryFactory::default();
+    SQLITE: StoreKind::Sqlite.schemes() => super::sql::SqliteFactory::new;
+    POSTGRES: StoreKind::Postgres.schemes() => super::sql::PostgresFactory::new, feature = "postgres";
+    MYSQL: StoreKind::Mysql.schemes() => super::sql::MysqlFactory::new, feature = "mysql";
+    REDIS: StoreKind::Redis.schemes() => super::redis::RedisFactory::new, feature = "redis";
+    AMQP: StoreKind::Amqp.schemes() => super::amqp::AmqpFactory::new, feature = "amqp";
 }

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use indexmap::IndexMap;
-use minutely::cache::{Cache, CacheError, Store};
+use minutely::cache::{Cache, CacheError, Store, open_store};
 use minutely::config::{Problem, Secret, TransportConfig};
-use minutely::transport::{built_in_factories, cache_store};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 
 use crate::support::databases::{Database, Server};
@@ -66,7 +65,7 @@ fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
         retry: None,
         failure_transport: None,
     };
-    cache_store(&config, &built_in_factories(), dir, &IndexMap::new(), &mut vec![])
+    open_store(&config, dir, &IndexMap::new(), &mut vec![])
 }
 
 macro_rules! on_every_store {

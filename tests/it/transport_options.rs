@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
+use minutely::cache::open_store;
 use minutely::config::{Problem, Secret, TransportConfig};
-use minutely::transport::{Context, Liveness, Transports, built_in_factories, cache_store};
+use minutely::transport::{Context, Liveness, Transports, built_in_factories};
 
 struct Nobody;
 
@@ -113,13 +114,7 @@ fn options_without_effect_are_warned_of_by_name() {
 #[test]
 fn options_of_the_cache_without_effect_are_warned_of_too() {
     let mut warnings = vec![];
-    let made = cache_store(
-        &config("redis://h?timeout=3", "{}"),
-        &built_in_factories(),
-        Path::new("/"),
-        &IndexMap::new(),
-        &mut warnings,
-    );
+    let made = open_store(&config("redis://h?timeout=3", "{}"), Path::new("/"), &IndexMap::new(), &mut warnings);
     assert!(made.is_ok());
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].message.starts_with("timeout has no effect here"), "{warnings:?}");

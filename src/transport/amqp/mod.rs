@@ -7,19 +7,16 @@
 //! sent and then acknowledged.
 
 mod consuming;
-mod error;
 mod fetching;
-mod letter;
-mod link;
+mod message_properties;
 mod options;
 mod publishing;
 mod resting;
 mod tags;
 mod topology;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,17 +24,15 @@ use lapin::types::ShortString;
 use tokio::sync::Mutex;
 
 use self::consuming::{ConsumedQueue, Consuming, Taken};
-use self::error::AmqpFailure;
-use self::link::Link;
-use self::options::Address;
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
-use super::sql::store_error;
 use super::{
     Connecting, Context, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
     Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
 };
 use crate::config::Problem;
+use crate::connection::Connections;
+use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 use crate::message::Encoded;
 
 /// A consumer that waits looks all the same after this long: a broken connection that nothing has told of would show.
@@ -49,7 +44,7 @@ pub(crate) struct Amqp {
     topology: Arc<Topology>,
     /// Those that are consumed and counted.
     queues: Vec<ShortString>,
-    link: Arc<Link>,
+    connection: Arc<AmqpConnection>,
     publishing: Arc<Publishing>,
     consuming: Mutex<Option<Arc<Consuming>>>,
     /// Whether messages may be pushed ahead.
@@ -57,14 +52,14 @@ pub(crate) struct Amqp {
 }
 
 impl Amqp {
-    fn new(name: &str, topology: Topology, link: Arc<Link>) -> Self {
+    fn new(name: &str, topology: Topology, connection: Arc<AmqpConnection>) -> Self {
         let topology = Arc::new(topology);
         Self {
             name: name.to_owned(),
             queues: topology.queues.iter().map(|queue| queue.name.clone()).collect(),
-            publishing: Arc::new(Publishing::new(Arc::clone(&link), Arc::clone(&topology))),
+            publishing: Arc::new(Publishing::new(Arc::clone(&connection), Arc::clone(&topology))),
             topology,
-            link,
+            connection,
             consuming: Mutex::new(None),
             ahead: AtomicBool::new(false),
         }
@@ -72,10 +67,10 @@ impl Amqp {
 
     fn error(&self, action: &'static str, failure: AmqpFailure) -> TransportError {
         if failure.is_missing() {
-            let what = format!("{}: {}", self.link.place(), failure.reason());
+            let what = format!("{}: {}", self.connection.location(), failure.reason());
             return TransportError::NotSetUp { transport: self.name.clone(), what };
         }
-        store_error(&self.name, action, failure)
+        TransportError::store(&self.name, action, failure)
     }
 
     /// The channel to receive on.
@@ -85,9 +80,9 @@ impl Amqp {
             return Ok(Arc::clone(open));
         }
         *consuming = None;
-        let channel = self.link.channel().await?;
+        let channel = self.connection.channel().await?;
         if self.topology.auto_setup {
-            publishing::set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
+            publishing::set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
         }
         let most = self.topology.prefetch.map_or(fetching::MOST, usize::from);
         let open = Arc::new(Consuming::new(channel, self.consumed_queues(), most));
@@ -120,7 +115,7 @@ impl Amqp {
         let open = self.consuming.lock().await.clone();
         let Some(open) = open.filter(|_| !ids.is_empty()) else { return Ok(()) };
         if let Err(error) = say(&open).await {
-            let failure = self.link.failure(error);
+            let failure = self.connection.failure(error);
             tracing::warn!(
                 transport = self.name,
                 messages = ids.len(),
@@ -138,7 +133,7 @@ impl Amqp {
         before: Option<&lapin::BasicProperties>,
         delay: Duration,
     ) -> Result<Sent, TransportError> {
-        let properties = letter::properties(&self.name, message, before)?;
+        let properties = message_properties::of(&self.name, message, before)?;
         let sent = self.publishing.publish(to, &message.body, properties, delay).await;
         sent.map_err(|failure| self.error("sending", failure))?;
         // The broker gives no id; this one tells sendings apart.
@@ -177,7 +172,7 @@ impl Receiver for Amqp {
             Ok(taken) => Ok(taken.into_iter().map(received).collect()),
             Err(error) => {
                 self.broken(&consuming).await;
-                Err(self.error(action, self.link.failure(error)))
+                Err(self.error(action, self.connection.failure(error)))
             }
         }
     }
@@ -211,8 +206,8 @@ impl Counting for Amqp {
     async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
         let action = "counting";
         // A channel of its own: the broker closes it when a queue is not there.
-        let channel = self.link.channel().await.map_err(|failure| self.error(action, failure))?;
-        match consuming::count(&channel, &self.queues).await.map_err(|error| self.link.failure(error)) {
+        let channel = self.connection.channel().await.map_err(|failure| self.error(action, failure))?;
+        match consuming::count(&channel, &self.queues).await.map_err(|error| self.connection.failure(error)) {
             Ok(count) => {
                 let _ = channel.close(200, "counted".into()).await;
                 Ok(count.min(cap))
@@ -260,14 +255,14 @@ impl Prefetching for Amqp {
             Ok(taken) => Ok(taken.into_iter().map(received).collect()),
             Err(error) => {
                 self.broken(&consuming).await;
-                Err(self.error("receiving", self.link.failure(error)))
+                Err(self.error("receiving", self.connection.failure(error)))
             }
         }
     }
 }
 
 fn received(taken: Taken) -> Received {
-    let message = letter::read(taken.data, &taken.properties);
+    let message = message_properties::to_message(taken.data, &taken.properties);
     // The id is good for one delivery alone, and for nobody else.
     Received { id: taken.id, receipt: Receipt::default(), message: Ok(message) }
 }
@@ -279,7 +274,7 @@ impl Waking for Amqp {
         if let Ok(consuming) = self.consuming().await
             && let Err(error) = consuming.wait().await
         {
-            let failure = self.link.failure(error);
+            let failure = self.connection.failure(error);
             tracing::warn!(transport = self.name, "the broker puts back what is in hand: {failure}");
             self.broken(&consuming).await;
         }
@@ -306,7 +301,7 @@ impl Queues for Amqp {
             name: self.name.clone(),
             topology: Arc::clone(&self.topology),
             queues: queues.collect(),
-            link: Arc::clone(&self.link),
+            connection: Arc::clone(&self.connection),
             publishing: Arc::clone(&self.publishing),
             consuming: Mutex::new(None),
             ahead: AtomicBool::new(false),
@@ -318,12 +313,11 @@ impl Queues for Amqp {
 #[async_trait]
 impl Connecting for Amqp {
     fn server(&self) -> &str {
-        let place = self.link.place();
-        place.rsplit_once('/').map_or(place, |(server, _vhost)| server)
+        self.connection.location().server()
     }
 
     fn connection(&self) -> &str {
-        self.link.place()
+        self.connection.location().as_str()
     }
 
     /// AMQP does not tell.
@@ -332,11 +326,11 @@ impl Connecting for Amqp {
     }
 
     fn close_idle(&self) {
-        self.publishing.rest();
+        self.publishing.close_idle();
         if let Ok(mut consuming) = self.consuming.try_lock() {
             *consuming = None;
         }
-        self.link.rest();
+        self.connection.close_idle();
     }
 
     /// The broker does not answer an acknowledgement. It answers that the channel is closed, after all that came before: a
@@ -370,19 +364,12 @@ impl Amqp {
 /// Makes the transports of `amqp:`. Those on one virtual host share one connection.
 #[derive(Default)]
 pub struct AmqpFactory {
-    links: Lock<HashMap<Address, Weak<Link>>>,
+    connections: Connections,
 }
 
 impl AmqpFactory {
-    fn link(&self, address: Address) -> Arc<Link> {
-        // A panic while the lock is held leaves at worst an entry out.
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = links.get(&address).and_then(Weak::upgrade) {
-            return link;
-        }
-        let link = Arc::new(Link::new(address.clone()));
-        links.insert(address, Arc::downgrade(&link));
-        link
+    pub(super) fn new(connections: &Connections) -> Self {
+        Self { connections: connections.clone() }
     }
 }
 
@@ -395,6 +382,6 @@ impl Factory for AmqpFactory {
         let mut options = spec.options();
         let (address, topology) = options::read(spec, &mut options);
         options.finish()?;
-        Ok(Amqp::new(&spec.name, topology, self.link(address)).into_transport())
+        Ok(Amqp::new(&spec.name, topology, self.connections.amqp(address)).into_transport())
     }
 }

@@ -6,9 +6,9 @@ use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_yaml::{Mapping, Value};
 
-use super::super::tls::{self, Tls};
-use super::super::{Options, TransportSpec};
 use super::topology::{Binding, Delays, Exchange, Flags, Queue, Topology};
+use crate::config::{Options, TransportSpec};
+use crate::connection::amqp::Address;
 
 /// Symfony Messenger's defaults.
 const EXCHANGE: &str = "messages";
@@ -23,8 +23,6 @@ const INTERNAL: i64 = 32;
 
 /// How long the broker may take to confirm a message, where nothing else is said.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long connecting may take, where nothing else is said.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of queues that are numbers, also where a DSN gives them as text.
 const NUMBERS: [&str; 7] = [
@@ -37,92 +35,20 @@ const NUMBERS: [&str; 7] = [
     "x-message-ttl",
 ];
 
-/// A broker, a virtual host on it, and a login. Transports with equal addresses share a connection.
-///
-/// It has no `Debug`, as it holds the password.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Address {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) vhost: String,
-    pub(super) user: String,
-    pub(super) password: String,
-    pub(super) tls: Option<Tls>,
-    pub(super) connection_name: String,
-    pub(super) heartbeat: Option<u16>,
-    pub(super) frame_max: Option<u32>,
-    pub(super) channel_max: Option<u16>,
-    pub(super) connect_timeout: Duration,
-}
-
-impl Address {
-    /// As errors name it: `host:port/vhost`.
-    pub(super) fn place(&self) -> String {
-        let vhost = self.vhost.trim_start_matches('/');
-        match &self.host {
-            address if address.contains(':') => format!("[{address}]:{}/{vhost}", self.port),
-            name => format!("{name}:{}/{vhost}", self.port),
-        }
-    }
-}
-
 /// Reads a transport's description, and notes what is wrong with it.
 pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Topology) {
-    let mut reading = Reading { spec, options };
-    let (address, exchange_in_path) = reading.address();
+    let (address, exchange_in_path) = Address::read(spec, options);
+    let mut reading = Reading { options };
     let topology = reading.topology(exchange_in_path);
     reading.refuse();
     (address, topology)
 }
 
 struct Reading<'a, 'o> {
-    spec: &'a TransportSpec,
     options: &'a mut Options<'o>,
 }
 
 impl Reading<'_, '_> {
-    fn address(&mut self) -> (Address, Option<String>) {
-        let dsn = &self.spec.dsn;
-        if dsn.hosts().len() > 1 {
-            let message = "it names several hosts: name one, or an address that leads to all of them";
-            self.options.push(self.spec.dsn_problem(message));
-        }
-        let mut segments = dsn.path_segments().iter();
-        let vhost = segments.next().filter(|vhost| !vhost.is_empty()).cloned();
-        let exchange = segments.next().filter(|exchange| !exchange.is_empty()).cloned();
-        if segments.next().is_some() {
-            let message = "its path is /vhost/exchange, and no more; a \"/\" in a name is written as %2f";
-            self.options.push(self.spec.dsn_problem(message));
-        }
-        let tls = dsn.scheme() == "amqps";
-        let (host, vhost_option) = (self.options.text("host"), self.options.text("vhost"));
-        let (login, user, password) =
-            (self.options.text("login"), self.options.text("user"), self.options.text("password"));
-        let port = self.number("port", u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
-        let [authorities, certificate, key] = ["cacert", "cert", "key"].map(|name| self.file(name));
-        if certificate.is_some() != key.is_some() {
-            let message = "cert and key go together: the one is of no use without the other";
-            self.options.refuse(if key.is_some() { "key" } else { "cert" }, message);
-        }
-        let address = Address {
-            host: Some(dsn.host().to_owned())
-                .filter(|host| !host.is_empty())
-                .or(host)
-                .unwrap_or_else(|| "localhost".to_owned()),
-            port: dsn.port().or(port).unwrap_or(if tls { 5671 } else { 5672 }),
-            vhost: vhost.or(vhost_option).unwrap_or_else(|| "/".to_owned()),
-            user: dsn.user().map(str::to_owned).or(login).or(user).unwrap_or_else(|| "guest".to_owned()),
-            password: dsn.password().map(str::to_owned).or(password).unwrap_or_else(|| "guest".to_owned()),
-            tls: tls.then(|| Tls { authorities, identity: certificate.zip(key) }),
-            connection_name: self.options.text("connection_name").unwrap_or_else(|| "minutely".to_owned()),
-            heartbeat: self.number("heartbeat", u16::MAX.into()).and_then(|seconds| u16::try_from(seconds).ok()),
-            frame_max: self.number("frame_max", u32::MAX.into()).and_then(|bytes| u32::try_from(bytes).ok()),
-            channel_max: self.number("channel_max", u16::MAX.into()).and_then(|most| u16::try_from(most).ok()),
-            connect_timeout: self.timeout("connect_timeout", CONNECT_TIMEOUT),
-        };
-        (address, exchange)
-    }
-
     fn topology(&mut self, exchange_in_path: Option<String>) -> Topology {
         let delays = self.delays();
         let exchange = self.exchange(exchange_in_path);
@@ -132,8 +58,11 @@ impl Reading<'_, '_> {
             queues,
             exchange,
             auto_setup: self.options.flag("auto_setup", true),
-            confirm_timeout: self.timeout("confirm_timeout", CONFIRM_TIMEOUT),
-            prefetch: self.number("prefetch_count", u16::MAX.into()).and_then(|count| u16::try_from(count).ok()),
+            confirm_timeout: self.options.timeout("confirm_timeout", CONFIRM_TIMEOUT),
+            prefetch: self
+                .options
+                .number_or_default("prefetch_count", u16::MAX.into())
+                .and_then(|count| u16::try_from(count).ok()),
         }
     }
 
@@ -365,48 +294,6 @@ impl Reading<'_, '_> {
             table.insert(name, value);
         }
         table
-    }
-
-    fn number(&mut self, name: &'static str, most: u64) -> Option<u64> {
-        let text = self.options.text(name)?;
-        match text.parse().ok().filter(|number| *number <= most) {
-            // Stands for the default.
-            Some(0) => None,
-            Some(number) => Some(number),
-            None => {
-                self.options.refuse(name, format!("{name} is a whole number, at most {most}; found \"{text}\""));
-                None
-            }
-        }
-    }
-
-    /// Seconds, perhaps with a fraction; 0 is the default.
-    fn timeout(&mut self, name: &'static str, default: Duration) -> Duration {
-        let Some(text) = self.options.text(name) else { return default };
-        match text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-            Some(Duration::ZERO) => default,
-            Some(timeout) => timeout,
-            None => {
-                self.options.refuse(name, format!("{name} is a number of seconds; found \"{text}\""));
-                default
-            }
-        }
-    }
-
-    /// The content of a file, or of a folder of certificates.
-    fn file(&mut self, name: &'static str) -> Option<String> {
-        let path = self.options.text(name)?;
-        if self.spec.dsn.scheme() != "amqps" {
-            self.options.refuse(name, format!("{name} is for amqps:, and this is amqp:, which is not encrypted"));
-            return None;
-        }
-        match tls::certificates(&self.spec.file(&path)) {
-            Ok(content) => Some(content),
-            Err(error) => {
-                self.options.refuse(name, format!("{name}: {path} cannot be read: {error}"));
-                None
-            }
-        }
     }
 
     /// What means something to php-amqp and nothing, or nothing to choose, here.

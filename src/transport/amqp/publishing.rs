@@ -14,13 +14,12 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use tokio::sync::Mutex;
 
-use super::error::AmqpFailure;
-use super::link::Link;
 use super::topology::Topology;
+use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 
 /// A channel to send on. Opened when it is first used, and again after it was closed.
 pub(super) struct Publishing {
-    link: Arc<Link>,
+    connection: Arc<AmqpConnection>,
     topology: Arc<Topology>,
     channel: Mutex<Option<Open>>,
 }
@@ -40,8 +39,8 @@ pub(super) enum To<'a> {
 }
 
 impl Publishing {
-    pub(super) fn new(link: Arc<Link>, topology: Arc<Topology>) -> Self {
-        Self { link, topology, channel: Mutex::new(None) }
+    pub(super) fn new(connection: Arc<AmqpConnection>, topology: Arc<Topology>) -> Self {
+        Self { connection, topology, channel: Mutex::new(None) }
     }
 
     /// Returns when the broker has taken the message over, which is when it is on its disk.
@@ -80,7 +79,7 @@ impl Publishing {
                 Err(self.own("the broker refused the message: a queue may be full (x-max-length)"))
             }
             Ok(Ok(Confirmation::NotRequested)) => Err(self.own("the broker does not confirm messages")),
-            Ok(Err(error)) => Err(self.link.failure(error)),
+            Ok(Err(error)) => Err(self.connection.failure(error)),
             Err(_) => {
                 let seconds = topology.confirm_timeout.as_secs_f32();
                 Err(self.own(format!("the broker did not confirm the message within {seconds} seconds")))
@@ -91,19 +90,19 @@ impl Publishing {
     /// Declares everything.
     pub(super) async fn set_up(&self) -> Result<(), AmqpFailure> {
         let channel = self.open().await?;
-        set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
-        set_up_delays(&channel, &self.topology).await.map_err(|error| self.link.failure(error))
+        set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
+        set_up_delays(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))
     }
 
     /// Forgets the channel.
-    pub(super) fn rest(&self) {
+    pub(super) fn close_idle(&self) {
         if let Ok(mut channel) = self.channel.try_lock() {
             *channel = None;
         }
     }
 
     fn own(&self, reason: impl Into<String>) -> AmqpFailure {
-        AmqpFailure::own(self.link.place(), reason)
+        AmqpFailure::own(self.connection.location(), reason)
     }
 
     /// The channel, with exchange and queues declared where that is wanted.
@@ -114,16 +113,16 @@ impl Publishing {
         }
         let channel = self.open().await?;
         if self.topology.auto_setup {
-            set_up(&channel, &self.topology).await.map_err(|error| self.link.failure(error))?;
+            set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
         }
         *open = Some(Open { channel: channel.clone(), is_set_up: true });
         Ok(channel)
     }
 
     async fn open(&self) -> Result<Channel, AmqpFailure> {
-        let channel = self.link.channel().await?;
+        let channel = self.connection.channel().await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        confirm.map_err(|error| self.link.failure(error))?;
+        confirm.map_err(|error| self.connection.failure(error))?;
         Ok(channel)
     }
 
@@ -149,7 +148,7 @@ impl Publishing {
             let (delays, options) = (self.topology.delays.exchange.clone(), QueueBindOptions::default());
             channel.queue_bind(name.clone(), delays, name.clone(), options, FieldTable::default()).await
         };
-        declare.await.map_err(|error| self.link.failure(error))?;
+        declare.await.map_err(|error| self.connection.failure(error))?;
         Ok(name)
     }
 }

@@ -8,9 +8,9 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::ShortString;
 
 use super::super::{REST, Resting, TransportError};
-use super::error::AmqpFailure;
 use super::publishing::To;
 use super::{Amqp, consuming};
+use crate::connection::amqp::AmqpFailure;
 
 #[async_trait]
 impl Resting for Amqp {
@@ -45,16 +45,20 @@ impl Amqp {
         let mut names = vec![at(since), at(now)];
         names.dedup();
         let name = |name| {
-            ShortString::try_new(name)
-                .map_err(|_| AmqpFailure::own(self.link.place(), "the name of the queue for what rests is too long"))
+            ShortString::try_new(name).map_err(|_| {
+                AmqpFailure::own(self.connection.location(), "the name of the queue for what rests is too long")
+            })
         };
         names.into_iter().map(name).collect()
     }
 
     async fn count_at_rest(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
         // A channel of its own: the broker closes it when a queue is not there.
-        let channel = self.link.channel().await?;
-        match consuming::count(&channel, std::slice::from_ref(name)).await.map_err(|error| self.link.failure(error)) {
+        let channel = self.connection.channel().await?;
+        match consuming::count(&channel, std::slice::from_ref(name))
+            .await
+            .map_err(|error| self.connection.failure(error))
+        {
             Ok(count) => {
                 let _ = channel.close(200, "counted".into()).await;
                 Ok(count)
@@ -71,15 +75,15 @@ impl Amqp {
         if many == 0 {
             return Ok(());
         }
-        let channel = self.link.channel().await?;
+        let channel = self.connection.channel().await?;
         for _ in 0..many {
             let got = channel.basic_get(name.clone(), BasicGetOptions::default()).await;
-            let Some(message) = got.map_err(|error| self.link.failure(error))? else { break };
+            let Some(message) = got.map_err(|error| self.connection.failure(error))? else { break };
             let delivery = message.delivery;
             let (to, data) = (To::Queue(queue), &delivery.data);
             self.publishing.publish(to, data, delivery.properties.clone(), Duration::ZERO).await?;
             let acked = channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await;
-            acked.map_err(|error| self.link.failure(error))?;
+            acked.map_err(|error| self.connection.failure(error))?;
         }
         let _ = channel.close(200, "resumed".into()).await;
         Ok(())

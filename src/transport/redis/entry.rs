@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::super::{Damaged, TransportError};
+use super::super::{Damaged, MessageId, Receipt, Received, TransportError};
 use crate::message::{Encoded, Headers, UndecodableError, headers_from_json};
 
 /// How php-redis is told to wrap entries: its option `serializer`.
@@ -87,8 +87,19 @@ pub(super) fn read(content: &[u8]) -> Result<Encoded, Damaged> {
     }
 }
 
+/// An entry: its id, its fields and their values.
+pub(super) type Entry = (String, Vec<Vec<u8>>);
+
+/// The message in an entry. One without a field `message` is shown with what it has.
+pub(super) fn received((id, fields): Entry, receipt: Receipt) -> Received {
+    let mut pairs = fields.chunks_exact(2);
+    let message = pairs.find(|pair| pair[0] == b"message").map(|pair| read(&pair[1]));
+    let message = message.unwrap_or_else(|| Err(without_message(&fields)));
+    Received { id: MessageId(id), receipt, message }
+}
+
 /// An entry without the field `message`, with all that it has.
-pub(super) fn without_message(fields: &[Vec<u8>]) -> Damaged {
+fn without_message(fields: &[Vec<u8>]) -> Damaged {
     let error = UndecodableError::Body("the entry has no field `message`".to_owned());
     Damaged { body: fields.join(&b' ').into(), headers: Bytes::new(), error }
 }

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::super::{Listed, Listing, MessageId, Receipt, Received, TransportError};
-use super::{DELAYED, Entry, Redis, delayed_id, entry, is_entry, received};
+use super::Redis;
+use super::entry::{self, Entry, received};
+use super::ids::{DELAYED, LATEST, delayed_id, is_entry};
 
 /// What the group knows of the stream.
 struct Group {
@@ -47,7 +49,7 @@ impl Redis {
         to: u64,
     ) -> Result<Vec<(Vec<u8>, f64)>, TransportError> {
         let range = redis::cmd("ZRANGEBYSCORE").arg(&self.delayed).arg(from).arg(to).arg("WITHSCORES").clone();
-        let found = self.link.run(async |link| range.query_async(link).await).await;
+        let found = self.connection.run(async |connection| range.query_async(connection).await).await;
         found.map_err(|error| self.error(action, error))
     }
 
@@ -56,8 +58,8 @@ impl Redis {
         let (stream, group) = (&self.queue.stream, &self.queue.group);
         let info = redis::cmd("XINFO").arg("GROUPS").arg(stream).clone();
         let groups: Vec<redis::streams::StreamInfoGroup> = match self
-            .link
-            .run(async |link| info.query_async::<redis::streams::StreamInfoGroupsReply>(link).await)
+            .connection
+            .run(async |connection| info.query_async::<redis::streams::StreamInfoGroupsReply>(connection).await)
             .await
         {
             Ok(reply) => reply.groups,
@@ -69,7 +71,7 @@ impl Redis {
         let held: Vec<(String, Value, Value, Value)> = if known.pending == 0 {
             Vec::new()
         } else {
-            let held = self.link.run(async |link| pending.query_async(link).await).await;
+            let held = self.connection.run(async |connection| pending.query_async(connection).await).await;
             held.map_err(|error| self.error(action, error))?
         };
         let in_flight = held.into_iter().map(|(id, ..)| id).collect();
@@ -83,7 +85,8 @@ impl Redis {
         let (mut listed, mut from) = (Vec::new(), from.to_owned());
         while listed.len() < limit {
             let range = redis::cmd("XRANGE").arg(&self.queue.stream).arg(&from).arg(to).arg("COUNT").arg(limit).clone();
-            let entries = self.link.run(async |link| range.query_async::<Vec<Entry>>(link).await).await;
+            let entries =
+                self.connection.run(async |connection| range.query_async::<Vec<Entry>>(connection).await).await;
             let entries = entries.map_err(|error| self.error(action, error))?;
             let Some((last, _)) = entries.last() else { break };
             from = format!("({last}");
@@ -121,7 +124,7 @@ impl Listing for Redis {
         };
         if listed.len() < limit {
             let mut delayed: Vec<Listed> =
-                self.delayed_between("listing", due, super::LATEST).await?.into_iter().map(as_listed).collect();
+                self.delayed_between("listing", due, LATEST).await?.into_iter().map(as_listed).collect();
             if let Some(position) = after.and_then(|id| delayed.iter().position(|listed| listed.received.id == *id)) {
                 delayed.drain(..=position);
             }

@@ -1,0 +1,78 @@
+//! Makes the store of a cache that a configuration describes as it describes transports: by a DSN, with options.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::{FileStore, Store, sql};
+use crate::config::{Problem, Secret, TransportConfig, TransportSpec, nearest};
+use crate::connection::{Connections, StoreKind};
+
+/// Makes the store of a cache, or says everything that is wrong with its description. What is doubtful is added to the
+/// warnings. Opens nothing: a store connects when it is first used.
+///
+/// Relative paths start at `project_dir`; `databases` has the URL of each name in `doctrine://NAME`.
+pub fn open_store(
+    config: &TransportConfig,
+    project_dir: &Path,
+    databases: &IndexMap<String, Secret>,
+    warnings: &mut Vec<Problem>,
+) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    open_store_on(&Connections::default(), config, project_dir, databases, warnings)
+}
+
+/// The same, on connections that the application's transports use too.
+pub(crate) fn open_store_on(
+    connections: &Connections,
+    config: &TransportConfig,
+    project_dir: &Path,
+    databases: &IndexMap<String, Secret>,
+    warnings: &mut Vec<Problem>,
+) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    let spec = TransportSpec::new(config, databases, project_dir).map_err(|problem| vec![problem])?;
+    let store = open(&spec, project_dir, connections);
+    warnings.extend(spec.take_warnings());
+    store
+}
+
+fn open(spec: &TransportSpec, project_dir: &Path, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    let scheme = spec.store.scheme();
+    match StoreKind::of_scheme(scheme) {
+        Some(StoreKind::Sqlite) => sql::on_sqlite(spec, project_dir, connections),
+        #[cfg(feature = "postgres")]
+        Some(StoreKind::Postgres) => sql::on_postgres(spec, connections),
+        #[cfg(feature = "mysql")]
+        Some(StoreKind::Mysql) => sql::on_mysql(spec, connections),
+        #[cfg(feature = "redis")]
+        Some(StoreKind::Redis) => super::redis::on_redis(spec, connections),
+        None if scheme == "file" => in_files(spec, project_dir),
+        kind => Err(vec![unusable(spec, scheme, kind)]),
+    }
+}
+
+fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
+    let mut options = spec.options();
+    let path = spec.store.path();
+    if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
+        let ways = "it names no folder: write file:relative/path or file:///absolute/path";
+        options.push(spec.dsn_problem(ways));
+    }
+    options.finish()?;
+    Ok(Arc::new(FileStore::new(project_dir.join(path))))
+}
+
+/// Why there is no cache at a DSN of this scheme.
+fn unusable(spec: &TransportSpec, scheme: &str, kind: Option<StoreKind>) -> Problem {
+    let kinds = [StoreKind::Sqlite, StoreKind::Postgres, StoreKind::Mysql, StoreKind::Redis];
+    if kind.is_some_and(|kind| kinds.contains(&kind)) {
+        return spec.dsn_problem(format!("\"{scheme}:\" is not in this build"));
+    }
+    let known = kinds.into_iter().filter(|kind| kind.is_in_this_build()).flat_map(StoreKind::schemes).copied();
+    let known: Vec<&str> = ["file", "doctrine"].into_iter().chain(known).collect();
+    if kind.is_none() && nearest(scheme, known.iter().copied()).is_some() {
+        return Problem::unknown(spec.dsn_path(), "scheme", scheme, known);
+    }
+    let why = "keeps no facts: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
+    spec.dsn_problem(format!("\"{scheme}:\" {why}"))
+}

@@ -1,0 +1,62 @@
+//! Where a connection leads to, as errors and `config check` name it.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A server and what is used of it: a database, a virtual host. Without user and password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Location {
+    text: Arc<str>,
+    /// How much of the text is the server.
+    server: usize,
+}
+
+impl Location {
+    /// On a server in the network: `host:port/part`, `[::1]:port/part`.
+    pub(crate) fn on_host(host: &str, port: u16, part: impl fmt::Display) -> Self {
+        let server = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Self::of(&server, part)
+    }
+
+    /// Behind a Unix socket: `/run/server.sock/part`.
+    pub(crate) fn on_socket(path: impl fmt::Display, part: impl fmt::Display) -> Self {
+        Self::of(&path.to_string(), part)
+    }
+
+    fn of(server: &str, part: impl fmt::Display) -> Self {
+        Self { text: format!("{server}/{part}").into(), server: server.len() }
+    }
+
+    /// Server and part: equal for all connections to the same.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The server alone: `host:port`, or its socket.
+    pub(crate) fn server(&self) -> &str {
+        &self.text[..self.server]
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_names_the_server_and_what_is_used_of_it() {
+        for (location, text, server) in [
+            (Location::on_host("db", 5432, "app"), "db:5432/app", "db:5432"),
+            (Location::on_host("db", 5432, ""), "db:5432/", "db:5432"),
+            (Location::on_host("::1", 5672, "a/b"), "[::1]:5672/a/b", "[::1]:5672"),
+            (Location::on_socket("/run/redis.sock", 3), "/run/redis.sock/3", "/run/redis.sock"),
+        ] {
+            assert_eq!((location.as_str(), location.server()), (text, server));
+        }
+    }
+}

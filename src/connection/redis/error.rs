@@ -1,0 +1,103 @@
+//! Errors of Redis servers: with the server, and what to do about it.
+
+use redis::RedisError;
+use thiserror::Error;
+
+use crate::connection::Location;
+
+/// Why a server did not do what it was asked. Names the server and the database, and no secret.
+#[derive(Debug, Error)]
+#[error("{location}: {reason}")]
+pub(crate) struct RedisFailure {
+    /// `host:port/database`
+    location: Location,
+    #[source]
+    reason: Reason,
+}
+
+#[derive(Debug, Error)]
+enum Reason {
+    #[error("{}{}", plainly(.0), advice(.0))]
+    Driver(#[source] RedisError),
+    #[error("{0}")]
+    Own(String),
+}
+
+impl RedisFailure {
+    pub(crate) fn new(location: &Location, error: RedisError) -> Self {
+        Self { location: location.clone(), reason: Reason::Driver(error) }
+    }
+
+    /// One that the server knows nothing of.
+    pub(crate) fn own(location: &Location, reason: String) -> Self {
+        Self { location: location.clone(), reason: Reason::Own(reason) }
+    }
+
+    /// The stream, or the consumer group in it, is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        // Scripts put their own words around what the server says.
+        self.says("NOGROUP") || self.says("requires the key to exist") || self.is_no_key()
+    }
+
+    /// The stream is not there.
+    pub(crate) fn is_no_key(&self) -> bool {
+        self.says("no such key")
+    }
+
+    /// The group is there already.
+    pub(crate) fn is_there_already(&self) -> bool {
+        self.says("BUSYGROUP")
+    }
+
+    /// The server's memory is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.says("OOM")
+    }
+
+    fn says(&self, word: &str) -> bool {
+        matches!(&self.reason, Reason::Driver(error) if says(error, word))
+    }
+}
+
+/// Should what comes next be asked on another connection? The name of a server may lead to another one by now.
+pub(crate) fn ends_connection(error: &RedisError) -> bool {
+    let wrong_server = says(error, "READONLY") || says(error, "NOAUTH");
+    error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() || wrong_server
+}
+
+/// An error without the script and the line it came from.
+fn plainly(error: &RedisError) -> String {
+    let text = error.to_string();
+    match text.split_once(" script: ") {
+        Some((text, _)) => text.trim_end_matches([',', '.']).to_owned(),
+        None => text,
+    }
+}
+
+fn says(error: &RedisError, word: &str) -> bool {
+    error.code() == Some(word) || error.to_string().contains(word)
+}
+
+const TOO_OLD: &str = "; this server is too old: Redis 6.2 is the oldest that works";
+
+/// What a person can do about it.
+fn advice(error: &RedisError) -> &'static str {
+    let about = [
+        ("WRONGPASS", "; the DSN's user and password are wrong"),
+        ("NOAUTH", "; the server asks for a password: redis://:password@host"),
+        ("AuthenticationFailed", "; the DSN's user and password are wrong, or missing"),
+        ("NOPERM", "; this user may not do that: see ACL SETUSER"),
+        ("WRONGTYPE", "; the key is in use for something else: choose another `stream`"),
+        ("can't run this command", "; this user may not do that: see ACL SETUSER"),
+        ("unknown command", TOO_OLD),
+        ("Unknown Redis command", TOO_OLD),
+        ("RESP3NotSupported", TOO_OLD),
+        ("timed out", "; is that its port, and is it rediss: exactly where the server speaks TLS?"),
+        ("READONLY", "; this is a replica: connect to the primary"),
+        ("OOM", "; the server's memory is full (maxmemory)"),
+        ("MISCONF", "; the server cannot write to its disk"),
+        ("max number of clients", "; see the server's maxclients"),
+        ("DB index is out of range", "; see the option `dbindex` and the server's `databases`"),
+    ];
+    about.into_iter().find(|(word, _)| says(error, word)).map_or("", |(_, advice)| advice)
+}

@@ -1,0 +1,210 @@
+//! The one connection that a process has to a Redis server.
+//!
+//! The first request opens it; the first request after it broke opens it again. Requests that were under way when it broke
+//! fail.
+//!
+//! The server reports changes without being asked: client-side caching in its broadcasting mode (`CLIENT TRACKING … BCAST
+//! PREFIX`) names every key that somebody else changes, over the same connection and at no cost while nothing happens. A
+//! blocking read would keep that connection from everything else.
+
+mod address;
+mod error;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, PushInfo, PushKind, RedisError, RedisResult, Value};
+use tokio::sync::{Mutex, watch};
+
+pub(crate) use self::address::{Address, refuse_unsupported};
+pub(crate) use self::error::RedisFailure;
+use self::error::ends_connection;
+use super::Location;
+use super::notifier::Notifier;
+use crate::threads;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take. It ends the wait for a server that has vanished without a word.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection to a server. Opens with the first request.
+pub(crate) struct RedisConnection {
+    client: Client,
+    location: Location,
+    open: Mutex<Option<Open>>,
+    /// The keys whose changes somebody waits for.
+    changes: Arc<Notifier<String>>,
+    /// Does the server report changes now?
+    reports_changes: Arc<AtomicBool>,
+}
+
+struct Open {
+    connection: MultiplexedConnection,
+    /// Set when the connection has ended.
+    ended: Arc<AtomicBool>,
+}
+
+impl RedisConnection {
+    pub(crate) fn new(address: &Address) -> RedisResult<Self> {
+        // Whoever connects with TLS first decides on the cryptography; another choice than this one would do as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            client: match address.certificates() {
+                Some(certificates) => Client::build_with_tls(address.connection_info()?, certificates)?,
+                None => Client::open(address.connection_info()?)?,
+            },
+            location: address.location(),
+            open: Mutex::new(None),
+            changes: Arc::default(),
+            reports_changes: Arc::default(),
+        })
+    }
+
+    /// The server and the database.
+    pub(crate) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Does something on the connection, and returns the answer.
+    pub(crate) async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, RedisFailure> {
+        let (mut connection, ended) = self.connection().await.map_err(|error| self.failure(error))?;
+        work(&mut connection).await.map_err(|error| {
+            if ends_connection(&error) {
+                ended.store(true, Ordering::Relaxed);
+            }
+            self.failure(error)
+        })
+    }
+
+    /// The count of changes of these keys, together, that the server reports from the next time on that it is connected to.
+    pub(crate) fn subscribe<const N: usize>(&self, keys: [&str; N]) -> watch::Receiver<u64> {
+        self.changes.subscribe(keys.map(str::to_owned))
+    }
+
+    /// This process has changed a key, which the server does not report to it.
+    pub(crate) fn changed(&self, key: &str) {
+        self.changes.notify(&key.to_owned());
+    }
+
+    /// Is the server reporting changes? Connects, if need be.
+    pub(crate) async fn listen(&self) -> Result<bool, RedisFailure> {
+        self.connection().await.map_err(|error| self.failure(error))?;
+        Ok(self.reports_changes())
+    }
+
+    /// Is the server reporting changes at present?
+    pub(crate) fn reports_changes(&self) -> bool {
+        self.reports_changes.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connection until the next request.
+    pub(crate) fn close_idle(&self) {
+        // While somebody opens it there is nothing to close.
+        if let Ok(mut open) = self.open.try_lock() {
+            *open = None;
+            self.reports_changes.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// An error found in an answer.
+    pub(crate) fn failure(&self, error: RedisError) -> RedisFailure {
+        RedisFailure::new(&self.location, error)
+    }
+
+    /// An error that the server knows nothing of.
+    pub(crate) fn refusal(&self, reason: String) -> RedisFailure {
+        RedisFailure::own(&self.location, reason)
+    }
+
+    async fn connection(&self) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
+        let mut open = self.open.lock().await;
+        if let Some(open) = open.as_ref().filter(|open| !open.ended.load(Ordering::Relaxed)) {
+            return Ok((open.connection.clone(), Arc::clone(&open.ended)));
+        }
+        *open = None;
+        self.reports_changes.store(false, Ordering::Relaxed);
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut connection = self.connect(&ended).await?;
+        self.track_changes(&mut connection).await?;
+        *open = Some(Open { connection: connection.clone(), ended: Arc::clone(&ended) });
+        Ok((connection, ended))
+    }
+
+    async fn connect(&self, ended: &Arc<AtomicBool>) -> RedisResult<MultiplexedConnection> {
+        let (changes, ended) = (Arc::clone(&self.changes), Arc::clone(ended));
+        let reports_changes = Arc::clone(&self.reports_changes);
+        let push = move |info: PushInfo| {
+            if info.kind == PushKind::Disconnection {
+                ended.store(true, Ordering::Relaxed);
+                reports_changes.store(false, Ordering::Relaxed);
+            }
+            match info.data.first() {
+                Some(Value::Array(keys)) if info.kind == PushKind::Invalidate => {
+                    for key in keys {
+                        if let Value::BulkString(key) = key {
+                            changes.notify(&String::from_utf8_lossy(key).into_owned());
+                        }
+                    }
+                }
+                // All keys are gone, or the connection is: anything may have changed.
+                _ => changes.notify_all(),
+            }
+            Ok::<_, std::convert::Infallible>(())
+        };
+        if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } =
+            self.client.get_connection_info().addr()
+        {
+            threads::for_lookup(host).await?;
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT))
+            .set_push_sender(push);
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Asks the server to report changes. Where it does not allow that, or does not know it, consumers poll.
+    async fn track_changes(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let prefixes = shortest(self.changes.keys());
+        // Without any it would report changes of all keys there are.
+        if prefixes.is_empty() {
+            return Ok(());
+        }
+        let mut tracking = redis::cmd("CLIENT");
+        tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("NOLOOP");
+        for prefix in prefixes {
+            tracking.arg("PREFIX").arg(prefix);
+        }
+        match tracking.exec_async(connection).await {
+            Ok(()) => self.reports_changes.store(true, Ordering::Relaxed),
+            Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
+            Err(error) => tracing::info!(server = %self.location, %error, "the server does not tell of new messages"),
+        }
+        Ok(())
+    }
+}
+
+/// Those names that no other name is a prefix of: the server refuses prefixes that overlap.
+fn shortest(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup_by(|name, before| name.starts_with(before.as_str()));
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_begins_another() {
+        let names = ["prio_low", "a", "prio", "ab", "b", "abc"].map(str::to_owned);
+        assert_eq!(shortest(names.to_vec()), ["a", "b", "prio"]);
+        assert_eq!(shortest(vec![]), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,141 @@
+//! Where a server is, and as whom to connect: what a DSN, or the URL of a Doctrine connection, says about that.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::{Dsn, Options, TransportSpec};
+use crate::connection::Location;
+
+/// The parameters that a connection may have.
+pub(super) struct ParameterNames {
+    /// Those that mean something here.
+    pub(crate) used: &'static [&'static str],
+    /// Those that name files.
+    pub(crate) files: &'static [&'static str],
+    /// Those that tell PHP what the server itself tells here.
+    pub(crate) hints: &'static [&'static str],
+    /// Those that others know and that have nothing to choose here: the values that ask for what is done anyway, and why.
+    pub(crate) without_effect: &'static [(&'static str, &'static [&'static str], &'static str)],
+}
+
+/// A server, a database on it, and a login. Transports with equal addresses share a connection.
+///
+/// It has no `Debug`, as it holds the password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    /// A name or address, or the absolute path of a Unix socket or its folder.
+    pub(crate) host: Option<String>,
+    pub(crate) port: Option<u16>,
+    pub(crate) database: Option<String>,
+    parameters: BTreeMap<&'static str, String>,
+}
+
+/// A path as drivers take it: as text.
+fn file(spec: &TransportSpec, path: &str) -> String {
+    spec.file(path).to_str().map_or_else(|| path.to_owned(), str::to_owned)
+}
+
+impl Address {
+    /// Reads the address out of a transport's description, and its parameters too.
+    ///
+    /// In the URL of a Doctrine connection any parameter may stand, as the connection is for others too. In a DSN of the
+    /// transport's own the parameters are among its options, and unknown ones are mistakes.
+    pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, names: &ParameterNames) -> Self {
+        let store = &spec.store;
+        if store.hosts().len() > 1 {
+            options.push(spec.dsn_problem("it names several hosts: name the one to connect to"));
+        }
+        let mut parameters = BTreeMap::new();
+        for name in names.used.iter().chain(names.files) {
+            let value = if spec.dsn == spec.store {
+                options.text(name)
+            } else {
+                store.parameters().find(|(key, _)| key == name).map(|(_, value)| value.to_owned())
+            };
+            let value = value.map(|value| if names.files.contains(name) { file(spec, &value) } else { value });
+            parameters.extend(value.map(|value| (*name, value)));
+        }
+        if spec.dsn == spec.store {
+            for name in names.hints {
+                options.text(name);
+            }
+            for (name, same, why) in names.without_effect {
+                options.without_effect(name, same, why);
+            }
+        }
+        Self::of(store, parameters)
+    }
+
+    /// The address in a URL without parameters.
+    #[cfg(test)]
+    pub(crate) fn parse(url: &str) -> Self {
+        Self::of(&Dsn::parse(url).unwrap(), BTreeMap::new())
+    }
+
+    fn of(store: &Dsn, parameters: BTreeMap<&'static str, String>) -> Self {
+        let filled = |text: &str| if text.is_empty() { None } else { Some(text.to_owned()) };
+        Self {
+            user: store.user().map(str::to_owned),
+            password: store.password().map(str::to_owned),
+            host: filled(store.host()),
+            port: store.port(),
+            database: filled(store.path().trim_start_matches('/')),
+            parameters,
+        }
+    }
+
+    /// A parameter's value.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Is the server on this host, by what is written? Then nobody else sees what is sent, and encrypting it would take longer
+    /// than all else that connecting takes.
+    pub(crate) fn is_this_host(&self, default_host: &str) -> bool {
+        let host = self.host.as_deref().unwrap_or(default_host);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// As errors name it: `host:port/database`.
+    pub(in crate::connection) fn location(&self, default_host: &str, default_port: u16) -> Location {
+        let database = self.database.as_deref().unwrap_or_default();
+        match self.host.as_deref().unwrap_or(default_host) {
+            socket if socket.starts_with('/') => Location::on_socket(socket, database),
+            host => Location::on_host(host, self.port.unwrap_or(default_port), database),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use indexmap::IndexMap;
+    use serde_yaml::Mapping;
+
+    use super::*;
+    use crate::config::{Secret, TransportConfig};
+
+    #[test]
+    fn files_in_a_dsn_and_in_the_url_of_a_connection_are_relative_to_the_config_files_folder() {
+        let names = ParameterNames { used: &["mode"], files: &["ca"], hints: &[], without_effect: &[] };
+        let url = "mysql://h/app?ca=certs/ca.pem&mode=certs";
+        for dsn in [url, "doctrine://default"] {
+            let config = TransportConfig {
+                name: "a".to_owned(),
+                path: "transports.a".to_owned(),
+                dsn: Secret(dsn.to_owned()),
+                options: Mapping::new(),
+                retry: None,
+                failure_transport: None,
+            };
+            let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
+            let spec = TransportSpec::new(&config, &connections, Path::new("/project")).unwrap();
+            let address = Address::read(&spec, &mut spec.options(), &names);
+            assert_eq!(address.parameter("ca"), Some("/project/certs/ca.pem"));
+            assert_eq!(address.parameter("mode"), Some("certs"));
+        }
+    }
+}

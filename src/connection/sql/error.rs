@@ -1,0 +1,69 @@
+//! Errors of SQL servers: with the server, and what to do about it.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::session::Session;
+use crate::connection::Location;
+
+/// Why a server did not do what it was asked. Names the server and the database, and no secret.
+#[derive(Debug, Clone, Error)]
+#[error("{location}: {reason}{advice}")]
+pub(crate) struct ServerError {
+    /// `host:port/database`
+    location: Location,
+    reason: Reason,
+    fault: Fault,
+    advice: &'static str,
+}
+
+#[derive(Debug, Clone, Error)]
+enum Reason {
+    #[error("{}", plainly(.0))]
+    Driver(#[source] Arc<sqlx::Error>),
+    #[error("{0}")]
+    Own(&'static str),
+}
+
+/// What an error means for what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The table, or the schema it is in, is not there.
+    Missing,
+    /// Somebody else stands in the way, so that trying again helps. Nothing has been changed.
+    Busy,
+    /// The statement was refused. The connection does its work still.
+    Refused,
+    /// Nothing is known about the connection any more.
+    Broken,
+}
+
+impl ServerError {
+    pub(crate) fn new<S: Session>(location: &Location, error: sqlx::Error) -> Self {
+        let (fault, advice) = (S::fault(&error), S::advice(&error));
+        Self { location: location.clone(), reason: Reason::Driver(Arc::new(error)), fault, advice }
+    }
+
+    pub(crate) fn own(location: &Location, reason: &'static str) -> Self {
+        Self { location: location.clone(), reason: Reason::Own(reason), fault: Fault::Broken, advice: "" }
+    }
+
+    pub(crate) fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+/// An error without the words that sqlx puts around each.
+fn plainly(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} ({code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Configuration(error) => error.to_string(),
+        sqlx::Error::Tls(error) => format!("TLS: {error}"),
+        error => error.to_string(),
+    }
+}

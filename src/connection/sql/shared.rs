@@ -1,0 +1,222 @@
+//! The one connection that a process has to an SQL server.
+//!
+//! A task of its own holds the connection and performs requests one after the other. So a caller that gives up waiting
+//! leaves nothing half done, and an idle task can listen to the server.
+//!
+//! The first request opens the connection; the first request after it broke opens it again. A request that was under way
+//! when it broke fails. A request that met somebody else's lock is repeated with random pauses until a time limit; that
+//! is safe because it has changed nothing.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::error::{Fault, ServerError};
+use super::session::Session;
+use super::statement::Row;
+use crate::connection::Location;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt at a request may take: longer than the server lets it wait for a lock. It ends the wait for a
+/// server that has vanished without a word.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer is asked whether it is still there. Servers and routers drop idle ones.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long that answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long saying goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long locks of others are waited for in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries there is a random pause of up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection to a server. Opens with the first request, and closes when it is dropped.
+pub(crate) struct SharedConnection<S: Session> {
+    settings: Arc<S::Settings>,
+    location: Location,
+    jobs: Mutex<Option<mpsc::UnboundedSender<Command<S>>>>,
+}
+
+/// What the task is told to do.
+enum Command<S: Session> {
+    /// To perform a request.
+    Perform(Job<S>),
+    /// To close the connection until the next request.
+    CloseIdle,
+}
+
+struct Job<S: Session> {
+    request: S::Request,
+    since: Instant,
+    answer: oneshot::Sender<Result<Vec<Row>, ServerError>>,
+}
+
+impl<S: Session> SharedConnection<S> {
+    /// A connection that is not opened yet.
+    pub(crate) fn new(settings: S::Settings, location: Location) -> Self {
+        Self { settings: Arc::new(settings), location, jobs: Mutex::new(None) }
+    }
+
+    /// The server and the database.
+    pub(crate) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// How it connects.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn settings(&self) -> &S::Settings {
+        &self.settings
+    }
+
+    /// Performs a request to its end, also when the caller does not wait for that.
+    pub(crate) async fn perform(&self, request: impl Into<S::Request>) -> Result<Vec<Row>, ServerError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job { request: request.into(), since: Instant::now(), answer });
+        answered.await.unwrap_or_else(|_| Err(ServerError::own(&self.location, "the program is ending")))
+    }
+
+    /// An error of this server's that the driver found in an answer.
+    pub(crate) fn error(&self, error: sqlx::Error) -> ServerError {
+        ServerError::new::<S>(&self.location, error)
+    }
+
+    /// Closes the connection once the requests made before are done. The next one opens it again.
+    pub(crate) fn close_idle(&self) {
+        if let Some(jobs) = self.jobs().as_ref() {
+            let _ = jobs.send(Command::CloseIdle);
+        }
+    }
+
+    fn submit(&self, job: Job<S>) {
+        let mut jobs = self.jobs();
+        let mut command = Command::Perform(job);
+        if let Some(open) = jobs.as_ref() {
+            match open.send(command) {
+                Ok(()) => return,
+                // The runtime that the task was in is gone, and the task with it.
+                Err(mpsc::error::SendError(unsent)) => command = unsent,
+            }
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let _ = sender.send(command);
+        *jobs = Some(sender);
+        let (settings, location) = (Arc::clone(&self.settings), self.location.clone());
+        tokio::spawn(Task { settings, location, session: None, used: Instant::now(), refused: None }.run(receiver));
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Command<S>>>> {
+        // A panic while the lock is held leaves at worst a task too many.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the task holds.
+struct Task<S: Session> {
+    settings: Arc<S::Settings>,
+    location: Location,
+    session: Option<S>,
+    /// When the session was last seen to work.
+    used: Instant,
+    /// When connecting last failed, and why.
+    refused: Option<(Instant, ServerError)>,
+}
+
+impl<S: Session> Task<S> {
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Command<S>>) {
+        loop {
+            let command = tokio::select! {
+                command = jobs.recv() => command,
+                () = ended(self.session.as_mut()) => {
+                    self.session = None;
+                    continue;
+                }
+            };
+            match command {
+                // Whoever asked has gone away before it was begun.
+                Some(Command::Perform(job)) if job.answer.is_closed() => {}
+                Some(Command::Perform(job)) => {
+                    let answer = self.answer(&job).await;
+                    let _ = job.answer.send(answer);
+                }
+                Some(Command::CloseIdle) => self.close().await,
+                // Nobody uses this connection any more.
+                None => return self.close().await,
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = timeout(CLOSE_TIMEOUT, session.close()).await;
+        }
+    }
+
+    /// Tries until it works, fails for a reason other than a lock, or has taken too long.
+    async fn answer(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.attempt(job).await {
+                Err(error) if error.fault() == Fault::Busy && Instant::now() < deadline => {
+                    tokio::time::sleep(LONGEST_PAUSE.mul_f64(fastrand::f64())).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
+        // Out of its place for as long as nobody knows what becomes of it.
+        let mut session = self.session(job.since).await?;
+        let error = match timeout(REQUEST_TIMEOUT, session.perform(&job.request)).await {
+            Ok(Ok(rows)) => {
+                self.keep(session);
+                return Ok(rows);
+            }
+            Ok(Err(error)) => ServerError::new::<S>(&self.location, error),
+            Err(_) => ServerError::own(&self.location, "no answer within a minute"),
+        };
+        if error.fault() != Fault::Broken && session.is_open() {
+            self.keep(session);
+        }
+        Err(error)
+    }
+
+    fn keep(&mut self, session: S) {
+        self.session = Some(session);
+        self.used = Instant::now();
+    }
+
+    /// The session there is, or a new one.
+    async fn session(&mut self, since: Instant) -> Result<S, ServerError> {
+        if let Some(mut session) = self.session.take()
+            && (self.used.elapsed() < IDLE || matches!(timeout(PING_TIMEOUT, session.ping()).await, Ok(Ok(()))))
+        {
+            return Ok(session);
+        }
+        // Those who waited while connecting failed need not wait for it to fail again.
+        if let Some((at, error)) = &self.refused
+            && *at > since
+        {
+            return Err(error.clone());
+        }
+        let error = match timeout(CONNECT_TIMEOUT, S::connect(&self.settings)).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error)) => ServerError::new::<S>(&self.location, error),
+            Err(_) => ServerError::own(&self.location, "no connection within 10 seconds"),
+        };
+        self.refused = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+}
+
+/// Returns when a session has ended by itself; never when there is none.
+async fn ended<S: Session>(session: Option<&mut S>) {
+    match session {
+        Some(session) => session.idle().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,97 @@
+//! SQL with its arguments, and the rows it gives, in a form that does not depend on the server.
+
+use sqlx::SqlStr;
+
+/// SQL with its arguments.
+#[derive(Clone)]
+pub(crate) struct Statement {
+    pub(crate) sql: SqlStr,
+    pub(crate) arguments: Vec<Value>,
+}
+
+/// A value: an argument, or a field of a row.
+#[derive(Clone)]
+pub(crate) enum Value {
+    Null,
+    Number(i64),
+    /// An array, as PostgreSQL has them.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL has no arrays"))]
+    Numbers(Vec<i64>),
+    Text(String),
+    /// Text as it comes, which need not be UTF-8.
+    Bytes(Vec<u8>),
+}
+
+/// A row of fields, in the order the statement names them.
+pub(crate) struct Row(Vec<Value>);
+
+impl Statement {
+    /// A statement without arguments yet.
+    pub(crate) fn of(sql: &SqlStr) -> Self {
+        Self { sql: sql.clone(), arguments: Vec::new() }
+    }
+
+    /// Adds the next argument.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.arguments.push(value.into());
+        self
+    }
+}
+
+impl Row {
+    /// A row of these fields.
+    pub(crate) fn of(fields: Vec<Value>) -> Self {
+        Self(fields)
+    }
+
+    /// A field that is a number, or a truth value.
+    pub(crate) fn number(&self, field: usize) -> Result<i64, sqlx::Error> {
+        match self.field(field)? {
+            Value::Number(number) => Ok(*number),
+            _ => Err(unexpected(field, "a whole number")),
+        }
+    }
+
+    /// A field that is text, taken out; empty where it is NULL.
+    pub(crate) fn take_text(&mut self, field: usize) -> Result<Vec<u8>, sqlx::Error> {
+        self.field(field)?;
+        match std::mem::replace(&mut self.0[field], Value::Null) {
+            Value::Bytes(bytes) => Ok(bytes),
+            Value::Text(text) => Ok(text.into_bytes()),
+            Value::Null => Ok(Vec::new()),
+            Value::Number(_) | Value::Numbers(_) => Err(unexpected(field, "text")),
+        }
+    }
+
+    fn field(&self, field: usize) -> Result<&Value, sqlx::Error> {
+        self.0.get(field).ok_or(sqlx::Error::ColumnIndexOutOfBounds { index: field, len: self.0.len() })
+    }
+}
+
+fn unexpected(field: usize, wanted: &str) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: field.to_string(), source: format!("it is not {wanted}").into() }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&[i64]> for Value {
+    fn from(numbers: &[i64]) -> Self {
+        Self::Numbers(numbers.to_vec())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}

@@ -1,0 +1,183 @@
+//! What the options of a DSN say about TLS: whom to trust, and who this side is. Files are in PEM format.
+//!
+//! SQL drivers read such files themselves, and have the names of their options in their addresses.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::{fs, io};
+
+#[cfg(feature = "redis")]
+use serde_yaml::Value;
+
+use crate::config::{Options, TransportSpec};
+
+/// What a connection trusts and shows. Connections that differ in it are not shared.
+///
+/// It has no `Debug`, as it holds a private key.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub(in crate::connection) struct Tls {
+    /// The certificates of authorities to trust.
+    pub(in crate::connection) authorities: Option<String>,
+    /// This side's certificate and its key.
+    pub(in crate::connection) identity: Option<(String, String)>,
+}
+
+impl Tls {
+    /// Reads the option `ssl`: PHP's options for TLS, as far as there is something to choose. None where there is no TLS.
+    #[cfg(feature = "redis")]
+    pub(in crate::connection) fn read_ssl_map(
+        spec: &TransportSpec,
+        options: &mut Options<'_>,
+        is_tls: bool,
+    ) -> Option<Self> {
+        let given = match options.tree("ssl") {
+            None => return is_tls.then(Self::default),
+            Some(Value::Sequence(none)) if none.is_empty() => return is_tls.then(Self::default),
+            Some(Value::Mapping(given)) => given,
+            Some(_) => {
+                options.refuse("ssl", "ssl is a map with keys of cafile, capath, local_cert, local_pk");
+                return is_tls.then(Self::default);
+            }
+        };
+        if !is_tls && !given.is_empty() {
+            options.refuse("ssl", "ssl is for rediss:, and this connection is not encrypted");
+        }
+        let (mut tls, mut certificate, mut key) = (Self::default(), None, None);
+        for (name, value) in &given {
+            let name = name.as_str().unwrap_or_default();
+            let text = match value {
+                Value::Null => continue,
+                Value::String(text) => text.clone(),
+                Value::Bool(flag) => flag.to_string(),
+                Value::Number(number) => number.to_string(),
+                _ => String::new(),
+            };
+            let mut content = || {
+                let content = certificates(&spec.file(&text));
+                content
+                    .map_err(|error| options.refuse("ssl", format!("ssl: {name}: {text} cannot be read: {error}")))
+                    .ok()
+            };
+            let is_yes = matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "on" | "yes");
+            match name {
+                "cafile" | "capath" => {
+                    let found = content().unwrap_or_default();
+                    tls.authorities.get_or_insert_default().push_str(&found);
+                }
+                "local_cert" => certificate = content(),
+                "local_pk" => key = content(),
+                "verify_peer" | "verify_peer_name" if is_yes => {}
+                "allow_self_signed" if !is_yes => {}
+                "verify_peer" | "verify_peer_name" | "allow_self_signed" => {
+                    let why = "a connection that does not look whom it talks to is not made; name the authority with `cafile`";
+                    options.refuse("ssl", format!("ssl: {name}: {why}"));
+                }
+                _ => {
+                    let known =
+                        "cafile, capath, local_cert, local_pk, verify_peer, verify_peer_name, allow_self_signed";
+                    options.refuse("ssl", format!("ssl: unknown key \"{name}\"; known: {known}"));
+                }
+            }
+        }
+        if key.is_none() {
+            // PHP looks for the key in the certificate's file where none is named.
+            key.clone_from(&certificate);
+        }
+        tls.identity = certificate.zip(key);
+        is_tls.then_some(tls)
+    }
+
+    /// Reads `cacert`, `cert` and `key`: php-amqp's options for TLS. None where there is no TLS.
+    #[cfg(feature = "amqp")]
+    pub(in crate::connection) fn read_files(
+        spec: &TransportSpec,
+        options: &mut Options<'_>,
+        is_tls: bool,
+    ) -> Option<Self> {
+        let [authorities, certificate, key] =
+            ["cacert", "cert", "key"].map(|name| content_of(name, spec, options, is_tls));
+        if certificate.is_some() != key.is_some() {
+            let message = "cert and key go together: the one is of no use without the other";
+            options.refuse(if key.is_some() { "key" } else { "cert" }, message);
+        }
+        is_tls.then(|| Self { authorities, identity: certificate.zip(key) })
+    }
+}
+
+/// The content of a file that an option names, or of a folder of certificates.
+#[cfg(feature = "amqp")]
+fn content_of(name: &'static str, spec: &TransportSpec, options: &mut Options<'_>, is_tls: bool) -> Option<String> {
+    let path = options.text(name)?;
+    if !is_tls {
+        options.refuse(name, format!("{name} is for amqps:, and this is amqp:, which is not encrypted"));
+        return None;
+    }
+    match certificates(&spec.file(&path)) {
+        Ok(content) => Some(content),
+        Err(error) => {
+            options.refuse(name, format!("{name}: {path} cannot be read: {error}"));
+            None
+        }
+    }
+}
+
+/// The certificates in a file, or in the files of a folder, which PHP calls `capath`.
+///
+/// In a folder where certificates have the names that OpenSSL looks them up by (`5ed36f99.0`, made by `openssl rehash`) they
+/// alone are read, as the same ones are likely to be there under other names too.
+fn certificates(path: &Path) -> io::Result<String> {
+    if !path.is_dir() {
+        return fs::read_to_string(path);
+    }
+    let files: Vec<_> = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let has_name = |fits: fn(&Path) -> bool| {
+        let mut fitting: Vec<_> = files.iter().filter(|file| fits(file) && file.is_file()).collect();
+        fitting.sort();
+        fitting
+    };
+    let mut chosen = has_name(is_hash);
+    if chosen.is_empty() {
+        chosen =
+            has_name(|file| file.extension().is_some_and(|end| ["pem", "crt", "cer"].map(OsStr::new).contains(&end)));
+    }
+    if chosen.is_empty() {
+        return Err(io::Error::other("the folder has no certificates: no *.pem, *.crt or *.cer"));
+    }
+    let mut all = String::new();
+    for file in chosen {
+        all.push_str(&fs::read_to_string(file)?);
+        all.push('\n');
+    }
+    Ok(all)
+}
+
+/// Is it a name that OpenSSL looks for: eight hexadecimal digits, a dot, and a number?
+fn is_hash(file: &Path) -> bool {
+    let Some((hash, number)) = file.file_name().and_then(OsStr::to_str).and_then(|name| name.split_once('.')) else {
+        return false;
+    };
+    hash.len() == 8
+        && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_read_from_a_file_and_from_a_folder_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+        assert!(certificates(dir.path()).unwrap_err().to_string().contains("no certificates"));
+        write("readme.txt", "hello");
+        write("b.pem", "B");
+        write("a.crt", "A");
+        assert_eq!(certificates(dir.path()).unwrap(), "A\nB\n");
+        assert_eq!(certificates(&dir.path().join("b.pem")).unwrap(), "B");
+        std::os::unix::fs::symlink("b.pem", dir.path().join("0123abcd.0")).unwrap();
+        assert_eq!(certificates(dir.path()).unwrap(), "B\n");
+        assert!(certificates(&dir.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! A message as Symfony writes it: the body as it is, `Content-Type` as a property, all other headers in a table.
+
+use chrono::Utc;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::super::TransportError;
+use crate::message::{Encoded, Headers};
+
+const CONTENT_TYPE: &str = "Content-Type";
+/// What the broker itself notes in the table when a message has waited in a queue of delays.
+const BROKERS_OWN: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
+/// The most that headers may take: they travel in one frame, whose usual bound is 128 KiB.
+const MOST_HEADERS: usize = 120 * 1024;
+
+/// The properties of a message. One that was received before keeps what it came with (its priority, say).
+pub(super) fn of(
+    transport: &str,
+    message: &Encoded,
+    before: Option<&BasicProperties>,
+) -> Result<BasicProperties, TransportError> {
+    let unstorable = |why: &str| TransportError::Unstorable { transport: transport.to_owned(), why: why.to_owned() };
+    let size: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    if size > MOST_HEADERS {
+        return Err(unstorable("its headers are longer than 120 KiB, and must fit into one frame"));
+    }
+    let name =
+        |text: &str| ShortString::try_new(text).map_err(|_| unstorable("a header's name is longer than 255 bytes"));
+    let mut table = FieldTable::default();
+    for (header, value) in message.headers.iter().filter(|(header, _)| *header != CONTENT_TYPE) {
+        table.insert(name(header)?, AMQPValue::LongString(value.as_str().into()));
+    }
+    let mut properties = match before {
+        Some(before) => kept(before),
+        None => BasicProperties::default().with_timestamp(u64::try_from(Utc::now().timestamp()).unwrap_or(0)),
+    };
+    properties = properties.with_headers(table).with_delivery_mode(2);
+    if let Some(content_type) = message.headers.get(CONTENT_TYPE) {
+        properties = properties.with_content_type(name(content_type)?);
+    }
+    Ok(properties)
+}
+
+/// What a message keeps when it is sent again. Not its `expiration`, which would cut its wait short, nor its `user_id`, which
+/// is somebody else's.
+fn kept(before: &BasicProperties) -> BasicProperties {
+    let mut kept = BasicProperties::default();
+    if let Some(priority) = before.priority() {
+        kept = kept.with_priority(*priority);
+    }
+    if let Some(timestamp) = before.timestamp() {
+        kept = kept.with_timestamp(*timestamp);
+    }
+    if let Some(encoding) = before.content_encoding() {
+        kept = kept.with_content_encoding(encoding.clone());
+    }
+    if let Some(id) = before.correlation_id() {
+        kept = kept.with_correlation_id(id.clone());
+    }
+    if let Some(to) = before.reply_to() {
+        kept = kept.with_reply_to(to.clone());
+    }
+    if let Some(id) = before.message_id() {
+        kept = kept.with_message_id(id.clone());
+    }
+    if let Some(kind) = before.kind() {
+        kept = kept.with_type(kind.clone());
+    }
+    if let Some(id) = before.app_id() {
+        kept = kept.with_app_id(id.clone());
+    }
+    kept
+}
+
+/// The message in a delivery.
+pub(super) fn to_message(data: Vec<u8>, properties: &BasicProperties) -> Encoded {
+    let mut headers = Headers::new();
+    let table = properties.headers().iter().flat_map(|table| table.inner());
+    for (name, value) in table.filter(|(name, _)| !is_brokers_own(name.as_str())) {
+        if let Some(text) = text_of(value) {
+            headers.insert(name.as_str().to_owned(), text);
+        }
+    }
+    if let Some(content_type) = properties.content_type() {
+        headers.insert(CONTENT_TYPE.to_owned(), content_type.as_str().to_owned());
+    }
+    Encoded { body: data.into(), headers }
+}
+
+fn is_brokers_own(name: &str) -> bool {
+    BROKERS_OWN.iter().any(|own| name.starts_with(own))
+}
+
+/// Lists and tables are nobody's stamps.
+fn text_of(value: &AMQPValue) -> Option<String> {
+    Some(match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        AMQPValue::ShortString(text) => text.as_str().to_owned(),
+        AMQPValue::Boolean(flag) => flag.to_string(),
+        AMQPValue::ShortShortInt(number) => number.to_string(),
+        AMQPValue::ShortShortUInt(number) => number.to_string(),
+        AMQPValue::ShortInt(number) => number.to_string(),
+        AMQPValue::ShortUInt(number) => number.to_string(),
+        AMQPValue::LongInt(number) => number.to_string(),
+        AMQPValue::LongUInt(number) => number.to_string(),
+        AMQPValue::LongLongInt(number) => number.to_string(),
+        AMQPValue::Timestamp(number) => number.to_string(),
+        AMQPValue::Float(number) => number.to_string(),
+        AMQPValue::Double(number) => number.to_string(),
+        AMQPValue::ByteArray(bytes) => String::from_utf8_lossy(bytes.as_slice()).into_owned(),
+        AMQPValue::DecimalValue(_) | AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) | AMQPValue::Void => {
+            return None;
+        }
+    })
+}

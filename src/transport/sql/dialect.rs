@@ -1,0 +1,62 @@
+//! What each kind of server has its own way for.
+
+use std::sync::Arc;
+
+use super::super::Waking;
+use super::row::Content;
+use super::{Moment, Table};
+use crate::connection::sql::Session;
+
+/// The request type of a dialect.
+pub(crate) type Request<D> = <<D as Dialect>::Session as Session>::Request;
+
+/// The requests that a queue in a table makes. `now` and `due` are as in the columns; what was received before `cutoff`
+/// has been in flight for too long. Ids that are not in the queue, or finished, are passed over.
+pub(crate) trait Dialect: Sized + Send + Sync + 'static {
+    /// The connection that the requests are for.
+    type Session: Session;
+
+    /// A row if the table is there, with all that belongs to it.
+    fn is_set_up(&self) -> Request<Self>;
+    /// Creates what is missing.
+    fn set_up(&self) -> Request<Self>;
+    /// Gives the id.
+    fn send(&self, content: Content, now: Moment, due: Moment) -> Request<Self>;
+    /// Gives rows for [`Content`], in any order.
+    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives how many were never received, have been in flight for too long, are delayed, and are in flight. The last
+    /// two only if `all`.
+    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives when the next delayed message is due, and when the one was received that has been in flight the longest.
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request<Self>;
+    /// Gives rows for [`Content`], with whether they are in flight, in the order of their ids.
+    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request<Self>;
+    /// Gives a row as `list` does.
+    fn find(&self, id: i64, cutoff: Moment) -> Request<Self>;
+    /// Makes messages leave.
+    fn finish(&self, ids: &[i64]) -> Request<Self>;
+    /// Makes messages pending that are in flight since `received_at`.
+    fn release(&self, ids: &[i64], received_at: &str) -> Request<Self>;
+    /// Makes messages that are in flight since `received_at` be so from `now` on.
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request<Self>;
+    /// Makes delayed messages due.
+    fn resume(&self, now: Moment) -> Request<Self>;
+    /// Replaces a message.
+    fn retry(&self, id: i64, content: Content, due: Moment) -> Request<Self>;
+    /// Replaces a message and moves it to another queue of the table.
+    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request<Self>;
+    /// Moves a message, as `content`, to another table. Gives its id there.
+    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request<Self>;
+
+    /// Gives how many connections this user may have.
+    fn connection_limit(&self) -> Request<Self>;
+
+    /// Is this body one that the table's column of text can hold? Says what is in the way.
+    fn refuses(body: &str) -> Option<&'static str>;
+
+    /// A message in this queue has become pending or delayed: tells those who wait for it, where the request did not.
+    fn notify(&self, _table: &str, _queue: &str) {}
+
+    /// The table as it can be woken, where it can.
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>>;
+}

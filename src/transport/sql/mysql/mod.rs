@@ -1,0 +1,216 @@
+//! `mysql:`: a queue in a table of a MySQL or MariaDB database, the same table that Symfony Messenger's Doctrine
+//! transport uses.
+//!
+//! Receiving a batch is one transaction, at READ COMMITTED: rows are locked, then marked. `SKIP LOCKED` keeps consumers
+//! from waiting for each other. MySQL before 8.0 and MariaDB before 10.6 do not have it; there consumers wait for each
+//! other for the few milliseconds that taking a batch lasts, and then find the rows marked.
+//!
+//! As with Symfony, a message that is done with is marked first and deleted later (see [`queries`]), by whoever has
+//! nothing better to do, or has finished some hundreds. All else is one statement each.
+
+#[cfg(test)]
+mod old_servers;
+#[cfg(test)]
+mod plans;
+mod queries;
+mod request;
+mod waking;
+
+use std::sync::Arc;
+
+use sqlx::SqlSafeStr;
+
+use self::queries::{CONNECTION_LIMIT, Queries};
+use self::request::{Purge, QueueSteps, Take, for_ids};
+use self::waking::{WakeFile, WakeFiles};
+use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
+use super::{Content, Dialect, Moment, QueueOptions, Table};
+use crate::config::Problem;
+use crate::connection::Connections;
+use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
+use crate::connection::sql::{Statement, Value};
+
+/// What MySQL allows for the name of a table.
+const LONGEST_NAME: usize = 64;
+
+/// A queue in a MySQL table.
+pub(crate) struct Mysql {
+    table: String,
+    queue: String,
+    queries: Arc<Queries>,
+    purge: Purge,
+    wake_files: WakeFiles,
+    wake_file: WakeFile,
+}
+
+impl Mysql {
+    fn new(table: &str, queue: &str, wake_files: WakeFiles) -> Self {
+        let queries = Arc::new(Queries::new(table));
+        let purge = Purge::new(Statement::of(&queries.purge).bind(queue));
+        Self {
+            table: table.to_owned(),
+            queue: queue.to_owned(),
+            queries,
+            purge,
+            wake_file: WakeFile::new(&wake_files, table, queue),
+            wake_files,
+        }
+    }
+}
+
+impl Dialect for Mysql {
+    type Session = MysqlSession;
+
+    fn is_set_up(&self) -> Request {
+        let (schema, table) = match self.table.split_once('.') {
+            Some((schema, table)) => (Value::from(schema), table),
+            None => (Value::Null, self.table.as_str()),
+        };
+        Request::Run(Statement::of(&self.queries.is_set_up).bind(table).bind(schema))
+    }
+
+    fn set_up(&self) -> Request {
+        Request::Run(Statement::of(&self.queries.set_up))
+    }
+
+    fn send(&self, content: Content, now: Moment, due: Moment) -> Request {
+        let statement = Statement::of(&self.queries.send).bind(content.body).bind(content.headers);
+        QueueSteps::Insert(statement.bind(self.queue.as_str()).bind(now.text()).bind(due.text())).into()
+    }
+
+    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+        self.wake_file.look();
+        QueueSteps::Take(Take {
+            queries: Arc::clone(&self.queries),
+            queue: self.queue.clone(),
+            now: now.text(),
+            cutoff: cutoff.text(),
+            up_to,
+            purge: self.purge.clone(),
+        })
+        .into()
+    }
+
+    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request {
+        let (now, cutoff) = (now.text(), cutoff.text());
+        let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
+        let queue = || Value::from(self.queue.as_str());
+        let mut statement = Statement::of(sql).bind(queue()).bind(now.as_str()).bind(cap);
+        statement = statement.bind(queue()).bind(cutoff.as_str()).bind(now.as_str()).bind(cap);
+        if all {
+            statement = statement.bind(queue()).bind(now).bind(cap);
+            statement = statement.bind(queue()).bind(cutoff).bind(cap);
+        }
+        Request::Run(statement)
+    }
+
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+        let queue = || Value::from(self.queue.as_str());
+        let statement = Statement::of(&self.queries.next_due).bind(queue()).bind(now.text());
+        Request::Run(statement.bind(queue()).bind(cutoff.text()))
+    }
+
+    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
+        let statement = Statement::of(&self.queries.list).bind(cutoff.text()).bind(self.queue.as_str());
+        Request::Run(statement.bind(after).bind(limit))
+    }
+
+    fn find(&self, id: i64, cutoff: Moment) -> Request {
+        Request::Run(Statement::of(&self.queries.find).bind(cutoff.text()).bind(self.queue.as_str()).bind(id))
+    }
+
+    fn finish(&self, ids: &[i64]) -> Request {
+        let finish =
+            for_ids(ids, |number| self.queries.finish(number), |statement| statement.bind(self.queue.as_str()));
+        QueueSteps::Finish { finish, purge: self.purge.clone() }.into()
+    }
+
+    fn release(&self, ids: &[i64], received_at: &str) -> Request {
+        let bind = |statement: Statement| statement.bind(self.queue.as_str()).bind(received_at);
+        QueueSteps::Change(for_ids(ids, |number| self.queries.release(number), bind)).into()
+    }
+
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+        let bind = |statement: Statement| statement.bind(now.text()).bind(self.queue.as_str()).bind(received_at);
+        QueueSteps::Change(for_ids(ids, |number| self.queries.keep_alive(number), bind)).into()
+    }
+
+    fn resume(&self, now: Moment) -> Request {
+        let (now, queue) = (now.text(), self.queue.as_str());
+        let resume = Statement::of(&self.queries.resume).bind(now.as_str()).bind(queue).bind(now.as_str());
+        QueueSteps::Change(vec![resume]).into()
+    }
+
+    fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
+        let statement = Statement::of(&self.queries.retry).bind(content.body).bind(content.headers);
+        Request::Run(statement.bind(due.text()).bind(due.text()).bind(id).bind(self.queue.as_str()))
+    }
+
+    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
+        let statement = Statement::of(&self.queries.move_within).bind(content.body).bind(content.headers);
+        Request::Run(statement.bind(now.text()).bind(queue).bind(id).bind(self.queue.as_str()))
+    }
+
+    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
+        let insert = Statement::of(&self.queries.send_to(table)).bind(content.body).bind(content.headers);
+        QueueSteps::Move {
+            lock: Statement::of(&self.queries.lock).bind(id).bind(self.queue.as_str()),
+            insert: insert.bind(queue).bind(now.text()).bind(now.text()),
+            finish: Statement::of(&self.queries.finish(1)).bind(self.queue.as_str()).bind(id),
+        }
+        .into()
+    }
+
+    fn connection_limit(&self) -> Request {
+        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
+    }
+
+    fn refuses(_body: &str) -> Option<&'static str> {
+        None
+    }
+
+    fn notify(&self, table: &str, queue: &str) {
+        self.wake_files.notify(table, queue);
+    }
+
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
+        Some(table.clone())
+    }
+}
+
+/// Makes the transports of `mysql:`. Those on one database share one connection.
+#[derive(Default)]
+pub struct MysqlFactory {
+    connections: Connections,
+}
+
+impl MysqlFactory {
+    pub(in crate::transport) fn new(connections: &Connections) -> Self {
+        Self { connections: connections.clone() }
+    }
+}
+
+impl Factory for MysqlFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        registry::MYSQL
+    }
+
+    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
+        let mut options = spec.options();
+        let queue = QueueOptions::read_with_schema(&mut options);
+        if queue.table.split('.').any(|part| part.len() > LONGEST_NAME) {
+            let message = format!("table_name has at most {LONGEST_NAME} characters in MySQL; this one has more");
+            options.refuse("table_name", message);
+        }
+        let address = read_address(spec, &mut options);
+        let connection = self.connections.mysql(address).map_err(|error| spec.dsn_problem(error.to_string()));
+        if let Err(problem) = &connection {
+            options.push(problem.clone());
+        }
+        options.finish()?;
+        let connection = connection.map_err(|problem| vec![problem])?;
+        let wake_files = WakeFiles::new(&context.state_dir, connection.location().as_str());
+        let dialect = Mysql::new(&queue.table, &queue.queue, wake_files);
+        Ok(Table::new(&spec.name, queue, connection, dialect).into_transport())
+    }
+}

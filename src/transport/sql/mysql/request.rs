@@ -1,0 +1,209 @@
+//! What is asked of a MySQL connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqlStr};
+
+use super::queries::{PURGE, Queries};
+use crate::connection::sql::mysql::{MysqlSession, Request, Steps, execute, rows};
+use crate::connection::sql::{Fault, Row, Session, Statement, Value};
+
+/// A busy consumer deletes finished rows after so many. An idle one does not wait for that.
+const PURGE_AFTER: u64 = 500;
+
+/// How many ids one statement names at most.
+const IDS: usize = 1024;
+
+/// Requests of more than one statement, or whose answer is no row.
+pub(super) enum QueueSteps {
+    /// A statement that inserts a row, and gives its id.
+    Insert(Statement),
+    /// Statements that can be repeated if not all of them are done.
+    Change(Vec<Statement>),
+    /// Messages are done with.
+    Finish { finish: Vec<Statement>, purge: Purge },
+    /// If there is a row to lock, inserts one and finishes the first, in one transaction. Gives the new row's id.
+    Move { lock: Statement, insert: Statement, finish: Statement },
+    /// Receives messages.
+    Take(Take),
+}
+
+impl From<QueueSteps> for Request {
+    fn from(steps: QueueSteps) -> Self {
+        Self::Steps(Box::new(steps))
+    }
+}
+
+#[async_trait]
+impl Steps for QueueSteps {
+    async fn perform(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error> {
+        match self {
+            Self::Insert(statement) => {
+                let id = execute(session.connection(), statement).await?.last_insert_id();
+                Ok(vec![id_row(id)])
+            }
+            Self::Change(statements) => {
+                for statement in statements {
+                    execute(session.connection(), statement).await?;
+                }
+                Ok(vec![])
+            }
+            Self::Finish { finish, purge } => {
+                for statement in finish {
+                    let finished = execute(session.connection(), statement).await?.rows_affected();
+                    purge.count(finished);
+                }
+                if purge.is_due() { purge.delete_finished(session).await } else { Ok(vec![]) }
+            }
+            Self::Move { lock, insert, finish } => move_over(session, lock, insert, finish).await,
+            Self::Take(take) => take.perform(session).await,
+        }
+    }
+}
+
+async fn move_over(
+    session: &mut MysqlSession,
+    lock: &Statement,
+    insert: &Statement,
+    finish: &Statement,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let mut transaction = session.connection().begin().await?;
+    if rows(&mut transaction, lock).await?.is_empty() {
+        return Ok(vec![]);
+    }
+    let id = execute(&mut transaction, insert).await?.last_insert_id();
+    execute(&mut transaction, finish).await?;
+    transaction.commit().await?;
+    Ok(vec![id_row(id)])
+}
+
+fn id_row(id: u64) -> Row {
+    Row::of(vec![Value::Number(i64::try_from(id).unwrap_or(i64::MAX))])
+}
+
+/// Receives up to so many messages.
+pub(super) struct Take {
+    pub(super) queries: Arc<Queries>,
+    pub(super) queue: String,
+    pub(super) now: String,
+    pub(super) cutoff: String,
+    pub(super) up_to: i64,
+    pub(super) purge: Purge,
+}
+
+impl Take {
+    async fn perform(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error> {
+        let skip_locked = session.has_skip_locked();
+        let due = rows(session.connection(), &self.any_due()).await?;
+        let is_due = |half: usize| due.first().map_or(Ok(0), |row| row.number(half)).map(|due| due != 0);
+        let (new, late) = (is_due(0)?, is_due(1)?);
+        if !new && !late {
+            return if self.purge.has_work() { self.purge.delete_finished(session).await } else { Ok(vec![]) };
+        }
+        let mut transaction = session.connection().begin().await?;
+        let mut found = Vec::new();
+        if late {
+            found = rows(&mut transaction, &self.in_flight_too_long(skip_locked)).await?;
+        }
+        if new && found.len() < self.up_to() {
+            found.extend(rows(&mut transaction, &self.never_received(skip_locked)).await?);
+            found.truncate(self.up_to());
+        }
+        let ids = found.iter().map(|row| row.number(0)).collect::<Result<Vec<_>, _>>()?;
+        for statement in self.mark(&ids) {
+            execute(&mut transaction, &statement).await?;
+        }
+        transaction.commit().await?;
+        Ok(found)
+    }
+
+    fn up_to(&self) -> usize {
+        usize::try_from(self.up_to).unwrap_or(usize::MAX)
+    }
+
+    fn any_due(&self) -> Statement {
+        let statement = Statement::of(&self.queries.any_due).bind(self.queue.as_str()).bind(self.now.as_str());
+        statement.bind(self.queue.as_str()).bind(self.cutoff.as_str()).bind(self.now.as_str())
+    }
+
+    fn never_received(&self, skip_locked: bool) -> Statement {
+        let sql = self.queries.take_new.on(skip_locked);
+        Statement::of(sql).bind(self.queue.as_str()).bind(self.now.as_str()).bind(self.up_to)
+    }
+
+    fn in_flight_too_long(&self, skip_locked: bool) -> Statement {
+        let sql = self.queries.take_late.on(skip_locked);
+        let statement = Statement::of(sql).bind(self.queue.as_str()).bind(self.cutoff.as_str());
+        statement.bind(self.now.as_str()).bind(self.up_to)
+    }
+
+    fn mark(&self, ids: &[i64]) -> Vec<Statement> {
+        for_ids(ids, |number| self.queries.mark(number), |statement| statement.bind(self.now.as_str()))
+    }
+}
+
+/// Deletes finished rows now and then.
+#[derive(Clone)]
+pub(super) struct Purge {
+    statement: Statement,
+    /// How many rows may be finished and not deleted.
+    finished: Arc<AtomicU64>,
+}
+
+impl Purge {
+    /// The first occasion is used at once, as others may have left rows behind.
+    pub(super) fn new(statement: Statement) -> Self {
+        Self { statement, finished: Arc::new(AtomicU64::new(PURGE_AFTER)) }
+    }
+
+    /// Deletes finished rows. Where another connection is in the way they wait for the next time, as with Symfony.
+    async fn delete_finished(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error> {
+        match execute(session.connection(), &self.statement).await {
+            Ok(deleted) => self.done(deleted.rows_affected() >= PURGE),
+            Err(error) if MysqlSession::fault(&error) == Fault::Broken => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "finished rows could not be deleted");
+                self.done(false);
+            }
+        }
+        Ok(vec![])
+    }
+
+    /// So many rows more are finished.
+    fn count(&self, finished: u64) {
+        self.finished.fetch_add(finished, Ordering::Relaxed);
+    }
+
+    fn is_due(&self) -> bool {
+        self.finished.load(Ordering::Relaxed) >= PURGE_AFTER
+    }
+
+    fn has_work(&self) -> bool {
+        self.finished.load(Ordering::Relaxed) > 0
+    }
+
+    /// Rows have been deleted, with or without `more` left.
+    fn done(&self, more: bool) {
+        self.finished.store(if more { PURGE_AFTER } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+/// Statements that name all of these ids. Their arguments are what `bind` adds, and the ids.
+///
+/// The lists are filled up to powers of two with an id that is there already, so that there are few statements for a
+/// connection to prepare and remember.
+pub(super) fn for_ids(
+    ids: &[i64],
+    sql: impl Fn(usize) -> SqlStr,
+    bind: impl Fn(Statement) -> Statement,
+) -> Vec<Statement> {
+    let statement = |ids: &[i64]| {
+        let width = ids.len().next_power_of_two();
+        let filling = ids.last().into_iter().cycle();
+        let ids = ids.iter().chain(filling).take(width);
+        ids.fold(bind(Statement::of(&sql(width))), |statement, id| statement.bind(*id))
+    };
+    ids.chunks(IDS).map(statement).collect()
+}

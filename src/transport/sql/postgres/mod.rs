@@ -1,0 +1,195 @@
+//! `postgres:`: a queue in a table of a PostgreSQL database, the same table that Symfony Messenger's Doctrine transport
+//! uses, with the same notifications, which wake waiting consumers.
+//!
+//! Everything is one statement each, receiving a batch included, so there is no instant at which a killed process leaves
+//! something half done. `SKIP LOCKED` keeps consumers from waiting for each other.
+
+#[cfg(test)]
+mod plans;
+mod queries;
+mod waking;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{SqlSafeStr, SqlStr};
+
+use self::queries::{CONNECTION_LIMIT, Queries};
+use self::waking::Notifications;
+use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
+use super::{Content, Dialect, Moment, QueueOptions, Table};
+use crate::config::{Options, Problem};
+use crate::connection::Connections;
+use crate::connection::sql::Statement;
+use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
+
+/// Symfony Messenger's default for `check_delayed_interval`, in milliseconds.
+const CHECK_INTERVAL: u64 = 60_000;
+/// What PostgreSQL allows for the name of a table and of a channel.
+const LONGEST_NAME: usize = 63;
+
+/// A queue in a PostgreSQL table.
+pub(crate) struct Postgres {
+    queue: String,
+    queries: Queries,
+    /// None where `use_notify` is off.
+    notifications: Option<Notifications>,
+}
+
+impl Postgres {
+    /// Body, headers, queue: `$1` to `$3`.
+    fn with_content(&self, sql: &SqlStr, content: Content) -> Statement {
+        Statement::of(sql).bind(content.body).bind(content.headers).bind(self.queue.as_str())
+    }
+
+    /// Queue, now, cutoff: `$1` to `$3`.
+    fn at(&self, sql: &SqlStr, now: Moment, cutoff: Moment) -> Statement {
+        Statement::of(sql).bind(self.queue.as_str()).bind(now.text()).bind(cutoff.text())
+    }
+
+    /// Ids, queue: `$1` and `$2`.
+    fn of(&self, sql: &SqlStr, ids: &[i64]) -> Statement {
+        Statement::of(sql).bind(ids).bind(self.queue.as_str())
+    }
+}
+
+impl Dialect for Postgres {
+    type Session = PostgresSession;
+
+    fn is_set_up(&self) -> Request {
+        Request::Run(Statement::of(&self.queries.is_set_up).bind(self.queries.table.as_str()))
+    }
+
+    fn set_up(&self) -> Request {
+        Request::Together(self.queries.set_up.clone())
+    }
+
+    fn send(&self, content: Content, now: Moment, due: Moment) -> Request {
+        Request::Run(self.with_content(&self.queries.send, content).bind(now.text()).bind(due.text()))
+    }
+
+    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+        if let Some(notifications) = &self.notifications {
+            notifications.look();
+        }
+        Request::Run(self.at(&self.queries.receive, now, cutoff).bind(up_to))
+    }
+
+    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request {
+        let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
+        Request::Run(self.at(sql, now, cutoff).bind(cap))
+    }
+
+    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+        Request::Run(self.at(&self.queries.next_due, now, cutoff))
+    }
+
+    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
+        let statement = Statement::of(&self.queries.list).bind(self.queue.as_str()).bind(cutoff.text());
+        Request::Run(statement.bind(after).bind(limit))
+    }
+
+    fn find(&self, id: i64, cutoff: Moment) -> Request {
+        let statement = Statement::of(&self.queries.find).bind(self.queue.as_str()).bind(cutoff.text());
+        Request::Run(statement.bind(id))
+    }
+
+    fn finish(&self, ids: &[i64]) -> Request {
+        Request::Run(self.of(&self.queries.delete, ids))
+    }
+
+    fn release(&self, ids: &[i64], received_at: &str) -> Request {
+        Request::Run(self.of(&self.queries.release, ids).bind(received_at))
+    }
+
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+        Request::Run(self.of(&self.queries.keep_alive, ids).bind(received_at).bind(now.text()))
+    }
+
+    fn resume(&self, now: Moment) -> Request {
+        Request::Run(Statement::of(&self.queries.resume).bind(self.queue.as_str()).bind(now.text()))
+    }
+
+    fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
+        Request::Run(self.with_content(&self.queries.retry, content).bind(id).bind(due.text()))
+    }
+
+    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
+        Request::Run(self.with_content(&self.queries.move_within, content).bind(id).bind(now.text()).bind(queue))
+    }
+
+    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
+        let statement = self.with_content(&self.queries.move_to(table), content);
+        Request::Run(statement.bind(id).bind(now.text()).bind(queue))
+    }
+
+    fn connection_limit(&self) -> Request {
+        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
+    }
+
+    fn refuses(body: &str) -> Option<&'static str> {
+        body.contains('\0').then_some("has a NUL byte in it")
+    }
+
+    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
+        table.dialect.notifications.is_some().then(|| table.clone() as Arc<dyn Waking>)
+    }
+}
+
+/// Makes the transports of `postgres:`. Those on one database share one connection.
+#[derive(Default)]
+pub struct PostgresFactory {
+    connections: Connections,
+}
+
+impl PostgresFactory {
+    pub(in crate::transport) fn new(connections: &Connections) -> Self {
+        Self { connections: connections.clone() }
+    }
+}
+
+impl Factory for PostgresFactory {
+    fn schemes(&self) -> &'static [&'static str] {
+        registry::POSTGRES
+    }
+
+    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+        let mut options = spec.options();
+        let queue = QueueOptions::read_with_schema(&mut options);
+        if queue.table.len() > LONGEST_NAME {
+            let message = format!("table_name has at most {LONGEST_NAME} characters in PostgreSQL; this one has more");
+            options.refuse("table_name", message);
+        }
+        let interval = check_interval(&mut options);
+        let notify = options.flag("use_notify", true);
+        let why =
+            "it says how long PHP's consumer stands still to wait for a message, and ours does other things meanwhile";
+        options.without_effect("get_notify_timeout", &["0"], why);
+        let address = read_address(spec, &mut options);
+        let connection = self.connections.postgres(address).map_err(|error| spec.dsn_problem(error.to_string()));
+        if let Err(problem) = &connection {
+            options.push(problem.clone());
+        }
+        options.finish()?;
+        let connection = connection.map_err(|problem| vec![problem])?;
+        let channels = connection.settings().channels();
+        let notifications =
+            notify.then(|| Notifications::new(Arc::clone(channels), &queue.table, &queue.queue, interval));
+        let dialect =
+            Postgres { queue: queue.queue.clone(), queries: Queries::new(&queue.table, notify), notifications };
+        Ok(Table::new(&spec.name, queue, connection, dialect).into_transport())
+    }
+}
+
+/// Reads `check_delayed_interval`, in milliseconds. 0 stands for never.
+fn check_interval(options: &mut Options<'_>) -> Option<Duration> {
+    let interval = match options.text("check_delayed_interval") {
+        None => CHECK_INTERVAL,
+        Some(text) => text.parse::<u32>().map(u64::from).unwrap_or_else(|_| {
+            let message = format!("check_delayed_interval is a whole number of milliseconds; found \"{text}\"");
+            options.refuse("check_delayed_interval", message);
+            CHECK_INTERVAL
+        }),
+    };
+    (interval > 0).then(|| Duration::from_millis(interval))
+}

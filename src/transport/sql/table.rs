@@ -1,0 +1,405 @@
+//! A queue in a table of a database server: the transport that PostgreSQL and MySQL have in common.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use super::super::{
+    Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt, Received,
+    Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+};
+use super::dialect::{Dialect, Request};
+use super::row::{Content, NotText, Stored};
+use super::{Moment, NEVER, QueueOptions, RECEIPT_REPEATS, by_receipt, time_from_text};
+use crate::connection::sql::{Fault, Row, ServerError, SharedConnection};
+use crate::message::Encoded;
+
+/// A queue in a table of a server.
+pub(crate) struct Table<D: Dialect> {
+    pub(super) name: String,
+    pub(super) options: QueueOptions,
+    pub(super) connection: Arc<SharedConnection<D::Session>>,
+    pub(super) dialect: D,
+}
+
+impl<D: Dialect> Table<D> {
+    pub(super) fn new(
+        name: &str,
+        options: QueueOptions,
+        connection: Arc<SharedConnection<D::Session>>,
+        dialect: D,
+    ) -> Self {
+        Self { name: name.to_owned(), options, connection, dialect }
+    }
+
+    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to be
+    /// created by the first message.
+    pub(super) async fn run(
+        &self,
+        action: &'static str,
+        request: Request<D>,
+    ) -> Result<Option<Vec<Row>>, TransportError> {
+        match self.connection.perform(request).await {
+            Ok(rows) => Ok(Some(rows)),
+            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => Ok(None),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    pub(super) async fn set_up(&self) -> Result<(), TransportError> {
+        let is_set_up = async || Ok(!self.connection.perform(self.dialect.is_set_up()).await?.is_empty());
+        let set_up = async {
+            if is_set_up().await? {
+                return Ok(());
+            }
+            match self.connection.perform(self.dialect.set_up()).await {
+                Ok(_) => Ok(()),
+                // Somebody else was faster, and that is as good.
+                Err(error) => {
+                    if is_set_up().await.unwrap_or(false) {
+                        Ok(())
+                    } else {
+                        Err(error)
+                    }
+                }
+            }
+        };
+        // Where the table cannot be created, its being missing is not what is to be said.
+        set_up.await.map_err(|error: ServerError| TransportError::store(&self.name, "setting up", error))
+    }
+
+    fn error(&self, action: &'static str, error: ServerError) -> TransportError {
+        if error.fault() != Fault::Missing {
+            return TransportError::store(&self.name, action, error);
+        }
+        let what = format!("table \"{}\" in {}", self.options.table, self.connection.location());
+        TransportError::NotSetUp { transport: self.name.clone(), what }
+    }
+
+    pub(super) fn unreadable(&self, action: &'static str, error: sqlx::Error) -> TransportError {
+        self.error(action, self.connection.error(error))
+    }
+
+    /// The message as the columns hold it.
+    fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
+        let unstorable =
+            |why: NotText| TransportError::Unstorable { transport: self.name.clone(), why: why.to_string() };
+        Content::of::<D>(message).map_err(unstorable)
+    }
+
+    /// Tells those who wait for messages in this queue that there may be one.
+    fn notify(&self) {
+        self.dialect.notify(&self.options.table, &self.options.queue);
+    }
+
+    /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has happened
+    /// since the store was asked.
+    pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
+        let now = Moment::now();
+        let request = self.dialect.next_due(now, self.cutoff(now));
+        let Some(mut row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else { return Ok(NEVER) };
+        let mut time = |field| {
+            let text = row.take_text(field).map_err(|error| self.unreadable(action, error))?;
+            Ok::<_, TransportError>(std::str::from_utf8(&text).ok().and_then(time_from_text))
+        };
+        // "Before" the cutoff is a second more.
+        let again = self.options.redeliver_timeout + Duration::from_secs(1);
+        let (due, received) = (time(0)?, time(1)?);
+        let next = due.into_iter().chain(received.and_then(|received| received.checked_add(again))).min();
+        Ok(next.map_or(NEVER, |next| next.duration_since(SystemTime::now()).unwrap_or_default()))
+    }
+
+    pub(super) fn cutoff(&self, now: Moment) -> Moment {
+        now.before(self.options.redeliver_timeout)
+    }
+
+    /// Changes the rows of these messages.
+    async fn change(
+        &self,
+        action: &'static str,
+        ids: &[MessageId],
+        request: impl FnOnce(&[i64]) -> Request<D>,
+    ) -> Result<(), TransportError> {
+        let numbers: Vec<i64> = ids.iter().filter_map(number).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        self.run(action, request(&numbers)).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Sender for Table<D> {
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let action = "sending";
+        let content = self.content(message)?;
+        let now = Moment::now();
+        let send = || self.connection.perform(self.dialect.send(content.clone(), now, now.after(delay)));
+        let rows = match send().await {
+            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => {
+                self.set_up().await?;
+                send().await
+            }
+            result => result,
+        };
+        let rows = rows.map_err(|error| self.error(action, error))?;
+        let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
+        self.notify();
+        Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Receiver for Table<D> {
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        if up_to == 0 {
+            return Ok(vec![]);
+        }
+        let now = Moment::now();
+        let request = self.dialect.receive(limit(up_to), now, self.cutoff(now));
+        let rows = self.run(action, request).await?.unwrap_or_default();
+        let messages = rows.into_iter().map(Stored::read).collect::<Result<Vec<_>, _>>();
+        let mut messages = messages.map_err(|error| self.unreadable(action, error))?;
+        messages.sort_by(|a, b| a.order().cmp(&b.order()));
+        Ok(messages.into_iter().map(|stored| stored.received(now.receipt())).collect())
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("acknowledging", ids, |ids| self.dialect.finish(ids)).await
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.change("rejecting", ids, |ids| self.dialect.finish(ids)).await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Counting for Table<D> {
+    async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
+        self.count(cap, false).await.map(|counts| counts.pending)
+    }
+
+    async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
+        self.count(cap, true).await
+    }
+}
+
+impl<D: Dialect> Table<D> {
+    async fn count(&self, cap: u64, all: bool) -> Result<Counts, TransportError> {
+        let action = "counting";
+        let now = Moment::now();
+        let request = self.dialect.count(i64::try_from(cap).unwrap_or(i64::MAX), all, now, self.cutoff(now));
+        let Some(row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else {
+            return Ok(Counts::default());
+        };
+        let number = |field| row.number(field).map(|number| u64::try_from(number).unwrap_or(0));
+        let read =
+            || Ok(Counts { pending: cap.min(number(0)? + number(1)?), delayed: number(2)?, in_flight: number(3)? });
+        read().map_err(|error| self.unreadable(action, error))
+    }
+
+    async fn look(&self, request: Request<D>) -> Result<Vec<Listed>, TransportError> {
+        let action = "listing";
+        let rows = self.run(action, request).await?.unwrap_or_default();
+        let listed = rows.into_iter().map(|row| {
+            let in_flight = row.number(4)? != 0;
+            Stored::read(row).map(|stored| stored.listed(in_flight))
+        });
+        listed.collect::<Result<_, _>>().map_err(|error| self.unreadable(action, error))
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> SettingUp for Table<D> {
+    async fn setup(&self) -> Result<(), TransportError> {
+        self.set_up().await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Listing for Table<D> {
+    async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
+        // Ids start at 1. Nothing comes after what was never an id.
+        let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
+        self.look(self.dialect.list(after, limit(up_to), self.cutoff(Moment::now()))).await
+    }
+
+    async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
+        let Some(id) = number(id) else { return Ok(None) };
+        Ok(self.look(self.dialect.find(id, self.cutoff(Moment::now()))).await?.pop())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Releasing for Table<D> {
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            self.run("releasing", self.dialect.release(&ids, received_at)).await?;
+        }
+        self.notify();
+        Ok(())
+    }
+
+    fn receipt_repeats_within(&self) -> Duration {
+        RECEIPT_REPEATS
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Resting for Table<D> {
+    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+        Ok(self.counts(cap).await?.delayed)
+    }
+
+    async fn resume(&self) -> Result<(), TransportError> {
+        self.run("resuming", self.dialect.resume(Moment::now())).await?;
+        self.notify();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> KeepingAlive for Table<D> {
+    fn redeliver_timeout(&self) -> Duration {
+        self.options.redeliver_timeout
+    }
+
+    async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError> {
+        for (received_at, ids) in by_receipt(deliveries) {
+            self.run("keeping alive", self.dialect.keep_alive(&ids, received_at, Moment::at(now))).await?;
+        }
+        Ok(())
+    }
+
+    fn receipt_at(&self, now: SystemTime) -> Option<Receipt> {
+        Some(Moment::at(now).receipt())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Connecting for Table<D> {
+    fn server(&self) -> &str {
+        self.connection.location().server()
+    }
+
+    fn connection(&self) -> &str {
+        self.connection.location().as_str()
+    }
+
+    async fn limit(&self) -> Result<Option<u64>, TransportError> {
+        let action = "asking for the limit of connections";
+        let answer = self.connection.perform(self.dialect.connection_limit()).await;
+        let rows = answer.map_err(|error| self.error(action, error))?;
+        let limit = rows.first().map(|row| row.number(0)).transpose();
+        Ok(limit.map_err(|error| self.unreadable(action, error))?.and_then(|limit| u64::try_from(limit).ok()))
+    }
+
+    fn close_idle(&self) {
+        self.connection.close_idle();
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Retrying for Table<D> {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let action = "retrying";
+        let Some(id) = number(id) else { return Ok(()) };
+        let content = self.content(message)?;
+        self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await?;
+        self.notify();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Moving for Table<D> {
+    /// Within one table the message keeps its id.
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        let action = "moving";
+        let same_database = |place: &&TablePlace<D>| place.database == self.connection.location().as_str();
+        let Some(destination) = destination.get::<TablePlace<D>>().filter(same_database) else { return Ok(None) };
+        let Some(number) = number(id) else { return Ok(Some(id.clone())) };
+        let content = self.content(message)?;
+        let (now, TablePlace { table, queue, .. }) = (Moment::now(), destination);
+        if *table == self.options.table {
+            self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
+            self.dialect.notify(table, queue);
+            return Ok(Some(id.clone()));
+        }
+        match self.connection.perform(self.dialect.move_to(number, content, now, table, queue)).await {
+            Ok(rows) if rows.is_empty() => Ok(Some(id.clone())),
+            Ok(rows) => {
+                self.dialect.notify(table, queue);
+                first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error))
+            }
+            // Sending to it creates it, where that is allowed.
+            Err(error) if error.fault() == Fault::Missing => Ok(None),
+            Err(error) => Err(self.error(action, error)),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place::new(TablePlace::<D> {
+            database: self.connection.location().to_string(),
+            table: self.options.table.clone(),
+            queue: self.options.queue.clone(),
+            dialect: PhantomData,
+        })
+    }
+}
+
+/// Where a queue is.
+struct TablePlace<D> {
+    /// The server and the database.
+    database: String,
+    table: String,
+    queue: String,
+    /// Servers of different kinds may be called the same.
+    dialect: PhantomData<fn() -> D>,
+}
+
+impl<D> fmt::Debug for TablePlace<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queue {:?} of table {:?} in {}", self.queue, self.table, self.database)
+    }
+}
+
+impl<D: Dialect> Table<D> {
+    pub(super) fn into_transport(self) -> Transport {
+        let table = Arc::new(self);
+        let mut transport = Transport::queue(&table.name, Arc::clone(&table));
+        transport.waking = D::waking(&table);
+        transport.counting = Some(table.clone());
+        transport.setting_up = Some(table.clone());
+        transport.listing = Some(table.clone());
+        transport.releasing = Some(table.clone());
+        transport.keeping_alive = Some(table.clone());
+        transport.resting = Some(table.clone());
+        transport.connecting = Some(table.clone());
+        transport.retrying = Some(table.clone());
+        transport.moving = Some(table);
+        transport
+    }
+}
+
+fn number(id: &MessageId) -> Option<i64> {
+    id.0.parse().ok()
+}
+
+fn limit(up_to: usize) -> i64 {
+    i64::try_from(up_to).unwrap_or(i64::MAX)
+}
+
+fn first_id(rows: &[Row]) -> Result<MessageId, sqlx::Error> {
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    Ok(MessageId(row.number(0)?.to_string()))
+}
