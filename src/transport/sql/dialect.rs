@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::Waking;
 use super::row::Content;
-use super::{Moment, Table};
+use super::{Table, Timestamp};
 use crate::connection::sql::Session;
 
 /// The request type of a dialect.
@@ -21,32 +21,32 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     /// Creates what is missing.
     fn set_up(&self) -> Request<Self>;
     /// Gives the id.
-    fn send(&self, content: Content, now: Moment, due: Moment) -> Request<Self>;
+    fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request<Self>;
     /// Gives rows for [`Content`], in any order.
-    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request<Self>;
+    fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     /// Gives how many were never received, have been in flight for too long, are delayed, and are in flight. The last
     /// two only if `all`.
-    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request<Self>;
+    fn count(&self, cap: i64, all: bool, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     /// Gives when the next delayed message is due, and when the one was received that has been in flight the longest.
-    fn next_due(&self, now: Moment, cutoff: Moment) -> Request<Self>;
+    fn next_due(&self, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     /// Gives rows for [`Content`], with whether they are in flight, in the order of their ids.
-    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request<Self>;
+    fn list(&self, after: i64, limit: i64, cutoff: Timestamp) -> Request<Self>;
     /// Gives a row as `list` does.
-    fn find(&self, id: i64, cutoff: Moment) -> Request<Self>;
+    fn find(&self, id: i64, cutoff: Timestamp) -> Request<Self>;
     /// Makes messages leave.
     fn finish(&self, ids: &[i64]) -> Request<Self>;
     /// Makes messages pending that are in flight since `received_at`.
     fn release(&self, ids: &[i64], received_at: &str) -> Request<Self>;
     /// Makes messages that are in flight since `received_at` be so from `now` on.
-    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request<Self>;
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Timestamp) -> Request<Self>;
     /// Makes delayed messages due.
-    fn resume(&self, now: Moment) -> Request<Self>;
+    fn resume(&self, now: Timestamp) -> Request<Self>;
     /// Replaces a message.
-    fn retry(&self, id: i64, content: Content, due: Moment) -> Request<Self>;
+    fn retry(&self, id: i64, content: Content, due: Timestamp) -> Request<Self>;
     /// Replaces a message and moves it to another queue of the table.
-    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request<Self>;
+    fn move_within(&self, id: i64, content: Content, now: Timestamp, queue: &str) -> Request<Self>;
     /// Moves a message, as `content`, to another table. Gives its id there.
-    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request<Self>;
+    fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request<Self>;
 
     /// Gives how many connections this user may have.
     fn connection_limit(&self) -> Request<Self>;

@@ -13,7 +13,7 @@ use super::super::{
 };
 use super::dialect::{Dialect, Request};
 use super::row::{Content, NotText, Stored};
-use super::{Moment, NEVER, QueueOptions, RECEIPT_REPEATS, by_receipt, time_from_text};
+use super::{NEVER, QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
 use crate::connection::sql::{Fault, Row, ServerError, SharedConnection};
 use crate::message::Encoded;
 
@@ -98,7 +98,7 @@ impl<D: Dialect> Table<D> {
     /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has happened
     /// since the store was asked.
     pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
-        let now = Moment::now();
+        let now = Timestamp::now();
         let request = self.dialect.next_due(now, self.cutoff(now));
         let Some(mut row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else { return Ok(NEVER) };
         let mut time = |field| {
@@ -112,7 +112,7 @@ impl<D: Dialect> Table<D> {
         Ok(next.map_or(NEVER, |next| next.duration_since(SystemTime::now()).unwrap_or_default()))
     }
 
-    pub(super) fn cutoff(&self, now: Moment) -> Moment {
+    pub(super) fn cutoff(&self, now: Timestamp) -> Timestamp {
         now.before(self.options.redeliver_timeout)
     }
 
@@ -136,7 +136,7 @@ impl<D: Dialect> Sender for Table<D> {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
         let content = self.content(message)?;
-        let now = Moment::now();
+        let now = Timestamp::now();
         let send = || self.connection.perform(self.dialect.send(content.clone(), now, now.after(delay)));
         let rows = match send().await {
             Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => {
@@ -159,7 +159,7 @@ impl<D: Dialect> Receiver for Table<D> {
         if up_to == 0 {
             return Ok(vec![]);
         }
-        let now = Moment::now();
+        let now = Timestamp::now();
         let request = self.dialect.receive(limit(up_to), now, self.cutoff(now));
         let rows = self.run(action, request).await?.unwrap_or_default();
         let messages = rows.into_iter().map(Stored::read).collect::<Result<Vec<_>, _>>();
@@ -191,7 +191,7 @@ impl<D: Dialect> Counting for Table<D> {
 impl<D: Dialect> Table<D> {
     async fn count(&self, cap: u64, all: bool) -> Result<Counts, TransportError> {
         let action = "counting";
-        let now = Moment::now();
+        let now = Timestamp::now();
         let request = self.dialect.count(i64::try_from(cap).unwrap_or(i64::MAX), all, now, self.cutoff(now));
         let Some(row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else {
             return Ok(Counts::default());
@@ -225,12 +225,12 @@ impl<D: Dialect> Listing for Table<D> {
     async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
         // Ids start at 1. Nothing comes after what was never an id.
         let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
-        self.look(self.dialect.list(after, limit(up_to), self.cutoff(Moment::now()))).await
+        self.look(self.dialect.list(after, limit(up_to), self.cutoff(Timestamp::now()))).await
     }
 
     async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
         let Some(id) = number(id) else { return Ok(None) };
-        Ok(self.look(self.dialect.find(id, self.cutoff(Moment::now()))).await?.pop())
+        Ok(self.look(self.dialect.find(id, self.cutoff(Timestamp::now()))).await?.pop())
     }
 }
 
@@ -256,7 +256,7 @@ impl<D: Dialect> Resting for Table<D> {
     }
 
     async fn resume(&self) -> Result<(), TransportError> {
-        self.run("resuming", self.dialect.resume(Moment::now())).await?;
+        self.run("resuming", self.dialect.resume(Timestamp::now())).await?;
         self.notify();
         Ok(())
     }
@@ -270,13 +270,13 @@ impl<D: Dialect> KeepingAlive for Table<D> {
 
     async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError> {
         for (received_at, ids) in by_receipt(deliveries) {
-            self.run("keeping alive", self.dialect.keep_alive(&ids, received_at, Moment::at(now))).await?;
+            self.run("keeping alive", self.dialect.keep_alive(&ids, received_at, Timestamp::at(now))).await?;
         }
         Ok(())
     }
 
     fn receipt_at(&self, now: SystemTime) -> Option<Receipt> {
-        Some(Moment::at(now).receipt())
+        Some(Timestamp::at(now).receipt())
     }
 }
 
@@ -309,7 +309,7 @@ impl<D: Dialect> Retrying for Table<D> {
         let action = "retrying";
         let Some(id) = number(id) else { return Ok(()) };
         let content = self.content(message)?;
-        self.run(action, self.dialect.retry(id, content, Moment::now().after(delay))).await?;
+        self.run(action, self.dialect.retry(id, content, Timestamp::now().after(delay))).await?;
         self.notify();
         Ok(())
     }
@@ -329,7 +329,7 @@ impl<D: Dialect> Moving for Table<D> {
         let Some(destination) = destination.get::<TablePlace<D>>().filter(same_database) else { return Ok(None) };
         let Some(number) = number(id) else { return Ok(Some(id.clone())) };
         let content = self.content(message)?;
-        let (now, TablePlace { table, queue, .. }) = (Moment::now(), destination);
+        let (now, TablePlace { table, queue, .. }) = (Timestamp::now(), destination);
         if *table == self.options.table {
             self.run(action, self.dialect.move_within(number, content, now, queue)).await?;
             self.dialect.notify(table, queue);

@@ -24,7 +24,7 @@ use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
 use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
-use super::{Content, Dialect, Moment, QueueOptions, Table};
+use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::Problem;
 use crate::connection::Connections;
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
@@ -73,12 +73,12 @@ impl Dialect for Mysql {
         Request::Run(Statement::of(&self.queries.set_up))
     }
 
-    fn send(&self, content: Content, now: Moment, due: Moment) -> Request {
+    fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request {
         let statement = Statement::of(&self.queries.send).bind(content.body).bind(content.headers);
         QueueSteps::Insert(statement.bind(self.queue.as_str()).bind(now.text()).bind(due.text())).into()
     }
 
-    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+    fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
         self.wake_file.look();
         QueueSteps::Take(Take {
             queries: Arc::clone(&self.queries),
@@ -91,7 +91,7 @@ impl Dialect for Mysql {
         .into()
     }
 
-    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request {
+    fn count(&self, cap: i64, all: bool, now: Timestamp, cutoff: Timestamp) -> Request {
         let (now, cutoff) = (now.text(), cutoff.text());
         let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
         let queue = || Value::from(self.queue.as_str());
@@ -104,18 +104,18 @@ impl Dialect for Mysql {
         Request::Run(statement)
     }
 
-    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+    fn next_due(&self, now: Timestamp, cutoff: Timestamp) -> Request {
         let queue = || Value::from(self.queue.as_str());
         let statement = Statement::of(&self.queries.next_due).bind(queue()).bind(now.text());
         Request::Run(statement.bind(queue()).bind(cutoff.text()))
     }
 
-    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
+    fn list(&self, after: i64, limit: i64, cutoff: Timestamp) -> Request {
         let statement = Statement::of(&self.queries.list).bind(cutoff.text()).bind(self.queue.as_str());
         Request::Run(statement.bind(after).bind(limit))
     }
 
-    fn find(&self, id: i64, cutoff: Moment) -> Request {
+    fn find(&self, id: i64, cutoff: Timestamp) -> Request {
         Request::Run(Statement::of(&self.queries.find).bind(cutoff.text()).bind(self.queue.as_str()).bind(id))
     }
 
@@ -130,28 +130,28 @@ impl Dialect for Mysql {
         QueueSteps::Change(for_ids(ids, |number| self.queries.release(number), bind)).into()
     }
 
-    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Timestamp) -> Request {
         let bind = |statement: Statement| statement.bind(now.text()).bind(self.queue.as_str()).bind(received_at);
         QueueSteps::Change(for_ids(ids, |number| self.queries.keep_alive(number), bind)).into()
     }
 
-    fn resume(&self, now: Moment) -> Request {
+    fn resume(&self, now: Timestamp) -> Request {
         let (now, queue) = (now.text(), self.queue.as_str());
         let resume = Statement::of(&self.queries.resume).bind(now.as_str()).bind(queue).bind(now.as_str());
         QueueSteps::Change(vec![resume]).into()
     }
 
-    fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
+    fn retry(&self, id: i64, content: Content, due: Timestamp) -> Request {
         let statement = Statement::of(&self.queries.retry).bind(content.body).bind(content.headers);
         Request::Run(statement.bind(due.text()).bind(due.text()).bind(id).bind(self.queue.as_str()))
     }
 
-    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
+    fn move_within(&self, id: i64, content: Content, now: Timestamp, queue: &str) -> Request {
         let statement = Statement::of(&self.queries.move_within).bind(content.body).bind(content.headers);
         Request::Run(statement.bind(now.text()).bind(queue).bind(id).bind(self.queue.as_str()))
     }
 
-    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
+    fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request {
         let insert = Statement::of(&self.queries.send_to(table)).bind(content.body).bind(content.headers);
         QueueSteps::Move {
             lock: Statement::of(&self.queries.lock).bind(id).bind(self.queue.as_str()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection};
 
-use super::super::{Content, Dialect, Moment};
+use super::super::{Content, Dialect, Timestamp};
 use super::Mysql;
 use super::waking::WakeFiles;
 use crate::connection::sql::mysql::{MysqlSession, Request, Settings};
@@ -38,7 +38,7 @@ async fn consumers_wait_for_each_other_and_get_no_message_twice() {
     let queue = || Mysql::new("t", "q", WakeFiles::new(state_dir.path(), &database));
     let mut session = MysqlSession::connect(&settings).await.unwrap();
     perform(&mut session, &queue().set_up()).await;
-    let now = Moment::now();
+    let now = Timestamp::now();
     for n in 0..MESSAGES {
         let content = Content { body: n.to_string(), headers: "{}".to_owned() };
         perform(&mut session, &queue().send(content, now, now)).await;

@@ -17,7 +17,7 @@ use sqlx::{SqlSafeStr, SqlStr};
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::waking::Notifications;
 use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
-use super::{Content, Dialect, Moment, QueueOptions, Table};
+use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Options, Problem};
 use crate::connection::Connections;
 use crate::connection::sql::Statement;
@@ -43,7 +43,7 @@ impl Postgres {
     }
 
     /// Queue, now, cutoff: `$1` to `$3`.
-    fn at(&self, sql: &SqlStr, now: Moment, cutoff: Moment) -> Statement {
+    fn at(&self, sql: &SqlStr, now: Timestamp, cutoff: Timestamp) -> Statement {
         Statement::of(sql).bind(self.queue.as_str()).bind(now.text()).bind(cutoff.text())
     }
 
@@ -64,32 +64,32 @@ impl Dialect for Postgres {
         Request::Together(self.queries.set_up.clone())
     }
 
-    fn send(&self, content: Content, now: Moment, due: Moment) -> Request {
+    fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request {
         Request::Run(self.with_content(&self.queries.send, content).bind(now.text()).bind(due.text()))
     }
 
-    fn receive(&self, up_to: i64, now: Moment, cutoff: Moment) -> Request {
+    fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
         if let Some(notifications) = &self.notifications {
             notifications.look();
         }
         Request::Run(self.at(&self.queries.receive, now, cutoff).bind(up_to))
     }
 
-    fn count(&self, cap: i64, all: bool, now: Moment, cutoff: Moment) -> Request {
+    fn count(&self, cap: i64, all: bool, now: Timestamp, cutoff: Timestamp) -> Request {
         let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
         Request::Run(self.at(sql, now, cutoff).bind(cap))
     }
 
-    fn next_due(&self, now: Moment, cutoff: Moment) -> Request {
+    fn next_due(&self, now: Timestamp, cutoff: Timestamp) -> Request {
         Request::Run(self.at(&self.queries.next_due, now, cutoff))
     }
 
-    fn list(&self, after: i64, limit: i64, cutoff: Moment) -> Request {
+    fn list(&self, after: i64, limit: i64, cutoff: Timestamp) -> Request {
         let statement = Statement::of(&self.queries.list).bind(self.queue.as_str()).bind(cutoff.text());
         Request::Run(statement.bind(after).bind(limit))
     }
 
-    fn find(&self, id: i64, cutoff: Moment) -> Request {
+    fn find(&self, id: i64, cutoff: Timestamp) -> Request {
         let statement = Statement::of(&self.queries.find).bind(self.queue.as_str()).bind(cutoff.text());
         Request::Run(statement.bind(id))
     }
@@ -102,23 +102,23 @@ impl Dialect for Postgres {
         Request::Run(self.of(&self.queries.release, ids).bind(received_at))
     }
 
-    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Moment) -> Request {
+    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Timestamp) -> Request {
         Request::Run(self.of(&self.queries.keep_alive, ids).bind(received_at).bind(now.text()))
     }
 
-    fn resume(&self, now: Moment) -> Request {
+    fn resume(&self, now: Timestamp) -> Request {
         Request::Run(Statement::of(&self.queries.resume).bind(self.queue.as_str()).bind(now.text()))
     }
 
-    fn retry(&self, id: i64, content: Content, due: Moment) -> Request {
+    fn retry(&self, id: i64, content: Content, due: Timestamp) -> Request {
         Request::Run(self.with_content(&self.queries.retry, content).bind(id).bind(due.text()))
     }
 
-    fn move_within(&self, id: i64, content: Content, now: Moment, queue: &str) -> Request {
+    fn move_within(&self, id: i64, content: Content, now: Timestamp, queue: &str) -> Request {
         Request::Run(self.with_content(&self.queries.move_within, content).bind(id).bind(now.text()).bind(queue))
     }
 
-    fn move_to(&self, id: i64, content: Content, now: Moment, table: &str, queue: &str) -> Request {
+    fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request {
         let statement = self.with_content(&self.queries.move_to(table), content);
         Request::Run(statement.bind(id).bind(now.text()).bind(queue))
     }

@@ -24,7 +24,7 @@ use super::super::{
     Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, registry,
 };
-use super::{Moment, QueueOptions, RECEIPT_REPEATS, by_receipt, time_from_text};
+use super::{QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
 use crate::config::Problem;
 use crate::connection::Connections;
 use crate::connection::sql::sqlite::{Database, DatabaseError, Statement, path};
@@ -69,7 +69,7 @@ impl Sqlite {
     }
 
     /// Queue, now, and the time before which messages in flight have been so for too long: `?1`, `?2`, `?3`.
-    fn at(&self, sql: &str, now: Moment) -> Statement {
+    fn at(&self, sql: &str, now: Timestamp) -> Statement {
         let cutoff = now.before(self.options.redeliver_timeout);
         Statement::new(sql).bind(&self.options.queue).bind(now.text()).bind(cutoff.text())
     }
@@ -122,7 +122,7 @@ impl Sqlite {
 impl Sender for Sqlite {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let action = "sending";
-        let now = Moment::now();
+        let now = Timestamp::now();
         let statement = bind_message(Statement::new(&self.queries.send), message)
             .bind(&self.options.queue)
             .bind(now.text())
@@ -144,7 +144,7 @@ impl Sender for Sqlite {
 impl Receiver for Sqlite {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
-        let now = Moment::now();
+        let now = Timestamp::now();
         // Looking first keeps idle workers from taking the write lock, which others have a use for.
         let any = self.run(action, self.at(&self.queries.any_due, now)).await?;
         if any.is_none_or(|rows| rows.is_empty()) {
@@ -184,7 +184,7 @@ impl Counting for Sqlite {
 impl Sqlite {
     async fn count(&self, sql: &str, cap: u64) -> Result<Counts, TransportError> {
         let action = "counting";
-        let statement = self.at(sql, Moment::now()).bind(i64::try_from(cap).unwrap_or(i64::MAX));
+        let statement = self.at(sql, Timestamp::now()).bind(i64::try_from(cap).unwrap_or(i64::MAX));
         let mut counts = Counts::default();
         for row in self.run(action, statement).await?.unwrap_or_default() {
             let number = |column| row.try_get::<i64, _>(column).map(|number| u64::try_from(number).unwrap_or(0));
@@ -220,12 +220,12 @@ impl Listing for Sqlite {
     async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
         // Ids start at 1. Nothing comes after what was never an id.
         let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
-        self.look(self.at(&self.queries.list, Moment::now()).bind(after).bind(limit(up_to))).await
+        self.look(self.at(&self.queries.list, Timestamp::now()).bind(after).bind(limit(up_to))).await
     }
 
     async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError> {
         let Some(id) = number(id) else { return Ok(None) };
-        Ok(self.look(self.at(&self.queries.find, Moment::now()).bind(id)).await?.pop())
+        Ok(self.look(self.at(&self.queries.find, Timestamp::now()).bind(id)).await?.pop())
     }
 }
 
@@ -250,7 +250,7 @@ impl Resting for Sqlite {
     }
 
     async fn resume(&self) -> Result<(), TransportError> {
-        let statement = Statement::new(&self.queries.resume).bind(&self.options.queue).bind(Moment::now().text());
+        let statement = Statement::new(&self.queries.resume).bind(&self.options.queue).bind(Timestamp::now().text());
         self.run("resuming", statement).await.map(drop)
     }
 }
@@ -263,14 +263,14 @@ impl KeepingAlive for Sqlite {
 
     async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError> {
         for (received_at, ids) in by_receipt(deliveries) {
-            let statement = self.of(&self.queries.keep_alive, ids).bind(received_at).bind(Moment::at(now).text());
+            let statement = self.of(&self.queries.keep_alive, ids).bind(received_at).bind(Timestamp::at(now).text());
             self.run("keeping alive", statement).await?;
         }
         Ok(())
     }
 
     fn receipt_at(&self, now: SystemTime) -> Option<Receipt> {
-        Some(Moment::at(now).receipt())
+        Some(Timestamp::at(now).receipt())
     }
 }
 
@@ -281,7 +281,7 @@ impl Retrying for Sqlite {
         let statement = bind_message(Statement::new(&self.queries.retry), message)
             .bind(&self.options.queue)
             .bind(id)
-            .bind(Moment::now().after(delay).text());
+            .bind(Timestamp::now().after(delay).text());
         self.run("retrying", statement).await.map(drop)
     }
 }
@@ -305,7 +305,7 @@ impl Moving for Sqlite {
             bind_message(Statement::new(sql), message)
                 .bind(&self.options.queue)
                 .bind(number)
-                .bind(Moment::now().text())
+                .bind(Timestamp::now().text())
                 .bind(&destination.queue)
         };
         let moved = if within_table {

@@ -9,7 +9,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::super::{TransportError, Waking};
-use super::super::{Moment, NEVER, time_from_text};
+use super::super::{NEVER, Timestamp, time_from_text};
 use super::Sqlite;
 use crate::connection::sql::sqlite::DatabaseError;
 
@@ -53,7 +53,7 @@ impl Sqlite {
     /// How long it is until a message becomes due, or due again, without a write. None when one is due.
     async fn time_to_next_due(&self) -> Result<Option<Duration>, TransportError> {
         let action = "waiting for messages";
-        let rows = self.run(action, self.at(&self.queries.next_due, Moment::now())).await?.unwrap_or_default();
+        let rows = self.run(action, self.at(&self.queries.next_due, Timestamp::now())).await?.unwrap_or_default();
         let Some(row) = rows.first() else { return Ok(Some(NEVER)) };
         let read = || Ok((row.try_get::<bool, _>(0)?, time(row, 1)?, time(row, 2)?));
         let (any_due, due, received) = read().map_err(|error| self.unreadable(action, error))?;

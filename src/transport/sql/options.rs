@@ -1,0 +1,63 @@
+//! The options that the queues of all SQL transports have.
+
+use std::time::Duration;
+
+use super::REDELIVER_TIMEOUT;
+use crate::config::Options;
+use crate::connection::sql::is_identifier;
+
+/// Symfony Messenger's default for `table_name`.
+const TABLE: &str = "messenger_messages";
+/// Symfony Messenger's default for `queue_name`.
+const QUEUE: &str = "default";
+/// The width of the column `queue_name`; SQLite does not enforce it, the servers do.
+const QUEUE_NAME_MAX: usize = 190;
+
+/// One queue in one table.
+#[derive(Debug, Clone)]
+pub(super) struct QueueOptions {
+    /// The table, an identifier.
+    pub(super) table: String,
+    /// The value of its column `queue_name`.
+    pub(super) queue: String,
+    /// How long a message may be in flight before it is pending again.
+    pub(super) redeliver_timeout: Duration,
+    /// Create the table when it is missing?
+    pub(super) auto_setup: bool,
+}
+
+impl QueueOptions {
+    /// Reads `table_name`, `queue_name`, `redeliver_timeout` and `auto_setup`.
+    pub(super) fn read(options: &mut Options<'_>) -> Self {
+        let rule = "is a name of letters, digits and _, not starting with a digit or \"sqlite_\"";
+        Self::read_where(options, is_identifier, rule)
+    }
+
+    /// The same, for tables that may lie in a schema: `table_name: schema.table`.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub(super) fn read_with_schema(options: &mut Options<'_>) -> Self {
+        let rule = "is a name of letters, digits and _, not starting with a digit, perhaps with a schema: schema.table";
+        Self::read_where(options, is_identifier_with_schema, rule)
+    }
+
+    fn read_where(options: &mut Options<'_>, fits: fn(&str) -> bool, rule: &str) -> Self {
+        let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
+        if !fits(&table) {
+            options.refuse("table_name", format!("table_name {rule}; found \"{table}\""));
+        }
+        let queue = options.text("queue_name").unwrap_or_else(|| QUEUE.to_owned());
+        if queue.chars().count() > QUEUE_NAME_MAX {
+            options
+                .refuse("queue_name", format!("queue_name has at most {QUEUE_NAME_MAX} characters; this one has more"));
+        }
+        let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
+        let auto_setup = options.flag("auto_setup", true);
+        Self { table, queue, redeliver_timeout, auto_setup }
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn is_identifier_with_schema(text: &str) -> bool {
+    let (schema, table) = text.split_once('.').map_or((None, text), |(schema, table)| (Some(schema), table));
+    schema.is_none_or(is_identifier) && is_identifier(table)
+}
