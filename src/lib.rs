@@ -46,6 +46,8 @@ pub mod handler;
 pub mod heartbeat;
 pub mod message;
 pub mod supervisor;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod threads;
 pub mod transport;
 pub mod worker;

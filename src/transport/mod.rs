@@ -2,8 +2,8 @@
 //!
 //! A [`Transport`] consists of small parts. A [`Sender`] takes messages; a [`Receiver`] gives them to consumers, and lets
 //! them go once they are handled. Everything else (counting, setting up, listing, …) is optional and a part of its own,
-//! `None` where a transport cannot do it. The traits say what each call must bear, and the conformance suite in
-//! `tests/it/conformance/` holds every transport to it.
+//! `None` where a transport cannot do it. The traits say what each call must bear, and a suite of tests
+//! (`minutely::testing::conformance`, feature `testing`) holds every transport to it.
 //!
 //! A message in a store is *pending* (due, waiting), *delayed* (waiting to become due) or *in flight* (received by a
 //! consumer that has not acknowledged it; pending again after `redeliver_timeout`).

@@ -207,20 +207,20 @@ async fn a_worker_that_is_busy_holds_nothing_else() {
 async fn behind_a_message_that_takes_long_nothing_waits() {
     let Some(counting) = Counting::on(|_| vec![("a", String::new())]).await else { return };
     // The past tells of quick handlers, so messages are fetched ahead.
-    counting.send_all("a", (0..1000).map(|n| (n, false))).await;
-    counting.send("a", 1000, true).await;
-    counting.send_all("a", (1001..2000).map(|n| (n, false))).await;
+    counting.send_all("a", (0..500).map(|n| (n, false))).await;
+    counting.send("a", 500, true).await;
+    counting.send_all("a", (501..1000).map(|n| (n, false))).await;
     let (stop, worker) = counting.start(&["a"], 1, Limits::default());
-    wait_until("the slow one is begun", async || counting.has_begun(1000)).await;
+    wait_until("the slow one is begun", async || counting.has_begun(500)).await;
     wait_until("all others can be had", async || {
         let (pending, begun) = (counting.pending("a").await, counting.begun());
-        pending + u64::from(begun) == 2000
+        pending + u64::from(begun) == 1000
     })
     .await;
     counting.go.add_permits(1);
-    counting.begins(2000).await;
+    counting.begins(1000).await;
     stop.request(StopReason::Signal);
-    assert_eq!(worker.await.unwrap().handled, 2000);
+    assert_eq!(worker.await.unwrap().handled, 1000);
     assert_eq!(counting.empty("a").await, (0, 0));
 }
 
@@ -231,16 +231,16 @@ async fn what_a_stopping_worker_leaves_has_never_been_delivered() {
     for round in 0..12 {
         let before = counting.begun();
         let began = Instant::now();
-        counting.send_all("a", (0..400).map(|n| (n, false))).await;
+        counting.send_all("a", (0..200).map(|n| (n, false))).await;
         let limits = match round % 4 {
-            0 => Limits { messages: Some(100 + 37 * round), ..Limits::default() },
+            0 => Limits { messages: Some(50 + 17 * round), ..Limits::default() },
             1 => Limits { time: Some(Duration::from_millis(5 * round)), ..Limits::default() },
             _ => Limits::default(),
         };
         let limit = limits.messages;
         let (stop, worker) = counting.start(&["a"], if round % 3 == 0 { 5 } else { 1 }, limits);
         if round % 4 > 1 {
-            let some = u32::try_from(40 * round).unwrap();
+            let some = u32::try_from(20 * round).unwrap();
             wait_until("it has handled some", async || counting.begun() > before + some).await;
             stop.request(StopReason::Signal);
         }
@@ -254,6 +254,6 @@ async fn what_a_stopping_worker_leaves_has_never_been_delivered() {
             let delivered_before = (a.1, b.1);
             assert_eq!(delivered_before, (0, 0), "of {a:?} and {b:?} in round {round}, within {took:?}: {summary:?}");
         }
-        assert_eq!(a.0 + b.0 + summary.handled, 800, "round {round}");
+        assert_eq!(a.0 + b.0 + summary.handled, 400, "round {round}");
     }
 }

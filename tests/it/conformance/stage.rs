@@ -1,8 +1,8 @@
 //! The transports under test: how to open them, and what each can do.
 
 use std::ops::Deref;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,7 +14,6 @@ use minutely::transport::{
     Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError, Transports,
     built_in_factories,
 };
-use tokio::sync::OnceCell;
 
 use crate::support::databases::{Database, Server};
 use crate::support::exchanges::Exchanges;
@@ -31,19 +30,6 @@ pub enum Kind {
     Mysql,
     Redis,
     Amqp,
-}
-
-/// What is expected of a transport beyond sending and receiving.
-pub struct Abilities {
-    /// Has a store that can be missing, so that `auto_setup` means something.
-    pub setup: bool,
-    /// Has tables to move messages between, besides queues.
-    pub tables: bool,
-    pub waking: bool,
-    /// Keeps bodies that are no text.
-    pub bytes: bool,
-    /// Lends messages to connections, and has neither ids for them nor a say about time.
-    pub broker: bool,
 }
 
 /// A transport under test, which can be consumed.
@@ -83,10 +69,11 @@ impl Queue {
 pub struct Stage {
     kind: Kind,
     dir: tempfile::TempDir,
-    /// Where the transport has a server: this test's database, and another when it is asked for.
-    databases: Option<(Database, OnceCell<Database>)>,
-    /// Where it is Redis: keys of this test's own.
+    /// Where the transport has a database server: this test's database.
+    database: Option<Database>,
+    /// Where it is Redis: keys of this test's own, in this database.
     keys: Option<Keys>,
+    redis_database: u32,
     /// Where it is a broker: exchanges of this test's own.
     exchanges: Option<Exchanges>,
     /// Where queues live in the process, "another process" means the same factory.
@@ -96,30 +83,20 @@ pub struct Stage {
 impl Stage {
     /// None where the server is missing, and the test is to be skipped.
     pub async fn new(kind: Kind) -> Option<Self> {
-        let databases = match kind {
+        let database = match kind {
             Kind::InMemory | Kind::Sqlite | Kind::Redis | Kind::Amqp => None,
-            Kind::Postgres => Some((Database::create(Server::Postgres).await?, OnceCell::new())),
-            Kind::Mysql => Some((Database::create(Server::Mysql).await?, OnceCell::new())),
+            Kind::Postgres => Some(Database::create(Server::Postgres).await?),
+            Kind::Mysql => Some(Database::create(Server::Mysql).await?),
         };
         let keys = if kind == Kind::Redis { Some(Keys::create().await?) } else { None };
         let exchanges = if kind == Kind::Amqp { Some(Exchanges::create().await?) } else { None };
-        Some(Self { kind, dir: tempfile::tempdir().unwrap(), databases, keys, exchanges, shared: built_in_factories() })
+        let (dir, shared) = (tempfile::tempdir().unwrap(), built_in_factories());
+        Some(Self { kind, dir, database, keys, redis_database: 0, exchanges, shared })
     }
 
     /// The project's folder.
     pub fn dir(&self) -> &Path {
         self.dir.path()
-    }
-
-    pub fn abilities(&self) -> Abilities {
-        match self.kind {
-            Kind::InMemory => Abilities { setup: false, tables: false, waking: true, bytes: true, broker: false },
-            Kind::Sqlite => Abilities { setup: true, tables: true, waking: true, bytes: true, broker: false },
-            Kind::Postgres => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
-            Kind::Mysql => Abilities { setup: true, tables: true, waking: true, bytes: false, broker: false },
-            Kind::Redis => Abilities { setup: true, tables: false, waking: true, bytes: false, broker: false },
-            Kind::Amqp => Abilities { setup: true, tables: false, waking: true, bytes: true, broker: true },
-        }
     }
 
     /// Opens a queue as another process would: sharing no connection with what was opened before.
@@ -143,7 +120,10 @@ impl Stage {
                 let dsn = self.exchanges.as_ref().unwrap().dsn(queue);
                 open(queue, &dsn, options, &built_in_factories(), self.dir.path())
             }
-            Kind::Redis => open(queue, &self.keys().dsn(queue, 0), options, &built_in_factories(), self.dir.path()),
+            Kind::Redis => {
+                let dsn = self.keys().dsn(queue, self.redis_database);
+                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+            }
         }
     }
 
@@ -154,23 +134,44 @@ impl Stage {
 
     /// The database of a test on a server.
     pub fn database(&self) -> &Database {
-        &self.databases.as_ref().unwrap().0
+        self.database.as_ref().unwrap()
+    }
+}
+
+/// The stores of one test of the suite: one by the first folder that a queue is opened with, another by any other.
+pub struct Stores {
+    here: Stage,
+    first: OnceLock<PathBuf>,
+    elsewhere: OnceLock<Stage>,
+}
+
+impl Stores {
+    /// None where the server is missing, and the test is to be skipped.
+    pub fn new(kind: Kind) -> Option<Self> {
+        let here = block_on(Stage::new(kind))?;
+        Some(Self { here, first: OnceLock::new(), elsewhere: OnceLock::new() })
     }
 
-    /// Opens a queue in a store that is not this one.
-    pub async fn open_elsewhere(&self, queue: &str) -> Arc<Queue> {
-        let dsn = match self.kind {
-            Kind::InMemory => "in-memory://".to_owned(),
-            Kind::Sqlite => "sqlite:elsewhere.db".to_owned(),
-            Kind::Redis => self.keys().dsn(queue, 1),
-            Kind::Amqp => unreachable!("a broker moves nothing"),
-            Kind::Postgres | Kind::Mysql => {
-                let (database, elsewhere) = self.databases.as_ref().unwrap();
-                elsewhere.get_or_init(async || Database::create(database.server()).await.unwrap()).await.url()
-            }
+    pub fn open(&self, dir: &Path, queue: &str, options: &str) -> Arc<Transport> {
+        let stage = if self.first.get_or_init(|| dir.to_owned()) == dir {
+            &self.here
+        } else {
+            self.elsewhere.get_or_init(|| self.another())
         };
-        open(queue, &dsn, "{}", &built_in_factories(), self.dir.path())
+        Arc::clone(&stage.open_with(queue, options).0)
     }
+
+    /// Made on a thread of its own, as the test's runtime runs on this one.
+    fn another(&self) -> Stage {
+        let kind = self.here.kind;
+        let mut stage = std::thread::spawn(move || block_on(Stage::new(kind)).unwrap()).join().unwrap();
+        stage.redis_database = 1;
+        stage
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(future)
 }
 
 struct Nobody;

@@ -1,0 +1,360 @@
+//! What the optional parts of a transport do.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests: the names say what is expected"
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+
+use super::Stage;
+use super::stage::{DEADLINE, HOUR, Queue, bodies, deliveries, ids, message, message_of, never_received};
+use crate::transport::{Counting, Counts, KeepingAlive, Listing, MessageId, Moving, REST, Receipt, Releasing};
+
+/// The part of a transport that a test is about.
+macro_rules! part {
+    ($name:ident: $Part:ident) => {
+        fn $name(queue: &Queue) -> Arc<dyn $Part> {
+            queue.$name.clone().expect(concat!("the transport has `", stringify!($name), "`"))
+        }
+    };
+}
+
+part!(counting: Counting);
+part!(listing: Listing);
+part!(releasing: Releasing);
+part!(keeping_alive: KeepingAlive);
+part!(moving: Moving);
+
+pub async fn it_can_do_what_it_is_said_to(stage: &Stage, said: &[&str]) {
+    let queue = stage.open("a");
+    assert!(queue.receiver.is_some(), "a transport without a receiver cannot be tested");
+    for (part, is_there) in [
+        ("counting", queue.counting.is_some()),
+        ("setting_up", queue.setting_up.is_some()),
+        ("listing", queue.listing.is_some()),
+        ("releasing", queue.releasing.is_some()),
+        ("keeping_alive", queue.keeping_alive.is_some()),
+        ("resting", queue.resting.is_some()),
+        ("retrying", queue.retrying.is_some()),
+        ("moving", queue.moving.is_some()),
+        ("waking", queue.waking.is_some()),
+    ] {
+        assert_eq!(is_there, said.contains(&part), "`{part}`: is it there (left), is it in the list (right)?");
+    }
+    for (ability, needed) in [
+        ("listing", "stable_ids"),
+        ("keeping_alive", "releasing"),
+        ("keeping_alive", "redelivery"),
+        ("auto_setup", "setting_up"),
+        ("release_by_others", "releasing"),
+    ] {
+        assert!(!said.contains(&ability) || said.contains(&needed), "`{ability}` needs `{needed}` in the list");
+    }
+}
+
+pub async fn pending_delayed_and_in_flight_are_counted_apart(stage: &Stage) {
+    let queue = stage.open("a");
+    for _ in 0..6 {
+        queue.send("{}").await;
+    }
+    for _ in 0..2 {
+        queue.send_later("{}", HOUR).await;
+    }
+    assert_eq!(queue.receive(1).await.len(), 1);
+    queue.holds(Counts { pending: 5, delayed: 2, in_flight: 1 }).await;
+    assert_eq!(counting(&queue).pending(100).await.unwrap(), 5);
+}
+
+pub async fn counting_stops_at_the_cap(stage: &Stage) {
+    let queue = stage.open("a");
+    for _ in 0..5 {
+        queue.send("{}").await;
+        queue.send_later("{}", HOUR).await;
+    }
+    let counting = counting(&queue);
+    assert_eq!(counting.pending(3).await.unwrap(), 3);
+    assert_eq!(counting.pending(0).await.unwrap(), 0);
+    assert_eq!(counting.pending(u64::MAX).await.unwrap(), 5);
+    let delayed = if counting.counts_pending_only() { 0 } else { 4 };
+    assert_eq!(counting.counts(4).await.unwrap(), Counts { pending: 4, delayed, in_flight: 0 });
+}
+
+pub async fn nothing_is_counted_in_a_store_that_is_not_there_yet(stage: &Stage) {
+    let queue = stage.open("a");
+    assert_eq!(counting(&queue).counts(5).await.unwrap(), Counts::default());
+    assert_eq!(counting(&queue).pending(5).await.unwrap(), 0);
+}
+
+pub async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
+    let queues: Vec<_> = (0..8).map(|_| stage.open("a")).collect();
+    let setups = queues.iter().map(|queue| queue.setting_up.as_ref().unwrap().setup());
+    join_all(setups).await.into_iter().for_each(|result| result.unwrap());
+    queues[0].send("{}").await;
+    queues[0].setting_up.as_ref().unwrap().setup().await.unwrap();
+    assert_eq!(bodies(&queues[1].receive_all().await), ["{}"]);
+}
+
+pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("b"));
+    let mut sent = Vec::new();
+    for n in 0..4 {
+        sent.push(queue.send(n.to_string()).await);
+    }
+    sent.push(queue.send_later("4", HOUR).await);
+    assert_eq!(queue.receive(1).await.len(), 1);
+
+    let listing_a = listing(&queue);
+    let first = listing_a.list(None, 3).await.unwrap();
+    let second = listing_a.list(Some(&first[2].received.id), 3).await.unwrap();
+    let all: Vec<_> = first.iter().chain(&second).collect();
+    assert!(all.iter().map(|listed| &listed.received.id).eq(&sent));
+    assert!(all.iter().map(|listed| listed.in_flight).eq([true, false, false, false, false]));
+    let due_in = |n: usize| all[n].available_at.map(|at| at.duration_since(SystemTime::now()));
+    assert!(due_in(1).is_none_or(|wait| wait.is_err()));
+    // Some keep whole seconds, and round up.
+    let an_hour = Duration::from_secs(3400)..=HOUR + Duration::from_secs(1);
+    assert!(due_in(4).is_none_or(|wait| an_hour.contains(&wait.unwrap())), "{:?}", due_in(4));
+    assert!(listing_a.list(Some(&sent[4]), 3).await.unwrap().is_empty());
+
+    let found = listing_a.find(&sent[2]).await.unwrap().unwrap();
+    assert_eq!(message_of(&found.received), &message("2"));
+    queue.holds(Counts { pending: 3, delayed: 1, in_flight: 1 }).await;
+    assert!(listing(&other).list(None, 10).await.unwrap().is_empty());
+    assert!(listing(&other).find(&sent[2]).await.unwrap().is_none());
+}
+
+pub async fn what_is_not_there_is_not_found(stage: &Stage) {
+    let queue = stage.open("a");
+    let listing = listing(&queue);
+    let ids = ["1", "999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
+    for store_is_there in [false, true] {
+        if store_is_there {
+            queue.send("{}").await;
+            let received = queue.receive(1).await;
+            queue.ack(&received).await;
+            assert!(listing.find(&received[0].id).await.unwrap().is_none());
+        }
+        assert!(listing.list(None, 5).await.unwrap().is_empty());
+        for id in &ids {
+            assert!(listing.find(id).await.unwrap().is_none(), "{id}");
+        }
+    }
+}
+
+pub async fn a_released_message_comes_again_at_once(stage: &Stage) {
+    let queue = stage.open("a");
+    for n in 0..3 {
+        queue.send(n.to_string()).await;
+    }
+    let received = queue.receive(2).await;
+    releasing(&queue).release(&deliveries(&received)).await.unwrap();
+    let mut order = Vec::new();
+    while order.len() < 3 {
+        order.extend(bodies(&[queue.receive_eventually().await]));
+    }
+    assert_eq!(order, ["0", "1", "2"]);
+}
+
+pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
+    let queue = stage.open("a");
+    // In a store that is not there yet.
+    let absent = ["1", "999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
+    releasing(&queue).release(&never_received(&absent, &Receipt::default())).await.unwrap();
+    queue.send("{}").await;
+    let received = queue.receive(1).await;
+    queue.ack(&received).await;
+    let delayed = queue.send_later("{}", HOUR).await;
+    let neither: Vec<_> = absent.into_iter().chain([delayed, received[0].id.clone()]).collect();
+    releasing(&queue).release(&never_received(&neither, &received[0].receipt)).await.unwrap();
+    queue.holds(Counts { delayed: 1, ..Counts::default() }).await;
+    assert!(queue.receive(1).await.is_empty());
+}
+
+pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
+    let [consumer, other] = [(); 2].map(|()| stage.open_with("a", "{redeliver_timeout: 3}"));
+    consumer.send("{}").await;
+    let received = consumer.receive(1).await;
+    let mut held = deliveries(&received);
+    let keeping_alive = keeping_alive(&consumer);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
+        let now = SystemTime::now();
+        keeping_alive.keep_alive(&held, now).await.unwrap();
+        if let Some(receipt) = keeping_alive.receipt_at(now) {
+            held[0].receipts = vec![receipt];
+        }
+        assert!(other.receive(1).await.is_empty());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(other.receive_eventually().await.id, received[0].id);
+}
+
+pub async fn a_message_kept_alive_is_released_by_its_new_receipt(stage: &Stage) {
+    let queue = stage.open_with("a", "{redeliver_timeout: 3600}");
+    queue.send("{}").await;
+    let mut held = deliveries(&queue.receive(1).await);
+    let keeping_alive = keeping_alive(&queue);
+    let later = SystemTime::now() + Duration::from_secs(7);
+    keeping_alive.keep_alive(&held, later).await.unwrap();
+    // Whoever does not know whether that has worked shows both.
+    held[0].receipts.extend(keeping_alive.receipt_at(later));
+    releasing(&queue).release(&held).await.unwrap();
+    queue.holds(Counts { pending: 1, ..Counts::default() }).await;
+    assert_eq!(queue.receive_eventually().await.id, held[0].id);
+}
+
+pub async fn keeping_alive_touches_only_what_is_in_flight(stage: &Stage) {
+    let queue = stage.open_with("a", "{redeliver_timeout: 3600}");
+    queue.send("{}").await;
+    let received = queue.receive(1).await;
+    let absent = ["999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
+    let pending = queue.send("{}").await;
+    // One that was never received is not made to look so.
+    let neither: Vec<_> = absent.into_iter().chain([pending]).collect();
+    let held = never_received(&neither, &received[0].receipt);
+    keeping_alive(&queue).keep_alive(&held, SystemTime::now()).await.unwrap();
+    assert_eq!(queue.receive(2).await.len(), 1);
+}
+
+pub async fn what_rests_is_counted_and_resumed(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    let resting = queue.resting.clone().unwrap();
+    resting.resume().await.unwrap();
+    queue.send("held").await;
+    let held = queue.receive(1).await;
+    for n in 0..3 {
+        queue.send(n.to_string()).await;
+        let received = queue.receive(1).await;
+        match &queue.retrying {
+            Some(retrying) => retrying.retry(&received[0].id, message_of(&received[0]), REST).await.unwrap(),
+            None => {
+                queue.send_later(n.to_string(), REST).await;
+                queue.receiver().reject(&ids(&received)).await.unwrap();
+            }
+        }
+    }
+    assert!(queue.receive(9).await.is_empty());
+    let others_resting = other.resting.clone().unwrap();
+    assert_eq!(others_resting.resting(9).await.unwrap(), 3);
+    assert_eq!(others_resting.resting(2).await.unwrap(), 2);
+    others_resting.resume().await.unwrap();
+    assert_eq!(resting.resting(9).await.unwrap(), 0);
+    let mut resumed = Vec::new();
+    while resumed.len() < 3 {
+        let received = queue.receive_eventually().await;
+        resumed.extend(bodies(std::slice::from_ref(&received)));
+        queue.ack(&[received]).await;
+    }
+    resumed.sort();
+    assert_eq!(resumed, ["0", "1", "2"], "and what is in flight stays so");
+    queue.ack(&held).await;
+}
+
+pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send("first").await;
+    let received = queue.receive(1).await;
+    let mut second = message("second");
+    second.headers.insert("x".into(), "y".into());
+    let retrying = queue.retrying.clone().unwrap();
+    retrying.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
+    // In tables not in the second in which it was received, so that the next delivery can be told from this one.
+    let again = queue.receive_eventually().await;
+    assert_eq!(message_of(&again), &second);
+    assert!(queue.receive(1).await.is_empty(), "there is one copy");
+    queue.holds(Counts { in_flight: 1, ..Counts::default() }).await;
+    retrying.retry(&again.id, &message("third"), HOUR).await.unwrap();
+    assert!(queue.receive(1).await.is_empty(), "it is delayed");
+    queue.holds(Counts { delayed: 1, ..Counts::default() }).await;
+}
+
+pub async fn a_retry_is_never_too_early(stage: &Stage) {
+    let queue = stage.open("a");
+    let delay = Duration::from_millis(700);
+    queue.send("1").await;
+    let received = queue.receive(1).await;
+    let retried = Instant::now();
+    queue.retrying.as_ref().unwrap().retry(&received[0].id, &message("2"), delay).await.unwrap();
+    assert_eq!(bodies(&[queue.receive_eventually().await]), ["2"]);
+    // Some keep whole milliseconds.
+    assert!(retried.elapsed() >= delay - Duration::from_millis(2), "{:?}", retried.elapsed());
+}
+
+pub async fn a_message_moves_to_another_queue_in_one_step(stage: &Stage) {
+    let (source, destination) = (stage.open("a"), stage.open("b"));
+    source.send("as sent").await;
+    let received = source.receive(1).await;
+    let place = moving(&destination).place();
+    let id = moving(&source).move_to(&received[0].id, &message("as moved"), &place).await.unwrap();
+    source.is_empty().await;
+    destination.holds(Counts { pending: 1, ..Counts::default() }).await;
+    let moved = destination.receive(10).await;
+    assert_eq!(Some(&moved[0].id), id.as_ref());
+    assert_eq!(message_of(&moved[0]), &message("as moved"));
+}
+
+pub async fn a_message_does_not_move_to_another_store(stage: &Stage) {
+    let (source, destination) = (stage.open("a"), stage.open_elsewhere("a"));
+    if let Some(setting_up) = &destination.setting_up {
+        setting_up.setup().await.unwrap();
+    }
+    source.send("{}").await;
+    let received = source.receive(1).await;
+    let place = moving(&destination).place();
+    assert_eq!(moving(&source).move_to(&received[0].id, &message("{}"), &place).await.unwrap(), None);
+    source.holds(Counts { in_flight: 1, ..Counts::default() }).await;
+    destination.is_empty().await;
+}
+
+pub async fn a_moved_message_is_out_of_reach_of_its_former_consumer(stage: &Stage) {
+    let (source, destination) = (stage.open("a"), stage.open("b"));
+    source.send("{}").await;
+    let received = source.receive(1).await;
+    let place = moving(&destination).place();
+    let id = moving(&source).move_to(&received[0].id, &message("moved"), &place).await.unwrap();
+    // A consumer that had the message first, and was too slow.
+    source.ack(&received).await;
+    if let Some(retrying) = &source.retrying {
+        retrying.retry(&received[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+    }
+    source.is_empty().await;
+    assert_eq!(bodies(&destination.receive(10).await), ["moved"], "{id:?}");
+}
+
+pub async fn a_finished_message_is_not_moved(stage: &Stage) {
+    let (source, destination) = (stage.open("a"), stage.open("b"));
+    source.send("{}").await;
+    let received = source.receive(1).await;
+    source.ack(&received).await;
+    let place = moving(&destination).place();
+    let moved = moving(&source).move_to(&received[0].id, &message("{}"), &place).await.unwrap();
+    assert!(moved.is_some(), "as if it had been moved, so that the caller does not send it");
+    source.is_empty().await;
+    destination.is_empty().await;
+}
+
+pub async fn a_waiting_consumer_is_woken(stage: &Stage) {
+    let (consumer, producer) = (stage.open("a"), stage.open("a"));
+    let waking = consumer.waking.clone().unwrap();
+    let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.expect("it is woken").unwrap();
+    // By a message that is there already; the caller has not seen it if it came after its last look.
+    producer.send("1").await;
+    wake().await;
+    consumer.ack(&[consumer.receive_eventually().await]).await;
+    // By one that comes while it waits.
+    tokio::join!(wake(), async { drop(producer.send("2").await) });
+    consumer.ack(&[consumer.receive_eventually().await]).await;
+    // By the time of a delayed one.
+    producer.send_later("3", Duration::from_millis(50)).await;
+    let deadline = Instant::now() + DEADLINE;
+    while consumer.receive(1).await.is_empty() {
+        assert!(Instant::now() < deadline);
+        wake().await;
+    }
+}

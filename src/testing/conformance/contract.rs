@@ -1,0 +1,241 @@
+//! What every transport does.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests: the names say what is expected"
+)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::Stage;
+use super::stage::{DEADLINE, HOUR, bodies, ids, message, message_of};
+use crate::message::Encoded;
+use crate::transport::{Counts, MessageId, TransportError};
+
+/// Delays of which no store needs to keep all.
+pub(super) const CENTURIES: [Duration; 3] =
+    [Duration::from_secs(500 * 365 * 86400), Duration::from_millis(u64::MAX), Duration::MAX];
+
+/// A message with headers that are hard to keep.
+pub(super) fn with_odd_headers() -> Encoded {
+    let mut message = message("{}");
+    for (name, value) in [
+        (r"X-Message-Stamp-App\Stamp\Tenant", r#"[{"id": 7 , "x":null}]"#),
+        ("x-empty", ""),
+        ("A \"quoted\" näme\n", "line\r\nline \u{0} \u{1f} ' \\ \u{1f600}"),
+        ("", "no name"),
+    ] {
+        message.headers.insert(name.to_owned(), value.to_owned());
+    }
+    message
+}
+
+pub async fn a_message_is_sent_received_once_and_gone_when_acknowledged(stage: &Stage) {
+    let (producer, consumer) = (stage.open("a"), stage.open("a"));
+    producer.send("{\"n\":1}").await;
+    let received = consumer.receive(10).await;
+    assert_eq!(received.len(), 1);
+    assert_eq!(message_of(&received[0]), &message("{\"n\":1}"));
+    assert!(consumer.receive(10).await.is_empty());
+    assert!(producer.receive(10).await.is_empty(), "no other consumer receives it either");
+    consumer.ack(&received).await;
+    producer.is_empty().await;
+}
+
+pub async fn a_rejected_message_is_gone(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send("{}").await;
+    queue.receiver().reject(&ids(&queue.receive(1).await)).await.unwrap();
+    queue.is_empty().await;
+}
+
+pub async fn messages_come_in_the_order_they_were_sent(stage: &Stage) {
+    let queue = stage.open("a");
+    for n in 0..30 {
+        queue.send(n.to_string()).await;
+    }
+    let mut order = Vec::new();
+    while order.len() < 30 {
+        order.extend(bodies(&queue.receive(7).await));
+    }
+    assert_eq!(order, (0..30).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+pub async fn a_receiver_gets_no_more_than_it_asks_for(stage: &Stage) {
+    let queue = stage.open("a");
+    for n in 0..5 {
+        queue.send(n.to_string()).await;
+    }
+    assert!(queue.receive(0).await.is_empty());
+    let first = queue.receive(2).await.len();
+    assert!((1..=2).contains(&first), "{first}: some are due");
+    let second = queue.receive(usize::MAX).await.len();
+    assert_eq!(first + second + queue.receive_all().await.len(), 5);
+}
+
+pub async fn another_queue_is_not_touched(stage: &Stage) {
+    let (a, b) = (stage.open("a"), stage.open("b"));
+    let id = a.send("{}").await;
+    b.is_empty().await;
+    b.receiver().ack(std::slice::from_ref(&id)).await.unwrap();
+    b.receiver().reject(&[id]).await.unwrap();
+    assert_eq!(a.receive(10).await.len(), 1);
+}
+
+pub async fn a_delayed_message_waits_for_its_time(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send_later("much later", HOUR).await;
+    let sent = Instant::now();
+    queue.send_later("later", Duration::from_secs(1)).await;
+    queue.send("now").await;
+    // On a busy machine both may be due by the time that is looked.
+    let mut received = vec![queue.receive_eventually().await, queue.receive_eventually().await];
+    assert!(sent.elapsed() >= Duration::from_millis(998), "{:?}", sent.elapsed());
+    received.extend(queue.receive_all().await);
+    let mut bodies = bodies(&received);
+    bodies.sort();
+    assert_eq!(bodies, ["later", "now"]);
+}
+
+pub async fn a_delay_is_never_cut_short(stage: &Stage) {
+    let queue = stage.open("a");
+    let delay = Duration::from_millis(700);
+    let sent = Instant::now();
+    queue.send_later("{}", delay).await;
+    queue.receive_eventually().await;
+    // Some keep whole milliseconds.
+    assert!(sent.elapsed() >= delay - Duration::from_millis(2), "{:?}", sent.elapsed());
+}
+
+pub async fn a_delay_of_any_length_is_kept_or_refused(stage: &Stage) {
+    let queue = stage.open("a");
+    for delay in CENTURIES {
+        let sent = queue.sender.send(&message("{}"), delay).await;
+        assert!(matches!(sent, Ok(_) | Err(TransportError::Unstorable { .. })), "{delay:?}: {sent:?}");
+    }
+    assert!(queue.receive(3).await.is_empty(), "none is due");
+}
+
+pub async fn eight_consumers_lose_no_message_and_get_none_twice(stage: &Stage) {
+    const MESSAGES: usize = 300;
+    let handled = Arc::new(AtomicUsize::new(0));
+    let producers = (0..2).map(|producer| {
+        let queue = stage.open("a");
+        tokio::spawn(async move {
+            for n in (producer..MESSAGES).step_by(2) {
+                queue.send(n.to_string()).await;
+            }
+        })
+    });
+    let consumers = (1..=8).map(|batch| {
+        let (queue, handled) = (stage.open("a"), Arc::clone(&handled));
+        tokio::spawn(async move {
+            let (mut seen, mut progress) = (Vec::new(), (0, Instant::now()));
+            while handled.load(Ordering::Relaxed) < MESSAGES {
+                let received = queue.receive(batch).await;
+                seen.extend(bodies(&received));
+                queue.ack(&received).await;
+                let so_far = handled.fetch_add(received.len(), Ordering::Relaxed) + received.len();
+                if so_far > progress.0 {
+                    progress = (so_far, Instant::now());
+                }
+                assert!(progress.1.elapsed() < DEADLINE, "{so_far} of {MESSAGES} messages came");
+                if received.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            seen
+        })
+    });
+    let (producers, consumers): (Vec<_>, Vec<_>) = (producers.collect(), consumers.collect());
+    join_all(producers).await.into_iter().for_each(|end| end.unwrap());
+    let seen: Vec<String> = join_all(consumers).await.into_iter().flat_map(|seen| seen.unwrap()).collect();
+    assert_eq!(seen.len(), MESSAGES);
+    assert_eq!(seen.into_iter().collect::<HashSet<_>>().len(), MESSAGES);
+    stage.open("a").is_empty().await;
+}
+
+pub async fn many_messages_are_acknowledged_at_once(stage: &Stage) {
+    let queue = stage.open("a");
+    for n in 0..150 {
+        queue.send(n.to_string()).await;
+    }
+    let received = queue.receive_all().await;
+    assert_eq!(received.len(), 150);
+    queue.ack(&received[..140]).await;
+    queue.holds(Counts { in_flight: 10, ..Counts::default() }).await;
+    queue.ack(&received).await;
+    queue.ack(&[]).await;
+    queue.is_empty().await;
+}
+
+pub async fn a_body_of_a_mebibyte_survives(stage: &Stage) {
+    let queue = stage.open("a");
+    let body = format!("\"{}\"", "äöü€😀\\n".repeat(1 << 17));
+    assert!(body.len() > 1 << 20);
+    queue.send(body.clone()).await;
+    assert!(bodies(&queue.receive(1).await) == [body], "it is another one");
+}
+
+pub async fn any_text_json_allows_survives_byte_for_byte(stage: &Stage) {
+    let queue = stage.open("a");
+    let texts = [
+        "null",
+        " { \"a\" :\t1.0e+3,\r\n\"a\":2 } ",
+        r#""\u0000 \ud800 \uD83D\uDE00 \/ \" \\ ' ` ; -- ?1 :a $b""#,
+        "\"\u{7f} \u{80} \u{2028} \u{feff} \u{fffd} \u{ffff} \u{10ffff}\"",
+        "\"Ω ẍ e\u{301} 日本語 עברית 👩‍👩‍👧‍👦\"",
+        "",
+    ];
+    for text in texts {
+        queue.send(text).await;
+    }
+    assert_eq!(bodies(&queue.receive_all().await), texts);
+}
+
+pub async fn a_body_that_is_no_text_survives_or_is_refused(stage: &Stage) {
+    let queue = stage.open("a");
+    let body: Vec<u8> = (0..=255).rev().collect();
+    match queue.sender.send(&message(body.clone()), Duration::ZERO).await {
+        Ok(_) => assert_eq!(message_of(&queue.receive(1).await[0]).body, body),
+        Err(error) => {
+            assert!(matches!(error, TransportError::Unstorable { .. }), "{error}");
+            queue.is_empty().await;
+        }
+    }
+}
+
+pub async fn unknown_stamps_and_headers_survive(stage: &Stage) {
+    let queue = stage.open("a");
+    let bare = Encoded { body: "{}".into(), ..Encoded::default() };
+    for message in [&with_odd_headers(), &bare] {
+        queue.sender.send(message, Duration::ZERO).await.unwrap();
+    }
+    let received = queue.receive_all().await;
+    assert_eq!([message_of(&received[0]), message_of(&received[1])], [&with_odd_headers(), &bare]);
+}
+
+pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send("{}").await;
+    let received = queue.receive(1).await.remove(0);
+    let mut ids = ["999999999", "no id at all", ""].map(|id| MessageId(id.to_owned())).to_vec();
+    queue.receiver().reject(&ids).await.unwrap();
+    ids.push(received.id);
+    queue.receiver().ack(&ids).await.unwrap();
+    queue.receiver().ack(&ids).await.unwrap();
+    queue.is_empty().await;
+}
+
+pub async fn nothing_is_received_from_a_store_that_is_not_there_yet(stage: &Stage) {
+    let queue = stage.open("a");
+    assert!(queue.receive(1).await.is_empty());
+    queue.receiver().ack(&[MessageId("1".to_owned())]).await.unwrap();
+}

@@ -1,0 +1,133 @@
+//! What a store does by its nature, where it does.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests: the names say what is expected"
+)]
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Stage;
+use super::contract::{CENTURIES, with_odd_headers};
+use super::stage::{bodies, deliveries, ids, message, message_of};
+use crate::transport::{Counts, TransportError};
+
+pub async fn a_message_is_received_with_the_id_it_was_sent_with(stage: &Stage) {
+    let (producer, consumer) = (stage.open("a"), stage.open("a"));
+    let sent = [producer.send("{}").await, producer.send("{}").await];
+    assert_ne!(sent[0], sent[1]);
+    assert_eq!(ids(&consumer.receive_all().await), sent);
+}
+
+pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send("{}").await;
+    let received = queue.receive(1).await;
+    queue.ack(&received).await;
+    if let Some(retrying) = &queue.retrying {
+        retrying.retry(&received[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+    }
+    queue.is_empty().await;
+}
+
+pub async fn a_receiver_gets_as_many_as_it_asks_for(stage: &Stage) {
+    let queue = stage.open("a");
+    for n in 0..5 {
+        queue.send(n.to_string()).await;
+    }
+    assert_eq!(queue.receive(2).await.len(), 2);
+    assert_eq!(queue.receive(usize::MAX).await.len(), 3);
+}
+
+pub async fn headers_keep_their_order(stage: &Stage) {
+    let queue = stage.open("a");
+    let sent = with_odd_headers();
+    queue.sender.send(&sent, Duration::ZERO).await.unwrap();
+    let received = queue.receive(1).await;
+    assert!(message_of(&received[0]).headers.keys().eq(sent.headers.keys()), "{received:?}");
+}
+
+pub async fn a_body_that_is_no_text_survives(stage: &Stage) {
+    let queue = stage.open("a");
+    for body in [(0..=255).rev().collect(), b"\0".to_vec(), b"a\0b".to_vec()] {
+        queue.send(body.clone()).await;
+        assert_eq!(message_of(&queue.receive(1).await[0]).body, body);
+    }
+}
+
+pub async fn a_delay_of_centuries_is_no_error(stage: &Stage) {
+    let queue = stage.open("a");
+    for delay in CENTURIES {
+        queue.send_later("{}", delay).await;
+    }
+    queue.holds(Counts { delayed: 3, ..Counts::default() }).await;
+}
+
+pub async fn a_message_in_flight_comes_back_after_the_redeliver_timeout_and_not_before(stage: &Stage) {
+    let queue = stage.open_with("a", "{redeliver_timeout: 1}");
+    queue.send("{}").await;
+    let before = Instant::now();
+    let received = queue.receive(1).await;
+    assert_eq!(received.len(), 1);
+    let again = queue.receive_eventually().await;
+    assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
+    assert_eq!(again.id, received[0].id);
+}
+
+pub async fn without_auto_setup_a_missing_store_is_an_error_that_says_so(stage: &Stage) {
+    let queue = stage.open_with("a", "{auto_setup: false}");
+    let not_set_up = |error: TransportError| {
+        assert!(matches!(&error, TransportError::NotSetUp { transport, .. } if transport == "a"), "{error}");
+    };
+    not_set_up(queue.sender.send(&message("{}"), Duration::ZERO).await.unwrap_err());
+    not_set_up(queue.receiver().receive(1).await.unwrap_err());
+    if let Some(counting) = &queue.counting {
+        not_set_up(counting.pending(1).await.unwrap_err());
+    }
+    queue.setting_up.as_ref().expect("`auto_setup` needs `setting_up`").setup().await.unwrap();
+    queue.send("{}").await;
+    assert_eq!(bodies(&queue.receive_all().await), ["{}"]);
+}
+
+pub async fn a_message_is_released_by_another_process(stage: &Stage) {
+    let (consumer, supervisor) = (stage.open("a"), stage.open("a"));
+    for n in 0..3 {
+        consumer.send(n.to_string()).await;
+    }
+    let received = consumer.receive(2).await;
+    supervisor.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
+    supervisor.holds(Counts { pending: 3, ..Counts::default() }).await;
+}
+
+pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stage) {
+    let (before, now) = (stage.open("a"), stage.open("a"));
+    let releasing = before.releasing.as_ref().unwrap();
+    for by_retry in [true, false] {
+        before.send("{}").await;
+        let stale = before.receive(1).await;
+        let stale_deliveries = deliveries(&stale);
+        match &before.retrying {
+            Some(retrying) if by_retry => {
+                retrying.retry(&stale[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+            }
+            _ => {
+                // Within this time the next receipt may look like this one.
+                tokio::time::sleep(releasing.receipt_repeats_within()).await;
+                releasing.release(&stale_deliveries).await.unwrap();
+            }
+        }
+        let received = now.receive_eventually().await;
+        releasing.release(&stale_deliveries).await.unwrap();
+        now.holds(Counts { in_flight: 1, ..Counts::default() }).await;
+        assert!(now.receive(1).await.is_empty(), "it stays with who has it now, by_retry: {by_retry}");
+        if let Some(keeping_alive) = &before.keeping_alive {
+            keeping_alive.keep_alive(&stale_deliveries, SystemTime::now()).await.unwrap();
+        }
+        now.releasing.as_ref().unwrap().release(&[received.delivery()]).await.unwrap();
+        now.holds(Counts { pending: 1, ..Counts::default() }).await;
+        let again = now.receive_eventually().await;
+        now.ack(&[again]).await;
+    }
+}

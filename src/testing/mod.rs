@@ -1,0 +1,3 @@
+//! What applications, and authors of transports, test with. Needs the feature `testing`.
+
+pub mod conformance;
