@@ -157,6 +157,8 @@ impl PrivateServer {
                 let mut command = Command::new("mariadb-install-db");
                 command.args(["--no-defaults", "--user=root", "--skip-test-db"]);
                 command.arg("--auth-root-authentication-method=normal").arg(option("datadir", &self.data()));
+                // Two installations at once are not to meet in the system's.
+                command.env("TMPDIR", self.dir.path());
                 command
             }
         };
