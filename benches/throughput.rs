@@ -168,13 +168,13 @@ fn ours(store: &Store, dir: &Path, messages: u32) -> Result<Figures, String> {
     let file = dir.join(format!("{}.yaml", store.name));
     std::fs::write(&file, format!("transports: {{async: '{}'}}\nrouting: {{'*': async}}\n", store.ours))
         .map_err(|error| error.to_string())?;
-    let app = app().load(&file, |_| Vec::new()).map_err(|problems| problems.to_string())?;
+    let app = app().config_file(&file).build().map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let began = Instant::now();
     runtime.block_on(async {
         for n in 0..messages {
             let note = Note { n, text: "hello".to_owned(), fail: false };
-            app.bus.dispatch(&note).await.map_err(|error| error.to_string())?;
+            app.dispatch(&note).await.map_err(|error| error.to_string())?;
         }
         Ok::<(), String>(())
     })?;

@@ -2,11 +2,12 @@
 //! with Symfony Messenger.
 //!
 //! The program `minutely` needs no code: a `config.yaml` names transports, workers and handlers. This crate is for Rust
-//! applications that define messages and handlers of their own; their binary then carries the same commands:
+//! applications that define messages and handlers of their own. They dispatch, and work in the same process or in others:
 //!
-//! ```no_run
+//! ```
 //! use minutely::App;
-//! use minutely::handler::HandlerError;
+//! use minutely::config::Config;
+//! use minutely::handler::{HandlerError, State};
 //! use minutely::message::Message;
 //!
 //! #[derive(serde::Serialize, serde::Deserialize)]
@@ -16,15 +17,46 @@
 //!     const TYPE: &'static str = r"App\Message\SendEmail";
 //! }
 //!
-//! async fn send_email(message: SendEmail) -> Result<(), HandlerError> {
-//!     println!("to {}", message.to);
+//! #[derive(Clone)]
+//! struct Mailer { sender: String }
+//!
+//! // A handler's arguments are its message and what else it needs, in any order: `handler::Argument` lists them.
+//! async fn send_email(message: SendEmail, State(mailer): State<Mailer>) -> Result<(), HandlerError> {
+//!     println!("{} writes to {}", mailer.sender, message.to);
 //!     Ok(())
 //! }
 //!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), minutely::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let config_dir = folder.path();
+//! let config = Config::builder().transport("mail", "in-memory://").route(SendEmail::TYPE, ["mail"]);
+//! let app = App::builder()
+//!     .config(config) // or config_file("config.yaml")
+//! #    .dir(config_dir)
+//!     .state(Mailer { sender: "shop@example.com".into() })
+//!     .handle(send_email)
+//!     .build()?;
+//!
+//! let worker = app.worker(["mail"]).concurrency(4).limit(1).spawn()?;
+//! let dispatched = app.dispatch(&SendEmail { to: "ada@example.com".into() }).await?;
+//! assert_eq!(dispatched.queued()[0].queued_on, "mail");
+//! let summary = worker.wait().await?;
+//! assert_eq!(summary.handled, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Its binary carries the same commands as the program, `myapp cron` for example. As the whole of `main`:
+//!
+//! ```no_run
+//! # use minutely::App;
 //! fn main() -> std::process::ExitCode {
-//!     minutely::cli::main(App::builder().handle(send_email))
+//!     minutely::cli::main(App::builder().program(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")))
 //! }
 //! ```
+//!
+//! or among commands of its own: [`cli::Command`].
 //!
 //! Each module's first line says its one job; modules depend only on those listed below them:
 //! [`cli`], [`app`], [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
@@ -42,6 +74,7 @@ pub mod config;
 mod connection;
 #[cfg(test)]
 mod docs;
+mod error;
 pub mod handler;
 pub mod heartbeat;
 pub mod message;
@@ -53,3 +86,5 @@ pub mod transport;
 pub mod worker;
 
 pub use app::{App, AppBuilder};
+pub use async_trait::async_trait;
+pub use error::Error;

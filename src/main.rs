@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    minutely::cli::main(minutely::App::builder())
+    minutely::cli::main(minutely::App::builder().program("minutely", env!("CARGO_PKG_VERSION")))
 }

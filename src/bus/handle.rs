@@ -1,13 +1,15 @@
 //! Calls a message's handlers.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde_json::Value;
 
 use super::panic::caught;
 use super::{DispatchError, HandlingFailed, Middleware, Next};
 use crate::config::nearest;
-use crate::handler::{Handler, HandlerError, Handlers};
+use crate::handler::{Handler, HandlerContext, HandlerError, Handlers};
 use crate::message::{Envelope, HandledStamp};
 
 pub(super) struct HandleMiddleware {
@@ -18,7 +20,7 @@ pub(super) struct HandleMiddleware {
 impl Middleware for HandleMiddleware {
     /// Every handler gets its turn, whatever became of those before it; one that has succeeded in an earlier try does not
     /// run again (Symfony's `HandleMessageMiddleware`).
-    async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
         if handlers.is_empty() {
             return Err(self.no_handler(&envelope));
@@ -28,8 +30,13 @@ impl Middleware for HandleMiddleware {
         let mut failures = Vec::new();
         for handler in handlers.iter().filter(|handler| !done.iter().any(|name| name == handler.name())) {
             let handler_name = handler.name().to_owned();
-            match call(handler.as_ref(), &envelope).await {
-                Ok(()) => envelope.add(&HandledStamp { result: serde_json::Value::Null, handler_name }),
+            let called = {
+                let extensions: [&(dyn Any + Send + Sync); 1] = [next.bus()];
+                let context = HandlerContext::new(&envelope, &self.handlers.states, next.cancellation(), &extensions);
+                call(handler.as_ref(), &context).await
+            };
+            match called {
+                Ok(result) => envelope.add(&HandledStamp { result, handler_name }),
                 Err(error) => failures.push((handler_name, error)),
             }
         }
@@ -49,8 +56,8 @@ impl HandleMiddleware {
 }
 
 /// Calls a handler. A panic is its failure, and not the worker's.
-async fn call(handler: &dyn Handler, envelope: &Envelope) -> Result<(), HandlerError> {
-    caught(async { handler.handle(envelope).await }).await.unwrap_or_else(|text| {
+async fn call(handler: &dyn Handler, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+    caught(async { handler.handle(context).await }).await.unwrap_or_else(|text| {
         Err(HandlerError {
             class: "minutely::handler::Panicked".to_owned(),
             ..HandlerError::failed(format!("the handler panicked: {text}"))

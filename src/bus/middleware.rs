@@ -1,49 +1,110 @@
 //! What a message passes on its way.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::DispatchError;
+use super::{Bus, DispatchError};
+use crate::handler::CancellationToken;
 use crate::message::Envelope;
 
 /// Sees each message on its way: when it is dispatched, and again (with a
 /// [`ReceivedStamp`](crate::message::ReceivedStamp)) when a worker has received it.
 ///
+/// An async function is middleware, see [`from_fn`]. A type of one's own, where there is something to keep:
+///
 /// ```
 /// use minutely::bus::{DispatchError, Middleware, Next};
 /// use minutely::message::Envelope;
 ///
-/// struct Log;
+/// struct Log { prefix: String }
 ///
-/// #[async_trait::async_trait]
+/// #[minutely::async_trait]
 /// impl Middleware for Log {
-///     async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
-///         println!("{} is coming", envelope.message_type());
+///     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+///         println!("{}: {} is coming", self.prefix, envelope.message_type());
 ///         next.run(envelope).await
 ///     }
 /// }
 /// ```
 #[async_trait]
 pub trait Middleware: Send + Sync {
-    /// Passes the message on with `next.run(envelope)`, or not; before, after and instead it may do what it likes.
-    async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError>;
+    /// Passes the message on with `next.run(envelope)`, or refuses it with an error. It may do something before and after
+    /// that.
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError>;
+}
+
+/// Middleware from an async function.
+///
+/// ```
+/// use minutely::App;
+/// use minutely::bus::{DispatchError, Next, from_fn};
+/// use minutely::message::Envelope;
+///
+/// async fn log(envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+///     println!("{} is coming", envelope.message_type());
+///     next.run(envelope).await
+/// }
+///
+/// let app = App::builder().middleware(from_fn(log));
+/// ```
+pub fn from_fn<F, R>(function: F) -> impl Middleware + 'static
+where
+    F: Fn(Envelope, Next) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Envelope, DispatchError>> + Send + 'static,
+{
+    FromFn(function)
+}
+
+struct FromFn<F>(F);
+
+#[async_trait]
+impl<F, R> Middleware for FromFn<F>
+where
+    F: Fn(Envelope, Next) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Envelope, DispatchError>> + Send + 'static,
+{
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+        (self.0)(envelope, next).await
+    }
+}
+
+#[async_trait]
+impl<M: Middleware + ?Sized> Middleware for Arc<M> {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+        (**self).handle(envelope, next).await
+    }
 }
 
 /// The rest of a message's way.
-pub struct Next<'a> {
-    rest: &'a [Arc<dyn Middleware>],
+pub struct Next {
+    bus: Bus,
+    /// Which middleware comes next.
+    position: usize,
+    cancellation: CancellationToken,
 }
 
-impl<'a> Next<'a> {
-    pub(super) fn new(all: &'a [Arc<dyn Middleware>]) -> Self {
-        Self { rest: all }
+impl Next {
+    pub(super) fn first(bus: Bus, cancellation: CancellationToken) -> Self {
+        Self { bus, position: 0, cancellation }
+    }
+
+    /// The bus, to dispatch further messages.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Is cancelled when the worker that has received the message is asked to stop.
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.cancellation
     }
 
     /// Goes on. At the end of the way the message is returned as it arrived there.
     pub async fn run(self, envelope: Envelope) -> Result<Envelope, DispatchError> {
-        match self.rest.split_first() {
-            Some((first, rest)) => first.handle(envelope, Next { rest }).await,
+        let Self { bus, position, cancellation } = self;
+        match bus.middleware.get(position).map(Arc::clone) {
+            Some(middleware) => middleware.handle(envelope, Self { bus, position: position + 1, cancellation }).await,
             None => Ok(envelope),
         }
     }

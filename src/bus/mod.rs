@@ -6,36 +6,39 @@
 //! received ─▶ the application's middleware ────────────────────────────────────────────────▶ handle ─▶ handlers
 //! ```
 
+mod dispatch;
 mod error;
 mod handle;
 mod middleware;
+mod notify;
 mod panic;
 mod routing;
 mod send;
 
+pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
 pub use error::{DispatchError, HandlingFailed};
-pub use middleware::{Middleware, Next};
+pub use middleware::{Middleware, Next, from_fn};
 pub use routing::Routing;
 
 use std::sync::Arc;
 
-use crate::handler::Handlers;
+use tokio::sync::Notify;
+
+use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError, Handlers};
 use crate::message::{Envelope, Message};
 use crate::transport::Transports;
 
 use handle::HandleMiddleware;
+use notify::LocalWorkers;
 use panic::caught;
 use send::SendMiddleware;
 
 /// Dispatches messages. Clones are one bus.
 ///
 /// ```
-/// use std::sync::Arc;
-///
-/// use minutely::bus::{Bus, Routing};
-/// use minutely::handler::{HandlerError, Handlers, Typed};
-/// use minutely::message::{Message, SentStamp};
-/// use minutely::transport::{InMemory, Transports};
+/// use minutely::App;
+/// use minutely::config::Config;
+/// use minutely::message::Message;
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
 /// struct SendEmail { to: String }
@@ -44,28 +47,20 @@ use send::SendMiddleware;
 ///     const TYPE: &'static str = r"App\Message\SendEmail";
 /// }
 ///
-/// async fn send_email(message: SendEmail) -> Result<(), HandlerError> {
-///     println!("to {}", message.to);
-///     Ok(())
-/// }
-///
 /// # tokio::runtime::Runtime::new()?.block_on(async {
-/// let mut handlers = Handlers::default();
-/// handlers.register(SendEmail::TYPE, Arc::new(Typed::new(send_email)));
-/// let mut transports = Transports::default();
-/// transports.insert(InMemory::new("mail"));
-/// let routing = Routing::new([(r"App\Message\*".into(), vec!["mail".into()])].into());
+/// let config = Config::builder().transport("mail", "in-memory://").route(SendEmail::TYPE, ["mail"]);
+/// let bus = App::builder().config(config).build()?.bus();
 ///
-/// let bus = Bus::new(vec![], Arc::new(routing), Arc::new(transports), Arc::new(handlers));
-/// let envelope = bus.dispatch(&SendEmail { to: "ada@example.com".into() }).await?;
-/// assert_eq!(envelope.last::<SentStamp>().unwrap().queued_on, "mail");
-/// # Ok::<(), minutely::bus::DispatchError>(())
+/// let dispatched = bus.dispatch(&SendEmail { to: "ada@example.com".into() }).await?;
+/// assert_eq!(dispatched.queued()[0].queued_on, "mail");
+/// # Ok::<(), minutely::Error>(())
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct Bus {
     middleware: Arc<[Arc<dyn Middleware>]>,
+    local_workers: LocalWorkers,
 }
 
 impl Bus {
@@ -77,31 +72,58 @@ impl Bus {
         handlers: Arc<Handlers>,
     ) -> Self {
         let mut all = middleware;
-        all.push(Arc::new(SendMiddleware { routing, transports, handlers: Arc::clone(&handlers) }));
+        let local_workers = LocalWorkers::default();
+        let handlers_known = Arc::clone(&handlers);
+        all.push(Arc::new(SendMiddleware {
+            routing,
+            transports,
+            handlers: handlers_known,
+            local_workers: local_workers.clone(),
+        }));
         all.push(Arc::new(HandleMiddleware { handlers }));
-        Self { middleware: all.into() }
+        Self { middleware: all.into(), local_workers }
     }
 
-    /// Sends a message where routing says, or handles it at once when routing says nothing. The returned envelope's stamps
-    /// tell what happened ([`SentStamp`](crate::message::SentStamp),
-    /// [`HandledNowStamp`](crate::message::HandledNowStamp)).
-    pub async fn dispatch<M: Message>(&self, message: &M) -> Result<Envelope, DispatchError> {
+    /// Sends a message where routing says, or handles it at once when routing says nothing. Nothing happens until the
+    /// [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
+    pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         let envelope = Envelope::new(message)
-            .map_err(|error| DispatchError::Unwritable { message_type: M::TYPE.to_owned(), source: error })?;
-        self.dispatch_envelope(envelope).await
+            .map_err(|error| DispatchError::Unwritable { message_type: M::TYPE.to_owned(), source: error });
+        Dispatch::new(self.clone(), envelope)
     }
 
-    /// Dispatches a message with stamps of its own: a delay, say.
-    pub async fn dispatch_envelope(&self, envelope: Envelope) -> Result<Envelope, DispatchError> {
-        Next::new(&self.middleware).run(envelope).await
+    /// Dispatches a message that is in its envelope already, with stamps of its own.
+    pub fn dispatch_envelope(&self, envelope: Envelope) -> Dispatch {
+        Dispatch::new(self.clone(), Ok(envelope))
+    }
+
+    /// Notifies a worker of this process when a message is queued for it that is due now.
+    pub(crate) fn notify_of(&self, queues: impl Iterator<Item = String>) -> Arc<Notify> {
+        self.local_workers.add(queues.collect())
+    }
+
+    async fn run(&self, envelope: Envelope, cancellation: CancellationToken) -> Result<Envelope, DispatchError> {
+        Next::first(self.clone(), cancellation).run(envelope).await
     }
 
     /// Has a message handled that was received from a transport, as its
     /// [`ReceivedStamp`](crate::message::ReceivedStamp) says. A panic on its way is an error, so that whoever has received
-    /// the message can see to it.
-    pub async fn handle_received(&self, envelope: Envelope) -> Result<Envelope, DispatchError> {
-        let handled = caught(self.dispatch_envelope(envelope)).await;
+    /// the message can see to it. `cancellation` tells handlers that the worker is to stop.
+    pub async fn handle_received(
+        &self,
+        envelope: Envelope,
+        cancellation: CancellationToken,
+    ) -> Result<Envelope, DispatchError> {
+        let handled = caught(self.run(envelope, cancellation)).await;
         handled.unwrap_or_else(|text| Err(DispatchError::Panicked(text)))
+    }
+}
+
+/// A handler that dispatches further messages has the bus as an argument.
+impl Argument for Bus {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        let bus = context.extension::<Self>().cloned();
+        bus.ok_or_else(|| HandlerError::failed("the handler was not called by a bus"))
     }
 }
 

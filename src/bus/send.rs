@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
+use super::notify::LocalWorkers;
 use super::{DispatchError, Middleware, Next, Routing};
 use crate::handler::Handlers;
 use crate::message::{
@@ -21,11 +22,12 @@ pub(super) struct SendMiddleware {
     pub(super) transports: Arc<Transports>,
     /// They know what messages go by besides their type.
     pub(super) handlers: Arc<Handlers>,
+    pub(super) local_workers: LocalWorkers,
 }
 
 #[async_trait]
 impl Middleware for SendMiddleware {
-    async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         if envelope.last::<ReceivedStamp>().is_some() {
             return next.run(envelope).await;
         }
@@ -34,7 +36,7 @@ impl Middleware for SendMiddleware {
             let reason = format!("\"{}\" is not routed to any transport", envelope.message_type());
             return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
         }
-        let (envelope, handle_now) = send(envelope, &transports).await?;
+        let (envelope, handle_now) = self.send(envelope, &transports).await?;
         // Once, however many transports say so, and only after the others have it safe: a failure here would otherwise
         // keep it from them.
         if handle_now { next.run(envelope).await } else { Ok(envelope) }
@@ -54,34 +56,38 @@ impl SendMiddleware {
         let found = names.into_iter().map(|name| self.transports.get(&name).map(|transport| (name, transport)));
         found.collect::<Result<_, _>>().map_err(|source| DispatchError::Sending { source, sent: Vec::new() })
     }
-}
 
-/// Sends to each in turn. Does one of them want the message handled now?
-async fn send(
-    mut envelope: Envelope,
-    transports: &IndexMap<String, Arc<Transport>>,
-) -> Result<(Envelope, bool), DispatchError> {
-    if envelope.last::<BusNameStamp>().is_none() {
-        envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
-    }
-    let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
-    let encoded = envelope.clone().without::<TransportNamesStamp>().encode();
-    let mut sent = Vec::new();
-    let mut handle_now = false;
-    for (name, transport) in transports {
-        let transport_name = name.clone();
-        match transport.sender.send(&encoded, delay).await {
-            Ok(Sent::Queued { transport, id, reason }) => {
-                let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
-                envelope.add(&stamp);
-                sent.push(stamp);
-            }
-            Ok(Sent::HandleNow { reason }) => {
-                envelope.add(&HandledNowStamp { transport_name: Some(transport_name), reason });
-                handle_now = true;
-            }
-            Err(source) => return Err(DispatchError::Sending { source, sent }),
+    /// Sends to each in turn. Does one of them want the message handled now?
+    async fn send(
+        &self,
+        mut envelope: Envelope,
+        transports: &IndexMap<String, Arc<Transport>>,
+    ) -> Result<(Envelope, bool), DispatchError> {
+        if envelope.last::<BusNameStamp>().is_none() {
+            envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
         }
+        let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
+        let encoded = envelope.clone().without::<TransportNamesStamp>().encode();
+        let mut sent = Vec::new();
+        let mut handle_now = false;
+        for (name, transport) in transports {
+            let transport_name = name.clone();
+            match transport.sender.send(&encoded, delay).await {
+                Ok(Sent::Queued { transport, id, reason }) => {
+                    let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
+                    envelope.add(&stamp);
+                    if delay.is_zero() {
+                        self.local_workers.notify(&stamp.queued_on);
+                    }
+                    sent.push(stamp);
+                }
+                Ok(Sent::HandleNow { reason }) => {
+                    envelope.add(&HandledNowStamp { transport_name: Some(transport_name), reason });
+                    handle_now = true;
+                }
+                Err(source) => return Err(DispatchError::Sending { source, sent }),
+            }
+        }
+        Ok((envelope, handle_now))
     }
-    Ok((envelope, handle_now))
 }

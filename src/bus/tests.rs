@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::handler::{HandlerError, Typed, Verdict};
+use crate::handler::{HandlerError, Verdict, from_fn};
 use crate::message::{
     BusNameStamp, DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
@@ -68,7 +68,7 @@ impl Scene {
         outcome: impl Fn() -> Result<(), HandlerError> + Send + Sync + 'static,
     ) -> Self {
         let (calls, called) = (Arc::clone(&self.calls), name.to_owned());
-        let handler = Typed::with_envelope(move |message: serde_json::Value, _| {
+        let handler = from_fn(move |message: serde_json::Value| {
             calls.lock().unwrap().push(called.clone());
             let outcome = outcome();
             async move {
@@ -126,7 +126,7 @@ fn handled_by(envelope: &Envelope) -> Vec<String> {
 #[tokio::test]
 async fn a_message_goes_where_routing_says_and_is_not_handled() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
-    let envelope = scene.bus(&[(r"App\Async", &["one", "two"])]).dispatch(&mail()).await.unwrap();
+    let envelope = scene.bus(&[(r"App\Async", &["one", "two"])]).dispatch(&mail()).await.unwrap().into_envelope();
     let sent = envelope.all::<SentStamp>();
     assert_eq!(sent.iter().map(|stamp| stamp.queued_on.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     assert!(scene.calls().is_empty());
@@ -142,7 +142,7 @@ async fn a_message_goes_where_routing_says_and_is_not_handled() {
 #[tokio::test]
 async fn a_message_that_is_not_routed_is_handled_at_once() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(())).handler("*", "log", || Ok(()));
-    let envelope = scene.bus(&[("Other", &["one"])]).dispatch(&mail()).await.unwrap();
+    let envelope = scene.bus(&[("Other", &["one"])]).dispatch(&mail()).await.unwrap().into_envelope();
     assert_eq!(scene.calls(), ["send", "log"]);
     assert_eq!(handled_by(&envelope), ["send", "log"]);
     let stamp = envelope.last::<HandledNowStamp>().unwrap();
@@ -164,7 +164,7 @@ async fn where_a_message_was_to_go_is_not_sent_along() {
     let scene = Scene::new();
     let names = TransportNamesStamp { transport_names: vec!["two".into()] };
     let envelope = Envelope::new(&mail()).unwrap().with(&names);
-    let sent = scene.bus(&[]).dispatch_envelope(envelope).await.unwrap();
+    let sent = scene.bus(&[]).dispatch_envelope(envelope).await.unwrap().into_envelope();
     assert_eq!(sent.last::<TransportNamesStamp>(), Some(names), "whoever dispatched it still sees it");
     let received = scene.two.receive(1).await.unwrap();
     let headers = &received[0].message.as_ref().unwrap().headers;
@@ -206,7 +206,11 @@ async fn an_unknown_transport_is_noticed_before_anything_is_sent() {
 #[tokio::test]
 async fn a_received_message_is_handled_and_not_sent() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
-    let envelope = scene.bus(&[(Mail::TYPE, &["one"])]).handle_received(received(&mail())).await.unwrap();
+    let envelope = scene
+        .bus(&[(Mail::TYPE, &["one"])])
+        .handle_received(received(&mail()), CancellationToken::default())
+        .await
+        .unwrap();
     assert_eq!((scene.calls(), pending(&scene.one).await), (vec!["send".to_owned()], 0));
     assert!(envelope.last::<HandledNowStamp>().is_none());
 }
@@ -219,7 +223,7 @@ async fn a_retry_runs_only_the_handlers_that_have_not_succeeded() {
         .handler("*", "third", || panic!("at {}", "the disco"))
         .handler("*", "fourth", || Ok(()));
     let bus = scene.bus(&[]);
-    let failed_once = failed(bus.handle_received(received(&mail())).await.unwrap_err());
+    let failed_once = failed(bus.handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err());
     assert_eq!(scene.calls(), ["first", "second", "third", "fourth"]);
     assert_eq!(handled_by(&failed_once.envelope), ["second", "fourth"]);
     assert_eq!(failed_once.message(), "first: no\nthird: the handler panicked: at the disco");
@@ -227,7 +231,7 @@ async fn a_retry_runs_only_the_handlers_that_have_not_succeeded() {
 
     let wire = failed_once.envelope.encode();
     let again = Envelope::decode(&wire).unwrap().with(&ReceivedStamp { transport_name: "one".into() });
-    bus.handle_received(again).await.unwrap_err();
+    bus.handle_received(again, CancellationToken::default()).await.unwrap_err();
     assert_eq!(scene.calls(), ["first", "third"]);
 }
 
@@ -238,9 +242,9 @@ async fn every_success_is_remembered_among_many_handlers() {
         scene = scene.handler(Mail::TYPE, &format!("good {number}"), || Ok(()));
     }
     let bus = scene.bus(&[]);
-    let failed_once = failed(bus.handle_received(received(&mail())).await.unwrap_err());
+    let failed_once = failed(bus.handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err());
     scene.calls();
-    bus.handle_received(failed_once.envelope).await.unwrap_err();
+    bus.handle_received(failed_once.envelope, CancellationToken::default()).await.unwrap_err();
     assert_eq!(scene.calls(), ["bad"]);
 }
 
@@ -248,7 +252,7 @@ async fn every_success_is_remembered_among_many_handlers() {
 async fn a_message_whose_handlers_have_all_succeeded_is_done() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     let stamp = HandledStamp { result: serde_json::Value::Null, handler_name: "send".into() };
-    scene.bus(&[]).handle_received(received(&mail()).with(&stamp)).await.unwrap();
+    scene.bus(&[]).handle_received(received(&mail()).with(&stamp), CancellationToken::default()).await.unwrap();
     assert!(scene.calls().is_empty());
 }
 
@@ -264,7 +268,7 @@ struct Watch(&'static str, Calls);
 
 #[async_trait]
 impl Middleware for Watch {
-    async fn handle(&self, envelope: Envelope, next: Next<'_>) -> Result<Envelope, DispatchError> {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         self.1.lock().unwrap().push(format!("{} before", self.0));
         let result = next.run(envelope).await;
         self.1.lock().unwrap().push(format!("{} after", self.0));
@@ -277,7 +281,7 @@ struct Refuse(fn() -> DispatchError);
 
 #[async_trait]
 impl Middleware for Refuse {
-    async fn handle(&self, _envelope: Envelope, _next: Next<'_>) -> Result<Envelope, DispatchError> {
+    async fn handle(&self, _envelope: Envelope, _next: Next) -> Result<Envelope, DispatchError> {
         Err((self.0)())
     }
 }
@@ -300,7 +304,7 @@ async fn middleware_that_refuses_or_panics_keeps_the_message_from_its_handlers()
     let error = scene.bus(&[]).dispatch(&mail()).await.unwrap_err();
     assert_eq!(error.to_string(), "not on Sundays");
     scene.middleware = vec![Arc::new(Refuse(|| panic!("oh")))];
-    let error = scene.bus(&[]).handle_received(received(&mail())).await.unwrap_err();
+    let error = scene.bus(&[]).handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "a middleware panicked: oh");
     assert!(scene.calls().is_empty());
 }

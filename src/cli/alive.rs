@@ -6,7 +6,7 @@ use super::output::{self, Format, FormatArg};
 use super::status::is_running;
 use super::{App, End, Result, known};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Exit code 0: the transport is running, and an auto-fallback transport queues. 1: it is not running. For health checks and \
 scripts:

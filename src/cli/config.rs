@@ -1,27 +1,27 @@
 //! `minutely config`: look at the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::consume::check_workers;
 use super::output::{self, Format, FormatArg};
-use super::{App, AppBuilder, End, Global, Result, told};
-use crate::config::{Problem, schema};
+use super::{App, Application, End, Result, build, told};
+use crate::config::{Problem, Problems, schema};
 use crate::supervisor::{ServerConnections, connections};
 
 /// How long a server may take to tell its limit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone, Debug)]
 enum Command {
     /// Say everything that is wrong or doubtful in the configuration
     Check(Check),
@@ -29,7 +29,7 @@ enum Command {
     Schema(Schema),
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 It is JSON Schema, draft 2020-12, and describes all keys, with the options of all transports that this program has. An editor \
 with a YAML language server completes and checks by it:
@@ -40,7 +40,7 @@ with a YAML language server completes and checks by it:
 `minutely config check` finds more, such as names of transports that do not exist.")]
 struct Schema {}
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Servers that workers use are asked how many connections they allow; nothing is changed there. One that cannot be reached is \
 a warning.
@@ -54,7 +54,7 @@ struct Check {
     format: FormatArg,
 }
 
-pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result<End> {
+pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
     let check = match &args.command {
         Command::Check(check) => check,
         Command::Schema(Schema {}) => {
@@ -63,15 +63,17 @@ pub(super) async fn run(app: AppBuilder, global: &Global, args: &Args) -> Result
             return Ok(End::Well);
         }
     };
-    let mut loaded = app.load(&global.config, check_workers);
+    let mut loaded = build(app);
     if let Ok(app) = &mut loaded
         && !check.offline
     {
         let found = check_connections(app).await;
-        app.warnings.list.extend(found);
+        let mut warnings = Problems::clone(&app.warnings);
+        warnings.list.extend(found);
+        app.warnings = Arc::new(warnings);
     }
     let (problems, valid) = match &loaded {
-        Ok(app) => (&app.warnings, true),
+        Ok(app) => (&*app.warnings, true),
         Err(problems) => (problems, false),
     };
     match check.format.format {

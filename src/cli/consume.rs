@@ -10,11 +10,11 @@ use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::config::{Config, Problem, parse_duration};
+use crate::error::Error;
 use crate::supervisor::{HeldSlot, adopt_slot};
-use crate::transport::Transports;
-use crate::worker::{Limits, Note, Options, Stop, StopReason, Summary, Worker};
+use crate::worker::{Limits, Note, Options, Stop, StopReason, Summary, Worker, owner};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 The first transport has priority: it is asked first, and again after each message. Quick messages are taken in batches, \
 so that this holds to within a batch: 20 ms of work, as far as the last messages tell, and at most 200 messages.
@@ -97,7 +97,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let worker = Worker::new(
         &app.config,
         app.bus.clone(),
-        &with_queues(app, args)?,
+        &app.narrowed_to(&args.transports, &args.queues).map_err(usage)?,
         app.heartbeats.clone(),
         options(app, args, slot.as_ref()),
     )?;
@@ -135,6 +135,13 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     Ok(end)
 }
 
+fn usage(error: Error) -> Failure {
+    match error {
+        Error::Queues(text) => Failure::Usage(text),
+        other => other.into(),
+    }
+}
+
 /// Says why this worker can do nothing, also to the supervisor, which would otherwise start another one at once.
 fn stuck(slot: Option<&HeldSlot>, why: &str) -> End {
     tracing::error!("{why}");
@@ -163,42 +170,13 @@ fn options(app: &App, args: &Args, slot: Option<&HeldSlot>) -> Options {
     }
 }
 
-/// The transports, of which those to consume are narrowed to the queues that are asked for.
-fn with_queues(app: &App, args: &Args) -> Result<Transports> {
-    let mut transports = Transports::clone(&app.transports);
-    if args.queues.is_empty() {
-        return Ok(transports);
-    }
-    for name in &args.transports {
-        let transport = transports.target(name)?;
-        let Some(queues) = &transport.queues else {
-            let why = "--queues is for transports with several queues (amqp:)";
-            return Err(Failure::Usage(format!("transport \"{name}\" has one queue; {why}")));
-        };
-        let known = queues.names();
-        if let Some(unknown) = args.queues.iter().find(|queue| !known.contains(queue)) {
-            let known = known.iter().map(String::as_str);
-            return Err(Failure::Usage(Problem::unknown("", "queue", unknown, known).message));
-        }
-        transports.insert(queues.only(&args.queues));
-    }
-    Ok(transports)
-}
-
-/// This worker's name among all that ping: the same process on the same host, and no other.
-fn owner() -> String {
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    format!("worker-{host}-{}-{started}", std::process::id())
-}
-
 /// What is wrong with the options of workers that are this program's own.
 pub(super) fn check_workers(config: &Config) -> Vec<Problem> {
     #[derive(Parser)]
     #[command(no_binary_name = true, disable_help_flag = true)]
     struct Only {
         #[command(flatten)]
-        global: super::Global,
+        global: super::GlobalArgs,
         #[command(flatten)]
         args: Args,
     }

@@ -2,10 +2,11 @@
 
 use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
-use super::{App, End, Result, worker_program};
-use crate::supervisor::{Supervisor, SupervisorLock, Term, TickReport};
+use super::{App, End, Failure, Result};
+use crate::app::explain;
+use crate::supervisor::{Supervisor, SupervisorLock, Term};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Looks at once, then every five seconds, and is gone at second 55 of the minute, before cron starts the next one. One that \
 finds another one at work waits if that is about to end, and exits with 0 otherwise. One that is stuck (it has done nothing \
@@ -32,14 +33,12 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         Ok(lock) => lock,
         Err(end) => return Ok(end),
     };
-    let failures = supervisor.cron(lock.remaining().unwrap_or_default(), signals.next(), tell).await;
+    let failures = supervisor.cron(lock.remaining().unwrap_or_default(), signals.next(), explain).await;
     Ok(if failures.is_empty() { End::Well } else { End::Failed })
 }
 
 pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
-    let program = worker_program(&app.config.file)?;
-    let supervisor = Supervisor::new(&app.config, program, app.transports.clone(), &app.cache);
-    Ok(supervisor.without(|worker| app.why_idle(worker)))
+    app.supervisor_of_workers().map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Becomes the supervisor. Or how the command ends, where there is nothing to do (another one is at work, or there are no
@@ -69,13 +68,6 @@ pub(super) async fn at_work(
             tracing::error!("{error}");
             Err(End::Failed)
         }
-    }
-}
-
-/// Says why workers were started. That they were, and what failed, is told already.
-pub(super) fn tell(report: &TickReport) {
-    for planned in report.plan.workers.iter().filter(|planned| planned.start > 0) {
-        tracing::info!("{}: {}", planned.name, planned.reason);
     }
 }
 

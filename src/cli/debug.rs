@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::output::{self, Format, FormatArg};
 use super::{App, End, Result};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = r"Example:
   minutely debug 'App\Message\SendEmail'")]
 pub(super) struct Args {

@@ -8,10 +8,11 @@ use serde_json::json;
 use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
+use crate::bus::{HandledNow, Queued};
 use crate::config::parse_duration;
-use crate::message::{DelayStamp, Envelope, HandledNowStamp, SentStamp, TransportNamesStamp};
+use crate::message::{DelayStamp, Envelope, TransportNamesStamp};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(
     after_help = concat!(
         "Where the message goes is what `routing` says of its type. On an auto-fallback transport it is queued when ",
@@ -44,16 +45,15 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         known(app, name)?;
     }
     let mut signals = Signals::listen()?;
-    let envelope = tokio::select! {
-        dispatched = app.bus.dispatch_envelope(envelope(args)?) => dispatched?,
+    let dispatched = tokio::select! {
+        dispatched = app.dispatch_envelope(envelope(args)?).into_future() => dispatched?,
         // Takes along what a handler has started.
         () = signals.next() => return Err(Failure::Failed("broken off; the message may have been handled in part".to_owned())),
     };
-    let sent = envelope.all::<SentStamp>();
-    let handled = envelope.all::<HandledNowStamp>();
+    let (queued, handled) = (dispatched.queued(), dispatched.handled_now());
     match args.format.format {
-        Format::Text => print(&sent, &handled),
-        Format::Json => output::json(&report(&sent, &handled))?,
+        Format::Text => print(&queued, &handled),
+        Format::Json => output::json(&report(&queued, &handled))?,
     }
     Ok(End::Well)
 }
@@ -90,8 +90,8 @@ fn read_stdin() -> Result<String> {
     Ok(body.trim_end().to_owned())
 }
 
-fn print(sent: &[SentStamp], handled: &[HandledNowStamp]) {
-    for stamp in sent {
+fn print(queued: &[Queued], handled: &[HandledNow]) {
+    for stamp in queued {
         let why = stamp.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         output::line(format_args!("queued on {} as {}{why}", stamp.queued_on, stamp.id));
     }
@@ -101,16 +101,16 @@ fn print(sent: &[SentStamp], handled: &[HandledNowStamp]) {
 }
 
 /// One message may go to several transports: the first is told at the top, all of them under `sent`.
-fn report(sent: &[SentStamp], handled: &[HandledNowStamp]) -> serde_json::Value {
-    let queued = sent.iter().map(|stamp| {
+fn report(queued: &[Queued], handled: &[HandledNow]) -> serde_json::Value {
+    let queued = queued.iter().map(|stamp| {
         json!({
-            "outcome": "queued", "transport": stamp.transport_name, "queued_on": stamp.queued_on, "id": stamp.id,
+            "outcome": "queued", "transport": stamp.transport, "queued_on": stamp.queued_on, "id": stamp.id,
             "reason": stamp.reason,
         })
     });
-    let handled = handled.iter().map(
-        |stamp| json!({ "outcome": "handled", "transport": stamp.transport_name, "id": null, "reason": stamp.reason }),
-    );
+    let handled = handled
+        .iter()
+        .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
     let all: Vec<_> = queued.chain(handled).collect();
     let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
     report["sent"] = all.into();

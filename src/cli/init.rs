@@ -4,19 +4,26 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{End, Failure, Global, Result, output};
+use super::{Application, End, Failure, Result, output};
+use crate::app::CONFIG_FILE;
 
 /// The configuration that comes with this program.
 const CONFIG: &str = include_str!("../../config.yaml");
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Writes config.yaml, or the file that --config names, with a comment to each part of it. A file that is there is left as it \
 is.")]
 pub(super) struct Args {}
 
-pub(super) fn run(global: &Global, _: &Args) -> Result<End> {
-    let file = &global.config;
+pub(super) fn run(app: &Application, _: &Args) -> Result<End> {
+    let (file, is_whole_program) = match app {
+        Application::Built(app) => (Some(app.config.file.as_path()), false),
+        Application::Builder(builder) => (builder.file(), builder.is_whole_program),
+    };
+    let Some(file) = file else {
+        return Err(Failure::Usage("the configuration is part of this program, and no file".to_owned()));
+    };
     match write(file) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -26,7 +33,16 @@ pub(super) fn run(global: &Global, _: &Args) -> Result<End> {
         }
         Err(error) => return Err(Failure::Failed(format!("{} cannot be written: {error}", file.display()))),
     }
-    output::line(next_steps(file, &program(file)?)?);
+    let program = program(file)?;
+    let start = if is_whole_program {
+        // Said where it is not what is looked for anyway.
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if name == CONFIG_FILE { program } else { format!("{program} --config {}", quoted(&name)) }
+    } else {
+        let arguments = std::env::args().skip(1).take_while(|argument| argument != "init");
+        [vec![program], arguments.map(|argument| quoted(&argument)).collect()].concat().join(" ")
+    };
+    output::line(next_steps(file, &start)?);
     Ok(End::Well)
 }
 
@@ -55,12 +71,9 @@ fn folder(config: &Path) -> Result<PathBuf> {
         .map_err(|error| Failure::Failed(format!("the current folder cannot be told: {error}")))
 }
 
-fn next_steps(config: &Path, program: &str) -> Result<String> {
+/// What to type next; `start` is how the program is called.
+fn next_steps(config: &Path, start: &str) -> Result<String> {
     let folder = quoted(&folder(config)?.display().to_string());
-    let name = config.file_name().unwrap_or_default().to_string_lossy();
-    // Said where it is not what is looked for anyway.
-    let option = if name == "config.yaml" { String::new() } else { format!(" --config {}", quoted(&name)) };
-    let start = format!("{program}{option}");
     let go_there = match config.parent() {
         Some(parent) if parent != Path::new("") => format!("   cd {folder}\n"),
         _ => String::new(),
@@ -97,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_crontab_line_survives_the_shell_and_cron() {
-        let steps = next_steps(Path::new("/srv/my app/100%/app.yaml"), "./minutely").unwrap();
+        let steps = next_steps(Path::new("/srv/my app/100%/app.yaml"), "./minutely --config app.yaml").unwrap();
         let expected = r"* * * * * cd '/srv/my app/100\%' && ./minutely --config app.yaml cron";
         assert!(steps.contains(expected), "{steps}");
         let here = std::env::current_dir().unwrap();

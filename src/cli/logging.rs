@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
 use super::daily_log::DailyLog;
-use super::{Failure, Global, Result, output};
+use super::{Failure, GlobalArgs, Result, output};
 use crate::supervisor::SLOT_VARIABLE;
 
 /// Whether a command writes the log under the state directory.
@@ -27,7 +27,7 @@ pub(super) enum Logging {
 }
 
 /// From here on, events are logged. A command that `narrates` says on standard error what it does, also without a terminal.
-pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
+pub(super) fn start(global: &GlobalArgs, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
     let file = match logging {
         Logging::Terminal => None,
         Logging::File => Some(log_file(state_dir).map_err(Failure::Failed)?),
@@ -55,7 +55,7 @@ pub(super) fn start(global: &Global, state_dir: &Path, logging: Logging, narrate
 
 /// What is shown besides the log: what happens, to a person at a terminal; to cron, which mails what it is shown, only
 /// what is wrong. A supervised worker has the log for everything.
-fn terminal_level(global: &Global, narrates: bool) -> LevelFilter {
+fn terminal_level(global: &GlobalArgs, narrates: bool) -> LevelFilter {
     match global.verbose {
         _ if global.quiet => LevelFilter::ERROR,
         1 => LevelFilter::DEBUG,

@@ -18,34 +18,32 @@ mod status;
 mod stop_workers;
 mod supervise;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
-use crate::app::{App, AppBuilder};
+use crate::app::{App, AppBuilder, WorkerProgram};
 use crate::config::Problems;
 use crate::supervisor::keep_inherited_from_children;
 use crate::threads;
 
 use logging::Logging;
 
-/// Run background work from one crontab line: queues, autoscaling workers, retries.
-///
-/// Cron starts `minutely cron` every minute. It counts the messages that wait, starts as many workers as they need, and
-/// is gone within the minute; the workers handle messages and end by themselves. `minutely dispatch` puts a message on
-/// its queue, or handles it at once when nobody would take it from there. Which messages there are, where they wait and
-/// what handles them is in `config.yaml`.
-#[derive(Parser)]
-#[command(name = "minutely", version, max_term_width = 100, after_help = AFTER_HELP)]
-struct Cli {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Command,
-}
+/// What the program is for.
+const ABOUT: &str = "Run background work from one crontab line: queues, autoscaling workers, retries";
+
+const LONG_ABOUT: &str = "\
+Run background work from one crontab line: queues, autoscaling workers, retries.
+
+Cron starts `minutely cron` every minute. It counts the messages that wait, starts as many workers as they need, and is gone \
+within the minute; the workers handle messages and end by themselves. `minutely dispatch` puts a message on its queue, or \
+handles it at once when nobody would take it from there. Which messages there are, where they wait and what handles them is \
+in `config.yaml`.";
 
 const AFTER_HELP: &str = "\
 To begin with, in your application's folder:
@@ -57,22 +55,69 @@ To begin with, in your application's folder:
 Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong; \
 3 a worker stopped because nothing here can handle what waits.";
 
-#[derive(Args)]
+/// Options that all commands have: which configuration, and how much is said.
+///
+/// [`main`] has them. An application with a parser of its own may `#[command(flatten)]` them into it, and hand them on with
+/// [`Command::with`].
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Global options")]
-struct Global {
+#[non_exhaustive]
+pub struct GlobalArgs {
     /// The configuration file
-    #[arg(short, long, global = true, env = "MINUTELY_CONFIG", default_value = "config.yaml", value_name = "FILE")]
-    config: PathBuf,
+    #[arg(short, long, global = true, env = "MINUTELY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Print nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
-    quiet: bool,
+    pub quiet: bool,
     /// Say more; -vv says everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
+    pub verbose: u8,
 }
 
-#[derive(Subcommand)]
-enum Command {
+/// The commands, for an application's own parser (clap).
+///
+/// ```no_run
+/// use clap::{Parser, Subcommand};
+/// use minutely::App;
+///
+/// #[derive(Parser)]
+/// #[command(version, about)]
+/// struct Cli {
+///     #[command(subcommand)]
+///     command: Cmd,
+/// }
+///
+/// #[derive(Subcommand)]
+/// enum Cmd {
+///     /// Answer requests
+///     Serve,
+///     /// Queues and workers
+///     #[command(subcommand)]
+///     Queue(minutely::cli::Command),
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> std::process::ExitCode {
+///     let cli = Cli::parse();
+///     let app = App::builder().config_file("config.yaml");
+///     match cli.command {
+///         Cmd::Serve => std::process::ExitCode::SUCCESS,
+///         Cmd::Queue(command) => minutely::cli::run(command, app).await,
+///     }
+/// }
+/// ```
+///
+/// The crontab line is then `myapp queue cron`. The supervisor starts workers as it was started itself, with `consume` in
+/// place of `cron`: in the same folder, and with all arguments before that, so that `myapp --env=prod queue cron` starts
+/// `myapp --env=prod queue consume …`.
+#[derive(Clone, Debug)]
+pub struct Command {
+    kind: Kind,
+    global: GlobalArgs,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Kind {
     /// Write a first configuration, and show what to do next
     Init(init::Args),
     /// Keep the workers running for the next minute; this is what cron starts
@@ -103,6 +148,40 @@ enum Command {
     Debug(debug::Args),
     /// Look at the configuration
     Config(config::Args),
+}
+
+impl Command {
+    /// The same command with options that the application's own parser has read.
+    #[must_use]
+    pub fn with(self, global: GlobalArgs) -> Self {
+        Self { global, ..self }
+    }
+}
+
+impl FromArgMatches for Command {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { kind: Kind::from_arg_matches(matches)?, global: GlobalArgs::default() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.kind.update_from_arg_matches(matches)
+    }
+}
+
+impl Subcommand for Command {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        let name = called(&command);
+        speaking_of(&name, Kind::augment_subcommands(command))
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        let name = called(&command);
+        speaking_of(&name, Kind::augment_subcommands_for_update(command))
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Kind::has_subcommand(name)
+    }
 }
 
 /// How long tasks that are still there may take to go.
@@ -137,36 +216,65 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 /// The whole command line, for its reference in `docs/commands.md`.
 #[cfg(test)]
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let (name, version) = ("minutely".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    parser(name, version, Some(Path::new(crate::app::CONFIG_FILE)))
 }
 
-/// Runs the command that the program's arguments name, for an application with handlers of its own. Call it as the whole
-/// of `main`; it makes its own runtime.
+/// An application, built or to be built. What [`run`] takes.
+///
+/// With a builder `init` and `config check` work where there is no configuration yet, or a wrong one.
+#[non_exhaustive]
+pub enum Application {
+    /// One that is built.
+    Built(App),
+    /// One that is built when the command needs it.
+    Builder(Box<AppBuilder>),
+}
+
+impl From<App> for Application {
+    fn from(app: App) -> Self {
+        Self::Built(app)
+    }
+}
+
+impl From<AppBuilder> for Application {
+    fn from(app: AppBuilder) -> Self {
+        Self::Builder(Box::new(app))
+    }
+}
+
+/// Runs the command that the program's arguments name. Call it as the whole of `main`.
+///
+/// It makes a runtime of its own, which has as few threads as the command needs. Called within a runtime it uses that one.
+/// An application with commands of its own uses [`Command`] and [`run`] instead.
 pub fn main(app: AppBuilder) -> ExitCode {
     keep_inherited_from_children();
-    run(app, std::env::args_os())
-}
-
-fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let (command, app) = match parse(app, std::env::args_os()) {
+        Ok(parsed) => parsed,
         // Help and version come this way too, and know their own exit code.
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let runtime = match runtime(&cli.command, app.has_code()) {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::error(&format!(
-                "no thread, timer or open file could be had from the system: {error}{}",
-                threads::advice(&error)
-            ));
-            return ExitCode::FAILURE;
+    match Handle::try_current() {
+        Err(_) => in_own_runtime(command, app),
+        Ok(current) if current.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| current.block_on(run(command, app)))
         }
-    };
-    let end = runtime.block_on(execute(app, cli)).unwrap_or_else(|failure| match failure {
+        // Waiting here stops the only thread of that runtime.
+        Ok(_) => std::thread::spawn(|| in_own_runtime(command, app)).join().unwrap_or(ExitCode::FAILURE),
+    }
+}
+
+/// Runs one of the commands for an application, in the current runtime. Prints what there is to say; the exit code is that of
+/// the program.
+pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
+    let Command { kind, global } = command;
+    if matches!(kind, Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_)) {
+        keep_inherited_from_children();
+    }
+    let end = execute(app.into(), &kind, &global).await.unwrap_or_else(|failure| match failure {
         Failure::Usage(text) => {
             output::error(&text);
             End::Misconfigured
@@ -176,8 +284,6 @@ fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCo
             End::Failed
         }
     });
-    // Handlers that were broken off end their programs when they are dropped; nothing may hold up the end for long.
-    runtime.shutdown_timeout(LAST_MOMENT);
     match end {
         End::Well => ExitCode::SUCCESS,
         End::Failed => ExitCode::FAILURE,
@@ -186,54 +292,164 @@ fn run(app: AppBuilder, arguments: impl IntoIterator<Item = OsString>) -> ExitCo
     }
 }
 
+/// The command, and the application with the configuration that the arguments name.
+fn parse(
+    mut app: AppBuilder,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<(Command, AppBuilder), clap::Error> {
+    let (name, version) = match app.program.take() {
+        Some(program) => (program.name, program.version),
+        None => (this_program(), format!("(minutely {})", env!("CARGO_PKG_VERSION"))),
+    };
+    let matches = parser(name, version, app.file()).try_get_matches_from(arguments)?;
+    let global = GlobalArgs::from_arg_matches(&matches)?;
+    if let Some(file) = &global.config {
+        app = app.config_file(file);
+    }
+    Ok((Command { kind: Kind::from_arg_matches(&matches)?, global }, app.as_whole_program()))
+}
+
+/// The program's own parser.
+fn parser(name: String, version: String, file: Option<&Path>) -> clap::Command {
+    // clap keeps static text, and there is one parser in a process.
+    let (name, version): (&'static str, &'static str) = (name.leak(), version.leak());
+    let parser = clap::Command::new(name)
+        .version(version)
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .after_help(AFTER_HELP)
+        .max_term_width(100)
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let parser = GlobalArgs::augment_args(parser).next_help_heading(None::<&str>);
+    let parser = speaking_of(name, Kind::augment_subcommands(parser));
+    match file {
+        Some(file) => {
+            let file: &'static OsStr = file.as_os_str().to_owned().leak();
+            parser.mut_arg("config", |option| option.default_value(file))
+        }
+        // The configuration is in the program.
+        None => parser,
+    }
+}
+
+/// How people call these commands: the program, and the subcommand they are under.
+fn called(parent: &clap::Command) -> String {
+    let program = this_program();
+    if parent.get_name() == program { program } else { format!("{program} {}", parent.get_name()) }
+}
+
+/// The name of the program's file.
+fn this_program() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let name = program.as_deref().and_then(|program| program.file_name());
+    name.map_or_else(|| "minutely".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Help texts name the program that people call.
+fn speaking_of(name: &str, command: clap::Command) -> clap::Command {
+    if name == "minutely" {
+        return command;
+    }
+    let renamed = |text: &clap::builder::StyledStr| text.to_string().replace("minutely ", &format!("{name} "));
+    let mut command = command;
+    if let Some(text) = command.get_long_about().map(renamed) {
+        command = command.long_about(text);
+    }
+    if let Some(text) = command.get_after_help().map(renamed) {
+        command = command.after_help(text);
+    }
+    command.mut_subcommands(|subcommand| speaking_of(name, subcommand))
+}
+
+fn in_own_runtime(command: Command, app: AppBuilder) -> ExitCode {
+    let runtime = match runtime(&command.kind, app.has_code()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&format!(
+                "no thread, timer or open file could be had from the system: {error}{}",
+                threads::advice(&error)
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
+    let end = runtime.block_on(run(command, app));
+    // Handlers that were broken off end their programs when they are dropped; nothing may hold up the end for long.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    end
+}
+
 /// Hosts count threads, and programs do the work of most handlers. Only a worker with code of the application needs more
 /// than one thread: a handler that computes must not hold up the heartbeat.
-fn runtime(command: &Command, has_code: bool) -> std::io::Result<tokio::runtime::Runtime> {
+fn runtime(command: &Kind, has_code: bool) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Command::Consume(args) if has_code => threads::several_threads(args.threads()),
+        Kind::Consume(args) if has_code => threads::several_threads(args.threads()),
         _ => threads::one_thread(),
     }
 }
 
-async fn execute(app: AppBuilder, cli: Cli) -> Result<End> {
-    let global = &cli.global;
+async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Result<End> {
     if global.quiet {
         output::be_quiet();
     }
-    if let Command::Init(args) = &cli.command {
-        return init::run(global, args);
+    match command {
+        Kind::Init(args) => return init::run(&app, args),
+        Kind::Config(args) => return config::run(app, args).await,
+        _ => {}
     }
-    if let Command::Config(args) = &cli.command {
-        return config::run(app, global, args).await;
+    let mut app = build(app).map_err(|problems| Failure::Usage(told(&problems)))?;
+    if app.worker_program.is_none() {
+        app.worker_program = worker_program(command);
     }
-    let app = load(app, global)?;
     // Only those that do something leave a trace on the disk.
-    let logging = match &cli.command {
-        Command::Cron(args) if args.dry_run => Logging::Terminal,
-        Command::Cron(_) | Command::Supervise(_) | Command::Consume(_) => Logging::File,
-        Command::Dispatch(_) | Command::Setup(_) | Command::StopWorkers(_) => Logging::FileIfPossible,
+    let logging = match command {
+        Kind::Cron(args) if args.dry_run => Logging::Terminal,
+        Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_) => Logging::File,
+        Kind::Dispatch(_) | Kind::Setup(_) | Kind::StopWorkers(_) => Logging::FileIfPossible,
         _ => Logging::Terminal,
     };
     // In a container, and under systemd, standard error is where a service says what it does.
-    let narrates = matches!(cli.command, Command::Supervise(_));
+    let narrates = matches!(command, Kind::Supervise(_));
     logging::start(global, &app.config.state_dir, logging, narrates)?;
-    match &cli.command {
-        Command::Cron(args) => cron::run(&app, args).await,
-        Command::Supervise(args) => supervise::run(&app, args).await,
-        Command::Consume(args) => consume::run(&app, args).await,
-        Command::Dispatch(args) => dispatch::run(&app, args).await,
-        Command::Setup(args) => setup::run(&app, args).await,
-        Command::StopWorkers(args) => stop_workers::run(&app, args).await,
-        Command::Stats(args) => stats::run(&app, args).await,
-        Command::Status(args) => status::run(&app, args).await,
-        Command::Alive(args) => alive::run(&app, args).await,
-        Command::Debug(args) => debug::run(&app, args),
-        Command::Config(_) | Command::Init(_) => Ok(End::Well),
+    match command {
+        Kind::Cron(args) => cron::run(&app, args).await,
+        Kind::Supervise(args) => supervise::run(&app, args).await,
+        Kind::Consume(args) => consume::run(&app, args).await,
+        Kind::Dispatch(args) => dispatch::run(&app, args).await,
+        Kind::Setup(args) => setup::run(&app, args).await,
+        Kind::StopWorkers(args) => stop_workers::run(&app, args).await,
+        Kind::Stats(args) => stats::run(&app, args).await,
+        Kind::Status(args) => status::run(&app, args).await,
+        Kind::Alive(args) => alive::run(&app, args).await,
+        Kind::Debug(args) => debug::run(&app, args),
+        Kind::Config(_) | Kind::Init(_) => Ok(End::Well),
     }
 }
 
-fn load(app: AppBuilder, global: &Global) -> Result<App> {
-    app.load(&global.config, consume::check_workers).map_err(|problems| Failure::Usage(told(&problems)))
+/// Builds the application, and checks its workers' options.
+fn build(app: Application) -> Result<App, Problems> {
+    let app = match app {
+        Application::Builder(builder) => return builder.build_checked(consume::check_workers),
+        Application::Built(app) => app,
+    };
+    let wrong = consume::check_workers(&app.config);
+    if wrong.is_empty() { Ok(app) } else { Err(Problems { file: app.warnings.file.clone(), list: wrong }) }
+}
+
+/// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.
+/// Nothing where they do not name it.
+fn worker_program(command: &Kind) -> Option<Arc<WorkerProgram>> {
+    let names: &[&str] = match command {
+        Kind::Cron(_) => &["cron", "contao:cron"],
+        Kind::Supervise(_) => &["supervise"],
+        _ => return None,
+    };
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // These commands have no arguments that are names, so that the last one that looks like theirs is theirs.
+    let position = arguments.iter().rposition(|argument| names.iter().any(|name| argument == name))?;
+    arguments.truncate(position);
+    arguments.push("consume".into());
+    Some(Arc::new(WorkerProgram { arguments, dir: None }))
 }
 
 /// All mistakes, and how to look at them again.
@@ -256,11 +472,4 @@ fn known(app: &App, name: &str) -> Result<()> {
     }
     let names = app.config.transports.keys().map(String::as_str);
     Err(Failure::Usage(crate::config::Problem::unknown("", "transport", name, names).message))
-}
-
-/// This program with the arguments that come before a worker's own.
-fn worker_program(config: &Path) -> Result<Vec<OsString>> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::Failed(format!("where this program lies cannot be told: {error}")))?;
-    Ok(vec![program.into(), "--config".into(), config.into(), "consume".into()])
 }

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 /// For people, or for programs.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// For people
     #[value(alias = "txt")]
@@ -19,7 +19,7 @@ pub(super) enum Format {
 }
 
 /// The `--format` option.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 pub(super) struct FormatArg {
     /// How to print the result
     #[arg(long, value_enum, default_value = "text")]

@@ -2,7 +2,7 @@
 
 use super::{App, End, Result, chosen, output};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Transports with auto_setup (the default) do this by themselves when they are first used. What is there already is left \
 as it is.")]

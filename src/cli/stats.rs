@@ -6,7 +6,7 @@ use super::counts::{Known, count, is_failure_transport};
 use super::output::{self, Format, FormatArg};
 use super::{App, End, Result, chosen};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Pending messages are due now, delayed ones later. On a failure transport those are delayed that have failed there too: \
 they rest for a day. `minutely consume` on that transport tries all of them again.")]

@@ -9,13 +9,14 @@ use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
 use crate::cache::CacheError;
 use crate::supervisor::{Slots, SupervisorStatus, check_owner, supervisor_status};
+use crate::worker::in_process_workers;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport \
 queues. It is shown with its target (in brackets), whose messages these are. In flight are the messages that workers have \
 in hand. On a failure transport the delayed ones are at rest: they have failed there too, and are tried again after a day, \
-or by `minutely consume`.")]
+or by `minutely consume`. A worker that runs inside another program is shown without a slot.")]
 pub(super) struct Args {
     #[command(flatten)]
     format: FormatArg,
@@ -36,8 +37,12 @@ struct TransportStatus {
 
 #[derive(Serialize)]
 struct WorkerStatus {
-    definition: String,
-    slot: u32,
+    /// None for a worker inside another program.
+    definition: Option<String>,
+    slot: Option<u32>,
+    /// What a worker inside another program consumes; else as in its definition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transports: Option<Vec<String>>,
     pid: Option<u32>,
     started_at: Option<DateTime<Utc>>,
     age: Option<u64>,
@@ -141,15 +146,33 @@ fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
     for live in slots.all_live()? {
         let started_at = live.record.as_ref().map(|record| record.started_at);
         workers.push(WorkerStatus {
-            definition: live.definition,
-            slot: live.slot,
+            definition: Some(live.definition),
+            slot: Some(live.slot),
+            transports: None,
             pid: live.record.as_ref().map(|record| record.process.pid),
             started_at,
-            age: started_at.and_then(|time| u64::try_from((Utc::now() - time).num_seconds()).ok()),
+            age: started_at.and_then(seconds_since),
             command: live.record.map(|record| record.command),
         });
     }
+    let in_process = in_process_workers(&app.config.state_dir).unwrap_or_else(|error| {
+        output::warning(&format!("workers inside other programs cannot be seen: {error}"));
+        Vec::new()
+    });
+    workers.extend(in_process.into_iter().map(|worker| WorkerStatus {
+        definition: None,
+        slot: None,
+        transports: Some(worker.transports),
+        pid: Some(worker.pid),
+        started_at: Some(worker.started_at),
+        age: seconds_since(worker.started_at),
+        command: None,
+    }));
     Ok(workers)
+}
+
+fn seconds_since(time: DateTime<Utc>) -> Option<u64> {
+    u64::try_from((Utc::now() - time).num_seconds()).ok()
 }
 
 fn print(status: &Status) {
@@ -171,7 +194,11 @@ fn print(status: &Status) {
     } else {
         let rows = status.workers.iter().map(|one| {
             let pid = one.pid.map_or("?".to_owned(), |pid| pid.to_string());
-            vec![one.definition.clone(), one.slot.to_string(), pid, one.age.map_or("?".to_owned(), age)]
+            let in_process =
+                || format!("in process: {}", one.transports.iter().flatten().cloned().collect::<Vec<_>>().join(", "));
+            let name = one.definition.clone().unwrap_or_else(in_process);
+            let slot = one.slot.map_or("-".to_owned(), |slot| slot.to_string());
+            vec![name, slot, pid, one.age.map_or("?".to_owned(), age)]
         });
         output::table(&["worker", "slot", "pid", "age"], 1..4, rows);
     }

@@ -3,7 +3,7 @@
 use super::{App, End, Result, output};
 use crate::supervisor::check_owner;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 The running workers finish their current messages and exit. Supervisors keep running and start new workers, with the new \
 code and configuration. Workers that are other programs (`command`) do not see this request.")]

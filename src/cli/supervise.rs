@@ -1,11 +1,12 @@
 //! `minutely supervise`: the same as `cron`, until it is stopped.
 
-use super::cron::{at_work, supervisor, tell};
+use super::cron::{at_work, supervisor};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
+use crate::app::explain;
 use crate::supervisor::Term;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Says on standard error what it does: which workers are started and why, and what goes wrong.
 
@@ -21,7 +22,7 @@ pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
         Err(end) => return Ok(end),
     };
     tracing::info!(definitions = app.config.workers.len(), "supervising; SIGTERM or Ctrl-C stops");
-    supervisor.supervise(signals.next(), tell).await;
+    supervisor.supervise(signals.next(), explain).await;
     tracing::info!("waiting for the workers to finish what they have in hand");
     let left = supervisor.stop_workers(signals.next()).await?;
     if !left.is_empty() {

@@ -3,6 +3,7 @@
 //! [`read`] returns everything that could be understood together with every problem found, so that later checks (of
 //! DSNs, of worker options) can add theirs and a person sees all of them at once.
 
+mod builder;
 mod definition;
 mod dsn;
 mod duration;
@@ -25,6 +26,7 @@ mod validator;
 mod workers;
 mod yaml;
 
+pub use builder::ConfigBuilder;
 pub use definition::{
     Definition, FromValue, Kind, Mismatch, Missing, OptionsOf, Row, Setting, Support, UNBOUNDED, rows, table,
 };
@@ -33,6 +35,7 @@ pub use duration::{DurationError, Unit, parse_duration};
 pub use keys::KEYS;
 pub use problem::{Problem, Problems, nearest};
 pub use read::read;
+pub(crate) use read::{read_built, read_text};
 pub use schema::{SchemeOptions, schema};
 pub use spec::{Options, TransportSpec};
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
+use super::builder::ConfigBuilder;
 use super::env::Environment;
 use super::handlers::read_handlers;
 use super::keys;
@@ -27,6 +28,9 @@ use super::{Config, Secret};
 
 /// No configuration is longer; a log or a database given by mistake is.
 const LONGEST_FILE: u64 = 1024 * 1024;
+
+/// How a configuration is called that is no file.
+const IN_CODE: &str = "configuration";
 
 /// Below this a heartbeat would be over before it is read.
 const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
@@ -49,6 +53,23 @@ pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     parse(&text, &file, &environment, problems)
 }
 
+/// As [`read`], from a text. `file` stands for it: relative paths start at its folder, and it tells this configuration from
+/// others that use the same state directory.
+pub(crate) fn read_text(text: &str, file: &Path) -> Result<(Config, Problems), Problems> {
+    let mut problems = Problems::new(IN_CODE);
+    let environment = Environment::load(folder(file), env::vars_os(), &mut problems);
+    parse(text, file, &environment, problems)
+}
+
+/// As [`read_text`], from a configuration made in code.
+pub(crate) fn read_built(config: ConfigBuilder, file: &Path) -> Result<(Config, Problems), Problems> {
+    let mut problems = Problems::new(IN_CODE);
+    let environment = Environment::load(folder(file), env::vars_os(), &mut problems);
+    let (root, wrong) = config.into_parts();
+    problems.list.extend(wrong);
+    understand(root, file, &environment, problems)
+}
+
 /// As [`read`], from a text, as if it stood in `file`.
 pub(super) fn parse(
     text: &str,
@@ -56,14 +77,25 @@ pub(super) fn parse(
     environment: &Environment,
     problems: Problems,
 ) -> Result<(Config, Problems), Problems> {
-    let root = match yaml::parse(text) {
-        Ok(Value::Mapping(root)) => root,
-        Ok(Value::Null) => return Err(alone(problems, START)),
-        Ok(_) => {
+    match yaml::parse(text) {
+        Ok(root) => understand(root, file, environment, problems),
+        Err(message) => Err(alone(problems, message)),
+    }
+}
+
+fn understand(
+    root: Value,
+    file: &Path,
+    environment: &Environment,
+    problems: Problems,
+) -> Result<(Config, Problems), Problems> {
+    let root = match root {
+        Value::Mapping(root) => root,
+        Value::Null => return Err(alone(problems, START)),
+        _ => {
             let known: Vec<_> = keys::names().collect();
             return Err(alone(problems, format!("must be a mapping with keys such as {}", known.join(", "))));
         }
-        Err(message) => return Err(alone(problems, message)),
     };
     let dir = folder(file);
     let mut reader = Reader { placeholders: Placeholders::new(environment, dir), dir, problems };

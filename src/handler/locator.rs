@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use indexmap::{IndexMap, IndexSet};
+use serde_json::Value;
 
-use super::{Handler, HandlerError};
-use crate::message::{Envelope, Message};
+use super::{Handler, HandlerContext, HandlerError, States};
+use crate::message::Message;
 
 /// Handlers by the type or wildcard they are registered for.
 #[derive(Default, Clone)]
@@ -15,6 +16,8 @@ pub struct Handlers {
     by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
     /// What messages go by besides their type; a received message does not say it.
     interfaces: IndexMap<String, IndexSet<String>>,
+    /// What they share.
+    pub(crate) states: States,
 }
 
 impl Handlers {
@@ -100,8 +103,12 @@ impl Handler for Renamed {
         &self.name
     }
 
-    async fn handle(&self, envelope: &Envelope) -> Result<(), HandlerError> {
-        self.handler.handle(envelope).await
+    async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+        self.handler.handle(context).await
+    }
+
+    fn problems(&self, states: &States) -> Vec<String> {
+        self.handler.problems(states)
     }
 }
 
@@ -131,8 +138,8 @@ mod tests {
             self.0
         }
 
-        async fn handle(&self, _envelope: &Envelope) -> Result<(), HandlerError> {
-            Ok(())
+        async fn handle(&self, _context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+            Ok(Value::Null)
         }
     }
 

@@ -1,23 +1,32 @@
 //! What handles a message: typed Rust functions, and the `exec` handlers a configuration file can name.
 //!
-//! A [`Handler`] gets an [`Envelope`] and says by its result what is to become of it: done, try again by the retry
+//! A [`Handler`] gets a [`HandlerContext`] and says by its result what is to become of it: done, try again by the retry
 //! strategy, try again whatever the strategy says, or never again. [`Handlers`] finds all handlers of a message, as
 //! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
 
+mod argument;
+mod cancellation;
+mod context;
 mod exec;
+mod function;
 mod locator;
-mod typed;
+mod state;
 
+pub use argument::{Argument, Attempt, MessageType, Stamped, State};
+pub use cancellation::CancellationToken;
+pub use context::HandlerContext;
 pub use exec::Exec;
+pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub use locator::{Handlers, matching_patterns};
-pub use typed::Typed;
+pub use state::States;
 
+use std::any::type_name;
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-
-use crate::message::Envelope;
+use serde_json::Value;
 
 /// Handles messages. Runs at least once per message, and again after a crash: make repeating it harmless.
 #[async_trait]
@@ -26,8 +35,15 @@ pub trait Handler: Send + Sync {
     /// `HandledStamp` of a retry so that a handler that succeeded does not run again.
     fn name(&self) -> &str;
 
-    /// Handles one message.
-    async fn handle(&self, envelope: &Envelope) -> Result<(), HandlerError>;
+    /// Handles one message. What it returns is kept: whoever has dispatched a message that was handled at once sees it, and
+    /// it travels with a retry. `Value::Null` says nothing.
+    async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError>;
+
+    /// What keeps it from working in this application, a state that it needs for example. Told when the application is
+    /// built, each after the handler's name.
+    fn problems(&self, _states: &States) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What a failure means for the message.
@@ -80,8 +96,11 @@ impl HandlerError {
     }
 }
 
-impl<E: std::error::Error> From<E> for HandlerError {
+/// From any error, with `?`: those of the standard library and of other crates, `anyhow::Error`,
+/// `Box<dyn Error + Send + Sync>`, `String`, `&str`.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
+        let error = error.into();
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -92,7 +111,11 @@ impl<E: std::error::Error> From<E> for HandlerError {
             }
             source = cause.source();
         }
-        Self { class: std::any::type_name::<E>().to_owned(), ..Self::failed(message) }
+        let failed = Self::failed(message);
+        let class = type_name::<E>();
+        // A text, or a box around anything, is no kind of error.
+        let is_kind = !["&", "alloc::string::", "alloc::boxed::"].iter().any(|prefix| class.starts_with(prefix));
+        if is_kind { Self { class: class.to_owned(), ..failed } } else { failed }
     }
 }
 

@@ -40,6 +40,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -107,6 +108,7 @@ impl Supervisor {
             ground: Ground {
                 slots: Slots::new(&config.state_dir),
                 dir: config.dir.clone(),
+                consume_dir: config.dir.clone(),
                 state_dir: config.state_dir.clone(),
                 config: config.file.clone(),
                 consume,
@@ -121,6 +123,12 @@ impl Supervisor {
     /// The same at another pace.
     pub fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
+    }
+
+    /// The same, where this program's own workers run in another folder than the configuration's.
+    pub fn with_worker_dir(mut self, dir: PathBuf) -> Self {
+        self.ground.consume_dir = dir;
+        self
     }
 
     /// The same, with no workers for those definitions whose workers could do nothing, for the reason that is given.

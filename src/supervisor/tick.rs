@@ -268,8 +268,10 @@ impl Supervisor {
 /// Where workers run, and what they are.
 pub(super) struct Ground {
     pub slots: Slots,
-    /// Where workers run: the configuration's folder.
+    /// Where programs run as workers: the configuration's folder.
     pub dir: PathBuf,
+    /// Where this program's own workers run.
+    pub consume_dir: PathBuf,
     pub state_dir: PathBuf,
     /// The configuration's file.
     pub config: PathBuf,
@@ -325,7 +327,8 @@ impl Ground {
                     }
                 }
             }
-            match spawn(claim, &command, &self.dir, &log) {
+            let dir = if definition.command.is_none() { &self.consume_dir } else { &self.dir };
+            match spawn(claim, &command, dir, &log) {
                 Ok(spawned) => {
                     filled.started.push(Started { definition: definition.name.clone(), slot, pid: spawned.pid });
                     if let Some(error) = spawned.unrecorded {

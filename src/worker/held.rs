@@ -200,9 +200,7 @@ mod tests {
     fn held(dir: &Path, dsn: &str) -> (Arc<Source>, Held, Note) {
         let file = dir.join("config.yaml");
         std::fs::write(&file, format!("transports: {{mail: '{dsn}'}}\nrouting: {{}}\nworkers: []\n")).unwrap();
-        let app = crate::app::App::builder().load(&file, |_: &config::Config| vec![]).unwrap_or_else(|problems| {
-            panic!("{problems}");
-        });
+        let app = crate::app::App::builder().config_file(file).build().unwrap();
         let transport = Transports::clone(&app.transports).get("mail").unwrap();
         let (name, retry) = ("mail".to_owned(), config::RetryStrategy::default());
         let receiver = transport.receiver.clone().unwrap();

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, FutureExt};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::held::Held;
@@ -49,6 +50,8 @@ pub(super) struct Intake {
     voice: Option<Voice>,
     sleep: Duration,
     concurrency: usize,
+    /// Tells of messages that this process has queued.
+    dispatched: Arc<Notify>,
     /// Taken and not begun.
     taken: VecDeque<(Arc<Source>, Received)>,
     taken_at: Instant,
@@ -75,7 +78,13 @@ pub(super) enum Event {
 }
 
 impl Intake {
-    pub(super) fn new(sources: Vec<Arc<Source>>, sleep: Duration, concurrency: usize, note: Option<Note>) -> Self {
+    pub(super) fn new(
+        sources: Vec<Arc<Source>>,
+        sleep: Duration,
+        concurrency: usize,
+        note: Option<Note>,
+        dispatched: Arc<Notify>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             held: Held::new(&sources, note),
@@ -83,6 +92,7 @@ impl Intake {
             voice: None,
             sleep,
             concurrency,
+            dispatched,
             taken: VecDeque::new(),
             taken_at: now,
             turn: None,
@@ -168,9 +178,12 @@ impl Intake {
         let until = times.into_iter().flatten().min().unwrap_or_else(far_future);
         let wakes = if idle { self.wakes() } else { Vec::new() };
         let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
+        let dispatched = Arc::clone(&self.dispatched);
+        let dispatched = async { if idle { dispatched.notified().await } else { future::pending().await } };
         tokio::select! {
             (lane, answer) = poll_fn(|context| self.poll(context)) => Event::Said(lane, answer),
             _ = woken => Event::Woken,
+            () = dispatched => Event::Woken,
             () = tokio::time::sleep_until(until) => Event::Time,
         }
     }

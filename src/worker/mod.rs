@@ -13,6 +13,7 @@ mod intake;
 mod lane;
 mod limits;
 mod outcome;
+mod presence;
 mod retry;
 mod settle;
 mod stop;
@@ -20,15 +21,19 @@ mod stop;
 pub(crate) use in_flight::UNFINISHED;
 pub use in_flight::{InFlight, Note, Taken};
 pub use limits::{Limits, StopReason};
+pub(crate) use presence::Presence;
+pub use presence::{InProcessWorker, in_process_workers};
 pub use retry::waiting_time;
 pub use stop::{Stop, StopSignal};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -121,6 +126,8 @@ pub struct Worker {
     heartbeats: Heartbeats,
     heartbeat_ttl: Duration,
     options: Options,
+    /// Wakes this worker when this process has queued a message for it.
+    dispatched: Arc<Notify>,
 }
 
 impl Worker {
@@ -141,7 +148,8 @@ impl Worker {
                 sources.push(Arc::new(source));
             }
         }
-        Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl: config.heartbeat_ttl, options })
+        let dispatched = bus.notify_of(sources.iter().map(|source| source.transport.name().to_owned()));
+        Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl: config.heartbeat_ttl, options, dispatched })
     }
 
     /// Ends the rest of what rests.
@@ -203,6 +211,15 @@ impl Worker {
     }
 }
 
+/// A worker's name among all that ping: this process on this host, and no other worker in it.
+pub(crate) fn owner() -> String {
+    static WORKERS: AtomicU32 = AtomicU32::new(0);
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let number = WORKERS.fetch_add(1, Ordering::Relaxed);
+    format!("worker-{host}-{}-{started}-{number}", std::process::id())
+}
+
 fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source, TransportError> {
     let transport = transports.target(name)?;
     let receiver = transport.receiver.clone().ok_or_else(|| TransportError::Unsupported {
@@ -254,6 +271,7 @@ impl<'a> Run<'a> {
                 worker.options.sleep,
                 worker.options.concurrency,
                 worker.options.note.clone(),
+                worker.dispatched.clone(),
             ),
             watch: Watch::new(worker.options.limits.clone()),
             in_hand: FuturesUnordered::new(),

@@ -127,7 +127,7 @@ impl Case<'_> {
             .with(&TransportMessageIdStamp { id: id_value(self.id) })
             .with(&ReceivedStamp { transport_name: self.source.name.clone() });
         let message_type = envelope.message_type().to_owned();
-        match bus.handle_received(received).await {
+        match bus.handle_received(received, self.stop.cancellation()).await {
             Ok(_) => {
                 tracing::debug!(id = %self.id, message_type, transport = self.source.name, "handled");
                 Outcome::Handled

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::StopReason;
 use crate::cache::{Cache, CacheError};
+use crate::handler::CancellationToken;
 
 const GROUP: &str = "workers";
 const KEY: &str = "stop";
@@ -22,6 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Stop {
     said: Arc<watch::Sender<State>>,
     heard: watch::Receiver<State>,
+    cancellation: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +35,7 @@ struct State {
 impl Default for Stop {
     fn default() -> Self {
         let (said, heard) = watch::channel(State { reason: None, impatient: false });
-        Self { said: Arc::new(said), heard }
+        Self { said: Arc::new(said), heard, cancellation: CancellationToken::new() }
     }
 }
 
@@ -46,6 +48,12 @@ impl Stop {
     /// Asks the worker to finish what it has in hand and to stop. The first reason stands.
     pub fn request(&self, reason: StopReason) {
         self.said.send_modify(|state| state.reason = state.reason.or(Some(reason)));
+        self.cancellation.cancel();
+    }
+
+    /// For handlers: is cancelled when a stop is requested.
+    pub(super) fn cancellation(&self) -> CancellationToken {
+        self.cancellation.clone()
     }
 
     /// Why to stop, if so.

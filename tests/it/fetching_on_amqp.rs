@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lapin::options::BasicGetOptions;
-use minutely::App;
+use minutely::app::{App, WorkerBuilder, WorkerHandle};
 use minutely::message::Message;
-use minutely::worker::{Limits, Options, Stop, StopReason, Summary, Worker};
+use minutely::worker::StopReason;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use crate::support::exchanges::Exchanges;
 
@@ -29,7 +28,7 @@ impl Message for Note {
 
 /// An application whose handler counts.
 struct Counting {
-    app: Arc<App>,
+    app: App,
     /// How often each was begun.
     begun: Arc<Mutex<BTreeMap<u32, u32>>>,
     /// Slow messages are done when there is a permit.
@@ -50,7 +49,7 @@ impl Counting {
         let file = dir.path().join("config.yaml");
         std::fs::write(&file, format!("transports:\n{}", transports.collect::<String>())).unwrap();
         let (begun, go) = (Arc::<Mutex<BTreeMap<u32, u32>>>::default(), Arc::new(Semaphore::new(0)));
-        let app = App::builder().handle({
+        let app = App::builder().handle_named("count", {
             let (begun, go) = (Arc::clone(&begun), Arc::clone(&go));
             move |note: Note| {
                 *begun.lock().unwrap().entry(note.n).or_default() += 1;
@@ -59,20 +58,19 @@ impl Counting {
                     if note.slow {
                         go.acquire().await.unwrap().forget();
                     }
-                    Ok(())
                 }
             }
         });
-        let app = Arc::new(app.load(&file, |_| Vec::new()).unwrap());
-        for transport in app.transports.names() {
-            app.transports.get(transport).unwrap().setting_up.as_ref().unwrap().setup().await.unwrap();
+        let app = app.config_file(&file).build().unwrap();
+        for transport in app.transports().names() {
+            app.transports().get(transport).unwrap().setting_up.as_ref().unwrap().setup().await.unwrap();
         }
         Some(Self { app, begun, go, exchanges, _dir: dir })
     }
 
     async fn send(&self, transport: &str, n: u32, slow: bool) {
         let message = self.encoded(n, slow);
-        self.app.transports.get(transport).unwrap().sender.send(&message, Duration::ZERO).await.unwrap();
+        self.app.transports().get(transport).unwrap().sender.send(&message, Duration::ZERO).await.unwrap();
     }
 
     fn encoded(&self, n: u32, slow: bool) -> minutely::message::Encoded {
@@ -88,26 +86,12 @@ impl Counting {
         futures_util::future::join_all(sending).await;
     }
 
-    fn start(&self, transports: &[&str], concurrency: usize, limits: Limits) -> (Stop, JoinHandle<Summary>) {
-        let options = Options {
-            transports: transports.iter().map(|name| (*name).to_owned()).collect(),
-            limits,
-            sleep: Duration::from_secs(1),
-            concurrency,
-            keepalive: None,
-            move_unhandleable: false,
-            resume: false,
-            note: None,
-        };
-        let app = Arc::clone(&self.app);
-        let stop = Stop::new();
-        let mut heard = stop.clone();
-        let worker = tokio::spawn(async move {
-            let worker =
-                Worker::new(&app.config, app.bus.clone(), &app.transports, app.heartbeats.clone(), options).unwrap();
-            worker.run("worker", &mut heard).await.unwrap()
-        });
-        (stop, worker)
+    fn start(&self, transports: &[&str], concurrency: usize) -> WorkerHandle {
+        self.worker(transports, concurrency).spawn().unwrap()
+    }
+
+    fn worker(&self, transports: &[&str], concurrency: usize) -> WorkerBuilder {
+        self.app.worker(transports.iter().copied()).concurrency(concurrency)
     }
 
     fn begun(&self) -> u32 {
@@ -129,7 +113,7 @@ impl Counting {
     }
 
     async fn pending(&self, transport: &str) -> u64 {
-        self.app.transports.get(transport).unwrap().counting.as_ref().unwrap().pending(u64::MAX).await.unwrap()
+        self.app.transports().get(transport).unwrap().counting.as_ref().unwrap().pending(u64::MAX).await.unwrap()
     }
 
     /// Empties a queue: how many messages were left, and how many of those the broker says were delivered before.
@@ -165,11 +149,10 @@ async fn with_several_queues_nothing_is_acknowledged_before_it_is_handled() {
         let all = |exchanges: &Exchanges| vec![("a", queues(exchanges, &["a", "b", "async", "failed"], more))];
         let Some(counting) = Counting::on(all).await else { return };
         counting.send_all("a", (0..150).map(|n| (n, false))).await;
-        let (stop, worker) = counting.start(&["a"], 1, Limits::default());
+        let worker = counting.start(&["a"], 1);
         counting.begins(600).await;
         wait_until("nothing is pending", async || counting.pending("a").await == 0).await;
-        stop.request(StopReason::Signal);
-        let summary = worker.await.unwrap();
+        let summary = worker.stop().await.unwrap();
         assert_eq!((summary.handled, summary.failed), (600, 0), "{more}");
         for queue in ["a", "b", "async", "failed"] {
             assert_eq!(counting.empty(queue).await, (0, 0), "{more}");
@@ -182,7 +165,7 @@ async fn with_several_queues_nothing_is_acknowledged_before_it_is_handled() {
 async fn a_worker_that_is_busy_holds_nothing_else() {
     let two = |_: &Exchanges| vec![("a", String::new()), ("b", String::new())];
     let Some(counting) = Counting::on(two).await else { return };
-    let (stop, worker) = counting.start(&["a", "b"], 1, Limits::default());
+    let worker = counting.start(&["a", "b"], 1);
     // It has waited, on both.
     counting.send("b", 1, false).await;
     wait_until("the first is handled", async || counting.begun() == 1).await;
@@ -199,8 +182,7 @@ async fn a_worker_that_is_busy_holds_nothing_else() {
     // Whoever is free has them, and sees no sign of this worker.
     assert_eq!((counting.empty("a").await, counting.empty("b").await), ((1, 0), (1, 0)));
     counting.go.add_permits(1);
-    stop.request(StopReason::Signal);
-    assert_eq!(worker.await.unwrap().handled, 2);
+    assert_eq!(worker.stop().await.unwrap().handled, 2);
 }
 
 #[test]
@@ -210,7 +192,7 @@ async fn behind_a_message_that_takes_long_nothing_waits() {
     counting.send_all("a", (0..500).map(|n| (n, false))).await;
     counting.send("a", 500, true).await;
     counting.send_all("a", (501..1000).map(|n| (n, false))).await;
-    let (stop, worker) = counting.start(&["a"], 1, Limits::default());
+    let worker = counting.start(&["a"], 1);
     wait_until("the slow one is begun", async || counting.has_begun(500)).await;
     wait_until("all others can be had", async || {
         let (pending, begun) = (counting.pending("a").await, counting.begun());
@@ -219,8 +201,7 @@ async fn behind_a_message_that_takes_long_nothing_waits() {
     .await;
     counting.go.add_permits(1);
     counting.begins(1000).await;
-    stop.request(StopReason::Signal);
-    assert_eq!(worker.await.unwrap().handled, 1000);
+    assert_eq!(worker.stop().await.unwrap().handled, 1000);
     assert_eq!(counting.empty("a").await, (0, 0));
 }
 
@@ -232,19 +213,22 @@ async fn what_a_stopping_worker_leaves_has_never_been_delivered() {
         let before = counting.begun();
         let began = Instant::now();
         counting.send_all("a", (0..200).map(|n| (n, false))).await;
-        let limits = match round % 4 {
-            0 => Limits { messages: Some(50 + 17 * round), ..Limits::default() },
-            1 => Limits { time: Some(Duration::from_millis(5 * round)), ..Limits::default() },
-            _ => Limits::default(),
-        };
-        let limit = limits.messages;
-        let (stop, worker) = counting.start(&["a"], if round % 3 == 0 { 5 } else { 1 }, limits);
-        if round % 4 > 1 {
+        let mut worker = counting.worker(&["a"], if round % 3 == 0 { 5 } else { 1 });
+        let limit = (round % 4 == 0).then_some(50 + 17 * round);
+        if let Some(limit) = limit {
+            worker = worker.limit(limit);
+        }
+        if round % 4 == 1 {
+            worker = worker.time_limit(Duration::from_millis(5 * round));
+        }
+        let worker = worker.spawn().unwrap();
+        let summary = if round % 4 > 1 {
             let some = u32::try_from(20 * round).unwrap();
             wait_until("it has handled some", async || counting.begun() > before + some).await;
-            stop.request(StopReason::Signal);
-        }
-        let summary = worker.await.unwrap();
+            worker.stop().await.unwrap()
+        } else {
+            worker.wait().await.unwrap()
+        };
         let took = began.elapsed();
         assert!(limit.is_none_or(|limit| summary.handled == limit), "{summary:?}");
         let (a, b) = (counting.empty("a").await, counting.empty("b").await);

@@ -11,6 +11,7 @@ mod cache;
 mod config;
 mod conformance;
 mod dispatch;
+mod embedded;
 mod fetching_on_amqp;
 mod first_use;
 mod interop;
@@ -25,4 +26,10 @@ mod worker_on_amqp;
 mod worker_on_redis;
 mod worker_on_sql;
 
-harness::main!();
+fn main() -> std::process::ExitCode {
+    // `embedded` tests applications by their processes, which are this program.
+    if let Some(code) = embedded::instead_of_tests() {
+        return code;
+    }
+    harness::run(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/", file!())))
+}

@@ -14,11 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::{self, Either};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Handler, HandlerError, Verdict};
+use super::{Handler, HandlerContext, HandlerError, Verdict};
 use crate::config::ExecConfig;
 use crate::message::{Envelope, Headers, ReceivedStamp, RedeliveryStamp, TransportMessageIdStamp, headers_to_json};
 use crate::threads;
@@ -130,15 +131,9 @@ impl Exec {
             .stderr(Stdio::piped());
         command
     }
-}
 
-#[async_trait]
-impl Handler for Exec {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    async fn handle(&self, envelope: &Envelope) -> Result<(), HandlerError> {
+    /// Runs the program for one message.
+    async fn run(&self, envelope: &Envelope) -> Result<(), HandlerError> {
         let (id, message_type) = (message_id(envelope), envelope.message_type());
         let output = Output::new(|line: &str| tracing::info!(id, message_type, handler = self.name, "{line}"));
         let mut group = self.start(envelope).await?;
@@ -159,6 +154,17 @@ impl Handler for Exec {
             Some(status) => judge(status, &output.last_lines()),
             None => Err(timed_out(self.timeout.unwrap_or_default(), &output.last_lines())),
         }
+    }
+}
+
+#[async_trait]
+impl Handler for Exec {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+        self.run(context.envelope()).await.map(|()| Value::Null)
     }
 }
 

@@ -29,7 +29,7 @@ fn message(body: impl Into<bytes::Bytes>) -> Envelope {
 }
 
 async fn run(exec: &Exec, envelope: &Envelope) -> Result<(), HandlerError> {
-    timeout(DEADLINE, exec.handle(envelope)).await.expect("the handler hangs")
+    timeout(DEADLINE, exec.run(envelope)).await.expect("the handler hangs")
 }
 
 async fn failure_of(script: &str) -> HandlerError {
@@ -230,7 +230,7 @@ async fn a_program_that_does_not_want_to_end_is_killed() {
 #[tokio::test]
 async fn dropping_the_handling_kills_all_that_was_started() {
     let (dir, exec) = shell("trap '' TERM; sleep 600 & echo $! > grandchild; wait");
-    let handling = tokio::spawn(async move { exec.handle(&message("{}")).await });
+    let handling = tokio::spawn(async move { exec.run(&message("{}")).await });
     let grandchild = pid_in(&dir, "grandchild").await;
     assert!(is_alive(grandchild));
     handling.abort();

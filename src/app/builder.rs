@@ -1,0 +1,346 @@
+//! What an application adds to its configuration: handlers, middleware and transports in code.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{App, WorkerProgram, checks};
+use crate::bus::{Bus, Middleware, Routing};
+use crate::cache::{Cache, FileStore, Store, open_store_on};
+use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
+use crate::connection::Connections;
+use crate::error::Error;
+use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
+use crate::heartbeat::Heartbeats;
+use crate::message::Message;
+use crate::transport::{Context, Factory, Transports, built_in_factories_on};
+use crate::worker::StopSignal;
+
+/// The configuration's file, where nothing else is said.
+pub(crate) const CONFIG_FILE: &str = "config.yaml";
+
+/// Builds an [`App`].
+#[derive(Default)]
+pub struct AppBuilder {
+    source: Source,
+    dir: Option<PathBuf>,
+    handlers: Handlers,
+    middleware: Vec<Arc<dyn Middleware>>,
+    factories: Vec<Arc<dyn Factory>>,
+    worker_program: Option<WorkerProgram>,
+    pub(crate) program: Option<Program>,
+    /// The application is a program of nothing but minutely's commands.
+    pub(crate) is_whole_program: bool,
+}
+
+/// Where the configuration comes from.
+enum Source {
+    File(PathBuf),
+    Text(String),
+    Code(ConfigBuilder),
+}
+
+/// What `--help` and `--version` call the program.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self::File(CONFIG_FILE.into())
+    }
+}
+
+impl AppBuilder {
+    /// Reads the configuration from a file. Without this and the like it is `config.yaml` in the current folder.
+    #[must_use]
+    pub fn config_file(self, file: impl Into<PathBuf>) -> Self {
+        Self { source: Source::File(file.into()), ..self }
+    }
+
+    /// Reads the configuration from a text such as `include_str!("config.yaml")`.
+    #[must_use]
+    pub fn config_text(self, yaml: impl Into<String>) -> Self {
+        Self { source: Source::Text(yaml.into()), ..self }
+    }
+
+    /// Takes a configuration made in code, with [`Config::builder`].
+    #[must_use]
+    pub fn config(self, config: ConfigBuilder) -> Self {
+        Self { source: Source::Code(config), ..self }
+    }
+
+    /// Where relative paths start, and where `.env` is, for a configuration that is no file: the current folder unless
+    /// this says otherwise. For a file it is the file's folder.
+    #[must_use]
+    pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
+        Self { dir: Some(dir.into()), ..self }
+    }
+
+    /// What `--help` and `--version` of [`cli::main`](crate::cli::main) call the program: `env!("CARGO_PKG_NAME")` and
+    /// `env!("CARGO_PKG_VERSION")`, as a rule.
+    #[must_use]
+    pub fn program(self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        Self { program: Some(Program { name: name.into(), version: version.into() }), ..self }
+    }
+
+    /// The arguments with which this program becomes a worker, up to and with the name of the command:
+    /// `["queue", "consume"]` where the commands are under `myapp queue`. The supervisor adds transports and options.
+    ///
+    /// A supervisor that runs as a command knows them: they are the arguments it was started with, up to its own name.
+    /// Say them where a supervisor runs inside the application, or where workers need other ones.
+    #[must_use]
+    pub fn worker_arguments<T: Into<OsString>>(self, arguments: impl IntoIterator<Item = T>) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self { worker_program: Some(WorkerProgram { arguments, dir: None }), ..self }
+    }
+
+    /// Adds a handler: an async function whose arguments are its message and what else it needs, in any order. A message
+    /// may have several handlers.
+    ///
+    /// ```
+    /// use minutely::App;
+    /// use minutely::bus::Bus;
+    /// use minutely::handler::{Attempt, HandlerError, State};
+    /// # use minutely::message::Message;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct SendEmail { to: String }
+    /// # impl Message for SendEmail { const TYPE: &'static str = r"App\Message\SendEmail"; }
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct EmailSent { to: String }
+    /// # impl Message for EmailSent { const TYPE: &'static str = r"App\Message\EmailSent"; }
+    ///
+    /// #[derive(Clone)]
+    /// struct Mailer { sender: String }
+    ///
+    /// async fn send_email(
+    ///     message: SendEmail,
+    ///     State(mailer): State<Mailer>,
+    ///     bus: Bus,
+    ///     Attempt(attempt): Attempt,
+    /// ) -> Result<(), HandlerError> {
+    ///     println!("{} writes to {}, try {attempt}", mailer.sender, message.to);
+    ///     bus.dispatch(&EmailSent { to: message.to }).await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// let app = App::builder().state(Mailer { sender: "shop@example.com".into() }).handle(send_email);
+    /// ```
+    ///
+    /// [`Argument`](crate::handler::Argument) lists what a handler can ask for, and
+    /// [`HandlerFn`](crate::handler::HandlerFn) what it may return. It goes by the function's path
+    /// (`shop::mail::send_email`), which tells a retry what has succeeded: a function that moves, and any closure, is better
+    /// added with [`AppBuilder::handle_named`].
+    #[must_use]
+    pub fn handle<F: HandlerFn<Args>, Args: 'static>(self, handler: F) -> Self {
+        self.function(from_fn(handler))
+    }
+
+    /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one: the compiler's
+    /// own name for it changes with the code around it.
+    #[must_use]
+    pub fn handle_named<F: HandlerFn<Args>, Args: 'static>(self, name: impl Into<String>, handler: F) -> Self {
+        self.function(from_fn(handler).named(name))
+    }
+
+    fn function<F: HandlerFn<Args>, Args: 'static>(mut self, handler: FunctionHandler<F, Args>) -> Self {
+        const {
+            assert!(
+                F::MESSAGES == 1,
+                "a handler has exactly one argument that is a message; one for any message is added with `handler(pattern, …)`"
+            );
+        }
+        if let Some(message) = F::message() {
+            self.handlers.know_interfaces(message.name, message.interfaces.iter().map(|name| (*name).to_owned()));
+            self.handlers.register(message.name, Arc::new(handler));
+        }
+        self
+    }
+
+    /// Gives handlers something that they share, a pool of connections for example. A handler gets a clone of it by its type:
+    /// `State(pool): State<PgPool>`. There is one of each type; the last one counts.
+    #[must_use]
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.handlers.states.insert(state);
+        self
+    }
+
+    /// The same for something that is made when a handler first needs it, so that commands without handlers do not wait for
+    /// it, and within the runtime that they run in. A failure is that of the handler; the next message tries again.
+    ///
+    /// ```
+    /// # use minutely::App;
+    /// # #[derive(Clone)] struct Pool;
+    /// # impl Pool { async fn connect(_: &str) -> Result<Self, std::io::Error> { Ok(Self) } }
+    /// let app = App::builder().lazy_state(|| Pool::connect("postgres://localhost/shop"));
+    /// ```
+    #[must_use]
+    pub fn lazy_state<T, F, R, E>(mut self, make: F) -> Self
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<HandlerError> + 'static,
+    {
+        self.handlers.states.insert_lazy(make);
+        self
+    }
+
+    /// Makes a message known that only handlers for one of its [interfaces](Message::INTERFACES) handle.
+    #[must_use]
+    pub fn message<M: Message>(mut self) -> Self {
+        self.handlers.know::<M>();
+        self
+    }
+
+    /// Adds a handler for a type, an interface, or for a wildcard such as `App\Message\*`: a type that implements
+    /// [`Handler`], or a function by [`handler::from_fn`](crate::handler::from_fn).
+    #[must_use]
+    pub fn handler(mut self, pattern: &str, handler: Arc<dyn Handler>) -> Self {
+        self.handlers.register(pattern, handler);
+        self
+    }
+
+    /// Adds middleware, which sees each message after the middleware added before it. An async function becomes middleware
+    /// with [`bus::from_fn`](crate::bus::from_fn).
+    #[must_use]
+    pub fn middleware(mut self, middleware: impl Middleware + 'static) -> Self {
+        self.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Adds a kind of transport, for DSN schemes of its own.
+    #[must_use]
+    pub fn transport(mut self, factory: Arc<dyn Factory>) -> Self {
+        self.factories.push(factory);
+        self
+    }
+
+    /// Reads the configuration and builds the application, or says all that is wrong. Opens nothing, and needs no
+    /// runtime: transports connect when they are first used.
+    pub fn build(self) -> Result<App, Error> {
+        Ok(self.build_checked(|_| Vec::new())?)
+    }
+
+    /// The application is a program of nothing but these commands, so that it becomes a worker by `--config FILE consume`,
+    /// in the configuration's folder.
+    pub(crate) fn as_whole_program(mut self) -> Self {
+        self.is_whole_program = true;
+        if self.worker_program.is_none() {
+            let file = self.file().and_then(|file| std::path::absolute(file).ok());
+            let dir = file.as_deref().and_then(Path::parent).map(Path::to_owned);
+            let config = file.into_iter().flat_map(|file| ["--config".into(), file.into()]);
+            let arguments = config.chain(["consume".into()]).collect();
+            self.worker_program = Some(WorkerProgram { arguments, dir });
+        }
+        self
+    }
+
+    /// Does it run code of the application's own, and not only programs?
+    pub(crate) fn has_code(&self) -> bool {
+        self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
+    }
+
+    /// The configuration's file, if it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(file) => Some(file),
+            Source::Text(_) | Source::Code(_) => None,
+        }
+    }
+
+    /// As [`AppBuilder::build`]. `check` adds problems that only the caller knows of.
+    pub(crate) fn build_checked(mut self, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
+        let (config, mut problems) = read(self.source, self.dir)?;
+        // A cache and transports on one server share a connection.
+        let connections = Connections::default();
+        let factories = [built_in_factories_on(&connections), self.factories].concat();
+        let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
+        let mut doubts = Vec::new();
+        let store = config
+            .cache
+            .as_ref()
+            .map(|cache| open_store_on(&connections, cache, &config.dir, &config.connections, &mut doubts));
+        let store = store.unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
+            problems.list.extend(wrong);
+            in_files()
+        });
+        problems.list.extend(doubts);
+        let cache = Arc::new(Cache::new(store));
+        let heartbeats = Heartbeats::new(Arc::clone(&cache));
+        let context = Context {
+            project_dir: config.dir.clone(),
+            state_dir: config.state_dir.clone(),
+            connections: config.connections.clone(),
+            liveness: Arc::new(heartbeats.clone()),
+        };
+        problems.list.extend(Transports::check(&config.transports, &factories, &context));
+        problems.list.extend(check(&config));
+        problems.list.extend(checks::handlers(&self.handlers));
+        problems.list.extend(checks::lossy_transports(&config));
+        problems.list.extend(checks::lonely_clusters(&config));
+        let in_code = self.handlers.iter().next().is_some() || !self.middleware.is_empty();
+        let handles_messages = in_code || !config.handlers.is_empty();
+        if !handles_messages {
+            problems.list.extend(checks::idle_workers(&config));
+        }
+        if problems.any_error() {
+            return Err(problems);
+        }
+        let transports = Transports::new(&config.transports, &factories, &context)
+            .map_err(|list| Problems { file: problems.file.clone(), list })?;
+        if handles_messages {
+            problems.list.extend(checks::readable_by_php_alone(&config, &transports));
+        }
+
+        for (message_type, interfaces) in &config.interfaces {
+            self.handlers.know_interfaces(message_type, interfaces.iter().cloned());
+        }
+        for (pattern, handlers) in &config.handlers {
+            for handler in handlers {
+                self.handlers.register(pattern, Arc::new(Exec::new(handler, &config.dir)));
+            }
+        }
+        let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
+        let routing = Arc::new(Routing::new(config.routing.clone()));
+        let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
+        let stop_signal = StopSignal::new(Arc::clone(&cache));
+        Ok(App {
+            config: Arc::new(config),
+            warnings: Arc::new(problems),
+            transports,
+            bus,
+            handlers,
+            routing,
+            cache,
+            heartbeats,
+            stop_signal,
+            worker_program: self.worker_program.map(Arc::new),
+            handles_messages,
+        })
+    }
+}
+
+fn read(source: Source, dir: Option<PathBuf>) -> Result<(Config, Problems), Problems> {
+    let in_code = || {
+        in_folder(dir).map_err(|why| {
+            let list = vec![Problem::error("", format!("its folder cannot be told: {why}"))];
+            Problems { file: "configuration".to_owned(), list }
+        })
+    };
+    match source {
+        Source::File(file) => config::read(&file),
+        Source::Text(text) => config::read_text(&text, &in_code()?),
+        Source::Code(built) => config::read_built(built, &in_code()?),
+    }
+}
+
+/// What stands for a configuration that is no file: this program, in the folder where relative paths start. Two programs that
+/// share a state directory by mistake are told apart by it.
+fn in_folder(dir: Option<PathBuf>) -> std::io::Result<PathBuf> {
+    let dir = std::path::absolute(dir.unwrap_or_else(|| ".".into()))?;
+    let program = std::env::current_exe()?;
+    Ok(dir.join(program.file_name().unwrap_or_default()))
+}

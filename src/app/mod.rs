@@ -1,0 +1,121 @@
+//! Puts an application together: configuration, transports, middleware, handlers; and uses it: dispatching, working.
+
+mod builder;
+mod checks;
+mod supervise;
+mod work;
+
+pub use builder::AppBuilder;
+pub(crate) use builder::CONFIG_FILE;
+pub(crate) use checks::NO_HANDLER;
+pub use supervise::{SupervisorBuilder, SupervisorHandle};
+pub(crate) use supervise::{WorkerProgram, explain};
+pub use work::{WorkerBuilder, WorkerHandle};
+
+use std::sync::Arc;
+
+use crate::bus::{Bus, Dispatch, Routing};
+use crate::cache::Cache;
+use crate::config::{Config, Problem, Problems, WorkerDefinition};
+use crate::handler::Handlers;
+use crate::heartbeat::Heartbeats;
+use crate::message::{Envelope, Message};
+use crate::transport::Transports;
+use crate::worker::StopSignal;
+
+/// An application, ready to dispatch and to consume. Clones are one application. Nothing is opened before it is used.
+///
+/// ```
+/// use minutely::App;
+/// use minutely::config::Config;
+/// use minutely::handler::HandlerError;
+/// use minutely::message::Message;
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct SendEmail { to: String }
+///
+/// impl Message for SendEmail {
+///     const TYPE: &'static str = r"App\Message\SendEmail";
+/// }
+///
+/// async fn send_email(message: SendEmail) -> Result<(), HandlerError> {
+///     println!("to {}", message.to);
+///     Ok(())
+/// }
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let config = Config::builder().transport("mail", "in-memory://").route(SendEmail::TYPE, ["mail"]);
+/// let app = App::builder().config(config).handle(send_email).build()?;
+///
+/// let dispatched = app.dispatch(&SendEmail { to: "ada@example.com".into() }).await?;
+/// assert!(dispatched.is_queued());
+/// # Ok::<(), minutely::Error>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct App {
+    pub(crate) config: Arc<Config>,
+    /// What is doubtful in the configuration. Mistakes do not get this far.
+    pub(crate) warnings: Arc<Problems>,
+    pub(crate) transports: Arc<Transports>,
+    pub(crate) bus: Bus,
+    pub(crate) handlers: Arc<Handlers>,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) heartbeats: Heartbeats,
+    /// Asks workers of all processes to stop.
+    pub(crate) stop_signal: StopSignal,
+    /// How this program becomes a worker, if that is known.
+    pub(crate) worker_program: Option<Arc<WorkerProgram>>,
+    handles_messages: bool,
+}
+
+impl App {
+    /// An application with nothing but what its configuration says.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+
+    /// Sends a message where routing says, or handles it at once when routing says nothing. Nothing happens until the
+    /// [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
+    /// `app.dispatch(&message).delay(minutes).to(["mail"]).await?`.
+    pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
+        self.bus.dispatch(message)
+    }
+
+    /// Dispatches a message that is in its envelope already.
+    pub fn dispatch_envelope(&self, envelope: Envelope) -> Dispatch {
+        self.bus.dispatch_envelope(envelope)
+    }
+
+    /// What dispatches messages, for those who need nothing else of the application.
+    pub fn bus(&self) -> Bus {
+        self.bus.clone()
+    }
+
+    /// What the configuration says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What is doubtful in the configuration and stops nothing.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.warnings.warnings()
+    }
+
+    /// All transports.
+    pub fn transports(&self) -> &Transports {
+        &self.transports
+    }
+
+    /// Is there anything here that could handle a message: a handler, or middleware of the application's own?
+    pub(crate) fn handles_messages(&self) -> bool {
+        self.handles_messages
+    }
+
+    /// Why workers of a definition could do nothing: they are this program's own, which has no handler.
+    pub(crate) fn why_idle(&self, worker: &WorkerDefinition) -> Option<String> {
+        (worker.command.is_none() && !self.handles_messages).then(|| NO_HANDLER.to_owned())
+    }
+}

@@ -1,0 +1,158 @@
+//! The supervisor of an application's workers.
+
+use std::ffi::OsString;
+use std::future::pending;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::App;
+use crate::error::Error;
+use crate::supervisor::{Supervisor, Term, TickReport, keep_inherited_from_children};
+
+/// How often a supervisor that finds another one at work looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How the supervisor starts this program as a worker.
+pub(crate) struct WorkerProgram {
+    /// Its arguments, without transports and options.
+    pub(crate) arguments: Vec<OsString>,
+    /// Where it runs; else in the supervisor's own folder.
+    pub(crate) dir: Option<PathBuf>,
+}
+
+impl App {
+    /// A supervisor for the workers that the configuration defines.
+    pub(crate) fn supervisor_of_workers(&self) -> Result<Supervisor, Error> {
+        let of_this_program = self.config.workers.iter().any(|worker| worker.command.is_none());
+        let (consume, dir) = match &self.worker_program {
+            Some(program) => {
+                let this_program = std::env::current_exe().map_err(Error::ThisProgram)?;
+                (
+                    std::iter::once(this_program.into()).chain(program.arguments.iter().cloned()).collect(),
+                    program.dir.clone(),
+                )
+            }
+            None if of_this_program => return Err(Error::WorkerArguments),
+            None => (Vec::<OsString>::new(), None),
+        };
+        let dir = dir.map_or_else(std::env::current_dir, Ok).map_err(Error::ThisProgram)?;
+        let supervisor = Supervisor::new(&self.config, consume, self.transports.clone(), &self.cache);
+        Ok(supervisor.with_worker_dir(dir).without(|worker| self.why_idle(worker)))
+    }
+}
+
+/// A supervisor about to be started in this process. Made by [`App::supervisor`].
+#[must_use = "nothing is supervised until the supervisor is started"]
+pub struct SupervisorBuilder {
+    app: App,
+}
+
+/// A supervisor that runs in this process. It goes on when this is dropped, until the runtime ends.
+pub struct SupervisorHandle {
+    stop: oneshot::Sender<Workers>,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+/// What becomes of the workers when their supervisor ends.
+enum Workers {
+    Finish,
+    GoOn,
+}
+
+impl App {
+    /// A supervisor in this process: it keeps the workers that the configuration defines running, as `minutely supervise`
+    /// does. They are processes; where they are this program's own, it says with which arguments it becomes a worker:
+    /// [`AppBuilder::worker_arguments`](super::AppBuilder::worker_arguments).
+    ///
+    /// ```no_run
+    /// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
+    /// let supervisor = app.supervisor().spawn()?;
+    /// // … the application runs …
+    /// supervisor.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Of several supervisors of one state directory one is at work; another one takes over when it has ended.
+    pub fn supervisor(&self) -> SupervisorBuilder {
+        SupervisorBuilder { app: self.clone() }
+    }
+}
+
+impl SupervisorBuilder {
+    /// Starts it as a task of the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(self) -> Result<SupervisorHandle, Error> {
+        let supervisor = self.app.supervisor_of_workers()?;
+        keep_inherited_from_children();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(supervise(supervisor, stopped));
+        Ok(SupervisorHandle { stop, task })
+    }
+}
+
+impl SupervisorHandle {
+    /// Asks all workers to finish what they have in hand, and waits until they have ended.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.end(Workers::Finish).await
+    }
+
+    /// Stops supervising. The workers go on until they reach their limits; the next supervisor finds them.
+    pub async fn leave(self) -> Result<(), Error> {
+        self.end(Workers::GoOn).await
+    }
+
+    async fn end(self, workers: Workers) -> Result<(), Error> {
+        // It may have ended already, with an error that is about to be returned.
+        let _ = self.stop.send(workers);
+        match self.task.await {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Error::Aborted),
+            },
+        }
+    }
+}
+
+async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) -> Result<(), Error> {
+    let mut stopped = stopped.fuse();
+    let _lock = loop {
+        let lock = supervisor.lock(Term::Endless).await.inspect_err(|error| tracing::error!("{error}"))?;
+        if let Some(lock) = lock {
+            break lock;
+        }
+        tracing::debug!("another supervisor is at work");
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            Ok(_) = &mut stopped => return Ok(()),
+        }
+    };
+    let mut workers = None;
+    let stop = async {
+        match stopped.await {
+            Ok(wish) => workers = Some(wish),
+            // Nobody can stop it any more.
+            Err(_) => pending().await,
+        }
+    };
+    supervisor.supervise(stop, explain).await;
+    if let Some(Workers::Finish) = workers {
+        supervisor.stop_workers(pending()).await?;
+    }
+    Ok(())
+}
+
+/// Logs why workers were started. That they were, and what failed, is in the log already.
+pub(crate) fn explain(report: &TickReport) {
+    for planned in report.plan.workers.iter().filter(|planned| planned.start > 0) {
+        tracing::info!("{}: {}", planned.name, planned.reason);
+    }
+}

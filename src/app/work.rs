@@ -1,0 +1,224 @@
+//! A worker inside the application's own process.
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::task::JoinHandle;
+
+use super::App;
+use crate::config::Problem;
+use crate::error::Error;
+use crate::transport::{TransportError, Transports};
+use crate::worker::{InProcessWorker, Limits, Options, Presence, Stop, StopReason, Summary, Worker, owner};
+
+/// What a worker asks again after, when nothing was pending and its store does not tell of new messages.
+const SLEEP: Duration = Duration::from_secs(1);
+
+/// A worker about to be started in this process. Made by [`App::worker`].
+#[must_use = "nothing is consumed until the worker is started"]
+pub struct WorkerBuilder {
+    app: App,
+    queues: Vec<String>,
+    options: Options,
+}
+
+/// A worker that runs in this process. It goes on when this is dropped, until the runtime ends.
+#[must_use = "a worker that is not stopped leaves what it has in hand to be delivered again"]
+pub struct WorkerHandle {
+    stop: Stop,
+    task: JoinHandle<Result<Summary, TransportError>>,
+}
+
+impl App {
+    /// A worker in this process: it consumes these transports, the first one before all others.
+    ///
+    /// ```no_run
+    /// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
+    /// let worker = app.worker(["mail", "thumbs"]).concurrency(4).spawn()?;
+    /// // … the application runs …
+    /// let summary = worker.stop().await?;
+    /// println!("{} handled, {} failed", summary.handled, summary.failed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A message that this process dispatches wakes it at once. `status` shows it, apart from the workers that the supervisor
+    /// starts: it has none of their slots, and does not count for their `max`. `stop-workers` does not stop it, because
+    /// nobody would start it again.
+    pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
+        let options = Options {
+            transports: transports.into_iter().map(Into::into).collect(),
+            limits: Limits::default(),
+            sleep: SLEEP,
+            concurrency: 1,
+            keepalive: None,
+            move_unhandleable: false,
+            resume: false,
+            note: None,
+        };
+        WorkerBuilder { app: self.clone(), queues: Vec::new(), options }
+    }
+
+    /// The transports, of which those to consume are narrowed to these queues, if there are any.
+    pub(crate) fn narrowed_to(&self, consumed: &[String], queues: &[String]) -> Result<Transports, Error> {
+        let mut transports = Transports::clone(&self.transports);
+        if queues.is_empty() {
+            return Ok(transports);
+        }
+        for name in consumed {
+            let transport = transports.target(name)?;
+            let Some(of_transport) = &transport.queues else {
+                let why = "--queues is for transports with several queues (amqp:)";
+                return Err(Error::Queues(format!("transport \"{name}\" has one queue; {why}")));
+            };
+            let known = of_transport.names();
+            if let Some(unknown) = queues.iter().find(|queue| !known.contains(queue)) {
+                let known = known.iter().map(String::as_str);
+                return Err(Error::Queues(Problem::unknown("", "queue", unknown, known).message));
+            }
+            transports.insert(of_transport.only(queues));
+        }
+        Ok(transports)
+    }
+}
+
+impl WorkerBuilder {
+    /// Handles up to this many messages at once. Default: 1.
+    pub fn concurrency(mut self, messages: usize) -> Self {
+        self.options.concurrency = messages.max(1);
+        self
+    }
+
+    /// Ends after this many messages.
+    pub fn limit(mut self, messages: u64) -> Self {
+        self.options.limits.messages = Some(messages);
+        self
+    }
+
+    /// Ends after this many failures.
+    pub fn failure_limit(mut self, failures: u64) -> Self {
+        self.options.limits.failures = Some(failures);
+        self
+    }
+
+    /// Ends after this long.
+    pub fn time_limit(mut self, time: Duration) -> Self {
+        self.options.limits.time = Some(time);
+        self
+    }
+
+    /// How long to wait before asking again when nothing was pending, where the store does not tell of new messages.
+    /// Default: 1 s.
+    pub fn sleep(mut self, time: Duration) -> Self {
+        self.options.sleep = time.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Tells the transports this often that messages are still being handled, so that those that take long are not
+    /// delivered again.
+    pub fn keepalive(mut self, every: Duration) -> Self {
+        self.options.keepalive = Some(every.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// Moves messages that nothing here can handle to the failure transport, even when there is nothing else.
+    pub fn move_unhandleable(mut self) -> Self {
+        self.options.move_unhandleable = true;
+        self
+    }
+
+    /// Of transports with several queues (amqp:), consumes these alone.
+    pub fn queues<T: Into<String>>(mut self, queues: impl IntoIterator<Item = T>) -> Self {
+        self.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts it as a task of the current runtime. Fails when a transport does not exist or cannot be consumed, and when there
+    /// is no handler.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(self) -> Result<WorkerHandle, Error> {
+        let (worker, presence) = self.build()?;
+        let stop = Stop::new();
+        let mut stopping = stop.clone();
+        let task = tokio::spawn(async move {
+            let summary = worker.run(&owner(), &mut stopping).await;
+            drop(presence);
+            summary
+        });
+        Ok(WorkerHandle { stop, task })
+    }
+
+    /// Works until a limit is reached, or until `shutdown` is ready; then finishes the messages in hand.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<Summary, Error> {
+        let (worker, presence) = self.build()?;
+        let (mut stop, owner) = (Stop::new(), owner());
+        let asked = stop.clone();
+        let summary = {
+            let mut running = pin!(worker.run(&owner, &mut stop));
+            tokio::select! {
+                summary = &mut running => summary,
+                () = shutdown => {
+                    asked.request(StopReason::Asked);
+                    running.await
+                }
+            }
+        };
+        drop(presence);
+        Ok(summary?)
+    }
+
+    fn build(self) -> Result<(Worker, Option<Presence>), Error> {
+        let Self { app, queues, options } = self;
+        if !app.handles_messages() {
+            return Err(Error::NoHandler);
+        }
+        let transports = app.narrowed_to(&options.transports, &queues)?;
+        let in_process = InProcessWorker {
+            transports: options.transports.clone(),
+            concurrency: options.concurrency,
+            pid: std::process::id(),
+            started_at: Utc::now(),
+        };
+        let worker = Worker::new(&app.config, app.bus.clone(), &transports, app.heartbeats.clone(), options)?;
+        let presence = Presence::announce(&app.config.state_dir, &in_process);
+        let presence = presence.inspect_err(|error| {
+            let dir = app.config.state_dir.display();
+            tracing::warn!("`status` does not show this worker: nothing can be written in {dir}: {error}");
+        });
+        Ok((worker, presence.ok()))
+    }
+}
+
+impl WorkerHandle {
+    /// Asks the worker to finish the messages it has in hand, and waits until it has. How it ended.
+    pub async fn stop(self) -> Result<Summary, Error> {
+        self.request_stop();
+        self.wait().await
+    }
+
+    /// Asks the worker to finish the messages it has in hand and to end. Does not wait for it.
+    pub fn request_stop(&self) {
+        self.stop.request(StopReason::Asked);
+    }
+
+    /// Waits until the worker ends by itself, at a limit for example.
+    pub async fn wait(self) -> Result<Summary, Error> {
+        match self.task.await {
+            Ok(summary) => Ok(summary?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(Error::Aborted),
+            },
+        }
+    }
+
+    /// Has it ended?
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}

@@ -1,0 +1,156 @@
+//! A message about to be dispatched, and what became of it.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use super::{Bus, DispatchError};
+use crate::handler::CancellationToken;
+use crate::message::{DelayStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp, Stamp, TransportNamesStamp};
+
+/// A message that is dispatched when this is awaited.
+///
+/// ```
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct SendEmail { to: String }
+/// # impl minutely::message::Message for SendEmail { const TYPE: &'static str = r"App\Message\SendEmail"; }
+/// use std::time::Duration;
+///
+/// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
+/// let message = SendEmail { to: "ada@example.com".into() };
+/// let dispatched = app.dispatch(&message).delay(Duration::from_secs(300)).to(["mail"]).await?;
+/// for queued in dispatched.queued() {
+///     println!("queued on {} as {}", queued.queued_on, queued.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is dispatched until this is awaited"]
+pub struct Dispatch {
+    bus: Bus,
+    envelope: Result<Envelope, DispatchError>,
+}
+
+impl Dispatch {
+    pub(super) fn new(bus: Bus, envelope: Result<Envelope, DispatchError>) -> Self {
+        Self { bus, envelope }
+    }
+
+    /// Delivers the message no sooner than this (to the millisecond). Where it is handled at once, the delay means nothing.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.stamp(DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    /// Sends the message to these transports, whatever the routing says.
+    pub fn to<T: Into<String>>(self, transports: impl IntoIterator<Item = T>) -> Self {
+        self.stamp(TransportNamesStamp { transport_names: transports.into_iter().map(Into::into).collect() })
+    }
+
+    /// Adds a stamp.
+    pub fn stamp<S: Stamp>(mut self, stamp: S) -> Self {
+        self.envelope = self.envelope.map(|envelope| envelope.with(&stamp));
+        self
+    }
+}
+
+impl IntoFuture for Dispatch {
+    type Output = Result<Dispatched, DispatchError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { bus, envelope } = self;
+        async move { Ok(Dispatched { envelope: bus.run(envelope?, CancellationToken::default()).await? }) }.boxed()
+    }
+}
+
+/// What became of a dispatched message: it is queued, was handled here, or both where it went to several transports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatched {
+    envelope: Envelope,
+}
+
+/// A queue that holds a dispatched message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Queued {
+    /// The transport it was sent to.
+    pub transport: String,
+    /// The transport that holds it: another one where `transport` is an auto-fallback.
+    pub queued_on: String,
+    /// Its id there.
+    pub id: String,
+    /// Why it is there, where there was a choice.
+    pub reason: Option<String>,
+}
+
+/// Why a message was handled while it was dispatched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HandledNow {
+    /// The transport that keeps no messages; none where the message is not routed anywhere.
+    pub transport: Option<String>,
+    /// Why it was not queued.
+    pub reason: String,
+}
+
+/// A handler that has handled the message during its dispatch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerResult {
+    /// The handler's name.
+    pub handler: String,
+    /// What it returned; null for `()`.
+    pub result: serde_json::Value,
+}
+
+impl Dispatched {
+    /// The queues that hold the message, in the order it was sent to them. Empty when it was only handled.
+    pub fn queued(&self) -> Vec<Queued> {
+        let stamps = self.envelope.all::<SentStamp>().into_iter();
+        stamps
+            .map(|SentStamp { transport_name, queued_on, id, reason }| Queued {
+                transport: transport_name,
+                queued_on,
+                id,
+                reason,
+            })
+            .collect()
+    }
+
+    /// Why it was handled during the dispatch, by each transport that kept nothing. Empty when it was only queued.
+    pub fn handled_now(&self) -> Vec<HandledNow> {
+        let stamps = self.envelope.all::<HandledNowStamp>().into_iter();
+        stamps
+            .map(|HandledNowStamp { transport_name, reason }| HandledNow { transport: transport_name, reason })
+            .collect()
+    }
+
+    /// What the handlers returned that have handled the message during the dispatch. Empty when it was only queued.
+    pub fn results(&self) -> Vec<HandlerResult> {
+        let stamps = self.envelope.all::<HandledStamp>().into_iter();
+        stamps.map(|HandledStamp { result, handler_name }| HandlerResult { handler: handler_name, result }).collect()
+    }
+
+    /// Does some queue hold it?
+    pub fn is_queued(&self) -> bool {
+        self.envelope.last::<SentStamp>().is_some()
+    }
+
+    /// Was it handled during the dispatch?
+    pub fn is_handled(&self) -> bool {
+        self.envelope.last::<HandledNowStamp>().is_some()
+    }
+
+    /// The message with all its stamps.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// The message with all its stamps.
+    pub fn into_envelope(self) -> Envelope {
+        self.envelope
+    }
+}

@@ -1,0 +1,134 @@
+//! What a handler function may ask for.
+
+use std::any::type_name;
+use std::future::Future;
+
+use super::{CancellationToken, HandlerContext, HandlerError, States};
+use crate::message::{Envelope, Message, Stamp};
+
+/// An argument of a handler function: its message, or something else that it needs.
+///
+/// | argument | what it is |
+/// | --- | --- |
+/// | a type that is a [`Message`] | the message; every handler has exactly one |
+/// | [`State<T>`] | what the application was given with [`AppBuilder::state`](crate::AppBuilder::state) |
+/// | [`Bus`](crate::bus::Bus) | dispatches further messages |
+/// | [`Envelope`] | the message with all its stamps |
+/// | [`Stamped<S>`], `Option<Stamped<S>>` | the latest stamp of a class |
+/// | [`Attempt`] | which try this is |
+/// | [`CancellationToken`] | is cancelled when the worker is asked to stop |
+///
+/// An application may have arguments of its own:
+///
+/// ```
+/// use minutely::handler::{Argument, HandlerContext, HandlerError};
+///
+/// struct Tenant(String);
+///
+/// impl Argument for Tenant {
+///     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+///         let tenant = context.envelope().headers().get("X-Tenant").cloned();
+///         tenant.map(Self).ok_or_else(|| HandlerError::unrecoverable("the message is of no tenant"))
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot have an argument of type `{Self}`",
+    label = "not something that a handler can ask for",
+    note = "a handler's arguments are its message (a type that implements `Message`), `State<T>`, `Bus`, `Envelope`, \
+            `Stamped<S>`, `Attempt`, `CancellationToken` or types that implement `Argument`, in any order"
+)]
+pub trait Argument: Sized + Send + 'static {
+    /// Set by messages alone.
+    #[doc(hidden)]
+    const MESSAGE: Option<MessageType> = None;
+
+    /// Gets it for one message. An error is the handler's: it is not called.
+    fn extract(context: &HandlerContext<'_>) -> impl Future<Output = Result<Self, HandlerError>> + Send;
+
+    /// What the application lacks for it, told when the application is built.
+    fn missing(_states: &States) -> Option<String> {
+        None
+    }
+}
+
+/// What a message goes by.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct MessageType {
+    pub(crate) name: &'static str,
+    pub(crate) interfaces: &'static [&'static str],
+}
+
+impl<M: Message> Argument for M {
+    const MESSAGE: Option<MessageType> = Some(MessageType { name: M::TYPE, interfaces: M::INTERFACES });
+
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        let envelope = context.envelope();
+        envelope.message().map_err(|error| HandlerError {
+            class: "minutely::handler::WrongBody".to_owned(),
+            ..HandlerError::unrecoverable(format!(
+                "the body of \"{}\" is no {}: {error}",
+                envelope.message_type(),
+                type_name::<M>()
+            ))
+        })
+    }
+}
+
+/// Something that all handlers share: a pool of connections, a client, settings. A clone of what was given to
+/// [`AppBuilder::state`](crate::AppBuilder::state) or [`AppBuilder::lazy_state`](crate::AppBuilder::lazy_state), found by its
+/// type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> Argument for State<T> {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        context.state().await.map(Self)
+    }
+
+    fn missing(states: &States) -> Option<String> {
+        let add = "add one with `App::builder().state(…)` or `lazy_state(…)`";
+        (!states.has::<T>()).then(|| format!("needs a state of type {}; {add}", type_name::<T>()))
+    }
+}
+
+impl Argument for Envelope {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(context.envelope().clone())
+    }
+}
+
+impl Argument for CancellationToken {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(context.cancellation().clone())
+    }
+}
+
+/// Which try of the message this is: 1 for the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(pub u32);
+
+impl Argument for Attempt {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(Self(context.attempt()))
+    }
+}
+
+/// The latest stamp of a class on the message. A message without one fails for good; `Option<Stamped<S>>` is for stamps that
+/// may be missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stamped<S>(pub S);
+
+impl<S: Stamp + Send + 'static> Argument for Stamped<S> {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        let stamp = context.envelope().last().map(Self);
+        stamp.ok_or_else(|| HandlerError::unrecoverable(format!("the message has no {}", S::CLASS)))
+    }
+}
+
+impl<S: Stamp + Send + 'static> Argument for Option<Stamped<S>> {
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(context.envelope().last().map(Stamped))
+    }
+}

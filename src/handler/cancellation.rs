@@ -1,0 +1,42 @@
+//! Tells handlers that their worker is asked to stop.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Is cancelled when the worker is asked to stop, by a signal for example. A handler that takes long may end early, with an
+/// error that has the message delivered again. A message that is handled while it is dispatched is never cancelled.
+///
+/// Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct CancellationToken {
+    cancelled: Option<Arc<watch::Sender<bool>>>,
+}
+
+impl CancellationToken {
+    /// One that can be cancelled.
+    pub(crate) fn new() -> Self {
+        Self { cancelled: Some(Arc::new(watch::Sender::new(false))) }
+    }
+
+    pub(crate) fn cancel(&self) {
+        if let Some(cancelled) = &self.cancelled {
+            cancelled.send_replace(true);
+        }
+    }
+
+    /// Is the worker asked to stop?
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.as_ref().is_some_and(|cancelled| *cancelled.borrow())
+    }
+
+    /// Returns when the worker is asked to stop.
+    pub async fn cancelled(&self) {
+        match &self.cancelled {
+            // The channel is open for as long as this value lives: its sender is in it.
+            Some(cancelled) => drop(cancelled.subscribe().wait_for(|cancelled| *cancelled).await.map(drop)),
+            None => pending().await,
+        }
+    }
+}

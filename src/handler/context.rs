@@ -1,0 +1,53 @@
+//! What a handler is called with.
+
+use std::any::Any;
+
+use super::{CancellationToken, HandlerError, States};
+use crate::message::{Envelope, RedeliveryStamp};
+
+/// What a handler is called with: the message in its envelope, and what the application has besides.
+///
+/// Handlers that are functions name what they need as [arguments](super::Argument).
+pub struct HandlerContext<'a> {
+    envelope: &'a Envelope,
+    states: &'a States,
+    cancellation: &'a CancellationToken,
+    extensions: &'a [&'a (dyn Any + Send + Sync)],
+}
+
+impl<'a> HandlerContext<'a> {
+    /// A context; `extensions` are found by their types.
+    pub(crate) fn new(
+        envelope: &'a Envelope,
+        states: &'a States,
+        cancellation: &'a CancellationToken,
+        extensions: &'a [&'a (dyn Any + Send + Sync)],
+    ) -> Self {
+        Self { envelope, states, cancellation, extensions }
+    }
+
+    /// The message in its envelope.
+    pub fn envelope(&self) -> &Envelope {
+        self.envelope
+    }
+
+    /// Which try of this message this is: 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.envelope.last::<RedeliveryStamp>().map_or(0, |stamp| stamp.retry_count).saturating_add(1)
+    }
+
+    /// Is cancelled when the worker is asked to stop.
+    pub fn cancellation(&self) -> &CancellationToken {
+        self.cancellation
+    }
+
+    /// A state of the application, which is made now if it has not been.
+    pub async fn state<T: Clone + Send + Sync + 'static>(&self) -> Result<T, HandlerError> {
+        self.states.get().await
+    }
+
+    /// Something that the caller has put here: the bus.
+    pub(crate) fn extension<T: 'static>(&self) -> Option<&'a T> {
+        self.extensions.iter().find_map(|extension| extension.downcast_ref())
+    }
+}

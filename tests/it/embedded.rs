@@ -1,0 +1,239 @@
+//! An application with commands of its own, among which minutely's are: this test program, when it is started with
+//! `application`. A server of it dispatches and works in its own process; its supervisor starts it as a worker.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use minutely::config::Config;
+use minutely::handler::{HandlerError, State};
+use minutely::message::Message;
+use minutely::{App, AppBuilder};
+use serde::{Deserialize, Serialize};
+
+use nix::sys::signal::Signal;
+use tokio::runtime::Handle;
+
+use crate::support::{Project, Run, Running, wait_until};
+
+/// The first argument of the application's processes.
+const APPLICATION: &str = "application";
+
+#[derive(Parser)]
+#[command(name = "shop", version = "7.7", about = "A shop")]
+struct Cli {
+    #[command(subcommand)]
+    application: Application,
+}
+
+#[derive(Subcommand)]
+enum Application {
+    Application {
+        #[arg(long, global = true, default_value = "none")]
+        profile: String,
+        #[command(subcommand)]
+        command: ShopCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ShopCommand {
+    /// Sells one thing, and delivers it in the same process
+    Sell,
+    /// Queues and workers
+    #[command(subcommand)]
+    Queue(minutely::cli::Command),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sold {
+    thing: String,
+}
+
+impl Message for Sold {
+    const TYPE: &'static str = r"Shop\Sold";
+}
+
+/// What to be instead of tests, if the environment or the arguments say so.
+pub fn instead_of_tests() -> Option<ExitCode> {
+    if let Ok(within) = std::env::var(WITHIN) {
+        return Some(whole_program(&within));
+    }
+    std::env::args().nth(1).is_some_and(|argument| argument == APPLICATION).then(shop)
+}
+
+#[tokio::main]
+async fn shop() -> ExitCode {
+    let Application::Application { profile, command } = Cli::parse().application;
+    let config = Config::builder()
+        .transport("sold", "sqlite:var/queue.db?queue_name=sold")
+        .transport("supervised", "sqlite:var/queue.db?queue_name=supervised")
+        .route(Sold::TYPE, ["sold"])
+        .worker(serde_json::json!({ "transports": ["supervised"], "options": ["--sleep=0.05"] }));
+    let deliver = move |sold: Sold| {
+        let line = format!("{} {profile} {}\n", sold.thing, std::process::id());
+        async move {
+            let mut file = OpenOptions::new().create(true).append(true).open("delivered")?;
+            file.write_all(line.as_bytes())
+        }
+    };
+    let app = App::builder().config(config).handle_named("deliver", deliver).build();
+    let app = app.unwrap_or_else(|error| panic!("{error}"));
+    match command {
+        ShopCommand::Sell => sell(app).await,
+        ShopCommand::Queue(command) => minutely::cli::run(command, app).await,
+    }
+}
+
+/// Says in the environment in which runtime a program of nothing but minutely's commands is called.
+const WITHIN: &str = "MINUTELY_TEST_WITHIN";
+
+/// The `main` of such a program, whose handler needs something of a runtime that was there before.
+fn whole_program(within: &str) -> ExitCode {
+    let several = || tokio::runtime::Runtime::new().unwrap();
+    match within {
+        "nothing" => minutely::cli::main(answering(None)),
+        "a runtime that was made before" => {
+            let runtime = several();
+            minutely::cli::main(answering(Some(runtime.handle().clone())))
+        }
+        "a runtime that was entered" => {
+            let runtime = several();
+            let _entered = runtime.enter();
+            minutely::cli::main(answering(Some(runtime.handle().clone())))
+        }
+        "a runtime" => several().block_on(async { minutely::cli::main(answering(Some(Handle::current()))) }),
+        _ => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { minutely::cli::main(answering(None)) })
+        }
+    }
+}
+
+fn answering(runtime: Option<Handle>) -> AppBuilder {
+    async fn answer(sold: Sold, State(runtime): State<Option<Handle>>) -> Result<(), HandlerError> {
+        let thing = match runtime {
+            Some(runtime) => runtime.spawn(async move { sold.thing }).await?,
+            None => sold.thing,
+        };
+        std::fs::write("answered", thing)?;
+        Ok(())
+    }
+    App::builder().config(Config::builder()).program("answers", "3.2.1").state(runtime).handle(answer)
+}
+
+async fn sell(app: App) -> ExitCode {
+    // Asks once in an hour, and is told of what this process dispatches.
+    let worker = app.worker(["sold"]).concurrency(2).sleep(Duration::from_secs(3600)).spawn().unwrap();
+    let dispatched = app.dispatch(&Sold { thing: "a book".into() }).await.unwrap();
+    assert_eq!(dispatched.queued()[0].queued_on, "sold");
+    // Until the test has seen what it wants to see.
+    wait_until("the test is done", || PathBuf::from("done").exists());
+    let summary = worker.stop().await.unwrap();
+    println!("{} handled", summary.handled);
+    ExitCode::SUCCESS
+}
+
+/// The application, to run in a project's folder.
+fn application(project: &Project, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .arg(APPLICATION)
+        .args(arguments)
+        .current_dir(project.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .stdin(std::process::Stdio::null());
+    command
+}
+
+fn run(project: &Project, arguments: &[&str]) -> Run {
+    let output = application(project, arguments).output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn status(project: &Project) -> serde_json::Value {
+    run(project, &["queue", "status", "--format=json"]).succeeds().json()
+}
+
+#[test]
+fn a_supervisor_starts_the_application_as_it_was_started_itself() {
+    let project = Project::new("");
+    let lamp = r#"{"thing":"a lamp"}"#;
+    run(&project, &["queue", "dispatch", Sold::TYPE, lamp, "--transport=supervised"]).succeeds();
+    let supervise = application(&project, &["--profile=blue", "queue", "supervise"]);
+    let mut supervisor = Running::start(&project, "supervisor", supervise);
+    wait_until("a worker has delivered", || !project.lines("delivered").is_empty());
+    let status = status(&project);
+    let worker = &status["workers"][0];
+    assert_eq!(project.lines("delivered"), [format!("a lamp blue {}", worker["pid"])], "{status}");
+    assert_eq!(worker["definition"], "supervised");
+    let command: Vec<&str> = worker["command"].as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
+    assert_eq!(command[1..6], [APPLICATION, "--profile=blue", "queue", "consume", "supervised"]);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+}
+
+#[test]
+fn what_an_application_dispatches_wakes_its_own_worker_which_others_can_see() {
+    let project = Project::new("");
+    let mut shop = Running::start(&project, "shop", application(&project, &["--profile=red", "sell"]));
+    wait_until("it has delivered", || !project.lines("delivered").is_empty());
+    assert_eq!(project.lines("delivered"), [format!("a book red {}", shop.pid())]);
+    let seen = status(&project);
+    let worker = &seen["workers"][0];
+    assert_eq!(worker["pid"], shop.pid());
+    assert_eq!(worker["transports"], serde_json::json!(["sold"]));
+    assert_eq!((&worker["definition"], &worker["slot"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    let shown = run(&project, &["queue", "status"]).succeeds().stdout;
+    assert!(shown.contains("in process: sold"), "{shown}");
+    run(&project, &["queue", "alive", "sold"]).succeeds();
+    // A supervisor's workers have all of their slots.
+    let planned = run(&project, &["queue", "cron", "--dry-run", "--format=json"]).succeeds().json();
+    assert_eq!(planned["workers"][0]["running"], 0, "{planned}");
+    project.write("done", "");
+    assert_eq!(shop.ends(), Some(0));
+    assert_eq!(project.lines("shop.out"), ["1 handled"]);
+    assert_eq!(status(&project)["workers"], serde_json::json!([]));
+}
+
+#[test]
+fn help_speaks_of_the_application() {
+    let project = Project::new("");
+    let version = run(&project, &["--version"]);
+    assert_eq!(version.code, Some(2), "it is an argument of the shop's own: {version:?}");
+    let help = run(&project, &["queue", "consume", "--help"]).succeeds().stdout;
+    assert!(help.contains("queue consume prio_high prio_normal"), "{help}");
+    assert!(!help.contains("minutely consume"), "{help}");
+}
+
+#[test]
+fn a_program_of_these_commands_alone_works_within_any_runtime() {
+    let runtimes = [
+        "nothing",
+        "a runtime that was made before",
+        "a runtime that was entered",
+        "a runtime",
+        "a runtime of one thread",
+    ];
+    for within in runtimes {
+        let project = Project::new("");
+        let run = |arguments: &[&str]| {
+            let mut program = Command::new(std::env::current_exe().unwrap());
+            let output = program.args(arguments).current_dir(project.path()).env(WITHIN, within).output().unwrap();
+            assert!(output.status.success(), "{within}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["dispatch", Sold::TYPE, r#"{"thing":"yes"}"#]);
+        assert_eq!(project.lines("answered"), ["yes"], "{within}");
+        assert_eq!(run(&["--version"]), "answers 3.2.1\n");
+        assert!(run(&["consume", "--help"]).contains("answers consume prio_high"));
+    }
+}
