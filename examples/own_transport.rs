@@ -12,7 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -160,7 +160,7 @@ fn is_due(name: &str) -> bool {
 }
 
 /// Notes when a message was taken.
-fn touch(file: &PathBuf) -> io::Result<()> {
+fn touch(file: &Path) -> io::Result<()> {
     File::open(file)?.set_modified(SystemTime::now())
 }
 

@@ -29,7 +29,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
 async fn what_the_broker_gets_is_what_symfony_writes() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
-    send(&*transport, "{\"n\":1}").await;
+    send(&transport, "{\"n\":1}").await;
     let (_connection, channel) = exchanges.channel().await;
     let got = channel.basic_get(exchanges.name("a").into(), BasicGetOptions { no_ack: true }).await.unwrap().unwrap();
     let properties = &got.delivery.properties;
@@ -47,7 +47,7 @@ async fn what_the_broker_gets_is_what_symfony_writes() {
 async fn a_delayed_message_waits_in_symfonys_queue() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
-    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    send_later(&transport, "{}", Duration::from_secs(3600)).await;
     let (_connection, channel) = exchanges.channel().await;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = format!("delay_{}__3600000_delay", exchanges.name("a"));
@@ -70,8 +70,8 @@ async fn each_day_may_have_queues_of_delays_of_its_own() {
     let transport = transport(&exchanges.dsn("a"), options);
     let day = || chrono::Utc::now().format("%Y-%m-%dZ").to_string();
     let today = day();
-    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
-    send_later(&*transport, "{}", Duration::from_secs(3600)).await;
+    send_later(&transport, "{}", Duration::from_secs(3600)).await;
+    send_later(&transport, "{}", Duration::from_secs(3600)).await;
     let (_connection, channel) = exchanges.channel().await;
     let name = format!("delay_{}__3600000_delay_{today}", exchanges.name("a"));
     let mut arguments = FieldTable::default();
@@ -92,11 +92,11 @@ async fn each_day_may_have_queues_of_delays_of_its_own() {
             channel.queue_declare(name.clone().into(), durable, arguments.clone()).await.unwrap().message_count();
     }
     // And out of such a queue messages come back.
-    send_later(&*transport, "soon", Duration::from_millis(50)).await;
-    let soon = receive_eventually(&*transport).await;
+    send_later(&transport, "soon", Duration::from_millis(50)).await;
+    let soon = receive_eventually(&transport).await;
     assert_eq!(bodies(std::slice::from_ref(&soon)), ["soon"]);
     transport.retrying.as_ref().unwrap().retry(&soon.id, &message("again"), Duration::from_millis(50)).await.unwrap();
-    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["again"]);
+    assert_eq!(bodies(&[receive_eventually(&transport).await]), ["again"]);
 }
 
 /// As a worker waits that has another source to look at meanwhile: it gives up waiting, and begins again, at any moment.
@@ -104,8 +104,8 @@ async fn each_day_may_have_queues_of_delays_of_its_own() {
 async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
-    send(&*transport, "1").await;
-    let in_hand = receive_eventually(&*transport).await;
+    send(&transport, "1").await;
+    let in_hand = receive_eventually(&transport).await;
     let waking = transport.waking.as_ref().unwrap();
     for n in 0..300_u64 {
         let _ = tokio::time::timeout(Duration::from_micros(n * 37 % 3000), waking.wake()).await;
@@ -135,7 +135,7 @@ async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
             let sent = channel.basic_publish(source, key.into(), options, body.as_bytes(), properties).await;
             sent.unwrap().await.unwrap();
         }
-        let received = receive_eventually(&**transport).await;
+        let received = receive_eventually(transport).await;
         assert_eq!(bodies(std::slice::from_ref(&received)), ["for us"], "{n}");
         transport.ack(&[received.id]).await.unwrap();
         assert_eq!(transport.counting.as_ref().unwrap().pending(9).await.unwrap(), 0);
@@ -159,21 +159,21 @@ async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (dsn, options) = two_queues(&exchanges);
     let transport = transport(&dsn, &options);
-    send(&*transport, "first").await;
+    send(&transport, "first").await;
     assert_eq!(transport.counting.as_ref().unwrap().pending(10).await.unwrap(), 2);
     let only_b = only(&transport, &exchanges.name("b"));
     assert_eq!(only_b.queues.as_ref().unwrap().names(), [exchanges.name("b")]);
     let received = only_b.receive(10).await.unwrap();
     assert_eq!(bodies(&received), ["first"]);
     for (body, delay) in [("second", Duration::ZERO), ("third", Duration::from_millis(100))] {
-        let received = if body == "second" { received.clone() } else { vec![receive_eventually(&*only_b).await] };
+        let received = if body == "second" { received.clone() } else { vec![receive_eventually(&only_b).await] };
         only_b.retrying.as_ref().unwrap().retry(&received[0].id, &message(body), delay).await.unwrap();
     }
-    let again = receive_eventually(&*only_b).await;
+    let again = receive_eventually(&only_b).await;
     assert_eq!(message_of(&again), &message("third"));
     // The other queue has seen none of that.
     let only_a = only(&transport, &exchanges.name("a"));
-    assert_eq!(receive_bodies(&*only_a).await, ["first"]);
+    assert_eq!(receive_bodies(&only_a).await, ["first"]);
 }
 
 #[test]
@@ -186,13 +186,13 @@ async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
         exchanges.dsn("a")
     );
     let high = transport(&dsn, "{}");
-    send(&*high, "to a").await;
-    assert_eq!(receive_bodies(&*only(&high, &b)).await, Vec::<String>::new());
-    assert_eq!(receive_bodies(&*only(&high, &a)).await, ["to a"]);
+    send(&high, "to a").await;
+    assert_eq!(receive_bodies(&only(&high, &b)).await, Vec::<String>::new());
+    assert_eq!(receive_bodies(&only(&high, &a)).await, ["to a"]);
     // What stands beside the DSN wins, key by key.
     let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
-    send(&*low, "to b").await;
-    assert_eq!(receive_bodies(&*only(&low, &b)).await, ["to b"]);
+    send(&low, "to b").await;
+    assert_eq!(receive_bodies(&only(&low, &b)).await, ["to b"]);
     for none in ["{queues: []}", "{queues: false}"] {
         let none = transport(&exchanges.dsn("a"), none);
         assert!(matches!(none.receive(1).await, Err(TransportError::Unsupported { .. })));
@@ -225,10 +225,10 @@ async fn priorities_are_heeded_and_survive_a_retry() {
     while transport.counting.as_ref().unwrap().pending(9).await.unwrap() < 2 {
         assert!(Instant::now() < deadline);
     }
-    let high = receive_eventually(&*transport).await;
+    let high = receive_eventually(&transport).await;
     assert_eq!(bodies(std::slice::from_ref(&high)), ["high"]);
     transport.retrying.as_ref().unwrap().retry(&high.id, &message("high again"), Duration::ZERO).await.unwrap();
-    assert_eq!(bodies(&[receive_eventually(&*transport).await]), ["high again"]);
+    assert_eq!(bodies(&[receive_eventually(&transport).await]), ["high again"]);
 }
 
 #[test]
@@ -249,9 +249,9 @@ async fn messages_of_others_are_read_as_far_as_they_can_be() {
         let name = exchanges.name("a").into();
         channel.basic_publish("".into(), name, BasicPublishOptions::default(), body, properties).await.unwrap();
     }
-    let php = receive_eventually(&*transport).await;
+    let php = receive_eventually(&transport).await;
     assert_eq!(message_of(&php).check(), Err(UndecodableError::PhpSerialized));
-    let strange = receive_eventually(&*transport).await;
+    let strange = receive_eventually(&transport).await;
     let strange = message_of(&strange);
     assert_eq!(&strange.body[..], b"\xff\0");
     let headers: Vec<_> = strange.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -311,8 +311,8 @@ async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
             assert!(transport.receive(100).await.unwrap().is_empty());
         }
         if n % 5 == 0 {
-            send(&*transport, n.to_string()).await;
-            let received = receive_eventually(&*transport).await;
+            send(&transport, n.to_string()).await;
+            let received = receive_eventually(&transport).await;
             assert_eq!(bodies(std::slice::from_ref(&received)), [n.to_string()]);
             transport.ack(&[received.id]).await.unwrap();
         }
@@ -325,7 +325,7 @@ async fn slow_consumers_share_a_queue_fairly() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let [fast, slow, third] = [(); 3].map(|()| transport(&exchanges.dsn("a"), "{}"));
     for n in 0..20 {
-        send(&*fast, n.to_string()).await;
+        send(&fast, n.to_string()).await;
     }
     let batch = fast.receive(8).await.unwrap();
     assert!(!batch.is_empty() && batch.len() <= 8);
@@ -349,7 +349,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
     let proxy = Proxy::start(&address, 0);
     let transport = transport(&dsn.replace(&address, &format!("127.0.0.1:{}", proxy.port())), "{}");
     for n in 0..5 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
     let in_hand = transport.receive(2).await.unwrap();
     proxy.cut();

@@ -73,7 +73,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     let transport = stage.open("a");
     let received = transport.receive(1).await.unwrap();
     assert_eq!(message_of(&received[0]), &message("{\"n\":1}"));
-    send(&*transport, "{\"n\":2}").await;
+    send(&transport, "{\"n\":2}").await;
     let recent = "body = '{\"n\":2}' AND queue_name = 'a' AND delivered_at IS NULL AND available_at = created_at \
                   AND created_at BETWEEN UTC_TIMESTAMP() - INTERVAL 1 MINUTE AND UTC_TIMESTAMP()";
     assert_eq!(rows(&mut connection, recent).await, 1);
@@ -83,7 +83,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
 async fn finished_rows_are_neither_counted_nor_delivered_nor_shown_nor_revived() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open_with("a", "{redeliver_timeout: 0}");
-    let id = send(&*transport, "{}").await;
+    let id = send(&transport, "{}").await;
     let finish = "UPDATE messenger_messages SET delivered_at = '9999-12-31 23:59:59'";
     connection.execute(finish).await.unwrap();
     let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
@@ -104,7 +104,7 @@ async fn who_finds_nothing_to_do_deletes_what_is_finished() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
     for _ in 0..3 {
-        send(&*transport, "{}").await;
+        send(&transport, "{}").await;
     }
     // The first occasion is used at once, and that is over with this one.
     assert_eq!(transport.receive(3).await.unwrap().len(), 3);
@@ -122,7 +122,7 @@ async fn a_deadlock_is_outlived() {
     let Some((stage, mut other)) = stage().await else { return };
     let transport = stage.open("a");
     for n in 0..200 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
     let received = ids(&transport.receive(200).await.unwrap());
     // The other one holds the second row and wants the first; ours has the first and wants the second. The server ends
@@ -164,7 +164,7 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
         transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     }
     let waking = consumer.waking.as_ref().unwrap();
-    let id = send(&*producer, "{}").await;
+    let id = send(&producer, "{}").await;
     // Makes it watch, and sees what is there.
     let received = consumer.receive(1).await.unwrap();
     producer.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
@@ -174,7 +174,7 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
     producer.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("retried").unwrap();
 
-    receive_eventually(&*consumer).await;
+    receive_eventually(&consumer).await;
     producer.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::from_secs(3600)).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("delayed").unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
@@ -182,8 +182,8 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("resumed").unwrap();
 
     for from in [&other, &elsewhere] {
-        receive_eventually(&*consumer).await;
-        let id = send(&**from, "{}").await;
+        receive_eventually(&consumer).await;
+        let id = send(from, "{}").await;
         let quiet = tokio::time::timeout(Duration::from_millis(300), waking.wake()).await;
         assert!(quiet.is_err(), "woken by what is for others");
         from.moving
@@ -210,8 +210,8 @@ async fn what_does_not_fit_into_a_table_is_refused_and_not_cut_off() {
     let transport = stage.open("a");
     let error = error_text(transport.send(&message("\"😀\""), Duration::ZERO).await);
     assert!(error.contains("utf8mb4"), "{error}");
-    send(&*transport, "\"ä\"").await;
-    assert_eq!(receive_bodies(&*transport).await, ["\"ä\""]);
+    send(&transport, "\"ä\"").await;
+    assert_eq!(receive_bodies(&transport).await, ["\"ä\""]);
 }
 
 #[test]
@@ -237,7 +237,7 @@ async fn all_queues_of_a_database_share_one_connection() {
     let queues = ["high", "normal", "low"]
         .map(|queue| open(queue, &format!("{url}?queue_name={queue}"), "{}", &factories, stage.dir()));
     for queue in &queues {
-        send(&**queue, "{}").await;
+        send(queue, "{}").await;
     }
     let count = "COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
     assert_eq!(number(&mut connection, count).await, 1);
@@ -253,7 +253,7 @@ async fn all_queues_of_a_database_share_one_connection() {
 async fn a_connection_that_the_server_closed_meanwhile_is_opened_again() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
-    send(&*transport, "1").await;
+    send(&transport, "1").await;
     let count = "COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
     let find = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
     let id: i64 = connection.fetch_one(find).await.unwrap().get(0);
@@ -264,8 +264,8 @@ async fn a_connection_that_the_server_closed_meanwhile_is_opened_again() {
     }
     // One that was used a moment ago is not asked whether it is there still.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    send(&*transport, "2").await;
-    assert_eq!(receive_bodies(&*transport).await, ["1", "2"]);
+    send(&transport, "2").await;
+    assert_eq!(receive_bodies(&transport).await, ["1", "2"]);
 }
 
 #[test]
@@ -333,7 +333,7 @@ async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
         let before = encrypted(&mut connection).await;
         let dsn = server.url(user, "app") + parameters;
         let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
-        send(&*transport, "{}").await;
+        send(&transport, "{}").await;
         assert_eq!(encrypted(&mut connection).await - before, expected, "{user} {parameters}");
     }
 }

@@ -94,8 +94,8 @@ async fn symfonys_table_is_left_as_it_is() {
     let before = shape(&mut connection).await;
     let transport = stage.open("a");
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
-    send(&*transport, "{}").await;
-    listen(&*stage.open("b")).await;
+    send(&transport, "{}").await;
+    listen(&stage.open("b")).await;
     assert_eq!(shape(&mut connection).await, before);
     assert_eq!(trigger(&mut connection).await, "");
 }
@@ -106,7 +106,7 @@ async fn a_message_of_a_symfony_that_needs_no_trigger_wakes_at_once() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
     let consumer = stage.open("a");
-    listen(&*consumer).await;
+    listen(&consumer).await;
     let sent = async {
         let insert = "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at) VALUES \
                       ('{}', '{}', 'a', timezone('UTC', now()), timezone('UTC', now()) - interval '1 second')";
@@ -141,11 +141,11 @@ async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
         let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
         let told = |table: usize, queue: &str| vec![format!("{} {queue}", tables[table])];
 
-        let first = send(&*transport, "1").await;
+        let first = send(&transport, "1").await;
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent");
-        send_later(&*transport, "2", INTERVAL).await;
+        send_later(&transport, "2", INTERVAL).await;
         assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent for later");
-        send(&*transport, "3").await;
+        send(&transport, "3").await;
         let received = transport.receive(2).await.unwrap();
         let (received, taken) = (ids(&received), deliveries(&received));
         heard(&mut listener, &mut connection, tables[0]).await;
@@ -197,7 +197,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
 
     // Half of all fractions would be rounded into the future, where the columns have none.
     for _ in 0..20 {
-        send(&*transport, "{\"n\":2}").await;
+        send(&transport, "{\"n\":2}").await;
         let ahead = "SELECT count(*) FROM messenger_messages WHERE available_at > timezone('UTC', clock_timestamp())";
         assert_eq!(text(&mut connection, ahead).await, "0");
     }
@@ -211,7 +211,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
 async fn damaged_rows_are_received_for_what_they_are() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
-    send(&*transport, "last").await;
+    send(&transport, "last").await;
     connection.execute("UPDATE messenger_messages SET headers = 'nonsense'").await.unwrap();
     let received = transport.receive(1).await.unwrap();
     let damaged = received[0].message.as_ref().unwrap_err();
@@ -225,7 +225,7 @@ async fn a_table_in_a_schema_is_the_one_symfony_means() {
     let transport = stage.open_with("a", "{table_name: queues.Jobs}");
     let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
     listener.listen("queues.Jobs").await.unwrap();
-    let id = send(&*transport, "{}").await;
+    let id = send(&transport, "{}").await;
     assert_eq!(listener.recv().await.unwrap().payload(), "a");
     // Symfony does not quote the name, and PostgreSQL folds what is not quoted.
     assert_eq!(text(&mut connection, "SELECT count(*) FROM queues.jobs").await, "1");
@@ -239,8 +239,8 @@ async fn a_nul_byte_is_refused_with_its_reason() {
     let error = error_text(transport.send(&message("a\0b"), Duration::ZERO).await);
     assert!(error.contains("\"a\"") && error.contains("NUL"), "{error}");
     // Escaped as JSON escapes it there is nothing against it.
-    send(&*transport, r#""\u0000""#).await;
-    assert_eq!(receive_bodies(&*transport).await, [r#""\u0000""#]);
+    send(&transport, r#""\u0000""#).await;
+    assert_eq!(receive_bodies(&transport).await, [r#""\u0000""#]);
 }
 
 #[test]
@@ -248,8 +248,8 @@ async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
     let Some((stage, _connection)) = stage().await else { return };
     let (consumer, other, producer) = (stage.open("a"), stage.open("b"), stage.open("a"));
     assert_eq!(consumer.waking.as_ref().unwrap().poll_interval(), None);
-    listen(&*consumer).await;
-    listen(&*other).await;
+    listen(&consumer).await;
+    listen(&other).await;
     assert_eq!(consumer.waking.as_ref().unwrap().poll_interval(), Some(INTERVAL));
     let mut quickest = DEADLINE;
     for _ in 0..5 {
@@ -262,7 +262,7 @@ async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
             },
             async {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                send(&*producer, "{}").await;
+                send(&producer, "{}").await;
                 Instant::now()
             }
         );
@@ -280,8 +280,8 @@ async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
 async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     let Some((stage, _connection)) = stage().await else { return };
     let transport = stage.open_with("a", "{redeliver_timeout: 2}");
-    listen(&*transport).await;
-    send_later(&*transport, "later", Duration::from_secs(2)).await;
+    listen(&transport).await;
+    send_later(&transport, "later", Duration::from_secs(2)).await;
     for _ in 0..2 {
         let start = Instant::now();
         while transport.receive(1).await.unwrap().is_empty() {
@@ -301,10 +301,10 @@ async fn without_notifications_nothing_is_promised() {
     without.setting_up.as_ref().unwrap().setup().await.unwrap();
     assert!(without.waking.is_none());
     assert_eq!(trigger(&mut connection).await, "");
-    send(&*without, "{}").await;
+    send(&without, "{}").await;
     let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
     listener.listen("messenger_messages").await.unwrap();
-    let id = send(&*without, "{}").await;
+    let id = send(&without, "{}").await;
     without.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
     assert!(heard(&mut listener, &mut connection, "messenger_messages").await.is_empty());
 }
@@ -316,7 +316,7 @@ async fn consumers_of_several_tables_are_woken_over_one_connection() {
     let tables: Vec<Arc<Queue>> =
         ["a", "b"].map(|table| open(table, &format!("{url}?table_name={table}"), "{}", &factories, stage.dir())).into();
     for table in &tables {
-        listen(&**table).await;
+        listen(table).await;
     }
     for table in &tables {
         let insert = format!(
@@ -341,8 +341,8 @@ async fn all_queues_of_a_database_share_one_connection() {
         .map(|queue| open(queue, &format!("{url}?queue_name={queue}"), "{}", &factories, stage.dir()))
         .into();
     for queue in &queues {
-        listen(&**queue).await;
-        send(&**queue, "{}").await;
+        listen(queue).await;
+        send(queue, "{}").await;
     }
     let count =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'minutely'";
@@ -416,7 +416,7 @@ async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
     ] {
         let dsn = server.url(user, "postgres") + parameters;
         let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
-        listen(&*transport).await;
+        listen(&transport).await;
         assert_eq!(text(&mut connection, are_encrypted).await, expected, "{user} {parameters}");
         drop(transport);
         let deadline = Instant::now() + DEADLINE;
@@ -433,12 +433,12 @@ async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
     let mut connection = PgConnection::connect(&server.admin_url()).await.unwrap();
     connection.execute("CREATE USER worker; GRANT ALL ON SCHEMA public TO worker").await.unwrap();
     let transport = open("a", &server.url("worker", "postgres"), "{}", &built_in_factories(), Path::new("/"));
-    send(&*transport, "{}").await;
+    send(&transport, "{}").await;
     connection.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await.unwrap();
     let refused = tokio::time::timeout(DEADLINE, transport.waking.as_ref().unwrap().wake()).await.unwrap();
     assert!(error_text(refused).contains("grant this user"));
     connection.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC").await.unwrap();
-    send(&*transport, "{}").await;
+    send(&transport, "{}").await;
 }
 
 #[test]
@@ -448,14 +448,14 @@ async fn what_is_resumed_wakes_those_who_wait() {
     consumer.setting_up.as_ref().unwrap().setup().await.unwrap();
     // It would tell of every change. Symfony's later versions have none.
     connection.execute("DROP TRIGGER notify_trigger ON messenger_messages").await.unwrap();
-    listen(&*consumer).await;
-    send_later(&*other, "{}", Duration::from_secs(3600)).await;
+    listen(&consumer).await;
+    send_later(&other, "{}", Duration::from_secs(3600)).await;
     // The delayed message itself is told of.
     consumer.waking.as_ref().unwrap().wake().await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
     other.resting.as_ref().unwrap().resume().await.unwrap();
     tokio::time::timeout(DEADLINE, consumer.waking.as_ref().unwrap().wake()).await.expect("resumed").unwrap();
-    assert_eq!(receive_bodies(&*consumer).await, ["{}"]);
+    assert_eq!(receive_bodies(&consumer).await, ["{}"]);
 }
 
 async fn send_as(server: &PrivateServer, login: &str, database: &str) -> Result<Sent, TransportError> {

@@ -138,7 +138,7 @@ async fn a_delayed_message_that_symfony_claims_meanwhile_is_left_to_it() {
     symfony.remove(&member);
     assert!(transport.receive(5).await.unwrap().is_empty());
     transport.ack(&ids(&received)).await.unwrap();
-    assert_eq!(counts(&*transport).await, Counts::default());
+    assert_eq!(counts(&transport).await, Counts::default());
 }
 
 #[test]
@@ -161,8 +161,8 @@ async fn a_delayed_message_that_symfony_claims_is_neither_moved_nor_removed() {
             _ => transport.reject(&[id]).await.unwrap(),
         }
         assert!(claimed.lock().unwrap().is_some(), "the message was not asked for");
-        assert_eq!(counts(&*other).await, Counts::default(), "{act}");
-        assert_eq!(counts(&*redis.stage.open("a")).await, Counts { delayed: 1, ..Counts::default() }, "{act}");
+        assert_eq!(counts(&other).await, Counts::default(), "{act}");
+        assert_eq!(counts(&redis.stage.open("a")).await, Counts { delayed: 1, ..Counts::default() }, "{act}");
     }
 }
 
@@ -212,7 +212,7 @@ async fn abandoned_messages_are_found_at_once_behind_many_in_flight() {
         held += live.receive(1000).await.unwrap().len();
     }
     for n in 0..3 {
-        send(&*dead, n.to_string()).await;
+        send(&dead, n.to_string()).await;
     }
     let abandoned = dead.receive(3).await.unwrap();
     dead.releasing.as_ref().unwrap().release(&deliveries(&abandoned)).await.unwrap();

@@ -71,15 +71,15 @@ async fn entries_are_those_of_symfony() {
     let Some(mut redis) = Redis::new().await else { return };
     for (options, before, after) in [("{}", "s:94:\"", "\";"), ("{serializer: 0}", "", "")] {
         let transport = redis.stage.open_with("a", options);
-        let id = send(&*transport, "{\"n\":1}").await;
+        let id = send(&transport, "{\"n\":1}").await;
         let entries: Vec<(String, Vec<String>)> = redis.run("XRANGE $ - +", &[]);
         let ours = JSON.replace("\\/", "/");
         assert_eq!(ours.len(), 94);
         assert_eq!(entries, [(id.0.clone(), vec!["message".to_owned(), format!("{before}{ours}{after}")])]);
         transport.reject(&[id]).await.unwrap();
 
-        send_later(&*transport, "{\"n\":1}", HOUR).await;
-        send_later(&*transport, "{\"n\":1}", HOUR).await;
+        send_later(&transport, "{\"n\":1}", HOUR).await;
+        send_later(&transport, "{\"n\":1}", HOUR).await;
         // The same with either serializer, and two though they are equal.
         let delayed: Vec<String> = redis.run("ZRANGE $__queue 0 -1", &[]);
         assert_eq!(delayed.len(), 2);
@@ -128,7 +128,7 @@ async fn damaged_entries_are_received_for_what_they_are_and_kept() {
     assert_eq!(&damaged[5].headers[..], b"[\"x\"]");
     let said = damaged[0].error.to_string();
     assert!(said.contains("has no field `message`"), "{said}");
-    assert_eq!(counts(&*transport).await, Counts { in_flight: 7, ..Counts::default() });
+    assert_eq!(counts(&transport).await, Counts { in_flight: 7, ..Counts::default() });
 }
 
 #[test]
@@ -136,7 +136,7 @@ async fn every_consumer_has_a_name_of_its_own_unless_one_is_set() {
     let Some(mut redis) = Redis::new().await else { return };
     for options in ["{}", "{}", "{consumer: mine}"] {
         let transport = redis.stage.open_with("a", options);
-        send(&*transport, "{}").await;
+        send(&transport, "{}").await;
         assert_eq!(transport.receive(1).await.unwrap().len(), 1);
     }
     let mut names = redis.consumers();
@@ -153,7 +153,7 @@ async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
     let open = || redis.stage.open_with("a", "{consumer: mine}");
     let before = open();
     for n in 0..6 {
-        send(&*before, n.to_string()).await;
+        send(&before, n.to_string()).await;
     }
     assert_eq!(before.receive(5).await.unwrap().len(), 5);
     drop(before);
@@ -170,18 +170,18 @@ async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
 async fn what_phps_consumers_hold_is_not_released_but_taken_when_abandoned() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{redeliver_timeout: 2}");
-    let id = send(&*transport, "1").await;
+    let id = send(&transport, "1").await;
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
     redis.run::<redis::Value>("XREADGROUP GROUP symfony consumer COUNT 1 STREAMS $ >", &[]);
-    send(&*transport, "0").await;
+    send(&transport, "0").await;
     let received = transport.receive(1).await.unwrap();
     let held = never_received(std::slice::from_ref(&id), &received[0].receipt);
     transport.releasing.as_ref().unwrap().release(&held).await.unwrap();
     transport.keeping_alive.as_ref().unwrap().keep_alive(&held, SystemTime::now()).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
     transport.retrying.as_ref().unwrap().retry(&id, &message("2"), Duration::ZERO).await.unwrap();
-    assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
-    let received = receive_eventually(&*transport).await;
+    assert_eq!(counts(&transport).await, Counts { in_flight: 1, ..Counts::default() });
+    let received = receive_eventually(&transport).await;
     assert_eq!((&received.id, &message_of(&received).body[..]), (&id, &b"1"[..]));
 }
 
@@ -190,9 +190,9 @@ async fn a_slow_consumer_does_not_bring_back_what_another_has() {
     let Some(redis) = Redis::new().await else { return };
     let open = || redis.stage.open_with("a", "{redeliver_timeout: 1}");
     let (slow, other) = (open(), open());
-    send(&*slow, "1").await;
+    send(&slow, "1").await;
     let received = slow.receive(1).await.unwrap();
-    assert_eq!(receive_eventually(&*other).await.id, received[0].id);
+    assert_eq!(receive_eventually(&other).await.id, received[0].id);
     let place = redis.stage.open("b").moving.as_ref().unwrap().place();
     let (retrying, moving) = (slow.retrying.as_ref().unwrap(), slow.moving.as_ref().unwrap());
     retrying.retry(&received[0].id, &message("2"), Duration::ZERO).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_slow_consumer_does_not_bring_back_what_another_has() {
     slow.keeping_alive.as_ref().unwrap().keep_alive(&deliveries(&received), SystemTime::now()).await.unwrap();
     other.ack(&ids(&received)).await.unwrap();
     for queue in ["a", "b"] {
-        assert_eq!(counts(&*redis.stage.open(queue)).await, Counts::default());
+        assert_eq!(counts(&redis.stage.open(queue)).await, Counts::default());
     }
 }
 
@@ -211,14 +211,14 @@ async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
     let transport = redis.stage.open("a");
     let mut sent = vec![];
     for n in 0..250 {
-        sent.push(send(&*transport, n.to_string()).await);
+        sent.push(send(&transport, n.to_string()).await);
     }
     transport.receive(10).await.unwrap();
     // Deleted before they were received: the server loses count.
     redis.run::<()>("XDEL $", &[&sent[50].0, &sent[60].0]);
     let groups: Vec<std::collections::HashMap<String, redis::Value>> = redis.run("XINFO GROUPS $", &[]);
     assert_eq!(groups[0].get("lag").unwrap_or(&redis::Value::Nil), &redis::Value::Nil);
-    assert_eq!(counts(&*transport).await, Counts { pending: 238, in_flight: 10, ..Counts::default() });
+    assert_eq!(counts(&transport).await, Counts { pending: 238, in_flight: 10, ..Counts::default() });
     assert_eq!(transport.counting.as_ref().unwrap().pending(100).await.unwrap(), 100);
     assert_eq!(transport.counting.as_ref().unwrap().pending(150).await.unwrap(), 150);
 }
@@ -227,13 +227,13 @@ async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
 async fn what_is_deleted_while_in_flight_is_forgotten() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
-    let id = send(&*transport, "1").await;
+    let id = send(&transport, "1").await;
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("XDEL $", &[&id.0]);
     transport.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
-    send(&*transport, "2").await;
-    assert_eq!(receive_bodies(&*redis.stage.open("a")).await, ["2"]);
-    assert_eq!(counts(&*transport).await, Counts { in_flight: 1, ..Counts::default() });
+    send(&transport, "2").await;
+    assert_eq!(receive_bodies(&redis.stage.open("a")).await, ["2"]);
+    assert_eq!(counts(&transport).await, Counts { in_flight: 1, ..Counts::default() });
 }
 
 #[test]
@@ -241,14 +241,14 @@ async fn handled_messages_stay_where_they_are_not_to_be_deleted() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{delete_after_ack: false, delete_after_reject: 'no'}");
     for n in 0..3 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
     let received = transport.receive(2).await.unwrap();
     transport.ack(&ids(&received)[..1]).await.unwrap();
     transport.reject(&ids(&received)[1..]).await.unwrap();
     assert_eq!(redis.run::<u64>("XLEN $", &[]), 3);
-    assert_eq!(counts(&*transport).await, Counts { pending: 1, ..Counts::default() });
-    assert_eq!(receive_bodies(&*redis.stage.open("a")).await, ["2"]);
+    assert_eq!(counts(&transport).await, Counts { pending: 1, ..Counts::default() });
+    assert_eq!(receive_bodies(&redis.stage.open("a")).await, ["2"]);
 }
 
 #[test]
@@ -256,7 +256,7 @@ async fn a_stream_is_kept_short_where_that_is_asked_for() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{stream_max_entries: 100}");
     for n in 0..1000 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
     assert!((100..400).contains(&redis.run::<u64>("XLEN $", &[])));
 }
@@ -265,23 +265,23 @@ async fn a_stream_is_kept_short_where_that_is_asked_for() {
 async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
-    send(&*transport, "1").await;
+    send(&transport, "1").await;
     let received = transport.receive(1).await.unwrap();
     redis.run::<()>("DEL $", &[]);
     transport.retrying.as_ref().unwrap().retry(&received[0].id, &message("x"), Duration::ZERO).await.unwrap();
     transport.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
-    send(&*transport, "2").await;
-    assert_eq!(receive_bodies(&*transport).await, ["2"]);
+    send(&transport, "2").await;
+    assert_eq!(receive_bodies(&transport).await, ["2"]);
 }
 
 #[test]
 async fn a_second_group_is_refused_where_messages_are_deleted() {
     let Some(redis) = Redis::new().await else { return };
     let (first, second) = (redis.stage.open("a"), redis.stage.open_with("a", "{group: other}"));
-    send(&*first, "1").await;
-    assert_eq!(receive_bodies(&*first).await, ["1"]);
+    send(&first, "1").await;
+    assert_eq!(receive_bodies(&first).await, ["1"]);
     for result in [second.receive(1).await.map(drop), second.setting_up.as_ref().unwrap().setup().await] {
         let text = error_text(result);
         assert!(
@@ -290,7 +290,7 @@ async fn a_second_group_is_refused_where_messages_are_deleted() {
         );
     }
     let keeping = "{group: other, delete_after_ack: false, delete_after_reject: false}";
-    assert_eq!(receive_bodies(&*redis.stage.open_with("a", keeping)).await, ["1"]);
+    assert_eq!(receive_bodies(&redis.stage.open_with("a", keeping)).await, ["1"]);
 }
 
 #[test]
@@ -316,18 +316,18 @@ async fn a_key_that_holds_something_else_is_named() {
     error_text(transport.receive(1).await);
     assert_eq!(redis.run::<u64>("ZCARD $__queue", &[]), 1);
     let source = redis.stage.open("b");
-    send(&*source, "1").await;
+    send(&source, "1").await;
     let received = source.receive(1).await.unwrap();
     let place = transport.moving.as_ref().unwrap().place();
     error_text(source.moving.as_ref().unwrap().move_to(&received[0].id, &message("1"), &place).await);
-    assert_eq!(counts(&*source).await, Counts { in_flight: 1, ..Counts::default() });
+    assert_eq!(counts(&source).await, Counts { in_flight: 1, ..Counts::default() });
 }
 
 #[test]
 async fn a_released_message_wakes_who_waits() {
     let Some(redis) = Redis::new().await else { return };
     let (dead, supervisor, waiting) = (redis.stage.open("a"), redis.stage.open("a"), redis.stage.open("a"));
-    send(&*dead, "1").await;
+    send(&dead, "1").await;
     let received = dead.receive(1).await.unwrap();
     let woken = async {
         while waiting.receive(1).await.unwrap().is_empty() {
@@ -365,11 +365,11 @@ async fn who_waits_is_not_woken_by_what_happens_elsewhere() {
     let waking = waiting.waking.as_ref().unwrap();
     let quiet = Duration::from_millis(300);
     assert!(waiting.receive(1).await.unwrap().is_empty());
-    settle(&*waiting).await;
-    send(&*other, "1").await;
-    send_later(&*other, "2", HOUR).await;
+    settle(&waiting).await;
+    send(&other, "1").await;
+    send_later(&other, "2", HOUR).await;
     assert!(tokio::time::timeout(quiet, waking.wake()).await.is_err());
-    send_later(&*redis.stage.open("a"), "3", Duration::from_millis(1)).await;
+    send_later(&redis.stage.open("a"), "3", Duration::from_millis(1)).await;
     tokio::time::timeout(DEADLINE, waking.wake()).await.unwrap().unwrap();
 }
 
@@ -386,23 +386,23 @@ async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
     let Some(mut server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
     for n in 0..5 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
-    send_later(&*transport, "5", Duration::from_millis(1)).await;
+    send_later(&transport, "5", Duration::from_millis(1)).await;
     let in_flight = transport.receive(2).await.unwrap();
     server.kill();
     let start = Instant::now();
-    is_store_error(queued(&*transport).await, &server);
+    is_store_error(queued(&transport).await, &server);
     is_store_error(transport.receive(1).await, &server);
     is_store_error(transport.ack(&ids(&in_flight)).await, &server);
     is_store_error(transport.counting.as_ref().unwrap().pending(1).await, &server);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     server.start_again();
     transport.ack(&ids(&in_flight)).await.unwrap();
-    let mut bodies = receive_bodies(&*transport).await;
+    let mut bodies = receive_bodies(&transport).await;
     bodies.sort();
     assert_eq!(bodies, ["2", "3", "4", "5"]);
-    assert_eq!(counts(&*transport).await, Counts { in_flight: 4, ..Counts::default() });
+    assert_eq!(counts(&transport).await, Counts { in_flight: 4, ..Counts::default() });
 }
 
 #[test]
@@ -412,7 +412,7 @@ async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     let waking = consumer.waking.as_ref().unwrap();
     let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    settle(&*consumer).await;
+    settle(&consumer).await;
     assert!(waking.poll_interval().is_some());
     // It listens already: what is asked once waits.
     let mut woken = std::pin::pin!(wake());
@@ -423,10 +423,10 @@ async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
     is_store_error(consumer.receive(1).await, &server);
     server.start_again();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    settle(&*consumer).await;
+    settle(&consumer).await;
     assert!(waking.poll_interval().is_some());
     let producer = transport(&server.url(), "{}");
-    let (woken, ()) = tokio::join!(wake(), async { drop(send(&*producer, "1").await) });
+    let (woken, ()) = tokio::join!(wake(), async { drop(send(&producer, "1").await) });
     woken.unwrap();
     assert_eq!(bodies(&consumer.receive(1).await.unwrap()), ["1"]);
 }
@@ -452,7 +452,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
         (format!("redis://hunter2@{socket}?stream=s"), "{dbindex: 1}"),
         (format!("redis://app:p%40ss%3Aw%2Frd@{socket}"), "{}"),
     ] {
-        queued(&*transport(&dsn, options)).await.unwrap();
+        queued(&transport(&dsn, options)).await.unwrap();
     }
     for (dsn, said) in [
         (format!("redis://hunter3@127.0.0.1:{port}/s"), "password are wrong"),
@@ -462,7 +462,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
         ("redis://hunter2@127.0.0.1:1/s".to_owned(), "127.0.0.1:1/0: Connection refused"),
         ("redis://hunter2@/nowhere/a.sock".to_owned(), "/nowhere/a.sock/0: No such file"),
     ] {
-        let text = error_text(queued(&*transport(&dsn, "{}")).await);
+        let text = error_text(queued(&transport(&dsn, "{}")).await);
         assert!(text.contains(said) && text.contains("\"a\"") && !text.contains("hunter"), "{text}");
     }
 }
@@ -471,7 +471,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
 async fn nothing_that_is_written_waits_for_an_acknowledgement() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
-    queued(&*transport).await.unwrap();
+    queued(&transport).await.unwrap();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
         let fd: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
@@ -490,7 +490,7 @@ async fn what_a_user_may_not_do_is_said() {
     let options = ["--user", "app", "on", ">hunter2", "~*", "&*", "+@all", "-@stream"];
     let Some(server) = PrivateRedis::start(&options) else { return };
     let transport = transport(&format!("redis://app:hunter2@127.0.0.1:{}", server.port()), "{}");
-    let text = error_text(queued(&*transport).await);
+    let text = error_text(queued(&transport).await);
     assert!(text.contains("no permissions") && text.contains("ACL SETUSER") && !text.contains("hunter2"), "{text}");
 }
 
@@ -499,17 +499,17 @@ async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
-    send(&*transport, "1").await;
-    send(&*transport, "2").await;
-    send_later(&*transport, "3", Duration::from_millis(1)).await;
+    send(&transport, "1").await;
+    send(&transport, "2").await;
+    send_later(&transport, "3", Duration::from_millis(1)).await;
     let mut connection = server.connect().unwrap();
     cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query::<()>(&mut connection).unwrap();
-    let text = error_text(queued(&*transport).await);
+    let text = error_text(queued(&transport).await);
     assert!(text.contains("maxmemory"), "{text}");
     let received = transport.receive(5).await.unwrap();
     transport.ack(&ids(&received)).await.unwrap();
     // What is delayed is no less there for it.
-    let counts = counts(&*transport).await;
+    let counts = counts(&transport).await;
     assert_eq!((received.len(), counts), (2, Counts { pending: 1, ..Counts::default() }));
 }
 
@@ -527,7 +527,7 @@ async fn a_server_that_is_too_old_is_told_from_others() {
             }
         }
     });
-    let text = error_text(queued(&*transport(&format!("redis://127.0.0.1:{port}"), "{}")).await);
+    let text = error_text(queued(&transport(&format!("redis://127.0.0.1:{port}"), "{}")).await);
     assert!(text.contains("Redis 6.2 is the oldest"), "{text}");
 }
 

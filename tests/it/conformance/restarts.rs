@@ -27,7 +27,7 @@ async fn nothing_is_lost(server: Server) {
     let Some(mut server) = PrivateServer::start(server) else { return };
     let transport = transport(&server);
     for n in 0..5 {
-        send(&*transport, n.to_string()).await;
+        send(&transport, n.to_string()).await;
     }
     let in_flight = transport.receive(2).await.unwrap();
 
@@ -41,8 +41,8 @@ async fn nothing_is_lost(server: Server) {
 
     server.start_again();
     transport.ack(&ids(&in_flight)).await.unwrap();
-    send(&*transport, "5").await;
-    assert_eq!(receive_bodies(&*transport).await, ["2", "3", "4", "5"]);
+    send(&transport, "5").await;
+    assert_eq!(receive_bodies(&transport).await, ["2", "3", "4", "5"]);
     let counts = transport.counting.as_ref().unwrap().counts(100).await.unwrap();
     assert_eq!(counts, Counts { in_flight: 4, ..Counts::default() });
 }
@@ -69,7 +69,7 @@ async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
     assert!(waking.poll_interval().is_some());
 
     // Once for the question to be prepared, which it does before it asks.
-    send(&*transport(&server), "0").await;
+    send(&transport(&server), "0").await;
     wake().await.unwrap();
     consumer.ack(&ids(&consumer.receive(1).await.unwrap())).await.unwrap();
 
@@ -102,7 +102,7 @@ async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
     assert!(consumer.receive(1).await.unwrap().is_empty());
     assert!(waking.poll_interval().is_some());
     let producer = transport(&server);
-    let (woken, ()) = tokio::join!(wake(), async { drop(send(&*producer, "1").await) });
+    let (woken, ()) = tokio::join!(wake(), async { drop(send(&producer, "1").await) });
     woken.unwrap();
     assert_eq!(bodies(&consumer.receive(1).await.unwrap()), ["1"]);
 }

@@ -73,7 +73,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
     let received = transport.receive(1).await.unwrap();
     assert_eq!(message_of(&received[0]), &message("{\"n\":1}"));
 
-    send(&*transport, "{\"n\":2}").await;
+    send(&transport, "{\"n\":2}").await;
     let sql = "SELECT *, typeof(body) || typeof(headers) || typeof(available_at) AS types, \
                available_at BETWEEN datetime('now', '-60 seconds') AND datetime('now') AS now \
                FROM messenger_messages ORDER BY id";
@@ -95,7 +95,7 @@ async fn symfonys_table_is_left_as_it_is() {
     let schema = "SELECT group_concat(sql, ';') FROM sqlite_master";
     let before: String = connection.fetch_one(schema).await.unwrap().get(0);
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
-    send(&*transport, "{}").await;
+    send(&transport, "{}").await;
     let after: String = connection.fetch_one(schema).await.unwrap().get(0);
     assert_eq!(before, after);
 }
@@ -129,7 +129,7 @@ async fn a_message_of_another_program_wakes_at_once() {
             insert(&mut connection, &format!("'{n}'"), "'{}'", "NULL").await;
             begun
         };
-        let (bodies, begun) = tokio::join!(woken(&*transport), sent);
+        let (bodies, begun) = tokio::join!(woken(&transport), sent);
         assert_eq!(bodies, [n.to_string()]);
         quickest = quickest.min(begun.elapsed());
     }
@@ -141,9 +141,9 @@ async fn a_message_of_another_program_wakes_at_once() {
 async fn a_message_for_another_queue_wakes_nobody() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (a, b) = (stage.open("a"), stage.open("b"));
-    send(&*b, "{}").await;
+    send(&b, "{}").await;
     let wake = tokio::time::timeout(Duration::from_millis(700), a.waking.as_ref().unwrap().wake());
-    let (waited, _) = tokio::join!(wake, send(&*b, "{}"));
+    let (waited, _) = tokio::join!(wake, send(&b, "{}"));
     assert!(waited.is_err());
 }
 
@@ -161,9 +161,9 @@ async fn a_consumer_waits_for_a_file_that_is_not_there_yet_and_for_one_that_take
             for name in ["queue.db", "queue.db-wal", "queue.db-shm"] {
                 let _ = std::fs::remove_file(folder.join(name));
             }
-            send(&*stage.open("a"), n.to_string()).await;
+            send(&stage.open("a"), n.to_string()).await;
         };
-        let (bodies, ()) = tokio::join!(woken(&*consumer), sent);
+        let (bodies, ()) = tokio::join!(woken(&consumer), sent);
         assert_eq!(bodies, [n.to_string()]);
     }
 }
@@ -178,7 +178,7 @@ async fn a_consumer_is_woken_through_a_symbolic_link() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         insert(&mut connection, "'1'", "'{}'", "NULL").await;
     };
-    let (bodies, ()) = tokio::join!(woken(&*consumer), sent);
+    let (bodies, ()) = tokio::join!(woken(&consumer), sent);
     assert_eq!(bodies, ["1"]);
 }
 
@@ -186,7 +186,7 @@ async fn a_consumer_is_woken_through_a_symbolic_link() {
 async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = stage.open_with("a", "{redeliver_timeout: 2}");
-    send_later(&*transport, "later", Duration::from_secs(2)).await;
+    send_later(&transport, "later", Duration::from_secs(2)).await;
     for _ in 0..2 {
         let start = Instant::now();
         while transport.receive(1).await.unwrap().is_empty() {
@@ -206,7 +206,7 @@ async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() 
     insert(&mut connection, "'in hand'", "'{}'", "datetime('now', '-3500 seconds')").await;
     let counts = transport.counting.as_ref().unwrap().counts(10).await.unwrap();
     assert_eq!(counts, Counts { pending: 1, delayed: 0, in_flight: 1 });
-    assert_eq!(receive_bodies(&*transport).await, ["late"]);
+    assert_eq!(receive_bodies(&transport).await, ["late"]);
 }
 
 #[test]
@@ -246,7 +246,7 @@ async fn nothing_is_created_before_the_first_message() {
     assert!(transport.receive(1).await.unwrap().is_empty());
     assert_eq!(transport.counting.as_ref().unwrap().pending(1).await.unwrap(), 0);
     assert!(!stage.dir().join("var").exists());
-    send(&*transport, "{}").await;
+    send(&transport, "{}").await;
     assert!(stage.dir().join("var/queue.db").exists());
 }
 
@@ -254,11 +254,11 @@ async fn nothing_is_created_before_the_first_message() {
 async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
-    send(&*transport, "old").await;
+    send(&transport, "old").await;
     std::fs::remove_dir_all(stage.dir().join("var")).unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
-    send(&*transport, "new").await;
-    assert_eq!(receive_bodies(&*open_file(stage.dir())).await, ["new"]);
+    send(&transport, "new").await;
+    assert_eq!(receive_bodies(&open_file(stage.dir())).await, ["new"]);
 }
 
 #[test]
@@ -307,20 +307,20 @@ async fn a_table_of_another_shape_is_an_error() {
 async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
-    send(&*transport, "1").await;
+    send(&transport, "1").await;
     let mut other = raw(&stage.dir().join("var/queue.db")).await;
     let transaction = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     assert_eq!(transport.counting.as_ref().unwrap().pending(9).await.unwrap(), 1);
     let waiting = tokio::spawn({
         let transport = open_file(stage.dir());
-        async move { send(&*transport, "2").await }
+        async move { send(&transport, "2").await }
     });
     let again = open_file(stage.dir());
     assert_eq!(again.listing.as_ref().unwrap().list(None, 9).await.unwrap().len(), 1);
     assert!(!waiting.is_finished());
     transaction.commit().await.unwrap();
     waiting.await.unwrap();
-    assert_eq!(receive_bodies(&*transport).await, ["1", "2"]);
+    assert_eq!(receive_bodies(&transport).await, ["1", "2"]);
 }
 
 #[test]
@@ -331,7 +331,7 @@ async fn thirty_connections_that_start_on_no_file_at_once_all_get_through() {
         tokio::spawn(async move {
             let mut taken = vec![];
             for n in 0..5 {
-                send(&*transport, format!("{task}.{n}")).await;
+                send(&transport, format!("{task}.{n}")).await;
                 let received = transport.receive(1).await.unwrap();
                 taken.extend(bodies(&received));
                 transport.ack(&ids(&received)).await.unwrap();
@@ -341,7 +341,7 @@ async fn thirty_connections_that_start_on_no_file_at_once_all_get_through() {
     });
     let tasks: Vec<_> = tasks.collect();
     let mut taken: Vec<String> = join_all(tasks).await.into_iter().flat_map(|end| end.unwrap()).collect();
-    taken.extend(receive_bodies(&*open_file(stage.dir())).await);
+    taken.extend(receive_bodies(&open_file(stage.dir())).await);
     assert_eq!(taken.len(), 150);
     assert_eq!(taken.iter().collect::<HashSet<_>>().len(), 150);
 }
@@ -365,12 +365,12 @@ async fn another_process() {
     match role.as_str() {
         "send 20" => {
             for _ in 0..20 {
-                send(&*transport, "{}").await;
+                send(&transport, "{}").await;
             }
         }
         // Says "sent ID" for every message, until it is killed.
         "send" => loop {
-            println!("\nsent {}", send(&*transport, "{}").await);
+            println!("\nsent {}", send(&transport, "{}").await);
         },
         // Says so for every message, until one is refused.
         "fill" => loop {
@@ -417,7 +417,7 @@ async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
 #[test]
 async fn what_was_queued_before_the_disk_was_full_is_kept_and_the_rest_refused() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
-    send(&*open_file(stage.dir()), "{}").await;
+    send(&open_file(stage.dir()), "{}").await;
     // Files of at most 256 KiB stand in for a full disk.
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
@@ -429,7 +429,7 @@ async fn what_was_queued_before_the_disk_was_full_is_kept_and_the_rest_refused()
     assert!(refused.contains("limit is used up"), "{refused}");
     assert!(!sent.is_empty());
     let transport = open_file(stage.dir());
-    send(&*transport, "{}").await;
+    send(&transport, "{}").await;
     let stored = ids(&transport.receive(100_000).await.unwrap());
     assert_eq!(stored.len(), sent.len() + 2);
     assert!(sent.iter().all(|id| stored.contains(&MessageId((*id).to_owned()))));
