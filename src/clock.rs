@@ -16,16 +16,32 @@ pub(crate) fn now() -> SystemTime {
     day.checked_add(ahead).and_then(|day| day.checked_sub(behind)).unwrap_or(day)
 }
 
+/// Is tokio's clock paused? It then stands still while the system's goes on.
+#[cfg(feature = "testing")]
+pub(crate) fn is_paused() -> bool {
+    let (timers, real) = (Instant::now(), time::Instant::now());
+    while time::Instant::now() == real {
+        std::hint::spin_loop();
+    }
+    Instant::now() == timers
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
 
+    #[tokio::test]
+    async fn a_clock_that_goes_is_not_paused() {
+        assert!(!is_paused());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_time_of_day_moves_with_the_clock_of_the_timers() {
         let (hour, tolerance) = (Duration::from_secs(3600), Duration::from_secs(60));
         let before = now();
+        assert!(is_paused());
         assert!(SystemTime::now().duration_since(before).unwrap_or_default() < tolerance);
         tokio::time::sleep(hour).await;
         let passed = now().duration_since(before).unwrap();

@@ -58,6 +58,9 @@
 //!
 //! or among commands of its own: [`cli::Command`].
 //!
+//! `docs/rust.md` in the repository has an example for each question: state, middleware, own stamps, own transports, tests
+//! (with the feature `testing`) and more.
+//!
 //! Each module's first line says its one job; modules depend only on those listed below them:
 //! [`cli`], [`app`], [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
 //! `connection`, [`message`], [`config`].

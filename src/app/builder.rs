@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -253,17 +254,44 @@ impl AppBuilder {
 
     /// As [`AppBuilder::build`]. `check` adds problems that only the caller knows of.
     pub(crate) fn build_checked(mut self, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
-        let (config, mut problems) = read(self.source, self.dir)?;
+        let (config, problems) = read(take(&mut self.source), self.dir.take())?;
+        self.assemble(config, problems, None, check)
+    }
+
+    /// As [`AppBuilder::build`], for a test: all queues and the cache are in memory, and `first` sees all messages before the
+    /// application's own middleware.
+    #[cfg(feature = "testing")]
+    pub(crate) fn build_in_memory(
+        mut self,
+        queues: Arc<crate::transport::InMemoryFactory>,
+        first: impl Middleware + 'static,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Result<App, Problems> {
+        let (mut config, problems) = read(take(&mut self.source), self.dir.take())?;
+        adjust(&mut config);
+        // Of two factories for one scheme the later one wins.
+        self.factories = vec![queues];
+        self.middleware.insert(0, Arc::new(first));
+        self.assemble(config, problems, Some(Arc::new(crate::cache::MemoryStore::default())), |_| Vec::new())
+    }
+
+    fn assemble(
+        mut self,
+        config: Config,
+        mut problems: Problems,
+        store: Option<Arc<dyn Store>>,
+        check: impl Fn(&Config) -> Vec<Problem>,
+    ) -> Result<App, Problems> {
         // A cache and transports on one server share a connection.
         let connections = Connections::default();
         let factories = [built_in_factories_on(&connections), self.factories].concat();
         let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
         let mut doubts = Vec::new();
-        let store = config
-            .cache
-            .as_ref()
-            .map(|cache| open_store_on(&connections, cache, &config.dir, &config.connections, &mut doubts));
-        let store = store.unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
+        let configured = || {
+            let cache = config.cache.as_ref()?;
+            Some(open_store_on(&connections, cache, &config.dir, &config.connections, &mut doubts))
+        };
+        let store = store.map(Ok).or_else(configured).unwrap_or_else(|| Ok(in_files())).unwrap_or_else(|wrong| {
             problems.list.extend(wrong);
             in_files()
         });

@@ -66,7 +66,7 @@ impl ConfigBuilder {
         self.set("failure_transport", name)
     }
 
-    /// Adds a worker definition for the supervisor: `json!({ "transports": ["mail"], "autoscale": { "max": 4 } })`.
+    /// Adds a worker definition for the supervisor: `json!({ "transports": ["mail"], "autoscale": { "desired_size": 10, "max": 4 } })`.
     #[must_use]
     pub fn worker(mut self, settings: impl Serialize) -> Self {
         let Some(settings) = self.value("workers", settings) else { return self };

@@ -37,6 +37,8 @@ struct Store {
     state: Mutex<State>,
     /// A message came, or came back, in some queue.
     changed: Notify,
+    /// A message left, or is somewhere else.
+    left: Notify,
 }
 
 #[derive(Default)]
@@ -74,7 +76,7 @@ impl Default for Store {
     fn default() -> Self {
         static STORES: AtomicU64 = AtomicU64::new(0);
         let number = STORES.fetch_add(1, Ordering::Relaxed);
-        Self { number, state: Mutex::default(), changed: Notify::new() }
+        Self { number, state: Mutex::default(), changed: Notify::new(), left: Notify::new() }
     }
 }
 
@@ -160,6 +162,7 @@ impl InMemory {
                 queue.remove(id);
             }
         });
+        self.store.left.notify_waiters();
     }
 }
 
@@ -330,6 +333,7 @@ impl Retrying for InMemory {
                 }
             });
             self.store.changed.notify_waiters();
+            self.store.left.notify_waiters();
         }
         Ok(())
     }
@@ -354,6 +358,7 @@ impl Moving for InMemory {
             }
             drop(state);
             self.store.changed.notify_waiters();
+            self.store.left.notify_waiters();
         }
         Ok(Some(id.clone()))
     }
@@ -392,6 +397,44 @@ impl From<InMemory> for Transport {
 #[derive(Default)]
 pub struct InMemoryFactory {
     store: Arc<Store>,
+}
+
+/// How many messages some queues hold.
+#[cfg(feature = "testing")]
+pub(crate) struct Backlog {
+    /// Due, or in flight.
+    pub(crate) now: usize,
+    /// Delayed.
+    pub(crate) later: usize,
+}
+
+#[cfg(feature = "testing")]
+impl InMemoryFactory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.store.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What these queues hold, all seen at one instant.
+    pub(crate) fn backlog(&self, queues: &[String]) -> Backlog {
+        let (state, now) = (self.state(), Instant::now());
+        let queues = queues.iter().filter_map(|name| state.queues.get(name));
+        queues.fold(Backlog { now: 0, later: 0 }, |sum, queue| {
+            let due = queue.due(now).count();
+            Backlog { now: sum.now + due + queue.in_flight.len(), later: sum.later + queue.waiting.len() - due }
+        })
+    }
+
+    /// The messages of a queue, oldest first.
+    pub(crate) fn messages(&self, queue: &str) -> Vec<Encoded> {
+        let state = self.state();
+        let queue = state.queues.get(queue).map(|queue| &queue.messages);
+        queue.into_iter().flatten().map(|(_, stored)| stored.message.clone()).collect()
+    }
+
+    /// Ends when a message has left its queue.
+    pub(crate) fn left(&self) -> tokio::sync::futures::Notified<'_> {
+        self.store.left.notified()
+    }
 }
 
 impl Factory for InMemoryFactory {

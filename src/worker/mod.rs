@@ -17,6 +17,8 @@ mod presence;
 mod retry;
 mod settle;
 mod stop;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use in_flight::UNFINISHED;
 pub use in_flight::{InFlight, Note, Taken};

@@ -11,6 +11,7 @@ mod cache;
 mod config;
 mod conformance;
 mod dispatch;
+mod documentation;
 mod embedded;
 mod fetching_on_amqp;
 mod first_use;

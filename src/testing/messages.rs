@@ -1,0 +1,129 @@
+//! Messages that a test looks at.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use super::journal::Entry;
+use crate::message::{Envelope, Message};
+
+/// Messages of one type, as a slice, with assertions that print everything that happened when they fail.
+pub struct Messages<M> {
+    /// What is said of them: `was sent`.
+    what: &'static str,
+    list: Vec<Recorded<M>>,
+    /// All that happened, for who reads why a test failed.
+    happened: String,
+}
+
+/// A message, and what is known of it. It is used like the message itself.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Recorded<M> {
+    /// The message.
+    pub message: M,
+    /// The message with its stamps.
+    pub envelope: Envelope,
+    /// The queue it was sent to, or came from; none where it was handled without one.
+    pub transport: Option<String>,
+    /// With which delay it was sent.
+    pub delay: Duration,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl<M: Message> Messages<M> {
+    pub(super) fn new(what: &'static str, entries: Vec<Entry>, happened: String) -> Self {
+        let of_type = entries.into_iter().filter(|entry| entry.envelope.message_type() == M::TYPE);
+        let list = of_type
+            .map(|entry| Recorded {
+                message: entry.envelope.message::<M>().unwrap_or_else(|error| {
+                    panic!("a message that {what} is no {}: {error}\n{entry}", std::any::type_name::<M>())
+                }),
+                transport: entry.transport.clone(),
+                delay: entry.delay(),
+                error: entry.error,
+                envelope: entry.envelope,
+            })
+            .collect();
+        Self { what, list, happened }
+    }
+
+    /// The only one there is.
+    ///
+    /// # Panics
+    ///
+    /// Where there is none, or several.
+    #[track_caller]
+    pub fn only(mut self) -> Recorded<M> {
+        self.assert_count(1);
+        self.list.remove(0)
+    }
+
+    /// Checks how many there are.
+    ///
+    /// # Panics
+    ///
+    /// Where there are more or fewer.
+    #[track_caller]
+    pub fn assert_count(&self, count: usize) {
+        assert!(self.list.len() == count, "{}", self.unlike(&format!("{count} of type {}", M::TYPE)));
+    }
+
+    /// Checks that there are none.
+    ///
+    /// # Panics
+    ///
+    /// Where there is one.
+    #[track_caller]
+    pub fn assert_none(&self) {
+        self.assert_count(0);
+    }
+
+    /// Checks that there is one like this.
+    ///
+    /// # Panics
+    ///
+    /// Where there is none that `is_wanted`.
+    #[track_caller]
+    pub fn assert_any(&self, is_wanted: impl Fn(&Recorded<M>) -> bool) {
+        let found = self.list.iter().any(is_wanted);
+        assert!(found, "{}", self.unlike(&format!("one of type {} that meets the condition", M::TYPE)));
+    }
+
+    fn unlike(&self, expected: &str) -> String {
+        let happened = if self.happened.is_empty() { "nothing" } else { &self.happened };
+        format!("{}: expected {expected}, found {}. This is what happened:\n{happened}", self.what, self.list.len())
+    }
+}
+
+impl<M> Deref for Messages<M> {
+    type Target = [Recorded<M>];
+
+    fn deref(&self) -> &[Recorded<M>] {
+        &self.list
+    }
+}
+
+impl<M> IntoIterator for Messages<M> {
+    type Item = Recorded<M>;
+    type IntoIter = std::vec::IntoIter<Recorded<M>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+impl<M> fmt::Debug for Messages<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").field("what", &self.what).field("count", &self.list.len()).finish_non_exhaustive()
+    }
+}
+
+impl<M> Deref for Recorded<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.message
+    }
+}
