@@ -227,7 +227,7 @@ impl AppBuilder {
 
     /// The application is a program of nothing but these commands, so that it becomes a worker by `--config FILE consume`,
     /// in the configuration's folder.
-    pub(crate) fn as_whole_program(mut self) -> Self {
+    pub(crate) fn into_whole_program(mut self) -> Self {
         self.is_whole_program = true;
         if self.worker_program.is_none() {
             let file = self.file().and_then(|file| std::path::absolute(file).ok());

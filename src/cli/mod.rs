@@ -306,7 +306,7 @@ fn parse(
     if let Some(file) = &global.config {
         app = app.config_file(file);
     }
-    Ok((Command { kind: Kind::from_arg_matches(&matches)?, global }, app.as_whole_program()))
+    Ok((Command { kind: Kind::from_arg_matches(&matches)?, global }, app.into_whole_program()))
 }
 
 /// The program's own parser.
