@@ -220,6 +220,7 @@ mod tests {
         let mut states = States::default();
         states.insert(Arc::new(AtomicU32::new(5)));
         states.insert("Ada");
+        #[expect(clippy::too_many_arguments, reason = "one of each kind")]
         async fn all(
             State(sum): State<Arc<AtomicU32>>,
             Attempt(attempt): Attempt,
