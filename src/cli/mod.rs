@@ -326,7 +326,8 @@ fn parser(name: String, version: String, file: Option<&Path>) -> clap::Command {
     match file {
         Some(file) => {
             let file: &'static OsStr = file.as_os_str().to_owned().leak();
-            parser.mut_arg("config", |option| option.default_value(file))
+            // Not `mut_arg`, which would put the option after all others.
+            parser.mut_args(|option| if option.get_id() == "config" { option.default_value(file) } else { option })
         }
         // The configuration is in the program.
         None => parser,
