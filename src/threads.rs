@@ -1,10 +1,10 @@
-//! Threads, processes and open files, where few are allowed.
+//! Threads, processes and open files on hosts that allow few.
 //!
 //! A host that limits the processes of a user (`ulimit -u`, RLIMIT_NPROC) counts every thread, and refuses further ones with
-//! EAGAIN. So this program has few: what is quick is done by the thread that asks. What needs another one waits for it, or
-//! fails with an error that names the limit; and the supervisor looks at the limit before it starts workers.
+//! EAGAIN. So this program uses few: what is quick is done on the thread that needs it. Code that needs another thread waits
+//! for one, or fails with an error that names the limit. The supervisor checks the limit before it starts workers.
 //!
-//! Descriptors (`ulimit -n`) and memory that are used up are refusals too: they pass, and say nothing about a message.
+//! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it passes, and is no fault of a message.
 
 use std::any::Any;
 use std::io;
@@ -19,35 +19,34 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-/// How long a thread of the pool stays when it has nothing to do. It looks up a name now and then.
-const POOL_KEEPS: Duration = Duration::from_secs(2);
+/// How long a thread of the blocking pool stays when it is idle. It looks up a host name now and then.
+const POOL_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// The most threads in the blocking pool.
+const MAX_POOL_THREADS: usize = 4;
 
-/// How many threads the pool has at most.
-const POOL_MOST: usize = 4;
+/// How long to wait for a thread.
+const THREAD_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a thread is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+/// How many descriptors a runtime needs, with some more for what comes first, such as reading the configuration.
+const RUNTIME_DESCRIPTORS: usize = 8;
 
-/// How many descriptors a runtime takes, and some for what is done first, such as reading the configuration.
-const DESCRIPTORS: usize = 8;
-
-/// A runtime of one thread, this one.
+/// A runtime on this thread alone.
 pub(crate) fn one_thread() -> io::Result<Runtime> {
-    ask_for_descriptors()?;
-    Builder::new_current_thread().enable_all().thread_keep_alive(POOL_KEEPS).max_blocking_threads(POOL_MOST).build()
+    check_descriptors()?;
+    with_small_pool(&mut Builder::new_current_thread()).build()
 }
 
-/// A runtime with `threads` besides this one, so that what computes here does not hold up the heartbeat. Where threads are
-/// used up it has none.
+/// A runtime with `threads` besides this one, so that a handler that computes does not delay the heartbeat. If the system
+/// refuses the threads, it runs on this thread alone.
 pub(crate) fn several_threads(threads: usize) -> io::Result<Runtime> {
-    ask_for_descriptors()?;
+    check_descriptors()?;
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(threads).enable_all().thread_keep_alive(POOL_KEEPS).max_blocking_threads(POOL_MOST);
-    // Tokio panics where it gets no thread, so that the system is asked before.
-    let asked: Vec<_> = (0..threads).map_while(|_| thread::Builder::new().spawn(thread::park).ok()).collect();
-    let available = asked.len();
-    for thread in asked {
+    with_small_pool(builder.worker_threads(threads));
+    // Tokio panics if a thread is refused, so it is tried first.
+    let tried: Vec<_> = (0..threads).map_while(|_| thread::Builder::new().spawn(thread::park).ok()).collect();
+    let available = tried.len();
+    for thread in tried {
         thread.thread().unpark();
         let _ = thread.join();
     }
@@ -59,52 +58,56 @@ pub(crate) fn several_threads(threads: usize) -> io::Result<Runtime> {
     one_thread()
 }
 
-/// Tokio panics where it gets no descriptors for its signals, so that the system is asked before.
-fn ask_for_descriptors() -> io::Result<()> {
-    let asked: io::Result<Vec<_>> = (0..DESCRIPTORS).map(|_| UnixDatagram::unbound()).collect();
-    asked.map(drop)
+fn with_small_pool(builder: &mut Builder) -> &mut Builder {
+    builder.enable_all().thread_keep_alive(POOL_KEEP_ALIVE).max_blocking_threads(MAX_POOL_THREADS)
 }
 
-/// Returns when this process has a thread to look up this host's name with, which the libraries do where tokio panics when
-/// it can have none. To be called right before connecting. An address needs no look.
-pub(crate) async fn for_lookup(host: &str) -> io::Result<()> {
+/// Tokio panics if descriptors for its signal handling are refused, so they are tried first.
+fn check_descriptors() -> io::Result<()> {
+    let tried: io::Result<Vec<_>> = (0..RUNTIME_DESCRIPTORS).map(|_| UnixDatagram::unbound()).collect();
+    tried.map(drop)
+}
+
+/// Waits until the blocking pool has a thread to look up this host name with. To be called right before connecting: the
+/// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an address.
+pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
     let is_address = host.starts_with('/') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if is_address { Ok(()) } else { for_pool().await }
+    if is_address { Ok(()) } else { wait_for_pool_thread().await }
 }
 
-/// The same for libraries that use the pool of threads in any case.
-pub(crate) async fn for_pool() -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until the blocking pool has a thread. For libraries that use the pool in any case.
+pub(crate) async fn wait_for_pool_thread() -> io::Result<()> {
+    let deadline = Instant::now() + THREAD_TIMEOUT;
     loop {
         match pool_thread().await {
-            Err(error) if Instant::now() < deadline && is_refusal(&error) => tokio::time::sleep(BETWEEN_TRIES).await,
+            Err(error) if Instant::now() < deadline && is_refusal(&error) => tokio::time::sleep(RETRY_PAUSE).await,
             result => return result.map_err(with_advice),
         }
     }
 }
 
 async fn pool_thread() -> io::Result<()> {
-    // The system is asked before tokio is, whose panic would be printed. Where another process is quicker in between, the
-    // panic is caught.
-    let asked = thread::Builder::new().spawn(|| ())?;
-    let _ = asked.join();
+    // A thread is tried before tokio starts one, because tokio's panic would be printed. If another process takes the last
+    // thread in between, the panic is caught.
+    let tried = thread::Builder::new().spawn(|| ())?;
+    let _ = tried.join();
     let refused = |_: Box<dyn Any + Send>| io::Error::from(Errno::EAGAIN);
-    // From here on the pool has a thread for a while, and whatever it is asked waits for that one.
+    // Now the pool has a thread for a while, and further tasks of the pool wait for that one.
     catch_unwind(|| tokio::task::spawn_blocking(|| ())).map_err(refused)?.await.map_err(io::Error::other)
 }
 
-/// Did the system refuse a process, a thread or what these need, because too much of it is in use now?
+/// Did the system refuse a process, a thread, a descriptor or memory because too much of it is in use now?
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
-    used_up(error).is_some()
+    exhausted(error).is_some()
 }
 
-/// What to do about an error, where it is such a refusal.
+/// What to do about such an error, to be appended to it; empty for other errors.
 pub(crate) fn advice(error: &io::Error) -> String {
-    used_up(error).map_or(String::new(), |used_up| format!("; {used_up}"))
+    exhausted(error).map_or(String::new(), |exhausted| format!("; {exhausted}"))
 }
 
 /// What is used up, and what to do.
-fn used_up(error: &io::Error) -> Option<String> {
+fn exhausted(error: &io::Error) -> Option<String> {
     let here = |limit: Option<u64>| limit.map_or(String::new(), |limit| format!(", {limit} here"));
     Some(match Errno::from_raw(error.raw_os_error()?) {
         Errno::EAGAIN => format!(
@@ -134,7 +137,7 @@ fn with_advice(error: io::Error) -> io::Error {
     if advice.is_empty() { error } else { io::Error::new(error.kind(), format!("{error}{advice}")) }
 }
 
-/// How many processes and threads this user may have; none where there is no bound.
+/// How many processes and threads this user may have; `None` if there is no limit.
 pub(crate) fn process_limit() -> Option<u64> {
     if nix::unistd::geteuid().is_root() {
         return None;
@@ -152,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_its_limit() {
+    fn a_refusal_names_its_limit() {
         let refused = io::Error::from(Errno::EAGAIN);
         assert!(advice(&refused).contains("`ulimit -u`"));
         assert!(with_advice(refused).to_string().contains("lower `max`"));
@@ -164,21 +167,21 @@ mod tests {
     }
 
     #[test]
-    fn what_computes_does_not_hold_up_what_runs_beside_it() {
+    fn a_task_that_computes_does_not_delay_others() {
         let runtime = several_threads(1).unwrap();
         runtime.block_on(async {
-            let (said, heard) = std::sync::mpsc::channel();
-            tokio::spawn(async move { said.send(()).unwrap() });
-            // As a handler that computes does: without giving the others a turn.
-            heard.recv_timeout(Duration::from_secs(60)).unwrap();
+            let (sender, receiver) = std::sync::mpsc::channel();
+            tokio::spawn(async move { sender.send(()).unwrap() });
+            // Blocks the thread, as a handler that computes does.
+            receiver.recv_timeout(Duration::from_secs(60)).unwrap();
         });
     }
 
     #[test]
-    fn a_runtime_of_one_thread_starts_none_until_a_name_is_looked_up() {
+    fn a_runtime_of_one_thread_has_a_pool_for_lookups() {
         let runtime = one_thread().unwrap();
         runtime.block_on(async {
-            for_lookup("localhost").await.unwrap();
+            wait_for_lookup_thread("localhost").await.unwrap();
             tokio::task::spawn_blocking(|| ()).await.unwrap();
         });
     }

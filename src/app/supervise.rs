@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::App;
 use crate::error::Error;
-use crate::supervisor::{Supervisor, Term, TickReport, keep_inherited_from_children};
+use crate::supervisor::{Lifetime, Supervisor, TickReport, keep_inherited_from_children};
 
 /// How often a supervisor that finds another one at work looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ impl SupervisorHandle {
 async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) -> Result<(), Error> {
     let mut stopped = stopped.fuse();
     let _lock = loop {
-        let lock = supervisor.lock(Term::Endless).await.inspect_err(|error| tracing::error!("{error}"))?;
+        let lock = supervisor.lock(Lifetime::UntilStopped).await.inspect_err(|error| tracing::error!("{error}"))?;
         if let Some(lock) = lock {
             break lock;
         }

@@ -4,7 +4,7 @@ use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
 use crate::app::explain;
-use crate::supervisor::{Supervisor, SupervisorLock, Term};
+use crate::supervisor::{Lifetime, Supervisor, SupervisorLock};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -29,7 +29,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         return dry_run(&supervisor, args.format.format).await;
     }
     let mut signals = Signals::listen()?;
-    let lock = match at_work(app, &supervisor, Term::Cron, &mut signals).await {
+    let lock = match at_work(app, &supervisor, Lifetime::UntilNextCron, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),
     };
@@ -46,7 +46,7 @@ pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
 pub(super) async fn at_work(
     app: &App,
     supervisor: &Supervisor,
-    term: Term,
+    lifetime: Lifetime,
     signals: &mut Signals,
 ) -> std::result::Result<SupervisorLock, End> {
     if app.config.workers.is_empty() {
@@ -54,7 +54,7 @@ pub(super) async fn at_work(
         return Err(End::Well);
     }
     let lock = tokio::select! {
-        lock = supervisor.lock(term) => lock,
+        lock = supervisor.lock(lifetime) => lock,
         () = signals.next() => return Err(End::Well),
     };
     match lock {

@@ -4,7 +4,7 @@ use super::cron::{at_work, supervisor};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
 use crate::app::explain;
-use crate::supervisor::Term;
+use crate::supervisor::Lifetime;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -17,7 +17,7 @@ pub(super) struct Args {}
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
-    let _lock = match at_work(app, &supervisor, Term::Endless, &mut signals).await {
+    let _lock = match at_work(app, &supervisor, Lifetime::UntilStopped, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),
     };

@@ -1,12 +1,13 @@
 //! Who is consuming what, as producers see it.
 //!
-//! A heartbeat says "transport X is being consumed" and lasts for a while. Each worker has one of its own per transport,
-//! so that one worker's clean stop does not silence the others. A supervisor has one too, a *promise*: it speaks for
-//! workers that cannot ping (other programs), and for definitions it is going to look at again within the minute.
+//! A heartbeat is a cache entry that says "transport X is being consumed", and expires. Each worker has its own for each
+//! transport, so that the clean stop of one worker does not hide the others. A supervisor has heartbeats too, called
+//! *promises*: for workers that are other programs and have none, and for definitions without a worker that it is going to
+//! observe again within the minute.
 
-mod pulse;
+mod worker;
 
-pub use pulse::{Pulse, Voice};
+pub use worker::{SourceReporter, WorkerHeartbeat};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use crate::cache::{Cache, CacheError, Fact};
 use crate::transport::Liveness;
 
-/// How long a supervisor's promise to look again lasts: long enough to reach from one cron to the next.
+/// How long a supervisor's promise lasts: from one cron to the next, and some seconds more.
 pub const PROMISE_TTL: Duration = Duration::from_secs(70);
 
 /// The heartbeats of all transports.
@@ -31,17 +32,17 @@ impl Heartbeats {
         Self { cache }
     }
 
-    /// Says that `owner` (unique among all who ping) consumes the transport, for `ttl` from now.
+    /// Says that `owner` consumes the transport, for `ttl` from now. Owners must be unique.
     pub async fn beat(&self, transport: &str, owner: &str, ttl: Duration) -> Result<(), CacheError> {
         self.cache.put(&group(transport), owner, "", ttl).await
     }
 
-    /// Takes `owner`'s heartbeat back.
+    /// Withdraws `owner`'s heartbeat.
     pub async fn withdraw(&self, transport: &str, owner: &str) -> Result<(), CacheError> {
         self.cache.remove(&group(transport), owner).await
     }
 
-    /// Who says that the transport is being consumed, at this moment.
+    /// The heartbeats of a transport that have not expired; their keys are the owners.
     pub async fn of(&self, transport: &str) -> Result<Vec<Fact>, CacheError> {
         self.cache.list(&group(transport)).await
     }
@@ -54,7 +55,7 @@ impl Liveness for Heartbeats {
             match self.cache.list_recent(&group(transport)).await {
                 Ok(facts) if !facts.is_empty() => return true,
                 Ok(_) => {}
-                // Nobody is known to consume it, and the fallback handles the message: slower, but nothing is stranded.
+                // The fallback then handles the message: slower, but no message waits for nobody.
                 Err(error) if error.known => tracing::debug!(transport, %error, "taken as not running"),
                 Err(error) => tracing::warn!(transport, %error, "heartbeats cannot be read; taken as not running"),
             }

@@ -1,61 +1,62 @@
 //! How many workers each definition gets, and why: pure arithmetic on what was observed.
 //!
-//! No clock, no I/O, no randomness, so that `cron`, `cron --dry-run`, tests and whatever explains scaling later all say
-//! the same. The rule is Contao's: `clamp(ceil(pending / desired_size), min, max)`. It only ever starts workers. Those
-//! that are too many end by themselves, at their time limit.
+//! No clock, no I/O, no randomness, so that `cron`, `cron --dry-run` and tests all get the same plan. The rule is Contao's:
+//! `clamp(ceil(pending / desired_size), min, max)`. A plan starts workers, and never stops any: superfluous workers end at
+//! their time limit.
 
 use serde::Serialize;
 
 use crate::config::{Autoscale, Scope, WorkerDefinition};
 
-/// What is known of one worker definition at one moment.
+/// What was observed of a worker definition.
 #[derive(Debug, Clone)]
 pub struct Observation<'a> {
-    /// Whose it is.
+    /// The worker definition.
     pub definition: &'a WorkerDefinition,
-    /// Messages pending in its transports together, each counted up to [`count_cap`]; or why they could not be counted.
+    /// The pending messages of all its transports, each counted up to [`count_cap`]; or why they could not be counted.
     pub pending: Result<u64, String>,
-    /// Its live workers, also those in slots that a lowered `max` has since taken away; on all hosts, where its scope is
-    /// the cluster. Or why they could not be counted.
+    /// Its live workers, including those in slots beyond a `max` that was lowered; with `scope: cluster`, on all hosts. Or
+    /// why they could not be counted.
     pub running: Result<u32, String>,
-    /// Why its workers could do nothing, if so.
+    /// Why its workers could do nothing, if that is so.
     pub refused: Option<String>,
 }
 
-/// What is to be done about all worker definitions, in the order of the configuration.
+/// What is to be done for all worker definitions, in the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// One entry for each definition.
     pub workers: Vec<PlannedWorkers>,
 }
 
-/// What is to be done about one worker definition.
+/// What is to be done for a worker definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PlannedWorkers {
     /// The definition's name.
     pub name: String,
     /// What its workers consume, in order of priority.
     pub transports: Vec<String>,
-    /// Messages pending, at least: counting stops where more would not change the plan. `None`: not countable now.
+    /// The pending messages, or at least so many: counting stops where more would not change the plan. `None` if they could
+    /// not be counted.
     pub pending: Option<u64>,
-    /// Live workers. `None`: not countable now.
+    /// The live workers. `None` if they could not be counted.
     pub running: Option<u32>,
-    /// Workers that there should be; within `min` and `max`.
+    /// How many workers there should be, between `min` and `max`.
     pub desired: u32,
-    /// Workers to start for that.
+    /// How many workers to start for that.
     pub start: u32,
     /// Why, for people.
     pub reason: String,
-    /// Its workers could do nothing, so that none is started.
+    /// No worker is started, because it could do nothing.
     pub refused: bool,
 }
 
-/// How far the pending messages of one transport need to be counted: any more would not get any more workers.
+/// How far the pending messages of a transport are counted. More would not mean more workers.
 pub fn count_cap(autoscale: &Autoscale) -> u64 {
     autoscale.desired_size.saturating_mul(autoscale.max.into())
 }
 
-/// Decides. Entries are in the order of the observations.
+/// The plan for these observations, in their order.
 pub fn plan(observations: &[Observation<'_>]) -> Plan {
     Plan { workers: observations.iter().map(plan_one).collect() }
 }
@@ -66,7 +67,7 @@ fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
         Ok(pending) => desired(&definition.autoscale, *pending),
         Err(_) => definition.autoscale.min,
     };
-    // With no telling how many there are, any more might be too many.
+    // If it is unknown how many run, one more could be too many.
     let start = match (running, refused) {
         (Ok(running), None) => desired.saturating_sub(*running),
         _ => 0,
@@ -91,7 +92,7 @@ fn plan_one(observation: &Observation<'_>) -> PlannedWorkers {
 }
 
 fn desired(autoscale: &Autoscale, pending: u64) -> u32 {
-    // A size of 0 or a max below min is a mistake that the configuration's check reports; here neither may panic.
+    // The configuration's check reports a size of 0 or a max below min. Neither may panic here.
     let needed = pending.div_ceil(autoscale.desired_size.max(1));
     u32::try_from(needed).unwrap_or(u32::MAX).max(autoscale.min).min(autoscale.max)
 }

@@ -1,5 +1,5 @@
-//! What a worker's command line is: this program's own `consume`, or the definition's `command` with its placeholders
-//! filled in. No shell reads it.
+//! A worker's command line: this program's own `consume`, or the definition's `command` with its placeholders replaced. No
+//! shell is involved.
 
 use std::ffi::OsString;
 
@@ -8,11 +8,11 @@ use crate::config::WorkerDefinition;
 const TRANSPORTS: &str = "{transports}";
 const OPTIONS: &str = "{options}";
 
-/// The program and its arguments. `consume` is the command line of this program's own worker as far as it is the same
-/// for all definitions.
+/// The program and its arguments. `consume` is the part of the command line of this program's own worker that is the same for
+/// all definitions.
 ///
-/// An argument of a `command` that is a placeholder becomes as many arguments as it stands for, none included; within a
-/// longer argument (`sh -c "… {transports}"`) the placeholder is replaced by them, joined with spaces.
+/// A placeholder that is a whole argument of a `command` is replaced by as many arguments as it stands for, which may be none.
+/// Within a longer argument (`sh -c "… {transports}"`) it is replaced by them, joined with spaces.
 pub fn command_line(definition: &WorkerDefinition, consume: &[OsString]) -> Vec<OsString> {
     match &definition.command {
         None => {
@@ -27,29 +27,29 @@ fn expand(argument: &str, definition: &WorkerDefinition) -> Vec<String> {
     match argument {
         TRANSPORTS => definition.transports.clone(),
         OPTIONS => definition.options.clone(),
-        _ => vec![fill_in(argument, definition)],
+        _ => vec![replace_placeholders(argument, definition)],
     }
 }
 
-/// Goes over the argument once, so that what is filled in is not itself taken for a placeholder.
-fn fill_in(argument: &str, definition: &WorkerDefinition) -> String {
-    let mut filled = String::new();
+/// Reads the argument once, so that a replacement is not taken for a placeholder itself.
+fn replace_placeholders(argument: &str, definition: &WorkerDefinition) -> String {
+    let mut replaced = String::new();
     let mut rest = argument;
     while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
-        filled.push_str(before);
+        replaced.push_str(before);
         rest = if let Some(after) = from.strip_prefix(TRANSPORTS) {
-            filled.push_str(&definition.transports.join(" "));
+            replaced.push_str(&definition.transports.join(" "));
             after
         } else if let Some(after) = from.strip_prefix(OPTIONS) {
-            filled.push_str(&definition.options.join(" "));
+            replaced.push_str(&definition.options.join(" "));
             after
         } else {
-            filled.push('{');
+            replaced.push('{');
             &from[1..]
         };
     }
-    filled + rest
+    replaced + rest
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_filled_in_is_not_filled_in_again() {
+    fn a_replacement_is_not_replaced_again() {
         let mut definition = definition(Some(&["x{transports}"]));
         definition.transports = vec!["{options}".into()];
         assert_eq!(command_line(&definition, &[]), ["x{options}"]);

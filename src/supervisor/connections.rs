@@ -1,7 +1,7 @@
-//! How many connections a configuration's workers may have open at once: pure arithmetic.
+//! How many connections a configuration's workers may open at once: pure arithmetic.
 //!
-//! A process holds one connection for each database (or the like) that it uses, whatever the number of its transports
-//! there. The supervisor's are open during a tick.
+//! A process opens one connection to each database (or the like) that it uses, whatever the number of its transports there.
+//! The supervisor's connections are open during a tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use std::sync::Arc;
 use crate::config::{Config, WorkerDefinition};
 use crate::transport::{Transport, Transports};
 
-/// The connections to one server, on this host.
+/// The connections from this host to one server.
 #[derive(Clone)]
 pub struct ServerConnections {
     /// The server: `host:port`, or its socket.
     pub server: String,
-    /// Of all workers together, when each definition has its `max`.
+    /// Those of all workers together, if each definition has `max` workers.
     pub workers: u64,
-    /// Of the supervisor.
+    /// Those of the supervisor.
     pub supervisor: u64,
-    /// A transport that can ask the server for its limit.
+    /// A transport on this server, which can ask it for its limit.
     pub transport: Arc<Transport>,
 }
 
 impl ServerConnections {
-    /// Everything together; programs that dispatch come on top.
+    /// All of them. Programs that dispatch come on top.
     pub fn total(&self) -> u64 {
         self.workers.saturating_add(self.supervisor)
     }
@@ -34,7 +34,7 @@ pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnec
     let mut servers: BTreeMap<String, ServerConnections> = BTreeMap::new();
     let mut supervised: BTreeSet<String> = BTreeSet::new();
     for definition in &config.workers {
-        // What this worker's process connects to, each once.
+        // The databases that this worker's process connects to, each once.
         let mut connected: BTreeSet<String> = BTreeSet::new();
         let consumed = definition.transports.iter().filter_map(|name| transports.target(name).ok());
         let consumed: Vec<_> = consumed.collect();
@@ -61,7 +61,7 @@ pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnec
     servers.into_values().collect()
 }
 
-/// Where a definition's messages go that fail for good.
+/// The transports to which a definition's messages go when they fail for good.
 fn failure_transports(config: &Config, transports: &Transports, definition: &WorkerDefinition) -> Vec<Arc<Transport>> {
     let of = |name: &String| config.transports.get(name)?.failure_transport.as_ref();
     let names = definition.transports.iter().filter_map(|name| of(name).or(config.failure_transport.as_ref()));

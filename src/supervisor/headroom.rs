@@ -1,15 +1,14 @@
-//! How many workers fit under the limit on what this user runs.
+//! How many workers fit under the limit on this user's processes.
 //!
-//! A system that is out of processes refuses them to everybody: to the handlers of the workers that are there, to whoever
-//! dispatches, and to cron. So there are only as many workers as leave room for these. How many more are wanted is told in
-//! the plan.
+//! A system that is out of processes refuses them to everybody: to the handlers of running workers, to programs that
+//! dispatch, and to cron. So no more workers are started than leave room for these. The plan says how many more are wanted.
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::autoscale::Plan;
-use super::slot::LiveSlot;
+use super::slots::LiveSlot;
 use crate::config::WorkerDefinition;
 use crate::threads::process_limit;
 
@@ -17,19 +16,19 @@ use crate::threads::process_limit;
 const WORKER: u64 = 2;
 /// How many processes a handler takes: a shell, and some that it starts.
 const HANDLER: u64 = 3;
-/// How many are left for others: the next cron, and a dispatch.
+/// How many are reserved for others: the next cron, and a dispatch.
 const SPARE: u64 = 4;
 
-/// The room there is for further workers.
+/// The room for further workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headroom {
-    /// What this user may have.
+    /// The most processes and threads of this user.
     limit: u64,
-    /// What is left of it when all workers that are there are busy.
+    /// How many of them are left when all running workers are busy.
     free: u64,
 }
 
-/// What there is of workers, and to be.
+/// The workers of a definition that run and that are wanted.
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
     running: u32,
@@ -38,7 +37,8 @@ struct Wanted {
 }
 
 impl Headroom {
-    /// Looks at what runs; none where there is no limit, or it cannot be seen. `live` are the workers of each definition.
+    /// The room that there is now. `None` if there is no limit, or /proc cannot be read. `live` are the workers of each
+    /// definition.
     pub fn look<'a>(live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>) -> Option<Self> {
         let limit = process_limit()?;
         let by_session = threads_by_session()?;
@@ -50,7 +50,7 @@ impl Headroom {
         Some(Self { limit, free: limit.saturating_sub(used + idle.sum::<u64>() + SPARE) })
     }
 
-    /// Lets a plan start no more workers than there is room for. Returns the definitions that have none because of that.
+    /// Limits a plan to the workers that there is room for. Returns the definitions that have no worker because of that.
     pub fn limit<'a>(self, plan: &mut Plan, definitions: impl Iterator<Item = &'a WorkerDefinition>) -> Vec<String> {
         let wanted = plan.workers.iter().zip(definitions).map(|(planned, definition)| Wanted {
             running: planned.running.unwrap_or(0),
@@ -73,7 +73,7 @@ impl Headroom {
         without
     }
 
-    /// Why workers are held back, and what can be done.
+    /// Why workers are held back, and what to do.
     pub fn why(self) -> String {
         format!(
             "this user may have {} processes and threads (`ulimit -u`), which the workers at work and their handlers need; \
@@ -88,8 +88,8 @@ fn needs(definition: &WorkerDefinition) -> u64 {
     WORKER + HANDLER * definition.concurrency()
 }
 
-/// How many workers each definition may start: first one for each that has none, then in the order of the definitions. Where
-/// nothing runs at all one is tried in any case.
+/// How many workers each definition may start: first one for each that has none, then in the order of the definitions. If no
+/// worker runs at all, one is tried in any case.
 fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
     let mut shares = vec![0; wanted.len()];
     let mut is_first = wanted.iter().all(|wanted| wanted.running == 0);
@@ -107,7 +107,7 @@ fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
     shares
 }
 
-/// The threads of this user's processes, by their session. None where there is no `/proc`.
+/// The threads of this user's processes, by session. `None` without `/proc`.
 fn threads_by_session() -> Option<HashMap<u32, u64>> {
     let user = nix::unistd::getuid().as_raw();
     let mut threads = HashMap::new();
@@ -117,7 +117,7 @@ fn threads_by_session() -> Option<HashMap<u32, u64>> {
         if !is_process || !process.metadata().is_ok_and(|metadata| metadata.uid() == user) {
             continue;
         }
-        // Gone in the meantime, or not.
+        // Empty if the process is gone by now.
         let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
         if let Some((session, count)) = session_and_threads(&stat) {
             *threads.entry(session).or_default() += count;
@@ -126,10 +126,10 @@ fn threads_by_session() -> Option<HashMap<u32, u64>> {
     Some(threads)
 }
 
-/// Of a process's line in `/proc/PID/stat`, see proc_pid_stat(5). The name in it may hold anything.
+/// Reads a line of `/proc/PID/stat`, see proc_pid_stat(5). The process's name in it may contain anything.
 fn session_and_threads(stat: &str) -> Option<(u32, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    // The fields are counted from 1; the third is the first one after the name.
+    // Fields are counted from 1; the third is the first one after the name.
     let session = fields.nth(6 - 3)?.parse().ok()?;
     let threads = fields.nth(20 - 7)?.parse().ok()?;
     Some((session, threads))
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn every_definition_has_a_worker_before_one_has_two() {
+    fn every_definition_gets_a_worker_before_one_gets_two() {
         assert_eq!(shares(19, &[(0, 10), (0, 1), (0, 10)]), [1, 1, 1]);
         assert_eq!(shares(29, &[(0, 10), (0, 1), (0, 10)]), [3, 1, 1]);
         assert_eq!(shares(12, &[(1, 9), (0, 1)]), [1, 1]);
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_runs_one_is_tried() {
+    fn one_worker_is_tried_where_none_runs() {
         assert_eq!(shares(0, &[(0, 3), (0, 1)]), [1, 0]);
         assert_eq!(shares(0, &[(1, 3), (0, 1)]), [0, 0]);
         assert_eq!(shares(0, &[(0, 0), (0, 1)]), [0, 1]);
     }
 
     #[test]
-    fn what_this_process_has_is_seen() {
+    fn the_threads_of_this_process_are_counted() {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
         let (session, threads) = session_and_threads(&stat).unwrap();
         assert_eq!(i32::try_from(session).unwrap(), nix::unistd::getsid(None).unwrap().as_raw());
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_are_started_than_wanted_and_but_the_first_than_fit(
+        fn no_more_are_started_than_wanted_and_apart_from_the_first_than_fit(
             free in 0..200_u64,
             wanted in prop::collection::vec((0..4_u32, 0..20_u32), 0..6),
         ) {

@@ -1,24 +1,37 @@
 //! Keeps the wanted number of workers running.
 //!
-//! A [`Supervisor`] ticks: it observes (pending messages, live workers), plans (pure arithmetic, [`plan`]) and acts
-//! (starts a process in each slot to fill). It comes and goes, a new one every minute under cron; workers run in
-//! sessions of their own and outlive it, and the next one finds them by the locks they hold on their [slots](Slots). It
-//! remembers nothing: all it knows it reads from the slots, so that it may be killed at any moment.
+//! A [`Supervisor`] ticks, every few seconds:
+//!
+//! | step | module | |
+//! | --- | --- | --- |
+//! | maintain | `leases`, `recovery` | renew leases on cluster slots, put back the messages of dead workers |
+//! | observe | `observe` | pending messages, live workers |
+//! | plan | `autoscale`, `headroom` | pure arithmetic: how many workers each definition gets, and why |
+//! | act | `launch`, `spawn` | start a process in each slot to fill |
+//! | promise | `promises` | tell producers whose messages will be taken |
+//!
+//! Supervisors come and go, under cron a new one every minute. Workers run in sessions of their own and outlive them; the
+//! next supervisor finds them by the locks they hold on their [slots](Slots). A supervisor keeps nothing in memory that the
+//! next one needs, so it may be killed at any moment. `lock` sees to it that only one runs.
 
 mod autoscale;
-mod cluster;
 mod command;
 mod connections;
+#[cfg(test)]
+mod fixture;
 mod headroom;
+mod launch;
+mod leases;
 mod lock;
+mod observe;
 mod process;
-mod promise;
+mod promises;
 mod recovery;
 mod refusal;
-mod slot;
+mod session;
+mod slots;
 mod spawn;
 mod state;
-mod term;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -26,23 +39,22 @@ mod tick;
 pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
 pub use command::command_line;
 pub use connections::{ServerConnections, connections};
-pub use lock::{LockError, SupervisorLock, SupervisorStatus, Term, check_owner, supervisor_status};
+pub use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
 pub use process::ProcessId;
-pub use slot::{Claim, LiveSlot, Record, Slots};
+pub use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
 pub use spawn::{
     HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, WORKER_VARIABLE, adopt_slot, keep_inherited_from_children,
     worker_log,
 };
 pub use state::StateError;
-pub use tick::{Failure, Started, TickReport};
+pub use tick::{Started, TickFailure, TickReport};
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -51,19 +63,16 @@ use crate::cache::Cache;
 use crate::config::{Config, WorkerDefinition};
 use crate::heartbeat::Heartbeats;
 use crate::transport::Transports;
-use cluster::Places;
-use promise::{Moment, Promises};
-use tick::Ground;
+use launch::Launcher;
+use leases::Leases;
+use lock::Progress;
+use observe::Observer;
+use promises::{Phase, Promises};
+use recovery::Recovery;
+use tick::{Budget, COUNT_TIMEOUT, Logged};
 
-/// How long a transport may take to count its messages before the tick goes on without it. All definitions wait for that,
-/// so it is less than the time between two ticks.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same in the last tick under cron, so that this supervisor is gone when the next one is started.
-const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Under cron, workers are not looked after in this time before the last tick.
-const CARE_ENDS: Duration = Duration::from_secs(8);
-/// How often slots are looked at while waiting for workers to finish.
-const STOP_POLL: Duration = Duration::from_millis(200);
+/// How often slots are checked while waiting for workers to finish.
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How the supervisor spends its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,158 +90,158 @@ impl Default for Pace {
 /// Keeps the wanted number of workers of each definition running.
 pub struct Supervisor {
     definitions: Vec<WorkerDefinition>,
-    transports: Arc<Transports>,
-    promises: Promises,
+    state_dir: PathBuf,
+    /// The configuration's file.
+    config: PathBuf,
+    slots: Slots,
     cache: Arc<Cache>,
-    places: Places,
-    ground: Ground,
-    /// Definitions that are not to get a worker, and why.
-    idle: HashMap<String, String>,
-    /// What went wrong in the last tick. What goes on being wrong is told once.
-    told: Mutex<HashSet<Failure>>,
+    observer: Observer,
+    launcher: Launcher,
+    leases: Leases,
+    recovery: Recovery,
+    promises: Promises,
     pace: Pace,
-    /// The lock's file, while there is a lock.
-    lock: Mutex<Weak<File>>,
+    progress: Mutex<Progress>,
+    logged: Mutex<Logged>,
 }
 
 impl Supervisor {
     /// A supervisor for a configuration's workers. `consume` is the command line of this program's own worker without
-    /// transports and options: program, `--config`, file, `consume`. Touches nothing yet.
+    /// transports and options: program, `--config`, file, `consume`. Does nothing yet.
     pub fn new(config: &Config, consume: Vec<OsString>, transports: Arc<Transports>, cache: &Arc<Cache>) -> Self {
+        let state_dir = config.state_dir.clone();
+        let slots = Slots::new(&state_dir);
+        let heartbeats = Heartbeats::new(Arc::clone(cache));
         Self {
             definitions: config.workers.clone(),
-            transports,
-            promises: Promises::new(Heartbeats::new(Arc::clone(cache)), &config.state_dir),
+            config: config.file.clone(),
             cache: Arc::clone(cache),
-            places: Places::new(Arc::clone(cache), &config.state_dir),
-            ground: Ground {
-                slots: Slots::new(&config.state_dir),
+            observer: Observer {
+                transports: Arc::clone(&transports),
+                slots: slots.clone(),
+                config: config.file.clone(),
+                idle: HashMap::new(),
+            },
+            launcher: Launcher {
+                slots: slots.clone(),
                 dir: config.dir.clone(),
                 consume_dir: config.dir.clone(),
-                state_dir: config.state_dir.clone(),
-                config: config.file.clone(),
+                state_dir: state_dir.clone(),
                 consume,
             },
-            idle: HashMap::new(),
-            told: Mutex::default(),
+            leases: Leases::new(Arc::clone(cache), &state_dir),
+            recovery: Recovery::new(slots.clone(), Arc::clone(&transports)),
+            promises: Promises::new(heartbeats, transports, slots.clone(), &state_dir),
             pace: Pace::default(),
-            lock: Mutex::default(),
+            progress: Mutex::default(),
+            logged: Mutex::default(),
+            slots,
+            state_dir,
         }
     }
 
-    /// The same at another pace.
+    /// The same supervisor at another pace.
     pub fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
     }
 
-    /// The same, where this program's own workers run in another folder than the configuration's.
+    /// The same supervisor, whose workers of this program run in another folder than the configuration's.
     pub fn with_worker_dir(mut self, dir: PathBuf) -> Self {
-        self.ground.consume_dir = dir;
+        self.launcher.consume_dir = dir;
         self
     }
 
-    /// The same, with no workers for those definitions whose workers could do nothing, for the reason that is given.
-    pub fn without(self, idle: impl Fn(&WorkerDefinition) -> Option<String>) -> Self {
+    /// The same supervisor, which starts no workers for those definitions for which `idle` gives a reason.
+    pub fn without(mut self, idle: impl Fn(&WorkerDefinition) -> Option<String>) -> Self {
         let reasons =
             self.definitions.iter().filter_map(|definition| Some((definition.name.clone(), idle(definition)?)));
-        Self { idle: reasons.collect(), ..self }
+        self.observer.idle = reasons.collect();
+        self
     }
 
-    /// Takes the right to supervise this state directory, or `None` when another supervisor has it, and keeps it. Waits
-    /// for one that is about to end; takes the place of one that is stuck. Keep it until the supervisor is done.
-    pub async fn lock(&self, term: Term) -> Result<Option<SupervisorLock>, LockError> {
-        let lock = SupervisorLock::take(&self.ground.state_dir, &self.ground.config, term).await?;
+    /// Takes the right to supervise this state directory. `None` if another supervisor has it and keeps it. Waits for one
+    /// that is about to end; replaces one that is stuck. Keep the lock until the supervisor is done.
+    pub async fn lock(&self, lifetime: Lifetime) -> Result<Option<SupervisorLock>, LockError> {
+        let lock = SupervisorLock::take(&self.state_dir, &self.config, lifetime).await?;
         if let Some(lock) = &lock {
-            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lock.file());
+            *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = lock.progress();
         }
         Ok(lock)
     }
 
-    /// Tells whoever comes second that this supervisor is not stuck.
-    fn progress(&self) {
-        if let Some(file) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
-            lock::progress(&file);
-        }
+    /// Tells other supervisors that this one is not stuck.
+    fn note_progress(&self) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).note();
     }
 
     /// What a tick would do now. Starts and writes nothing.
     pub async fn dry_run(&self) -> TickReport {
-        self.observe(COUNT_TIMEOUT).await.into_plan()
+        self.plan(COUNT_TIMEOUT).await
     }
 
-    /// One tick, promises included.
-    pub async fn tick(&self) -> TickReport {
-        self.look_after_workers().await;
-        let mut report = self.observe(COUNT_TIMEOUT).await.into_plan();
-        self.act(&mut report).await;
-        self.promise(&report, Moment::Tick).await;
-        self.cache.close_idle();
-        report
-    }
-
-    /// Ticks now and again for `lifetime`, or until `stop`; [`SupervisorLock::remaining`] says for how long. Workers go on;
-    /// promises are left as the next cron needs them. Returns what the last tick could not do.
+    /// Ticks now, then at the supervisor's pace for `lifetime`, or until `stop`; see [`SupervisorLock::remaining`]. Workers
+    /// go on. Leaves promises for the time until the next cron. Returns what the last tick could not do.
     pub async fn cron(
         &self,
         lifetime: Duration,
         stop: impl Future<Output = ()>,
         on_tick: impl FnMut(&TickReport),
-    ) -> Vec<Failure> {
+    ) -> Vec<TickFailure> {
         let Some(last) = self.run(Some(Instant::now() + lifetime), stop, on_tick).await else {
             return Vec::new();
         };
-        self.promise(&last, Moment::End).await;
+        self.promises.update(&self.definitions, &last.plan, Phase::Ending).await;
         last.failures
     }
 
-    /// Ticks until `stop`, and takes back all promises. Workers go on, see [`Supervisor::stop_workers`]. Returns what
-    /// the last tick could not do.
-    pub async fn supervise(&self, stop: impl Future<Output = ()>, on_tick: impl FnMut(&TickReport)) -> Vec<Failure> {
+    /// Ticks until `stop`, then withdraws all promises. Workers go on, see [`Supervisor::stop_workers`]. Returns what the
+    /// last tick could not do.
+    pub async fn supervise(
+        &self,
+        stop: impl Future<Output = ()>,
+        on_tick: impl FnMut(&TickReport),
+    ) -> Vec<TickFailure> {
         let last = self.run(None, stop, on_tick).await;
-        self.withdraw_promises().await;
+        self.promises.withdraw_all(&self.definitions).await;
         last.map(|report| report.failures).unwrap_or_default()
     }
 
     /// Asks all live workers to finish (SIGTERM), also those of definitions that are no longer in the configuration, and
-    /// waits until they have, or until `hurry`. Returns those that are still there.
+    /// waits for them, or until `hurry`. Returns those that still run.
     pub async fn stop_workers(&self, hurry: impl Future<Output = ()>) -> Result<Vec<LiveSlot>, StateError> {
         let mut hurry = pin!(hurry);
         let mut asked = HashSet::new();
-        let mut next_care = Instant::now() + self.pace.tick;
+        let mut next_renewal = Instant::now() + self.pace.tick;
         loop {
-            self.progress();
-            if Instant::now() >= next_care {
-                // They may take longer than their places in the cluster are theirs.
-                self.keep_places().await;
-                next_care = Instant::now() + self.pace.tick;
+            self.note_progress();
+            if Instant::now() >= next_renewal {
+                // The workers may take longer to finish than their leases last.
+                self.leases.maintain(&self.definitions).await;
+                next_renewal = Instant::now() + self.pace.tick;
             }
-            let live = self.ground.slots.all_live()?;
+            let live = self.slots.all_live()?;
             if live.is_empty() {
-                // Other hosts need not wait for the places to end by themselves.
-                self.keep_places().await;
+                // Releases the leases, so that other hosts need not wait for them to expire.
+                self.leases.maintain(&self.definitions).await;
                 return Ok(live);
             }
-            // A worker that was being started is recorded by the time of the next look.
+            // A worker that is just being started has its record by the next check.
             for record in live.iter().filter_map(|slot| slot.record.as_ref()) {
-                // Asked twice, a worker stops at once.
-                if asked.insert((record.process.pid, record.process.started_at)) && !self.places.have_asked(record) {
+                // A worker that is asked twice stops at once.
+                if asked.insert((record.process.pid, record.process.started_at))
+                    && !self.leases.has_asked_to_finish(record)
+                {
                     ask_to_finish(record);
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(STOP_POLL) => {}
+                () = tokio::time::sleep(STOP_POLL_INTERVAL) => {}
                 () = &mut hurry => return Ok(live),
             }
         }
     }
 
-    /// What the workers that are there, and those that are no more, have and had in hand.
-    async fn look_after_workers(&self) {
-        self.keep_places().await;
-        self.recover().await;
-    }
-
-    /// Ticks until `end`, with the last tick then, or until `stop`. The last tick's report; its promises are the caller's.
+    /// Ticks until `end`, with the last tick then, or until `stop`. Returns the last tick's report.
     async fn run(
         &self,
         end: Option<Instant>,
@@ -242,41 +251,16 @@ impl Supervisor {
         let mut stop = pin!(stop);
         let mut last = None;
         loop {
-            self.progress();
-            let now = Instant::now();
-            let limit = end.map_or(COUNT_TIMEOUT, |end| count_limit(end - now));
-            // Not in the last ticks under cron: the next supervisor does it, and this one must be gone by then.
-            if end.is_none_or(|end| end - now > CARE_ENDS) {
-                tokio::select! {
-                    biased;
-                    () = &mut stop => return last,
-                    () = self.look_after_workers() => {}
-                }
-            }
-            self.progress();
-            let observed = tokio::select! {
-                biased;
-                () = &mut stop => return last,
-                observed = self.observe(limit) => observed,
-            };
-            let mut report = observed.into_plan();
-            self.progress();
-            // Not interrupted: what was begun is finished, so that what was started is also reported.
-            self.act(&mut report).await;
-            // Once, and not at every tick.
-            let told = last.as_ref().and_then(|last: &TickReport| last.held_back.as_ref());
-            if let Some(held_back) = report.held_back.as_ref().filter(|held_back| told != Some(held_back)) {
-                tracing::info!("{held_back}");
-            }
+            let begun = Instant::now();
+            let budget = end.map_or(Budget::FULL, |end| Budget::until_last(end - begun));
+            let Some(report) = self.tick(budget, stop.as_mut()).await else { return last };
             on_tick(&report);
-            let next = now + self.pace.tick;
+            let next = begun + self.pace.tick;
             let next = match end {
-                Some(end) if now >= end => return Some(report),
+                Some(end) if begun >= end => return Some(report),
                 Some(end) => next.min(end),
                 None => next,
             };
-            self.promise(&report, Moment::Tick).await;
-            self.cache.close_idle();
             last = Some(report);
             tokio::select! {
                 biased;
@@ -287,13 +271,8 @@ impl Supervisor {
     }
 }
 
-/// How long counting may take with so much time left until the last tick.
-fn count_limit(left: Duration) -> Duration {
-    COUNT_TIMEOUT.min(left + LAST_COUNT_TIMEOUT)
-}
-
-fn ask_to_finish(record: &Record) {
-    let Record { definition, slot, process, .. } = record;
+fn ask_to_finish(worker: &WorkerRecord) {
+    let WorkerRecord { definition, slot, process, .. } = worker;
     let slot = format!("{definition}/{slot}");
     match process.terminate() {
         Ok(()) => tracing::info!(slot, pid = process.pid, "asked a worker to finish"),

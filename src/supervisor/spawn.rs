@@ -1,8 +1,12 @@
-//! Starts a worker's process in its slot, and, on the other side, takes the slot over in a worker of our own.
+//! Starts a worker's process in its slot; and in a worker of minutely, takes over that slot.
 //!
-//! A worker gets: its own session, so that it outlives the supervisor and no terminal or group signal reaches it; the
-//! configuration's folder; the supervisor's environment with [`SLOT_VARIABLE`], [`SLOT_FD_VARIABLE`] and
-//! [`WORKER_VARIABLE`]; nothing on standard input; standard output and error in its definition's log; and, of all open files, only its slot.
+//! A worker's process has
+//!
+//! - a session of its own, so that it outlives the supervisor, and no signal of a terminal or a process group reaches it,
+//! - the configuration's folder as its working directory,
+//! - the supervisor's environment with [`SLOT_VARIABLE`], [`SLOT_FD_VARIABLE`] and [`WORKER_VARIABLE`],
+//! - an empty standard input, and its definition's log as standard output and error,
+//! - no other open file but its slot's.
 //!
 //! The only file with `unsafe` in it.
 
@@ -25,34 +29,34 @@ use tokio::process::{Child, Command};
 use super::process::ProcessId;
 use super::recovery;
 use super::refusal;
-use super::slot::{Claim, Slots};
+use super::slots::{SlotClaim, Slots};
 use super::state::{self, Mode, StateError};
 use crate::threads;
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
 pub const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
-/// The number of the descriptor that holds the slot's lock, in the worker's environment.
+/// Names the file descriptor that holds the slot's lock, in the worker's environment.
 pub const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
 
-/// A number that is in the environment of a worker, and of all that it starts: when the worker is dead, the supervisor
-/// knows by it what is left.
+/// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds what a
+/// dead worker has left running.
 pub const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
-/// A log that is longer than this (in bytes) is put aside as `….log.1` when the next worker starts.
+/// A log longer than this (in bytes) is renamed to `….log.1` when the next worker starts.
 const LOG_ROTATED_AT: u64 = 10 << 20;
 
-/// Descriptors above this one are not looked for; what starts this program opens low numbers.
-const INHERITED_MOST: RawFd = 1024;
+/// Descriptors from this one on are not looked for: inherited ones have low numbers.
+const MAX_INHERITED: RawFd = 1024;
 
-/// Keeps what this process has inherited, and does not know of, from the programs it starts. A host that guards its
-/// crontab lines with `flock` hands its lock down like that: workers would hold it long after the supervisor's end, and
-/// the next cron would not come. The slot that a worker has inherited is left for [`adopt_slot`].
+/// Hides the descriptors that this process has inherited from the programs that it starts, except a worker's slot, which
+/// [`adopt_slot`] takes over. A host that guards its crontab lines with `flock` hands its lock down in such a descriptor:
+/// workers would hold that lock long after the supervisor's end, and the next cron would be refused.
 ///
-/// To be called when the process starts.
+/// To be called when the process starts, before it opens files.
 pub fn keep_inherited_from_children() {
     let slot = std::env::var(SLOT_FD_VARIABLE).ok().and_then(|descriptor| descriptor.parse().ok());
-    for descriptor in (3..INHERITED_MOST).filter(|descriptor| Some(*descriptor) != slot) {
-        // SAFETY: only a flag is set, and the borrow ends with the call. A number that is no open descriptor is an error.
+    for descriptor in (3..MAX_INHERITED).filter(|descriptor| Some(*descriptor) != slot) {
+        // SAFETY: only a flag is set, and the borrow ends with the call. A number that is no open descriptor gives an error.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
         let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
@@ -60,50 +64,50 @@ pub fn keep_inherited_from_children() {
 
 /// A worker's process, just started.
 pub(super) struct Spawned {
-    /// Its number.
+    /// Its pid.
     pub pid: u32,
-    /// The process could not be written down. It runs and holds its slot all the same.
+    /// Why the process could not be recorded. It runs and holds its slot all the same.
     pub unrecorded: Option<StateError>,
 }
 
-/// A worker was not started.
+/// A worker could not be started.
 #[derive(Debug, Error)]
 pub enum SpawnError {
     /// Its log could not be opened.
     #[error(transparent)]
     State(#[from] StateError),
-    /// There is no such program, it may not be run, or the system is out of processes or descriptors.
+    /// The program does not exist or may not be run, or the system is out of processes or descriptors.
     #[error("the program \"{program}\" could not be started in {}: {source}{}", dir.display(), threads::advice(source))]
     Program {
         /// The program, as configured.
         program: String,
-        /// Where it was to run.
+        /// Its working directory.
         dir: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// `command: []`.
+    /// The configuration has `command: []`.
     #[error("the command is empty")]
     Empty,
 }
 
 impl SpawnError {
-    /// Does the system give no further process now, nor what one needs?
+    /// Did the system refuse a further process, or what a process needs?
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Program { source, .. } if threads::is_refusal(source))
     }
 }
 
-/// Where the output of a definition's workers goes.
+/// The log to which the workers of a definition write their output.
 pub fn worker_log(state_dir: &Path, definition: &str) -> PathBuf {
     state_dir.join("log").join(format!("worker-{definition}.log"))
 }
 
-/// Starts a program in a slot, and watches from a task of its own how it ends. Must be called within a tokio runtime.
+/// Starts a program in a slot, and a task that logs how it ends. Must be called within a tokio runtime.
 ///
-/// When the supervisor is killed before this returns, the program runs in its slot or does not run; at worst nobody
-/// knows its number.
-pub(super) fn spawn(claim: Claim, command: &[OsString], dir: &Path, log: &Path) -> Result<Spawned, SpawnError> {
+/// If the supervisor is killed before this returns, the program runs in its slot or does not run; at worst its pid is not
+/// recorded.
+pub(super) fn spawn(claim: SlotClaim, command: &[OsString], dir: &Path, log: &Path) -> Result<Spawned, SpawnError> {
     let (program, arguments) = command.split_first().ok_or(SpawnError::Empty)?;
     let output = open_log(log)?;
     let error_output = output.try_clone().map_err(StateError::io(log, "opened"))?;
@@ -122,27 +126,26 @@ pub(super) fn spawn(claim: Claim, command: &[OsString], dir: &Path, log: &Path) 
         |source| SpawnError::Program { program: program.display().to_string(), dir: dir.to_owned(), source };
     let child = prepared.spawn().map_err(program_error)?;
 
-    // A number is there until the process has been waited for, which the task below is the first to do. Until then also
-    // its start can be read, even when it is dead already.
+    // Until the task below waits for the process, it keeps its pid, and its start time can be read even if it is dead.
     let pid = child.id().unwrap_or_default();
     let unrecorded = record(&claim, pid, command).err();
     tokio::spawn(watch(child, claim.name(), pid, log.to_owned()));
-    // From here on (the claim is dropped, and with `prepared` its last copy) the child alone holds the slot.
+    // The claim is dropped here, and with `prepared` its last copy: from now on only the child holds the slot.
     Ok(Spawned { pid, unrecorded })
 }
 
-fn record(claim: &Claim, pid: u32, command: &[OsString]) -> Result<(), StateError> {
-    // Where processes cannot be seen (no /proc), the start that is written down fits no process: the lock alone counts.
+fn record(claim: &SlotClaim, pid: u32, command: &[OsString]) -> Result<(), StateError> {
+    // Without /proc, the recorded start time fits no process, so that only the lock counts.
     let process = ProcessId::of(pid).unwrap_or(ProcessId { pid, started_at: 0 });
     claim.record(process, command.iter().map(|argument| argument.to_string_lossy().into_owned()).collect())
 }
 
-/// The child gets a session of its own, and inherits this one file.
+/// Makes the child lead a session of its own, and inherit this one file.
 fn detach_with(command: &mut Command, slot: Arc<File>) {
     let detach = move || {
         setsid()?;
-        // All descriptors of this process are closed on exec. That is undone here, in the child, and not before: a
-        // child that another thread starts at the same time must not inherit this slot.
+        // All descriptors of this process are closed on exec. For this one that is undone in the child, and not before the
+        // fork: a child that another thread starts at the same time must not inherit the slot.
         fcntl(&*slot, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     };
@@ -152,7 +155,7 @@ fn detach_with(command: &mut Command, slot: Arc<File>) {
     unsafe { command.pre_exec(detach) };
 }
 
-/// Opens the log, after putting an overlong one aside. Workers that are writing to that one go on doing so.
+/// Opens the log, after renaming one that is too long. Workers that have that one open go on writing to it.
 fn open_log(path: &Path) -> Result<File, StateError> {
     if let Some(dir) = path.parent() {
         state::create_dir(dir)?;
@@ -166,11 +169,11 @@ fn open_log(path: &Path) -> Result<File, StateError> {
     state::open(path, Mode::Append)
 }
 
-/// Waits for the process, so that no zombie stays, and says how it ended.
+/// Waits for the process, so that it does not stay a zombie, and logs how it ended.
 async fn watch(mut child: Child, slot: String, pid: u32, log: PathBuf) {
     match child.wait().await {
         Ok(status) if status.success() => tracing::debug!(slot, pid, "the worker is finished"),
-        // Someone asked it to stop, and it has no handler for that.
+        // It was asked to stop, and does not handle that signal.
         Ok(status) if status.signal() == Some(Signal::SIGTERM as i32) => {
             tracing::info!(slot, pid, "the worker was terminated");
         }
@@ -190,7 +193,7 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// The slot this process is a worker in. Keep it to the end: the slot is free when it is dropped.
+/// The slot that this process, a worker, runs in. Keep it until the end: dropping it frees the slot.
 #[derive(Debug)]
 pub struct HeldSlot {
     name: String,
@@ -204,13 +207,13 @@ impl HeldSlot {
         &self.name
     }
 
-    /// Where this worker notes what it has in flight. The supervisor looks there when the worker is dead.
+    /// The file in which this worker notes what it has in flight. The supervisor reads it once the worker is dead.
     pub fn note(&self) -> &Path {
         &self.note
     }
 
-    /// Says why workers of this definition can do nothing until somebody mends it. The supervisor then starts none for a
-    /// while, and tells the reason.
+    /// Reports why workers of this definition can do nothing until somebody fixes it. The supervisor then starts none for
+    /// some minutes, and logs the reason.
     pub fn refuse(&self, why: &str) {
         let Some(dir) = self.note.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
@@ -219,12 +222,12 @@ impl HeldSlot {
     }
 }
 
-/// In a worker: takes over the slot that the supervisor started it in, so that the programs it starts in turn do not
-/// inherit the lock and occupy the slot when the worker is dead. `None` when no supervisor started this process.
+/// In a worker: takes over the slot that the supervisor started it in, so that the programs which the worker starts do not
+/// inherit the lock, and do not occupy the slot after its death. `None` if no supervisor started this process.
 ///
-/// The environment may be stale, or say nonsense: it is inherited by everything a worker starts. Nothing is touched
-/// unless the descriptor that it names is this very slot's file, and was inherited. The environment is left as it is;
-/// what starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
+/// The environment may be stale or wrong, because everything that a worker starts inherits it. So the descriptor that it
+/// names is left alone unless it is this very slot's file, and was inherited. The environment is not changed; code that
+/// starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
 pub fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
     let name = std::env::var(SLOT_VARIABLE).ok()?;
     let descriptor = std::env::var(SLOT_FD_VARIABLE).ok()?;
@@ -239,21 +242,21 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let (definition, slot) = name.rsplit_once('/')?;
     let (slots, slot) = (Slots::new(state_dir), slot.parse().ok()?);
     let slot_file = slots.path(definition, slot).metadata().ok()?;
-    // Looked at by its name in /dev/fd, which works for numbers that are no open descriptor as well.
+    // By its name in /dev/fd, which may also be a number that is no open descriptor.
     let open_file = Path::new("/dev/fd").join(descriptor.to_string()).metadata().ok()?;
     if (open_file.dev(), open_file.ino()) != (slot_file.dev(), slot_file.ino()) {
         return None;
     }
-    // SAFETY: the descriptor was open a moment ago, and is only looked at; were it closed meanwhile, the look would be an
-    // error (EBADF).
-    let look = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    let flags = FdFlag::from_bits_retain(fcntl(look, FcntlArg::F_GETFD).ok()?);
+    // SAFETY: the descriptor was open a moment ago, and only its flags are read. Had it been closed meanwhile, that would
+    // give an error (EBADF).
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?);
     if flags.contains(FdFlag::FD_CLOEXEC) {
         return None;
     }
-    // SAFETY: the descriptor is open, and nothing in this process owns it. All that this process opens is closed on exec
-    // (`std` and tokio see to that), and this descriptor is not: it is the one that was inherited. Once it is owned here
-    // it is closed on exec too, so that it is taken only once.
+    // SAFETY: the descriptor is open, and nothing in this process owns it. Everything that this process opens is closed on
+    // exec (`std` and tokio see to that), and this descriptor is not, so it was inherited. Once it is owned it is closed on
+    // exec too, so that it is taken only once.
     let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
     if let Err(error) = fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         tracing::warn!(slot = name, %error, "programs started by this worker may occupy its slot after its death");
@@ -262,4 +265,88 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
     let note = recovery::note_path(&slots, definition, slot, process, &mark);
     Some(HeldSlot { name: name.to_owned(), note, _file: owned.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use nix::unistd::Pid;
+
+    use super::super::Lifetime;
+    use super::super::fixture::{Stage, eventually, kill_dead, soon, tick};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_has_its_own_slot_open_and_no_other() {
+        let stage = Stage::new().sleepers("mail", &[], 4, 4);
+        let supervisor = stage.supervisor();
+        let _lock = supervisor.lock(Lifetime::UntilStopped).await.unwrap().unwrap();
+        tick(&supervisor).await;
+        eventually("all sleep", || stage.lines("started").len() == 4);
+        let state_dir = stage.state_dir();
+        for slot in stage.live() {
+            let open = fs::read_dir(format!("/proc/{}/fd", slot.record.unwrap().process.pid)).unwrap();
+            let open: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).collect();
+            let ours: BTreeSet<&Path> = open.iter().filter_map(|file| file.strip_prefix(&state_dir).ok()).collect();
+            let own = format!("slots/mail/{}", slot.slot);
+            assert_eq!(ours, [Path::new("log/worker-mail.log"), Path::new(&own)].into());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_gets_its_surroundings() {
+        let script = r#"echo "$PWD $MINUTELY_SLOT"; readlink /proc/self/fd/$MINUTELY_SLOT_FD >&2; cat; echo done"#;
+        let stage = Stage::new().workers("mail", &[], 1, 1, script);
+        tick(&stage.supervisor()).await;
+        let log = "var/log/worker-mail.log";
+        eventually("it is done", || stage.lines(log).contains(&"done".to_owned()));
+        let (dir, slot) = (stage.dir.display(), stage.state_dir().join("slots/mail/0"));
+        assert_eq!(stage.lines(log), [format!("{dir} mail/0"), slot.display().to_string(), "done".into()]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_leads_a_session_of_its_own() {
+        let stage = Stage::new().sleepers("mail", &[], 1, 1);
+        tick(&stage.supervisor()).await;
+        let pid = stage.pids()[0] as i32;
+        assert_eq!(nix::unistd::getsid(Some(Pid::from_raw(pid))), Ok(Pid::from_raw(pid)));
+    }
+
+    #[tokio::test]
+    async fn an_overlong_log_is_put_aside() {
+        let stage = Stage::new().workers("mail", &[], 1, 1, "echo new");
+        let log = worker_log(&stage.state_dir(), "mail");
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        // Sparse: it takes no room.
+        fs::File::create(&log).unwrap().set_len((10 << 20) + 1).unwrap();
+        tick(&stage.supervisor()).await;
+        eventually("the new log is written", || stage.lines("var/log/worker-mail.log") == ["new"]);
+        assert_eq!(fs::metadata(log.with_added_extension("1")).unwrap().len(), (10 << 20) + 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_of_ours_starts_does_not_hold_its_slot() {
+        let script = "exec env MINUTELY_TEST_HELPER=work MINUTELY_TEST_STAGE=\"$PWD\" \"$0\" --exact \
+                      supervisor::fixture::helper_process --nocapture";
+        let mut stage = Stage::new().workers("mail", &[], 1, 1, script);
+        let program = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
+        stage.definitions[0].command.as_mut().unwrap().push(program);
+        tick(&stage.supervisor()).await;
+        let line = soon("the worker has started something", || stage.lines("grandchild").pop());
+        let (grandchild, slot) = line.split_once(' ').unwrap();
+        assert_eq!(slot, "mail/0");
+        let grandchild = ProcessId::of(grandchild.parse().unwrap()).unwrap();
+        kill_dead(stage.pids()[0]);
+        eventually("the slot is free", || stage.live().is_empty());
+        assert!(grandchild.is_alive());
+        grandchild.terminate().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_no_supervisor_started_adopts_nothing() {
+        let stage = Stage::new();
+        assert!(adopt_slot(&stage.state_dir()).is_none());
+    }
 }

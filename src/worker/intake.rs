@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::held::Held;
 use super::lane::{Answer, Lane, Unwanted};
 use super::{Note, Source, far_future};
-use crate::heartbeat::Voice;
+use crate::heartbeat::SourceReporter;
 use crate::transport::{MessageId, Received, TransportError};
 
 /// How much work is taken at once, as far as the past tells.
@@ -47,7 +47,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 pub(super) struct Intake {
     lanes: Vec<Lane>,
-    voice: Option<Voice>,
+    reporter: Option<SourceReporter>,
     sleep: Duration,
     concurrency: usize,
     /// Tells of messages that this process has queued.
@@ -89,7 +89,7 @@ impl Intake {
         Self {
             held: Held::new(&sources, note),
             lanes: sources.into_iter().map(Lane::new).collect(),
-            voice: None,
+            reporter: None,
             sleep,
             concurrency,
             dispatched,
@@ -103,9 +103,9 @@ impl Intake {
         }
     }
 
-    /// From now on `voice` is told which sources messages can be taken from.
-    pub(super) fn speak(&mut self, voice: Voice) {
-        self.voice = Some(voice);
+    /// Reports from now on which sources can be received from.
+    pub(super) fn report_to(&mut self, reporter: SourceReporter) {
+        self.reporter = Some(reporter);
     }
 
     /// The next message to begin with.
@@ -317,10 +317,10 @@ impl Intake {
 
     /// Tells of a source that has not worked for a while, and of one that does.
     fn say_whether_it_works(&self, number: usize) {
-        let Some(voice) = &self.voice else { return };
+        let Some(reporter) = &self.reporter else { return };
         match self.lanes[number].silent_from() {
-            None => voice.say(number, true),
-            Some(at) if at <= Instant::now() => voice.say(number, false),
+            None => reporter.report(number, true),
+            Some(at) if at <= Instant::now() => reporter.report(number, false),
             Some(_) => {}
         }
     }

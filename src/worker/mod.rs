@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use crate::bus::Bus;
 use crate::cache::RECENT;
 use crate::config::Config;
-use crate::heartbeat::{Heartbeats, Pulse};
+use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
 use aside::{Aside, Waiting};
@@ -185,16 +185,17 @@ impl Worker {
     /// (a table that is missing and may not be created) ends the worker.
     pub async fn run(&self, owner: &str, stop: &mut Stop) -> Result<Summary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
-        let pulse = Pulse::start(self.heartbeats.clone(), names, owner.to_owned(), self.heartbeat_ttl);
+        let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
+        let heartbeat = WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl);
         if self.options.resume {
             self.resume(stop).await;
         }
         let mut run = Run::new(self);
-        run.intake.speak(pulse.voice());
+        run.intake.report_to(heartbeat.reporter());
         let result = run.until_stopped(stop).await;
         // From here on nothing new is begun, so producers must not count on this worker, however long it takes to finish.
         stop.no_more_patience();
-        tokio::join!(pulse.stop(), run.finish_what_is_in_hand(stop));
+        tokio::join!(heartbeat.stop(), run.finish_what_is_in_hand(stop));
         if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
             run.look_once_more(stop).await;
         }

@@ -77,7 +77,7 @@ impl AmqpConnection {
             },
         };
         let properties = ConnectionProperties::default().with_connection_name(connection_name.as_str().into());
-        threads::for_pool().await.map_err(|error| AmqpFailure::own(&self.location, error.to_string()))?;
+        threads::wait_for_pool_thread().await.map_err(|error| AmqpFailure::own(&self.location, error.to_string()))?;
         let runtime =
             runtime::default_runtime().map_err(|error| AmqpFailure::own(&self.location, error.to_string()))?;
         let connecting = Connection::connect_uri_with_config(uri, properties, tls_config(tls.as_ref()), runtime);

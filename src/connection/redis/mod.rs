@@ -160,7 +160,7 @@ impl RedisConnection {
         if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } =
             self.client.get_connection_info().addr()
         {
-            threads::for_lookup(host).await?;
+            threads::wait_for_lookup_thread(host).await?;
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))

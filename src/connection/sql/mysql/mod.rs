@@ -101,7 +101,7 @@ impl Settings {
     async fn open(&self) -> Result<MySqlConnection, sqlx::Error> {
         let options = self.options();
         if options.get_socket().is_none() {
-            threads::for_lookup(options.get_host()).await?;
+            threads::wait_for_lookup_thread(options.get_host()).await?;
         }
         if self.plain_first {
             match options.clone().ssl_mode(MySqlSslMode::Disabled).connect().await {

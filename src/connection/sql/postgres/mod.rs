@@ -152,7 +152,7 @@ impl Settings {
     /// A connection, and the options that led to it.
     async fn open(&self) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
         if self.options.get_socket().is_none() {
-            threads::for_lookup(self.options.get_host()).await?;
+            threads::wait_for_lookup_thread(self.options.get_host()).await?;
         }
         if self.plain_first {
             let plain = self.options.clone().ssl_mode(PgSslMode::Disable);

@@ -1,58 +1,60 @@
 //! When a supervisor under cron ends, and whether the next one waits for that: pure arithmetic on times of day.
 //!
-//! Cron starts a supervisor at the beginning of each minute, more or less. It is to be gone by the next minute: a host may
-//! allow one job at a time, or guard the line with `flock -n`, and one that is refused there is missing for a whole minute.
-//! So a supervisor that was started late ends at the same time of the minute as one that was started in time. Where the
-//! crontab's host starts them later in the minute every time (a web cron, say), the one before tells.
+//! Cron starts a supervisor at about the beginning of each minute. The supervisor must be gone by the next minute: a host
+//! may allow one job at a time, or guard the crontab line with `flock -n`, and a refused cron is missing for a whole
+//! minute. So a supervisor that was started late ends at the same second of the minute as one that was started on time. On
+//! some hosts (with a web cron, say) each one starts at the same later second of the minute: the start of the previous one
+//! shows that.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How long a supervisor lives that is started in time. Less than a minute by as much as its last tick may take.
-pub(super) const LIFETIME: Duration = Duration::from_secs(55);
-/// One that has less time than this until its end goes on to the end of the next minute.
+/// How long a supervisor runs that was started on time. A minute, less the time that its last tick may take.
+pub(in crate::supervisor) const CRON_LIFETIME: Duration = Duration::from_secs(55);
+/// A supervisor that would run for less than this runs until the end of the next minute.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// How exactly two starts are a minute apart, or some minutes.
+/// How exactly two starts are one or more minutes apart if both are on time.
 const PUNCTUAL: Duration = Duration::from_secs(2);
-/// Crons are started every so many minutes at most: further apart, the last start says nothing of the next.
+/// The longest time between two crons from which the next one's start is predicted.
 const RECENT: Duration = Duration::from_secs(5 * 60 + 10);
-/// For how long nobody needs to be at work.
-const GAP: Duration = Duration::from_secs(8);
-/// How much later than it said a supervisor may end: its last tick is not interrupted.
+/// A gap between two supervisors up to this is accepted.
+const ACCEPTED_GAP: Duration = Duration::from_secs(8);
+/// How much later than recorded a supervisor may end: its last tick is not interrupted.
 pub(super) const OVERDUE: Duration = Duration::from_secs(10);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// When a supervisor ends that is started now, the one before having been started at `previous`.
+/// When a supervisor ends that starts now, if the one before started at `previous`.
 pub(super) fn end(now: DateTime<Utc>, previous: Option<DateTime<Utc>>) -> DateTime<Utc> {
     let into_minute = into_minute(now);
-    let left = if is_regular(now, previous) {
-        LIFETIME
-    } else if into_minute + SHORTEST <= LIFETIME {
-        LIFETIME - into_minute
+    let runs_for = if is_regular(now, previous) {
+        CRON_LIFETIME
+    } else if into_minute + SHORTEST <= CRON_LIFETIME {
+        CRON_LIFETIME - into_minute
     } else {
-        MINUTE + LIFETIME - into_minute
+        MINUTE + CRON_LIFETIME - into_minute
     };
-    later(now, left)
+    later(now, runs_for)
 }
 
-/// For how long a cron that is started now is to wait for the one at work, which has said when it ends. Not at all where
-/// another cron is started soon after that end anyhow.
+/// How long a cron that starts now waits for the supervisor that runs, which ends at `end`. `None` if it does not wait,
+/// because another cron starts soon after that end.
 pub(super) fn wait(now: DateTime<Utc>, end: DateTime<Utc>) -> Option<Duration> {
-    // One that should be gone is about to go.
+    // A supervisor whose end has passed is about to end.
     let end = end.max(now);
     let left = (end - now).to_std().unwrap_or_default();
     let until_next_minute = MINUTE - into_minute(end);
-    let next_is_soon = until_next_minute <= GAP || left + GAP >= MINUTE;
+    let next_is_soon = until_next_minute <= ACCEPTED_GAP || left + ACCEPTED_GAP >= MINUTE;
     (!next_is_soon).then_some(left + OVERDUE)
 }
 
-/// Is it started a minute after the last one, or some minutes?
+/// Did the previous supervisor start one or more minutes before, to the second?
 fn is_regular(now: DateTime<Utc>, previous: Option<DateTime<Utc>>) -> bool {
-    let Some(apart) = previous.and_then(|previous| (now - previous).to_std().ok()) else { return false };
-    let off = Duration::from_millis(u64::try_from(apart.as_millis() % MINUTE.as_millis()).unwrap_or_default());
-    apart > MINUTE / 2 && apart < RECENT && off.min(MINUTE.saturating_sub(off)) <= PUNCTUAL
+    let Some(distance) = previous.and_then(|previous| (now - previous).to_std().ok()) else { return false };
+    let remainder = Duration::from_millis(u64::try_from(distance.as_millis() % MINUTE.as_millis()).unwrap_or_default());
+    let deviation = remainder.min(MINUTE.saturating_sub(remainder));
+    distance > MINUTE / 2 && distance < RECENT && deviation <= PUNCTUAL
 }
 
 fn into_minute(time: DateTime<Utc>) -> Duration {
@@ -69,14 +71,13 @@ mod tests {
 
     use super::*;
 
-    /// So many seconds after some full minute.
+    /// A time so many seconds after a full minute.
     fn at(seconds: f64) -> DateTime<Utc> {
         later(DateTime::from_timestamp(1_800_000_000, 0).unwrap(), Duration::from_secs_f64(seconds))
     }
 
-    /// What supervisors do that are started at these times on one host, guarded by `flock -n` or not: from when to when
-    /// each is at work.
-    fn at_work(starts: &[f64], guarded: bool) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+    /// When supervisors start and end whose crons are started at these times on one host, guarded by `flock -n` or not.
+    fn runs(starts: &[f64], guarded: bool) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
         let mut runs: Vec<(DateTime<Utc>, DateTime<Utc>)> = vec![];
         for start in starts.iter().map(|start| at(*start)) {
             let last = runs.last().copied();
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_late_ends_when_one_in_time_would() {
+    fn a_late_supervisor_ends_at_the_same_second_as_one_on_time() {
         for start in [0.0, 0.4, 2.0, 12.0, 30.0, 50.0] {
             assert_eq!(end(at(start), None), at(55.0), "{start}");
         }
@@ -106,21 +107,21 @@ mod tests {
     }
 
     #[test]
-    fn a_late_cron_leaves_no_gap_before_the_next_guarded_or_not() {
+    fn a_late_cron_leaves_no_gap_before_the_next() {
         for late in 1..60 {
             for guarded in [true, false] {
-                let runs = at_work(&[f64::from(late), 60.0, 120.0, 180.0], guarded);
+                let runs = runs(&[f64::from(late), 60.0, 120.0, 180.0], guarded);
                 assert!(gaps(&runs).iter().all(|gap| *gap <= 8.0), "{late} {guarded}: {runs:?}");
             }
         }
     }
 
     #[test]
-    fn after_a_late_cron_there_is_no_gap_but_its_own_delay() {
+    fn a_late_cron_after_one_on_time_leaves_a_gap_of_its_delay_and_five_seconds() {
         for late in 0..55 {
             for guarded in [true, false] {
                 let late = f64::from(late);
-                let runs = at_work(&[0.0, 60.0, 120.0 + late, 180.0, 240.0], guarded);
+                let runs = runs(&[0.0, 60.0, 120.0 + late, 180.0, 240.0], guarded);
                 assert_eq!(gaps(&runs)[1], late + 5.0);
                 assert!(gaps(&runs)[2..].iter().all(|gap| *gap <= 8.0), "{late} {guarded}: {runs:?}");
             }
@@ -128,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn crons_that_always_start_within_the_minute_are_at_work_all_the_time() {
+    fn crons_that_always_start_at_the_same_second_leave_no_gap() {
         for start in 0..60 {
             for guarded in [true, false] {
                 let starts: Vec<f64> = (0..5).map(|minute| f64::from(start + 60 * minute)).collect();
-                let runs = at_work(&starts, guarded);
+                let runs = runs(&starts, guarded);
                 assert!(gaps(&runs)[1..].iter().all(|gap| *gap <= 8.0), "{start} {guarded}: {runs:?}");
             }
         }
@@ -140,9 +141,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_lives_or_waits_much_longer_than_a_minute(now in 0.0..600.0f64, before in 0.0..600.0f64) {
-            let lives = end(at(now), Some(at(before))) - at(now);
-            prop_assert!((5.0..=65.0).contains(&lives.as_seconds_f64()), "{}", lives);
+        fn nobody_runs_or_waits_much_longer_than_a_minute(now in 0.0..600.0f64, before in 0.0..600.0f64) {
+            let runs_for = end(at(now), Some(at(before))) - at(now);
+            prop_assert!((5.0..=65.0).contains(&runs_for.as_seconds_f64()), "{}", runs_for);
             if let Some(wait) = wait(at(now), at(before)) {
                 prop_assert!(wait <= MINUTE + OVERDUE);
             }
