@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use nix::fcntl::OFlag;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpgid};
 use serde_json::json;
 
-use crate::support::{Project, process_exists, wait_until};
+use crate::support::{Project, Running, process_exists, wait_until};
 
 /// `max: 4`, and workers that outlive a test unless it ends them.
 const CONFIG: &str = r#"
@@ -126,6 +129,59 @@ fn a_supervisor_that_does_nothing_any_more_is_replaced() {
     assert_eq!(pids(&project), worker, "its worker lives on");
     let told = format!("killed the supervisor, which did nothing any more, to take its place pid={}", stuck.pid());
     assert!(project.lines("cron.err").join("\n").contains(&told) && project.log().contains(&told));
+}
+
+/// Tells [`sleeps_uninterruptibly`] that it is wanted.
+const SLEEPS: &str = "MINUTELY_TEST_SLEEPS";
+
+/// Not a test: a supervisor that is stuck, when another test runs this program for it. It holds the lock, and starts a
+/// program with `vfork`, whose first step is to open a named pipe that nobody writes to. Until that program is executed, the
+/// kernel keeps this thread in the uninterruptible sleep (`D`) of a process that waits for a disk.
+#[test]
+fn sleeps_uninterruptibly() {
+    if std::env::var_os(SLEEPS).is_none() {
+        return;
+    }
+    let lock = std::fs::File::options().write(true).open("var/supervisor.lock").unwrap();
+    lock.try_lock().unwrap();
+    let mut open_pipe = PosixSpawnFileActions::init().unwrap();
+    open_pipe.add_open(0, "pipe", OFlag::O_RDONLY, Mode::empty()).unwrap();
+    posix_spawn(c"/bin/true", &open_pipe, &PosixSpawnAttr::init().unwrap(), &[c"true"], &[c"A=B"]).unwrap();
+}
+
+#[test]
+fn a_supervisor_that_waits_for_a_disk_is_reported_and_not_replaced() {
+    let project = Project::new(CONFIG);
+    let mut first = project.start("supervise", &["supervise"]);
+    wait_until("it has recorded itself", || project.json(&["status"])["supervisor"]["pid"] == first.pid());
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.ends(), Some(0));
+
+    nix::unistd::mkfifo(&project.file("pipe"), Mode::S_IRWXU).unwrap();
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    // One test at a time runs in the program's first thread, whose state is the process's.
+    command.args(["sleeps_uninterruptibly", "--test-threads=1"]).env(SLEEPS, "1").current_dir(project.path());
+    let stuck = Running::start(&project, "stuck", command);
+    let sleeps = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", stuck.pid())).unwrap();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('D'))
+    };
+    wait_until("it waits for what it has started", || sleeps() && project.processes().len() == 2);
+
+    let mut record: serde_json::Value = serde_json::from_str(&project.lines("var/supervisor.lock").concat()).unwrap();
+    let mut system = sysinfo::System::new().unwrap();
+    let pid = sysinfo::Pid::from_u32(stuck.pid().try_into().unwrap());
+    system.refresh_processes(sysinfo::ProcessesToUpdate::Some(&[pid]), false);
+    record["pid"] = stuck.pid().into();
+    record["process_started_at"] = system.process(pid).unwrap().start_time().into();
+    project.write("var/supervisor.lock", record.to_string());
+    let lock = std::fs::File::options().write(true).open(project.file("var/supervisor.lock")).unwrap();
+    lock.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(150)).unwrap();
+
+    let next = project.run(&["cron"]).exits(1);
+    let told = "is not replaced: it waits for a disk or a network file system that does not answer; see to that";
+    assert!(next.stderr.contains(told) && project.log().contains(told), "{next:?}");
+    assert!(sleeps(), "it was left alone");
 }
 
 #[test]
