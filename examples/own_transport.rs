@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use minutely::App;
-use minutely::config::Problem;
+use minutely::config::{Definition, Problem, Setting};
 use minutely::message::{Encoded, Headers};
 use minutely::transport::{
     Context, Counting, Counts, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport,
@@ -30,7 +30,9 @@ fn main() -> std::process::ExitCode {
     minutely::cli::main(App::builder().transport(Arc::new(FolderFactory)))
 }
 
-const AN_HOUR: Duration = Duration::from_secs(3600);
+/// An option of its transports: checked, listed by `config schema`, and read by this definition.
+const REDELIVER_TIMEOUT: Setting<Duration> =
+    Setting::seconds("redeliver_timeout", "3600", "seconds after which a message in flight is pending again");
 
 /// Delays are cut off here, so that the names of files sort by time.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -43,9 +45,13 @@ impl Factory for FolderFactory {
         &["folder"]
     }
 
+    fn options(&self) -> Vec<Definition> {
+        vec![REDELIVER_TIMEOUT.definition]
+    }
+
     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
-        let redeliver_timeout = options.seconds("redeliver_timeout", AN_HOUR);
+        let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
         options.finish()?;
         let folder = Folder { name: spec.name.clone(), path: spec.file(spec.dsn.path()), redeliver_timeout };
         let folder = Arc::new(folder);

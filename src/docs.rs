@@ -11,8 +11,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli;
-use crate::config::{self, Definition, KEYS};
+use crate::config::{self, Definition, KEYS, Row, SchemeOptions, Support};
+use crate::{cli, transport};
 
 const HOW: &str = "run `MINUTELY_BLESS=1 cargo test --lib docs`, and look at what it has changed";
 
@@ -67,6 +67,71 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
     let described: usize = parts.iter().map(|names| names.len()).sum();
     assert_eq!(described, KEYS.len(), "a key has no part in docs/configuration.md");
     hold("docs/configuration.md", &parts.map(|names| (names[0], keys(names))));
+}
+
+/// The options that go with a scheme.
+fn options_of(scheme: &str, all: &[SchemeOptions]) -> Vec<Definition> {
+    let found = all.iter().find(|known| known.schemes.contains(&scheme));
+    found.unwrap_or_else(|| panic!("nothing is known of {scheme}:")).options.clone()
+}
+
+/// A table of options as they are written in a DSN: `exchange[name]`. Then those that have no effect, or are refused.
+fn table_of_options(definitions: &[Definition]) -> String {
+    let mut text = String::from("| option | default | what for |\n| --- | --- | --- |\n");
+    for Row { path, definition } in config::rows(definitions) {
+        let mut names = path.split('.');
+        let mut name = names.next().unwrap_or_default().to_owned();
+        for within in names {
+            let _ = write!(name, "[{}]", if within == "*" { "NAME" } else { within });
+        }
+        let _ = writeln!(text, "| `{name}` | {} | {} |", definition.default_label(), definition.help);
+    }
+    let accepted: Vec<String> = definitions
+        .iter()
+        .filter(|definition| definition.support == Support::Accepted)
+        .map(|definition| format!("`{}`", definition.name))
+        .collect();
+    if !accepted.is_empty() {
+        let _ = writeln!(text, "\nAccepted, and without meaning here: {}.", accepted.join(", "));
+    }
+    let mut title = "\n| without effect, with a warning | why |\n| --- | --- |\n";
+    for definition in definitions {
+        if let Support::Ignored { why, .. } = definition.support {
+            let _ = writeln!(text, "{title}| `{}` | {why} |", definition.name);
+            title = "";
+        }
+    }
+    let mut title = "\n| refused | why |\n| --- | --- |\n";
+    for definition in definitions {
+        if let Support::Refused { why, .. } = definition.support {
+            let _ = writeln!(text, "{title}| `{}` | {why} |", definition.name);
+            title = "";
+        }
+    }
+    text
+}
+
+#[test]
+fn the_pages_of_the_transports_say_which_options_there_are() {
+    let all = transport::scheme_options(&transport::built_in_factories());
+    let pages = [
+        ("docs/transports/sqlite.md", "sqlite", true),
+        ("docs/transports/postgres.md", "postgres", cfg!(feature = "postgres")),
+        ("docs/transports/mysql.md", "mysql", cfg!(feature = "mysql")),
+        ("docs/transports/redis.md", "redis", cfg!(feature = "redis")),
+        ("docs/transports/amqp.md", "amqp", cfg!(feature = "amqp")),
+    ];
+    for (page, scheme, _) in pages.into_iter().filter(|(.., is_in_this_build)| *is_in_this_build) {
+        let (connection, queue): (Vec<_>, Vec<_>) =
+            options_of(scheme, &all).into_iter().partition(|definition| definition.of_connection);
+        let mut parts = vec![("options", table_of_options(&queue))];
+        if !connection.is_empty() {
+            parts.push(("connection", table_of_options(&connection)));
+        }
+        hold(page, &parts);
+    }
+    let parts = ["in-memory", "auto-fallback"].map(|scheme| (scheme, table_of_options(&options_of(scheme, &all))));
+    hold("docs/transports.md", &parts);
 }
 
 #[test]
@@ -183,7 +248,7 @@ fn configurations(text: &str) -> Vec<&str> {
 
 #[test]
 fn every_configuration_in_the_documentation_fits_the_schema() {
-    let schema = config::schema(&[], &[]);
+    let schema = crate::App::builder().config_schema();
     let mut pages = vec![page("README.md"), page("config.yaml")];
     for folder in ["docs", "docs/transports"] {
         let files = fs::read_dir(page(folder)).unwrap().map(|file| file.unwrap().path());

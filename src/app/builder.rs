@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::{App, WorkerProgram, checks};
 use crate::bus::{Bus, Middleware, Routing};
-use crate::cache::{Cache, FileStore, Store, open_store_on};
+use crate::cache::{Cache, FileStore, Store, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
 use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::transport::{Context, Factory, Transports, built_in_factories_on};
+use crate::transport::{Context, Factory, Transports, built_in_factories, built_in_factories_on, scheme_options};
 use crate::worker::StopSignal;
 
 /// The configuration's file, where nothing else is said.
@@ -239,6 +239,12 @@ impl AppBuilder {
         self
     }
 
+    /// The JSON schema of the configuration: all keys, with the options of all transports.
+    pub fn config_schema(&self) -> serde_json::Value {
+        let factories = [built_in_factories(), self.factories.clone()].concat();
+        config::schema(&scheme_options(&factories), &cache_options())
+    }
+
     /// Does it run code of the application's own, and not only programs?
     pub(crate) fn has_code(&self) -> bool {
         self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
@@ -304,7 +310,8 @@ impl AppBuilder {
             connections: config.connections.clone(),
             liveness: Arc::new(heartbeats.clone()),
         };
-        problems.list.extend(Transports::check(&config.transports, &factories, &context));
+        let (transports, found) = Transports::build(&config.transports, &factories, &context);
+        problems.list.extend(found);
         problems.list.extend(check(&config));
         problems.list.extend(checks::handlers(&self.handlers));
         problems.list.extend(checks::lossy_transports(&config));
@@ -317,8 +324,6 @@ impl AppBuilder {
         if problems.any_error() {
             return Err(problems);
         }
-        let transports = Transports::new(&config.transports, &factories, &context)
-            .map_err(|list| Problems { file: problems.file.clone(), list })?;
         if handles_messages {
             problems.list.extend(checks::readable_by_php_alone(&config, &transports));
         }
@@ -346,6 +351,7 @@ impl AppBuilder {
             heartbeats,
             stop_signal,
             worker_program: self.worker_program.map(Arc::new),
+            transport_options: scheme_options(&factories).into(),
             handles_messages,
         })
     }

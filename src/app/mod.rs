@@ -15,8 +15,8 @@ pub use work::{WorkerBuilder, WorkerHandle};
 use std::sync::Arc;
 
 use crate::bus::{Bus, Dispatch, Routing};
-use crate::cache::Cache;
-use crate::config::{Config, Problem, Problems, WorkerDefinition};
+use crate::cache::{Cache, cache_options};
+use crate::config::{self, Config, Problem, Problems, SchemeOptions, WorkerDefinition};
 use crate::handler::Handlers;
 use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
@@ -69,12 +69,19 @@ pub struct App {
     /// How this program becomes a worker, if that is known.
     pub(crate) worker_program: Option<Arc<WorkerProgram>>,
     handles_messages: bool,
+    /// The options of all transports, by scheme.
+    transport_options: Arc<[SchemeOptions]>,
 }
 
 impl App {
     /// An application with nothing but what its configuration says.
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
+    }
+
+    /// The JSON schema of the configuration: all keys, with the options of all transports.
+    pub fn config_schema(&self) -> serde_json::Value {
+        config::schema(&self.transport_options, &cache_options())
     }
 
     /// Sends a message where routing says, or handles it at once when routing says nothing. Nothing happens until the

@@ -15,8 +15,8 @@ mod sql;
 pub use file::FileStore;
 pub use front::{Cache, RECENT};
 pub use memory::MemoryStore;
-pub use open::open_store;
 pub(crate) use open::open_store_on;
+pub use open::{cache_options, open_store};
 
 use std::time::{Duration, SystemTime};
 

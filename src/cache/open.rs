@@ -6,8 +6,8 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{FileStore, Store, sql};
-use crate::config::{Problem, Secret, TransportConfig, TransportSpec, nearest};
-use crate::connection::{Connections, StoreKind};
+use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig, TransportSpec, nearest};
+use crate::connection::{self, Connections, StoreKind};
 
 /// Makes the store of a cache, or says everything that is wrong with its description. What is doubtful is added to the
 /// warnings. Opens nothing: a store connects when it is first used.
@@ -31,6 +31,8 @@ pub(crate) fn open_store_on(
     warnings: &mut Vec<Problem>,
 ) -> Result<Arc<dyn Store>, Vec<Problem>> {
     let spec = TransportSpec::new(config, databases, project_dir).map_err(|problem| vec![problem])?;
+    let known = StoreKind::of_scheme(spec.store.scheme()).map(options_of).unwrap_or_default();
+    let spec = spec.with_options(known);
     let store = open(&spec, project_dir, connections);
     warnings.extend(spec.take_warnings());
     store
@@ -49,6 +51,33 @@ fn open(spec: &TransportSpec, project_dir: &Path, connections: &Connections) -> 
         None if scheme == "file" => in_files(spec, project_dir),
         kind => Err(vec![unusable(spec, scheme, kind)]),
     }
+}
+
+/// The options of a cache on a store of this kind.
+fn options_of(kind: StoreKind) -> Vec<Definition> {
+    let table = sql::TABLE_NAME.definition;
+    match kind {
+        StoreKind::Sqlite => vec![table],
+        #[cfg(feature = "postgres")]
+        StoreKind::Postgres => [&[table][..], &connection::sql::postgres::OPTIONS].concat(),
+        #[cfg(feature = "mysql")]
+        StoreKind::Mysql => [&[table][..], &connection::sql::mysql::OPTIONS].concat(),
+        #[cfg(feature = "redis")]
+        StoreKind::Redis => super::redis::options(),
+        _ => Vec::new(),
+    }
+}
+
+/// The options of all caches, by scheme, for the [schema](crate::config::schema()) of the configuration.
+pub fn cache_options() -> Vec<SchemeOptions> {
+    let kinds = [StoreKind::Sqlite, StoreKind::Postgres, StoreKind::Mysql, StoreKind::Redis];
+    let mut all: Vec<SchemeOptions> = kinds
+        .into_iter()
+        .filter(|kind| kind.is_in_this_build())
+        .map(|kind| SchemeOptions { schemes: kind.schemes().to_vec(), options: options_of(kind) })
+        .collect();
+    all.push(SchemeOptions { schemes: vec!["file"], options: Vec::new() });
+    all
 }
 
 fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use redis::{FromRedisValue, Script};
 
 use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
-use crate::config::{Problem, TransportSpec};
+use crate::config::{Definition, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
-use crate::connection::redis::{Address, RedisConnection, RedisFailure, refuse_unsupported};
+use crate::connection::redis::{Address, OPTIONS, RedisConnection, RedisFailure};
 
 /// What all scripts begin with. The key is the group's.
 const COMMON: &str = r"
@@ -84,12 +84,18 @@ if held then
 end"
 );
 
+/// What may be said of a cache on a Redis server.
+pub(super) fn options() -> Vec<Definition> {
+    [&[PREFIX.definition][..], &OPTIONS].concat()
+}
+
+const PREFIX: Setting<String> = Setting::text("prefix", "minutely:", "what keys begin with");
+
 /// A cache on a Redis server, or all that is wrong with its description.
 pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
     let mut options = spec.options();
     let address = Address::read_with_database(spec, &mut options);
-    let prefix = options.text("prefix").unwrap_or_else(|| "minutely:".to_owned());
-    refuse_unsupported(&mut options);
+    let prefix = options.get(&PREFIX);
     options.finish()?;
     let connection = connections.redis(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
     Ok(Arc::new(RedisStore { connection, prefix }))

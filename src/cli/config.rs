@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::{self, Format, FormatArg};
 use super::{App, Application, End, Result, build, told};
-use crate::config::{Problem, Problems, schema};
+use crate::config::{Problem, Problems};
 use crate::supervisor::{ServerConnections, connections};
 
 /// How long a server may take to tell its limit.
@@ -58,7 +58,7 @@ pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
     let check = match &args.command {
         Command::Check(check) => check,
         Command::Schema(Schema {}) => {
-            let schema = schema(&[], &[]);
+            let schema = app.config_schema();
             output::line(format_args!("{schema:#}"));
             return Ok(End::Well);
         }

@@ -231,6 +231,15 @@ pub enum Application {
     Builder(Box<AppBuilder>),
 }
 
+impl Application {
+    fn config_schema(&self) -> serde_json::Value {
+        match self {
+            Self::Built(app) => app.config_schema(),
+            Self::Builder(builder) => builder.config_schema(),
+        }
+    }
+}
+
 impl From<App> for Application {
     fn from(app: App) -> Self {
         Self::Built(app)

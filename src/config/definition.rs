@@ -552,23 +552,19 @@ fn add_rows(definitions: &[Definition], prefix: &str, rows: &mut Vec<Row>) {
     for definition in definitions.iter().filter(|definition| definition.support == Support::Used) {
         let path = format!("{prefix}{}", definition.name);
         rows.push(Row { path: path.clone(), definition: *definition });
-        let mut below = path;
-        let mut kind = &definition.kind;
-        loop {
-            match kind {
-                Kind::List(item) => {
-                    below.push_str("[]");
-                    kind = item;
-                }
-                Kind::Map(value) => {
-                    below.push_str(".*");
-                    kind = value;
-                }
-                _ => break,
-            }
-        }
-        below.push('.');
-        add_rows(kind.keys(), &below, rows);
+        add_rows_within(&definition.kind, &path, rows);
+    }
+}
+
+/// The options within a value of this kind, which is written at `path`.
+fn add_rows_within(kind: &Kind, path: &str, rows: &mut Vec<Row>) {
+    match kind {
+        Kind::List(item) => add_rows_within(item, &format!("{path}[]"), rows),
+        Kind::Map(value) => add_rows_within(value, &format!("{path}.*"), rows),
+        Kind::OneOrMore(one) => add_rows_within(one, path, rows),
+        Kind::Section(keys) => add_rows(keys, &format!("{path}."), rows),
+        Kind::Either(kinds) => kinds.iter().for_each(|kind| add_rows_within(kind, path, rows)),
+        _ => {}
     }
 }
 

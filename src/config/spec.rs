@@ -1,6 +1,5 @@
 //! A transport as the configuration describes it: its DSN taken apart, its options collected and read.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
+use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
 use super::{Dsn, Problem, Secret, TransportConfig};
 
 /// What a [`Factory`](crate::transport::Factory) makes a transport of.
@@ -23,6 +23,8 @@ pub struct TransportSpec {
     path: String,
     options: IndexMap<String, Given>,
     project_dir: PathBuf,
+    /// The options that exist.
+    defined: Vec<Definition>,
     /// What reading the options has found doubtful.
     warnings: Arc<Mutex<Vec<Problem>>>,
 }
@@ -80,13 +82,26 @@ impl TransportSpec {
             path: config.path.clone(),
             options,
             project_dir: project_dir.to_owned(),
+            defined: Vec::new(),
             warnings: Arc::default(),
         })
     }
 
+    /// The same, where these options exist.
+    #[must_use]
+    pub fn with_options(self, defined: Vec<Definition>) -> Self {
+        Self { defined, ..self }
+    }
+
     /// Starts reading the options.
     pub fn options(&self) -> Options<'_> {
-        Options { spec: self, known: Vec::new(), problems: Vec::new() }
+        Options { spec: self, problems: Vec::new() }
+    }
+
+    /// The options that may be given. With `doctrine://NAME` those of the connection are in the connection's URL.
+    fn known(&self) -> impl Iterator<Item = &Definition> {
+        let is_own = self.dsn == self.store;
+        self.defined.iter().filter(move |known| is_own || !known.of_connection)
     }
 
     /// A mistake in the DSN.
@@ -164,114 +179,57 @@ fn connection(dsn: &Dsn, path: &str, connections: &IndexMap<String, Secret>) -> 
     Dsn::parse(&url.0).map_err(|error| Problem::error(path, format!("the URL of connection \"{name}\": {error}")))
 }
 
-/// Reads a transport's options one by one, and finds everything wrong with them.
+/// Reads a transport's options by their definitions, and finds everything wrong with them.
 ///
-/// Each option that is asked for is thereby known; [`Options::finish`] refuses the others. A value that cannot be read
-/// is noted, and reads as its default.
+/// The transport's [`Factory`](crate::transport::Factory) says which options there are; [`Options::finish`] refuses any other.
+/// A value that cannot be read is noted, and reads as its default.
 pub struct Options<'a> {
     spec: &'a TransportSpec,
-    known: Vec<&'static str>,
     problems: Vec<Problem>,
 }
 
 impl Options<'_> {
-    /// An option that is text. None when it is not given, or empty.
-    pub fn text(&mut self, name: &'static str) -> Option<String> {
-        let text = match self.value(name)? {
-            Value::Null => return None,
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            _ => {
-                self.refuse(name, format!("{name} is one text, not a list or map"));
-                return None;
-            }
-        };
-        if text.is_empty() { None } else { Some(text) }
+    /// The value of an option, or its default where it is missing, empty or wrong.
+    pub fn get<T: FromValue>(&mut self, setting: &Setting<T>) -> T {
+        let definition = &setting.definition;
+        let Some(value) = self.value(definition) else { return setting.default_value() };
+        self.read(definition.name, "", setting, &value)
     }
 
-    /// An option that is whatever it is: a map, a list, a text. None when it is not given, or `~`.
-    pub fn tree(&mut self, name: &'static str) -> Option<Value> {
-        self.value(name).filter(|value| !value.is_null()).cloned()
+    /// The value of an option that is a duration, of which zero stands for the default.
+    pub fn get_nonzero(&mut self, setting: &Setting<Duration>) -> Duration {
+        let duration = self.get(setting);
+        if duration.is_zero() { setting.default_value() } else { duration }
     }
 
-    /// An option that is accepted because others know it, and that changes nothing here: a warning says so and why. There
-    /// is none where its value asks for what is done anyway (`same`).
-    pub fn without_effect(&mut self, name: &'static str, same: &[&str], why: &str) {
-        let Some(value) = self.tree(name) else { return };
-        let text = match &value {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            _ => String::from("a list or map"),
+    /// The value of a key in an option that is a map; the key is taken out of it.
+    pub fn take<T: FromValue>(&mut self, option: &Definition, map: &mut Mapping, setting: &Setting<T>) -> T {
+        let value = map.remove(setting.definition.name).filter(|value| !is_empty(value));
+        let Some(value) = value else { return setting.default_value() };
+        self.read(option.name, &format!("{}: ", option.name), setting, &value)
+    }
+
+    /// `name` is the option, `within` names it again in a message about one of its keys.
+    fn read<T: FromValue>(&mut self, name: &str, within: &str, setting: &Setting<T>, value: &Value) -> T {
+        let definition = &setting.definition;
+        let expected = match T::from_value(&definition.kind, value) {
+            Ok(value) => return value,
+            Err(Mismatch::Kind) => definition.kind.expected(),
+            Err(Mismatch::Because(why)) => why,
         };
-        if !text.is_empty() && !same.contains(&text.to_ascii_lowercase().as_str()) {
-            self.warn(name, format!("{name} has no effect here: {why}"));
-        }
+        let found = plain_text(value).map_or_else(|| "a list or map".to_owned(), |text| format!("\"{text}\""));
+        self.refuse(name, format!("{within}{} is {expected}; found {found}", definition.name));
+        setting.default_value()
+    }
+
+    /// The value of an option that is a map, a list, or whatever it is. None when it is not given, or empty.
+    pub fn tree(&mut self, definition: &Definition) -> Option<Value> {
+        self.value(definition)
     }
 
     /// Notes what a person should know about an option that is given. It stops nothing.
     pub fn warn(&mut self, name: &str, message: impl Into<String>) {
         self.problems.push(Problem::warning(self.spec.option_path(name), message));
-    }
-
-    /// An option that is a whole number of seconds.
-    pub fn seconds(&mut self, name: &'static str, default: Duration) -> Duration {
-        let Some(text) = self.text(name) else { return default };
-        match text.parse::<u32>() {
-            Ok(seconds) => Duration::from_secs(seconds.into()),
-            Err(_) => {
-                self.refuse(
-                    name,
-                    format!("{name} is a whole number of seconds, at most {}; found \"{text}\"", u32::MAX),
-                );
-                default
-            }
-        }
-    }
-
-    /// An option that is true or false, in any of PHP's spellings.
-    pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
-        let Some(text) = self.text(name) else { return default };
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "on" | "yes" => true,
-            "false" | "0" | "off" | "no" => false,
-            _ => {
-                self.refuse(name, format!("{name} is true or false; found \"{text}\""));
-                default
-            }
-        }
-    }
-
-    /// An option that is a whole number up to `most`. None when it is not given, or is something else.
-    #[cfg(any(feature = "redis", feature = "amqp"))]
-    pub(crate) fn whole_number(&mut self, name: &'static str, most: u64) -> Option<u64> {
-        let text = self.text(name)?;
-        let number = text.parse().ok().filter(|number| *number <= most);
-        if number.is_none() {
-            self.refuse(name, format!("{name} is a whole number, at most {most}; found \"{text}\""));
-        }
-        number
-    }
-
-    /// The same, where 0 stands for the default as nothing does.
-    #[cfg(feature = "amqp")]
-    pub(crate) fn number_or_default(&mut self, name: &'static str, most: u64) -> Option<u64> {
-        self.whole_number(name, most).filter(|number| *number > 0)
-    }
-
-    /// An option that is a number of seconds, perhaps with a fraction; 0 stands for the default.
-    #[cfg(feature = "amqp")]
-    pub(crate) fn timeout(&mut self, name: &'static str, default: Duration) -> Duration {
-        let Some(text) = self.text(name) else { return default };
-        match text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-            Some(Duration::ZERO) => default,
-            Some(timeout) => timeout,
-            None => {
-                self.refuse(name, format!("{name} is a number of seconds; found \"{text}\""));
-                default
-            }
-        }
     }
 
     /// Notes a mistake in an option's value.
@@ -284,20 +242,50 @@ impl Options<'_> {
         self.problems.push(problem);
     }
 
-    /// Ends the reading: everything wrong, with the options nobody asked for. Warnings are left to whoever has the
+    /// Ends the reading: everything wrong, with the options that do not exist. Warnings are left to whoever has the
     /// transport made.
     pub fn finish(mut self) -> Result<(), Vec<Problem>> {
-        let known: HashSet<&str> = self.known.iter().copied().collect();
-        for (name, given) in self.spec.options.iter().filter(|(name, _)| !known.contains(name.as_str())) {
-            self.problems.push(Problem::unknown(&given.path, "option", name, self.known.iter().copied()));
+        let spec = self.spec;
+        for (name, given) in &spec.options {
+            match spec.known().find(|known| known.name == name) {
+                Some(known) => self.check_support(known, &given.value),
+                None => {
+                    let used = spec.known().filter(|known| known.support == Support::Used);
+                    self.problems.push(Problem::unknown(&given.path, "option", name, used.map(|known| known.name)));
+                }
+            }
         }
         let (warnings, mistakes): (Vec<Problem>, _) = self.problems.into_iter().partition(|problem| problem.warning);
-        self.spec.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
+        spec.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
-    fn value(&mut self, name: &'static str) -> Option<&Value> {
-        self.known.push(name);
-        self.spec.options.get(name).map(|given| &given.value)
+    /// Tells of an option that is known and does nothing here.
+    fn check_support(&mut self, known: &Definition, value: &Value) {
+        let (Support::Ignored { same, .. } | Support::Refused { same, .. }) = known.support else { return };
+        let text = plain_text(value).unwrap_or_else(|| "a list or map".to_owned());
+        if is_empty(value) || same.contains(&text.to_ascii_lowercase().as_str()) {
+            return;
+        }
+        let name = known.name;
+        match known.support {
+            Support::Ignored { why, .. } => self.warn(name, format!("{name} has no effect here: {why}")),
+            Support::Refused { why, .. } => self.refuse(name, format!("{name}: {why}")),
+            Support::Used | Support::Accepted => {}
+        }
     }
+
+    /// A value that is given, and not empty.
+    fn value(&self, definition: &Definition) -> Option<Value> {
+        debug_assert!(
+            self.spec.defined.iter().any(|known| known.name == definition.name),
+            "the factory does not tell of the option \"{}\"",
+            definition.name
+        );
+        self.spec.options.get(definition.name).map(|given| &given.value).filter(|value| !is_empty(value)).cloned()
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(str::is_empty)
 }

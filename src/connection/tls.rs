@@ -9,7 +9,52 @@ use std::{fs, io};
 #[cfg(feature = "redis")]
 use serde_yaml::Value;
 
-use crate::config::{Options, TransportSpec};
+#[cfg(feature = "redis")]
+use crate::config::Kind;
+#[cfg(feature = "amqp")]
+use crate::config::Setting;
+use crate::config::{Definition, Options, TransportSpec};
+
+/// PHP's options for TLS, as far as there is something to choose. The others ask for a connection that does not look whom it
+/// talks to.
+#[cfg(feature = "redis")]
+pub(in crate::connection) const SSL: Definition =
+    Definition::new("ssl", Kind::Section(SSL_KEYS), "TLS, as PHP has it; `rediss:` only")
+        .or("the system's certificates");
+#[cfg(feature = "redis")]
+const SSL_KEYS: &[Definition] = &[
+    Definition::new("cafile", Kind::Text("file"), "the authorities to trust, instead of the system's"),
+    Definition::new("capath", Kind::Text("folder"), "the same, as a folder of such files"),
+    Definition::new("local_cert", Kind::Text("file"), "this side's certificate"),
+    Definition::new("local_pk", Kind::Text("file"), "its key").or("in `local_cert`"),
+    Definition::refused("verify_peer", YES, UNVERIFIED),
+    Definition::refused("verify_peer_name", YES, UNVERIFIED),
+    Definition::refused("allow_self_signed", NO, UNVERIFIED),
+];
+#[cfg(feature = "redis")]
+const YES: &[&str] = &["true", "1", "on", "yes"];
+#[cfg(feature = "redis")]
+const NO: &[&str] = &["false", "0", "off", "no"];
+#[cfg(feature = "redis")]
+const UNVERIFIED: &str =
+    "a connection that does not look whom it talks to is not made; name the authority with `cafile`";
+
+/// php-amqp's options for TLS.
+#[cfg(feature = "amqp")]
+pub(in crate::connection) const FILES: [Definition; 3] =
+    [AUTHORITIES.definition, CERTIFICATE.definition, KEY.definition];
+#[cfg(feature = "amqp")]
+const AUTHORITIES: Setting<Option<String>> =
+    file("cacert", "the authorities to trust besides the system's, or a folder of such files; `amqps:` only");
+#[cfg(feature = "amqp")]
+const CERTIFICATE: Setting<Option<String>> = file("cert", "this side's certificate; `amqps:` only");
+#[cfg(feature = "amqp")]
+const KEY: Setting<Option<String>> = file("key", "the key of `cert`; `amqps:` only");
+
+#[cfg(feature = "amqp")]
+const fn file(name: &'static str, help: &'static str) -> Setting<Option<String>> {
+    Setting::text(name, "", help).of_kind("file").optional()
+}
 
 /// What a connection trusts and shows. Connections that differ in it are not shared.
 ///
@@ -30,7 +75,7 @@ impl Tls {
         options: &mut Options<'_>,
         is_tls: bool,
     ) -> Option<Self> {
-        let given = match options.tree("ssl") {
+        let given = match options.tree(&SSL) {
             None => return is_tls.then(Self::default),
             Some(Value::Sequence(none)) if none.is_empty() => return is_tls.then(Self::default),
             Some(Value::Mapping(given)) => given,
@@ -69,13 +114,11 @@ impl Tls {
                 "verify_peer" | "verify_peer_name" if is_yes => {}
                 "allow_self_signed" if !is_yes => {}
                 "verify_peer" | "verify_peer_name" | "allow_self_signed" => {
-                    let why = "a connection that does not look whom it talks to is not made; name the authority with `cafile`";
-                    options.refuse("ssl", format!("ssl: {name}: {why}"));
+                    options.refuse("ssl", format!("ssl: {name}: {UNVERIFIED}"));
                 }
                 _ => {
-                    let known =
-                        "cafile, capath, local_cert, local_pk, verify_peer, verify_peer_name, allow_self_signed";
-                    options.refuse("ssl", format!("ssl: unknown key \"{name}\"; known: {known}"));
+                    let known: Vec<&str> = SSL_KEYS.iter().map(|key| key.name).collect();
+                    options.refuse("ssl", format!("ssl: unknown key \"{name}\"; known: {}", known.join(", ")));
                 }
             }
         }
@@ -95,7 +138,7 @@ impl Tls {
         is_tls: bool,
     ) -> Option<Self> {
         let [authorities, certificate, key] =
-            ["cacert", "cert", "key"].map(|name| content_of(name, spec, options, is_tls));
+            [AUTHORITIES, CERTIFICATE, KEY].map(|setting| content_of(&setting, spec, options, is_tls));
         if certificate.is_some() != key.is_some() {
             let message = "cert and key go together: the one is of no use without the other";
             options.refuse(if key.is_some() { "key" } else { "cert" }, message);
@@ -106,8 +149,14 @@ impl Tls {
 
 /// The content of a file that an option names, or of a folder of certificates.
 #[cfg(feature = "amqp")]
-fn content_of(name: &'static str, spec: &TransportSpec, options: &mut Options<'_>, is_tls: bool) -> Option<String> {
-    let path = options.text(name)?;
+fn content_of(
+    setting: &Setting<Option<String>>,
+    spec: &TransportSpec,
+    options: &mut Options<'_>,
+    is_tls: bool,
+) -> Option<String> {
+    let name = setting.definition.name;
+    let path = options.get(setting)?;
     if !is_tls {
         options.refuse(name, format!("{name} is for amqps:, and this is amqp:, which is not encrypted"));
         return None;

@@ -12,11 +12,24 @@ use indexmap::IndexMap;
 #[cfg(doc)]
 use super::Transports;
 use super::{Sender, Sent, Transport, TransportError, TransportSpec};
-use crate::config::{Problem, TransportConfig};
+use crate::config::{Definition, Problem, Setting, TransportConfig};
 use crate::message::Encoded;
 
 /// `contao-auto-fallback` is what Contao calls it.
 pub(super) const SCHEMES: [&str; 2] = ["auto-fallback", "contao-auto-fallback"];
+
+/// What may be said of an auto-fallback, in the DSN or under `options:`.
+pub(super) const OPTIONS: [Definition; 2] = [TARGET.definition, FALLBACK.definition];
+const TARGET: Setting<Option<String>> =
+    Setting::text("target", "", "where messages go while `NAME` or the target is being consumed")
+        .of_kind("transport")
+        .optional()
+        .required();
+const FALLBACK: Setting<Option<String>> =
+    Setting::text("fallback", "", "where they go otherwise: `sync`, or another queue")
+        .of_kind("transport")
+        .optional()
+        .required();
 
 /// Knows whether somebody consumes a transport.
 #[async_trait]
@@ -96,8 +109,9 @@ pub(super) fn references(
         let message = format!("the DSN names \"{own}\", but this is transport \"{name}\": write {scheme}://{name}?…");
         options.push(spec.dsn_problem(message));
     }
-    let [target, fallback] = ["target", "fallback"].map(|option| {
-        let found = options.text(option).unwrap_or_default();
+    let [target, fallback] = [TARGET, FALLBACK].map(|setting| {
+        let option = setting.definition.name;
+        let found = options.get(&setting).unwrap_or_default();
         let known = || configs.keys().map(String::as_str).filter(|known| known != name);
         if found.is_empty() {
             options

@@ -8,7 +8,7 @@ use indexmap::{IndexMap, IndexSet};
 
 use super::auto_fallback::{self, AutoFallback, References};
 use super::{Liveness, Transport, TransportError, TransportSpec, registry};
-use crate::config::{Problem, Secret, TransportConfig};
+use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig};
 
 /// What transports share.
 #[derive(Clone)]
@@ -28,6 +28,12 @@ pub trait Factory: Send + Sync {
     /// The schemes, in lower case.
     fn schemes(&self) -> &'static [&'static str];
 
+    /// The options that its transports take, in the DSN or under `options:`. Any other option is a mistake; the JSON schema
+    /// of the configuration has these.
+    fn options(&self) -> Vec<Definition> {
+        Vec::new()
+    }
+
     /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
     /// when it is first used.
     fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>>;
@@ -36,6 +42,22 @@ pub trait Factory: Send + Sync {
     fn warnings(&self, _spec: &TransportSpec) -> Vec<Problem> {
         Vec::new()
     }
+}
+
+/// The options of all transports, by scheme, for the [schema](crate::config::schema()) of the configuration.
+pub fn scheme_options(factories: &[Arc<dyn Factory>]) -> Vec<SchemeOptions> {
+    let mut seen = IndexSet::new();
+    let mut all = Vec::new();
+    // A factory added later wins.
+    for factory in factories.iter().rev() {
+        let schemes: Vec<&str> = factory.schemes().iter().copied().filter(|scheme| seen.insert(*scheme)).collect();
+        if !schemes.is_empty() {
+            all.push(SchemeOptions { schemes, options: factory.options() });
+        }
+    }
+    all.reverse();
+    all.push(SchemeOptions { schemes: auto_fallback::SCHEMES.to_vec(), options: auto_fallback::OPTIONS.to_vec() });
+    all
 }
 
 /// The transports of an application, by name.
@@ -48,24 +70,24 @@ pub struct Transports {
 
 impl Transports {
     /// Makes all transports, or says everything that is wrong with them. Warnings are not among that:
-    /// [`Transports::check`] has them.
+    /// [`Transports::build`] has them.
     pub fn new(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
         context: &Context,
     ) -> Result<Self, Vec<Problem>> {
-        let (transports, mut problems) = build(configs, factories, context);
+        let (transports, mut problems) = Self::build(configs, factories, context);
         problems.retain(|problem| !problem.warning);
         if problems.is_empty() { Ok(transports) } else { Err(problems) }
     }
 
-    /// Everything that is wrong, or doubtful, with these transports. Opens nothing.
-    pub fn check(
+    /// Makes all transports that can be made, and says everything that is wrong, or doubtful, with them. Opens nothing.
+    pub fn build(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
         context: &Context,
-    ) -> Vec<Problem> {
-        build(configs, factories, context).1
+    ) -> (Self, Vec<Problem>) {
+        build(configs, factories, context)
     }
 
     /// Adds a transport, in place of one of the same name.
@@ -130,11 +152,13 @@ fn build(
         let spec = TransportSpec::new(config, &context.connections, &context.project_dir);
         let result = spec.map_err(|problem| vec![problem]).and_then(|spec| {
             if auto_fallback::SCHEMES.contains(&spec.store.scheme()) {
+                let spec = spec.with_options(auto_fallback::OPTIONS.to_vec());
                 let references = auto_fallback::references(&spec, configs)?;
                 auto_fallbacks.insert(name, (spec, references));
                 return Ok(());
             }
             let factory = factory_for(&spec, factories)?;
+            let spec = spec.with_options(factory.options());
             problems[name.as_str()].extend(factory.warnings(&spec));
             let made = factory.create(&spec, context);
             problems[name.as_str()].extend(spec.take_warnings());
@@ -261,7 +285,8 @@ mod tests {
     }
 
     fn check_with(transports: &[(&str, &str, &str)], connections: &[(&str, &str)]) -> Vec<String> {
-        Transports::check(&configs(transports), &factories(), &context(connections))
+        Transports::build(&configs(transports), &factories(), &context(connections))
+            .1
             .into_iter()
             .map(|problem| format!("{}{}: {}", if problem.warning { "?" } else { "" }, problem.path, problem.message))
             .collect()

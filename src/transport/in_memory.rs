@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::sql::REDELIVER_TIMEOUT;
+use super::options::REDELIVER_TIMEOUT;
 use super::{
     Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
     Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
 use crate::clock;
-use crate::config::Problem;
+use crate::config::{Definition, Problem, Setting};
 use crate::message::Encoded;
 
 /// Stands in for a delay that ends after the end of time.
@@ -132,7 +132,7 @@ impl Queue {
 impl InMemory {
     /// An empty queue of its own.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), redeliver_timeout: REDELIVER_TIMEOUT, store: Arc::default() }
+        Self { name: name.into(), redeliver_timeout: REDELIVER_TIMEOUT.default_value(), store: Arc::default() }
     }
 
     /// The same queue, where messages in flight become pending again after this time instead of an hour.
@@ -437,16 +437,24 @@ impl InMemoryFactory {
     }
 }
 
+const OPTIONS: [Definition; 2] = [REDELIVER_TIMEOUT.definition, SERIALIZE.definition];
+const SERIALIZE: Setting<bool> =
+    Setting::php_flag("serialize", "true", "accepted for Symfony's sake; messages are always kept in their wire form");
+
 impl Factory for InMemoryFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::IN_MEMORY
     }
 
+    fn options(&self) -> Vec<Definition> {
+        OPTIONS.to_vec()
+    }
+
     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
-        let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
+        let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
         // Symfony's option, with nothing to choose here: messages are always kept in their wire form.
-        options.flag("serialize", true);
+        options.get(&SERIALIZE);
         options.finish()?;
         Ok(InMemory { name: spec.name.clone(), redeliver_timeout, store: Arc::clone(&self.store) }.into())
     }

@@ -125,6 +125,7 @@ mod delivery;
 mod error;
 mod factory;
 mod in_memory;
+mod options;
 #[cfg(feature = "redis")]
 mod redis;
 mod registry;
@@ -139,7 +140,7 @@ pub use capabilities::{
 pub use contract::{Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, REST, Receipt, Received, Sent};
 pub use error::TransportError;
-pub use factory::{Context, Factory, Transports};
+pub use factory::{Context, Factory, Transports, scheme_options};
 pub use in_memory::{InMemory, InMemoryFactory};
 pub use registry::built_in_factories;
 pub(crate) use registry::built_in_factories_on;

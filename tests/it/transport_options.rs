@@ -39,7 +39,7 @@ fn check_in(dir: &Path, dsn: &str, options: &str) -> Vec<Problem> {
         liveness: Arc::new(Nobody),
     };
     let configs = IndexMap::from([("a".to_owned(), config(dsn, options))]);
-    Transports::check(&configs, &built_in_factories(), &context)
+    Transports::build(&configs, &built_in_factories(), &context).1
 }
 
 fn check(dsn: &str, options: &str) -> Vec<Problem> {

@@ -16,12 +16,11 @@ use async_trait::async_trait;
 
 use self::dialect::SqlDialect;
 use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
-use crate::config::{Options, Problem, TransportSpec};
+use crate::config::{Options, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::sql as connect;
 
 /// Where `table_name` is not given.
-const TABLE: &str = "minutely_cache";
 /// An entry is removed this long after it has expired, in milliseconds.
 const SWEEP_AFTER: u64 = 3_600_000;
 /// The most entries removed at once, because somebody waits for it.
@@ -116,9 +115,16 @@ pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Resul
     Ok(Arc::new(SqlStore::new(server::Server { connection }, &table, &dialect::MYSQL)))
 }
 
+/// The table; created when the first entry is written, or by `minutely setup`.
+pub(super) const TABLE_NAME: Setting<String> = Setting::text(
+    "table_name",
+    "minutely_cache",
+    "the table; created when the first entry is written, or by `minutely setup`",
+);
+
 /// Reads the option `table_name`.
 fn table_name(options: &mut Options<'_>) -> String {
-    let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
+    let table = options.get(&TABLE_NAME);
     if !connect::is_identifier(&table) {
         options.refuse("table_name", format!("table_name is a name of letters, digits and _; found \"{table}\""));
     }

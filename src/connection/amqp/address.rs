@@ -2,12 +2,71 @@
 
 use std::time::Duration;
 
-use crate::config::{Options, TransportSpec};
+use crate::config::{Definition, Options, Setting, TransportSpec};
 use crate::connection::Location;
-use crate::connection::tls::Tls;
+use crate::connection::tls::{FILES, Tls};
 
-/// How long connecting may take, where nothing else is said.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What may be said of a connection, in the DSN or under `options:`.
+pub(crate) const OPTIONS: [Definition; 21] = [
+    HOST.definition,
+    PORT.definition,
+    VHOST.definition,
+    USER.definition,
+    LOGIN.definition,
+    PASSWORD.definition,
+    FILES[0],
+    FILES[1],
+    FILES[2],
+    CONNECT_TIMEOUT.definition,
+    HEARTBEAT.definition,
+    FRAME_MAX.definition,
+    CHANNEL_MAX.definition,
+    CONNECTION_NAME.definition,
+    Definition::ignored(
+        "persistent",
+        &["false", "0"],
+        "a process keeps its connection while it runs, and closes it at its end",
+    ),
+    Definition::ignored("retry", &[], "when to connect again is decided by the worker"),
+    Definition::ignored("read_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
+    Definition::ignored(
+        "write_timeout",
+        &["0", "0.0"],
+        "how long the broker may take to confirm a message is `confirm_timeout`",
+    ),
+    Definition::ignored("rpc_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
+    Definition::refused(
+        "verify",
+        &["true", "1", "on", "yes"],
+        "a connection that does not look whom it talks to is not made; name the broker's authority with `cacert`",
+    ),
+    Definition::refused("sasl_method", &["0"], "users log in with name and password (PLAIN), and no other way"),
+];
+const HOST: Setting<Option<String>> = Setting::text("host", "", "the broker, where the DSN has none").or("`localhost`");
+const PORT: Setting<Option<u64>> =
+    Setting::whole("port", 0, u16::MAX as u64, "0", "its port, where the DSN has none").or("5672; `amqps:` 5671");
+const VHOST: Setting<Option<String>> =
+    Setting::text("vhost", "", "the virtual host, where the DSN's path has none").or("`/`");
+const USER: Setting<Option<String>> = Setting::text("user", "", "the user, where the DSN has none").or("`guest`");
+const LOGIN: Setting<Option<String>> = Setting::text("login", "", "the same").or("`guest`");
+const PASSWORD: Setting<Option<String>> =
+    Setting::text("password", "", "the password, where the DSN has none").or("`guest`");
+const CONNECT_TIMEOUT: Setting<Duration> =
+    Setting::timeout("connect_timeout", "10", "seconds that connecting may take");
+const HEARTBEAT: Setting<Option<u64>> =
+    Setting::whole("heartbeat", 0, u16::MAX as u64, "0", "seconds; 0 is the default").or("the broker's");
+const FRAME_MAX: Setting<Option<u64>> =
+    Setting::whole("frame_max", 0, u32::MAX as u64, "0", "bytes; 0 is the default").or("the broker's");
+const CHANNEL_MAX: Setting<Option<u64>> =
+    Setting::whole("channel_max", 0, u16::MAX as u64, "0", "channels on a connection; 0 is the default")
+        .or("the broker's");
+const CONNECTION_NAME: Setting<String> =
+    Setting::text("connection_name", "minutely", "the connection's name in the broker's lists");
+
+/// A number, of which 0 stands for the default.
+fn nonzero<T: TryFrom<u64>>(setting: &Setting<Option<u64>>, options: &mut Options<'_>) -> Option<T> {
+    options.get(setting).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
+}
 
 /// A broker, a virtual host on it, and a login. Transports with equal addresses share a connection.
 ///
@@ -43,9 +102,9 @@ impl Address {
             options.push(spec.dsn_problem(message));
         }
         let is_tls = dsn.scheme() == "amqps";
-        let (host, vhost_option) = (options.text("host"), options.text("vhost"));
-        let (login, user, password) = (options.text("login"), options.text("user"), options.text("password"));
-        let port = options.number_or_default("port", u16::MAX.into()).and_then(|port| u16::try_from(port).ok());
+        let (host, vhost_option) = (options.get(&HOST), options.get(&VHOST));
+        let (login, user, password) = (options.get(&LOGIN), options.get(&USER), options.get(&PASSWORD));
+        let port = nonzero(&PORT, options);
         let tls = Tls::read_files(spec, options, is_tls);
         let address = Self {
             host: Some(dsn.host().to_owned())
@@ -57,17 +116,11 @@ impl Address {
             user: dsn.user().map(str::to_owned).or(login).or(user).unwrap_or_else(|| "guest".to_owned()),
             password: dsn.password().map(str::to_owned).or(password).unwrap_or_else(|| "guest".to_owned()),
             tls,
-            connection_name: options.text("connection_name").unwrap_or_else(|| "minutely".to_owned()),
-            heartbeat: options
-                .number_or_default("heartbeat", u16::MAX.into())
-                .and_then(|seconds| u16::try_from(seconds).ok()),
-            frame_max: options
-                .number_or_default("frame_max", u32::MAX.into())
-                .and_then(|bytes| u32::try_from(bytes).ok()),
-            channel_max: options
-                .number_or_default("channel_max", u16::MAX.into())
-                .and_then(|most| u16::try_from(most).ok()),
-            connect_timeout: options.timeout("connect_timeout", CONNECT_TIMEOUT),
+            connection_name: options.get(&CONNECTION_NAME),
+            heartbeat: nonzero(&HEARTBEAT, options),
+            frame_max: nonzero(&FRAME_MAX, options),
+            channel_max: nonzero(&CHANNEL_MAX, options),
+            connect_timeout: options.get_nonzero(&CONNECT_TIMEOUT),
         };
         (address, exchange)
     }

@@ -9,7 +9,7 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
-pub(crate) use self::address::Address;
+pub(crate) use self::address::{Address, OPTIONS};
 pub(crate) use self::error::AmqpFailure;
 use super::Location;
 use super::tls::Tls;

@@ -8,20 +8,46 @@ use redis::{
     RedisResult, TlsCertificates,
 };
 
-use crate::config::{Options, TransportSpec};
+use crate::config::{Definition, Options, Setting, TransportSpec};
 use crate::connection::Location;
-use crate::connection::tls::Tls;
+use crate::connection::tls::{SSL, Tls};
 
 const PORT: u16 = 6379;
 
-/// Options that mean something to php-redis and nothing here: with the values that ask for what is done anyway.
-const WITHOUT_EFFECT: [(&str, &[&str], &str); 5] = [
-    ("lazy", &["true", "1", "on", "yes"], "a connection is opened when it is first needed, and no sooner"),
-    ("persistent_id", &[], "a process keeps its connection while it runs, and closes it at its end"),
-    ("retry_interval", &["0"], "when to connect again is decided by the worker"),
-    ("read_timeout", &["0", "0.0"], "an answer may take 30 seconds"),
-    ("timeout", &["0", "0.0"], "connecting may take 10 seconds"),
+/// What may be said of a connection, in the DSN or under `options:`.
+pub(crate) const OPTIONS: [Definition; 13] = [
+    DATABASE.definition,
+    PASSWORD.definition,
+    TLS.definition,
+    SSL,
+    Definition::ignored(
+        "lazy",
+        &["true", "1", "on", "yes"],
+        "a connection is opened when it is first needed, and no sooner",
+    ),
+    Definition::ignored("persistent_id", &[], "a process keeps its connection while it runs, and closes it at its end"),
+    Definition::ignored("retry_interval", &["0"], "when to connect again is decided by the worker"),
+    Definition::ignored("read_timeout", &["0", "0.0"], "an answer may take 30 seconds"),
+    Definition::ignored("timeout", &["0", "0.0"], "connecting may take 10 seconds"),
+    Definition::refused(
+        "cluster",
+        &["false", "0", "off", "no"],
+        "a cluster's nodes could not change both the stream and the delayed messages in one step",
+    ),
+    Definition::refused("sentinel_master", &[], NO_SENTINEL),
+    Definition::refused("redis_sentinel", &[], NO_SENTINEL),
+    Definition::refused(
+        "host",
+        &[],
+        "the server is named before the path, and is one: a cluster's nodes could not change both the stream and the \
+         delayed messages in one step",
+    ),
 ];
+const DATABASE: Setting<u64> = Setting::whole("dbindex", 0, u32::MAX as u64, "0", "the server's database");
+const PASSWORD: Setting<Option<String>> =
+    Setting::text("auth", "", "a password, instead of the one in the DSN").optional();
+const TLS: Setting<bool> = Setting::php_flag("tls", "false", "as `rediss:`");
+const NO_SENTINEL: &str = "Sentinel is not asked here: name the primary itself, or an address that follows it";
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.
 ///
@@ -49,7 +75,7 @@ impl Address {
                        would be on different nodes, and no step could change both";
             options.push(spec.dsn_problem(why));
         }
-        let is_tls = options.flag("tls", false) || matches!(dsn.scheme(), "rediss" | "valkeys");
+        let is_tls = options.get(&TLS) || matches!(dsn.scheme(), "rediss" | "valkeys");
         let tls = Tls::read_ssl_map(spec, options, is_tls);
         let server = match dsn.host() {
             "" if dsn.path().trim_matches('/').is_empty() => {
@@ -63,10 +89,8 @@ impl Address {
             (Some(secret), None) => (None, Some(secret.to_owned())),
             (user, password) => (user.map(str::to_owned), password.map(str::to_owned)),
         };
-        let auth = options.text("auth");
-        let database = options
-            .whole_number("dbindex", u32::MAX.into())
-            .map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX));
+        let auth = options.get(&PASSWORD);
+        let database = u32::try_from(options.get(&DATABASE)).unwrap_or(u32::MAX);
         match auth {
             Some(auth) => Self { server, user: None, password: Some(auth), database },
             None => Self { server, user, password, database },
@@ -124,33 +148,6 @@ impl Address {
         match &self.server {
             Server::Host { name, port, .. } => Location::on_host(name, *port, self.database),
             Server::Socket(path) => Location::on_socket(path.display(), self.database),
-        }
-    }
-}
-
-/// Refuses, or warns of, what Symfony knows and this does not do, with the reason.
-pub(crate) fn refuse_unsupported(options: &mut Options<'_>) {
-    for (name, same, why) in WITHOUT_EFFECT {
-        options.without_effect(name, same, why);
-    }
-    if options.flag("cluster", false) {
-        options.refuse(
-            "cluster",
-            "cluster: a cluster's nodes could not change both the stream and the delayed messages in one step",
-        );
-    }
-    let reasons = [
-        ("sentinel_master", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
-        ("redis_sentinel", "Sentinel is not asked here: name the primary itself, or an address that follows it"),
-        (
-            "host",
-            "the server is named before the path, and is one: a cluster's nodes could not change both the stream and \
-                  the delayed messages in one step",
-        ),
-    ];
-    for (name, why) in reasons {
-        if options.tree(name).is_some() {
-            options.refuse(name, format!("{name}: {why}"));
         }
     }
 }

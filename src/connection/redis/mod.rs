@@ -18,7 +18,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Mutex, watch};
 
-pub(crate) use self::address::{Address, refuse_unsupported};
+pub(crate) use self::address::{Address, OPTIONS};
 pub(crate) use self::error::RedisFailure;
 use self::error::ends_connection;
 use super::Location;

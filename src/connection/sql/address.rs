@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::{Dsn, Options, TransportSpec};
+use crate::config::{Definition, Dsn, Kind, Options, Setting, Support, TransportSpec};
 use crate::connection::Location;
 
-/// The parameters that a connection may have.
-pub(super) struct ParameterNames {
-    /// Those that mean something here.
-    pub(crate) used: &'static [&'static str],
-    /// Those that name files.
-    pub(crate) files: &'static [&'static str],
-    /// Those that tell PHP what the server itself tells here.
-    pub(crate) hints: &'static [&'static str],
-    /// Those that others know and that have nothing to choose here: the values that ask for what is done anyway, and why.
-    pub(crate) without_effect: &'static [(&'static str, &'static [&'static str], &'static str)],
+/// The word for a parameter whose value is a file's path.
+const FILE: &str = "file";
+
+/// A parameter of the connection.
+pub(super) const fn parameter(name: &'static str, help: &'static str) -> Definition {
+    Definition::new(name, Kind::Text("text"), help).of_connection()
+}
+
+/// A parameter of the connection that names a file.
+pub(super) const fn file(name: &'static str, help: &'static str) -> Definition {
+    Definition::new(name, Kind::Text(FILE), help).of_connection()
+}
+
+/// A parameter that tells PHP what the server itself tells here.
+pub(super) const fn hint(name: &'static str) -> Definition {
+    Definition::accepted(name, "means nothing here: the server is asked").of_connection()
 }
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.
@@ -33,7 +39,7 @@ pub(crate) struct Address {
 }
 
 /// A path as drivers take it: as text.
-fn file(spec: &TransportSpec, path: &str) -> String {
+fn absolute(spec: &TransportSpec, path: &str) -> String {
     spec.file(path).to_str().map_or_else(|| path.to_owned(), str::to_owned)
 }
 
@@ -42,28 +48,22 @@ impl Address {
     ///
     /// In the URL of a Doctrine connection any parameter may stand, as the connection is for others too. In a DSN of the
     /// transport's own the parameters are among its options, and unknown ones are mistakes.
-    pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, names: &ParameterNames) -> Self {
+    pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, known: &[Definition]) -> Self {
         let store = &spec.store;
         if store.hosts().len() > 1 {
             options.push(spec.dsn_problem("it names several hosts: name the one to connect to"));
         }
         let mut parameters = BTreeMap::new();
-        for name in names.used.iter().chain(names.files) {
+        for definition in known.iter().filter(|definition| definition.support == Support::Used) {
+            let name = definition.name;
             let value = if spec.dsn == spec.store {
-                options.text(name)
+                options.get(&Setting::<Option<String>>::of(*definition))
             } else {
-                store.parameters().find(|(key, _)| key == name).map(|(_, value)| value.to_owned())
+                store.parameters().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
             };
-            let value = value.map(|value| if names.files.contains(name) { file(spec, &value) } else { value });
-            parameters.extend(value.map(|value| (*name, value)));
-        }
-        if spec.dsn == spec.store {
-            for name in names.hints {
-                options.text(name);
-            }
-            for (name, same, why) in names.without_effect {
-                options.without_effect(name, same, why);
-            }
+            let is_file = matches!(definition.kind, Kind::Text(FILE));
+            let value = value.map(|value| if is_file { absolute(spec, &value) } else { value });
+            parameters.extend(value.map(|value| (name, value)));
         }
         Self::of(store, parameters)
     }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn files_in_a_dsn_and_in_the_url_of_a_connection_are_relative_to_the_config_files_folder() {
-        let names = ParameterNames { used: &["mode"], files: &["ca"], hints: &[], without_effect: &[] };
+        let known = [parameter("mode", ""), file("ca", "")];
         let url = "mysql://h/app?ca=certs/ca.pem&mode=certs";
         for dsn in [url, "doctrine://default"] {
             let config = TransportConfig {
@@ -133,7 +133,8 @@ mod tests {
             };
             let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
             let spec = TransportSpec::new(&config, &connections, Path::new("/project")).unwrap();
-            let address = Address::read(&spec, &mut spec.options(), &names);
+            let spec = spec.with_options(known.to_vec());
+            let address = Address::read(&spec, &mut spec.options(), &known);
             assert_eq!(address.parameter("ca"), Some("/project/certs/ca.pem"));
             assert_eq!(address.parameter("mode"), Some("certs"));
         }

@@ -30,9 +30,9 @@ use super::{
     Connecting, Context, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
     Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
 };
-use crate::config::Problem;
-use crate::connection::Connections;
+use crate::config::{Definition, Problem};
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
+use crate::connection::{self, Connections};
 use crate::message::Encoded;
 
 /// A consumer that waits looks all the same after this long: a broken connection that nothing has told of would show.
@@ -376,6 +376,10 @@ impl AmqpFactory {
 impl Factory for AmqpFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::AMQP
+    }
+
+    fn options(&self) -> Vec<Definition> {
+        [&options::OPTIONS[..], &connection::amqp::OPTIONS].concat()
     }
 
     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {

@@ -7,22 +7,106 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_yaml::{Mapping, Value};
 
 use super::topology::{Binding, Delays, Exchange, Flags, Queue, Topology};
-use crate::config::{Options, TransportSpec};
+use crate::config::{Definition, Kind, Options, Setting, TransportSpec};
 use crate::connection::amqp::Address;
 
-/// Symfony Messenger's defaults.
-const EXCHANGE: &str = "messages";
-const DELAYS: &str = "delays";
-const PATTERN: &str = "delay_%exchange_name%_%routing_key%_%delay%";
+/// What may be said of exchange, queues and delays, in the DSN or under `options:`. The defaults are Symfony Messenger's.
+pub(super) const OPTIONS: [Definition; 6] =
+    [EXCHANGE, QUEUES, DELAY, AUTO_SETUP.definition, CONFIRM_TIMEOUT.definition, PREFETCH_COUNT.definition];
+
+const EXCHANGE: Definition =
+    Definition::new("exchange", Kind::Section(EXCHANGE_KEYS), "the exchange to which messages are sent").or("as below");
+const EXCHANGE_KEYS: &[Definition] =
+    &[EXCHANGE_NAME, EXCHANGE_TYPE.definition, ROUTING_KEY.definition, EXCHANGE_FLAGS, EXCHANGE_ARGUMENTS, BINDINGS];
+const MESSAGES: &str = "messages";
+const EXCHANGE_NAME: Definition = Definition::new(
+    "name",
+    Kind::Text("text"),
+    "its name; empty: the broker's default exchange, whose routing keys are names of queues",
+)
+.or("the path's second part, or `messages`");
+const EXCHANGE_TYPE: Setting<String> =
+    Setting::text("type", "fanout", "`fanout`, `direct`, `topic`, `headers`, or a plugin's");
+const ROUTING_KEY: Setting<String> =
+    Setting::text("default_publish_routing_key", "", "the routing key of what is sent");
+const EXCHANGE_FLAGS: Definition =
+    Definition::new("flags", FLAGS, "a sum: 2 durable, 16 auto-delete, 32 internal").or("2");
+const EXCHANGE_ARGUMENTS: Definition = Definition::new("arguments", ARGUMENTS, "further arguments of the exchange");
+const BINDINGS: Definition = Definition::new(
+    "bindings",
+    Kind::Map(&Kind::Section(BINDING_KEYS)),
+    "other exchanges, by name, whose messages go on to this one",
+);
+const BINDING_KEYS: &[Definition] = &[
+    Definition::new("binding_keys", KEYS, "the routing keys that lead from there to here").required(),
+    Definition::new("binding_arguments", ARGUMENTS, "for an exchange of headers"),
+];
+
+const QUEUES: Definition = Definition::new(
+    "queues",
+    Kind::Either(&[Kind::Map(&Kind::Section(QUEUE_KEYS)), Kind::Off(&[])]),
+    "the queues that are consumed and counted, by name, the most important first; `[]` or `false`: none, only send",
+)
+.or("one, of the exchange's name");
+const QUEUE_KEYS: &[Definition] = &[
+    Definition::new("binding_keys", KEYS, "the routing keys that lead to it").or("one, empty"),
+    Definition::new("binding_arguments", ARGUMENTS, "for an exchange of headers"),
+    Definition::new("flags", FLAGS, "a sum: 2 durable, 8 exclusive, 16 auto-delete").or("2"),
+    Definition::new("arguments", ARGUMENTS, "further arguments, such as `x-max-priority`, `x-queue-type`"),
+];
+
+const DELAY: Definition =
+    Definition::new("delay", Kind::Section(DELAY_KEYS), "how messages wait that are not due yet").or("as below");
+const DELAY_KEYS: &[Definition] = &[
+    DELAY_EXCHANGE.definition,
+    DELAY_PATTERN.definition,
+    Definition::new(
+        "arguments",
+        ARGUMENTS,
+        "further arguments of the queues for delays, such as `x-queue-type: quorum`",
+    ),
+    DAILY.definition,
+    Definition::accepted("auto_setup", "the exchange for delays is declared with the others"),
+];
+const DELAY_EXCHANGE: Setting<String> = Setting::text("exchange_name", "delays", "the exchange for delayed messages");
+const DELAY_PATTERN: Setting<String> = Setting::text(
+    "queue_name_pattern",
+    "delay_%exchange_name%_%routing_key%_%delay%",
+    "the names of the queues for delays; must have `%delay%` in it",
+);
+const DAILY: Setting<bool> = Setting::php_flag(
+    "daily_delay_queues",
+    "false",
+    "each day has queues for delays of its own, which live for a day longer: needed for quorum queues, which do not live \
+     longer when they are declared again. The date is UTC's, written `2026-11-21Z`; PHP uses queues of its own, named by \
+     the date in its time zone",
+);
+
+const AUTO_SETUP: Setting<bool> =
+    Setting::php_flag("auto_setup", "true", "declare exchange and queues when they are first used");
+const CONFIRM_TIMEOUT: Setting<Duration> = Setting::timeout(
+    "confirm_timeout",
+    "30",
+    "seconds in which the broker must confirm a message. Symfony's default is not to wait; here that is not offered",
+);
+const PREFETCH_COUNT: Setting<Option<u64>> = Setting::whole(
+    "prefetch_count",
+    0,
+    u16::MAX as u64,
+    "0",
+    "the most messages that are pushed to a worker ahead; below 8, none are; see below",
+)
+.or("1024");
+
+const FLAGS: Kind = Kind::Whole(0, (DURABLE | EXCLUSIVE | AUTO_DELETE | INTERNAL) as u64);
+const ARGUMENTS: Kind = Kind::Map(&Kind::Anything);
+const KEYS: Kind = Kind::Either(&[Kind::OneOrMore(&Kind::Text("text")), Kind::Map(&Kind::Text("text"))]);
 
 /// php-amqp's constants for `flags`.
 const DURABLE: i64 = 2;
 const EXCLUSIVE: i64 = 8;
 const AUTO_DELETE: i64 = 16;
 const INTERNAL: i64 = 32;
-
-/// How long the broker may take to confirm a message, where nothing else is said.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Arguments of queues that are numbers, also where a DSN gives them as text.
 const NUMBERS: [&str; 7] = [
@@ -40,7 +124,6 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
     let (address, exchange_in_path) = Address::read(spec, options);
     let mut reading = Reading { options };
     let topology = reading.topology(exchange_in_path);
-    reading.refuse();
     (address, topology)
 }
 
@@ -57,34 +140,26 @@ impl Reading<'_, '_> {
             delays,
             queues,
             exchange,
-            auto_setup: self.options.flag("auto_setup", true),
-            confirm_timeout: self.options.timeout("confirm_timeout", CONFIRM_TIMEOUT),
+            auto_setup: self.options.get(&AUTO_SETUP),
+            confirm_timeout: self.options.get_nonzero(&CONFIRM_TIMEOUT),
             prefetch: self
                 .options
-                .number_or_default("prefetch_count", u16::MAX.into())
+                .get(&PREFETCH_COUNT)
+                .filter(|count| *count > 0)
                 .and_then(|count| u16::try_from(count).ok()),
         }
     }
 
     fn delays(&mut self) -> Delays {
-        let known = ["exchange_name", "queue_name_pattern", "auto_setup", "arguments", "daily_delay_queues"];
-        let mut section = self.section("delay", &known);
-        let exchange = take_text(&mut section, "exchange_name").unwrap_or_else(|| DELAYS.to_owned());
-        let pattern = take_text(&mut section, "queue_name_pattern").unwrap_or_else(|| PATTERN.to_owned());
+        let mut section = self.section(&DELAY);
+        let exchange = self.options.take(&DELAY, &mut section, &DELAY_EXCHANGE);
+        let pattern = self.options.take(&DELAY, &mut section, &DELAY_PATTERN);
         if !pattern.contains("%delay%") {
             let message = "delay: queue_name_pattern must contain %delay%, as messages with different delays must not \
                            wait in one queue";
             self.options.refuse("delay", message);
         }
-        let daily = match take_text(&mut section, "daily_delay_queues").as_deref() {
-            None | Some("" | "0" | "false" | "no" | "off") => false,
-            Some("1" | "true" | "yes" | "on") => true,
-            Some(other) => {
-                let message = format!("delay: daily_delay_queues is true or false; found \"{other}\"");
-                self.options.refuse("delay", message);
-                false
-            }
-        };
+        let daily = self.options.take(&DELAY, &mut section, &DAILY);
         Delays {
             exchange: self.name("delay", exchange),
             pattern,
@@ -94,17 +169,16 @@ impl Reading<'_, '_> {
     }
 
     fn exchange(&mut self, in_path: Option<String>) -> Exchange {
-        let known = ["name", "type", "default_publish_routing_key", "flags", "arguments", "bindings"];
-        let mut section = self.section("exchange", &known);
-        let name = take_text(&mut section, "name").or(in_path).unwrap_or_else(|| EXCHANGE.to_owned());
-        let kind = match take_text(&mut section, "type").as_deref() {
-            None | Some("fanout") => ExchangeKind::Fanout,
-            Some("direct") => ExchangeKind::Direct,
-            Some("topic") => ExchangeKind::Topic,
-            Some("headers") => ExchangeKind::Headers,
-            Some(other) => ExchangeKind::Custom(other.to_owned()),
+        let mut section = self.section(&EXCHANGE);
+        let name = take_text(&mut section, "name").or(in_path).unwrap_or_else(|| MESSAGES.to_owned());
+        let kind = match self.options.take(&EXCHANGE, &mut section, &EXCHANGE_TYPE).as_str() {
+            "fanout" => ExchangeKind::Fanout,
+            "direct" => ExchangeKind::Direct,
+            "topic" => ExchangeKind::Topic,
+            "headers" => ExchangeKind::Headers,
+            other => ExchangeKind::Custom(other.to_owned()),
         };
-        let routing_key = take_text(&mut section, "default_publish_routing_key").unwrap_or_default();
+        let routing_key = self.options.take(&EXCHANGE, &mut section, &ROUTING_KEY);
         let bindings = self.bindings(section.remove("bindings"), &name);
         Exchange {
             name: self.name("exchange", name),
@@ -139,7 +213,7 @@ impl Reading<'_, '_> {
                     .refuse("exchange", format!("exchange: the binding to \"{source}\" is a map with binding_keys"));
                 continue;
             };
-            self.check_keys("exchange", &section, &["binding_keys", "binding_arguments"]);
+            self.check_keys("exchange", &section, BINDING_KEYS);
             let keys = self.keys("exchange", section.remove("binding_keys")).unwrap_or_default();
             if keys.is_empty() {
                 let message =
@@ -176,7 +250,7 @@ impl Reading<'_, '_> {
             flags: Flags::DEFAULT,
             arguments: FieldTable::default(),
         };
-        let queues = match self.options.tree("queues") {
+        let queues = match self.options.tree(&QUEUES) {
             None | Some(Value::Null) => return vec![own(exchange.name.clone())],
             Some(Value::Sequence(none)) if none.is_empty() => return Vec::new(),
             Some(Value::Bool(false)) => return Vec::new(),
@@ -187,7 +261,6 @@ impl Reading<'_, '_> {
                 return Vec::new();
             }
         };
-        let known = ["binding_keys", "binding_arguments", "flags", "arguments"];
         let mut read = Vec::new();
         for (name, value) in queues {
             let name = self.name("queues", text_of(&name).unwrap_or_default());
@@ -196,7 +269,7 @@ impl Reading<'_, '_> {
                 // `queues: {a: ~}`
                 _ => Mapping::new(),
             };
-            self.check_keys("queues", &section, &known);
+            self.check_keys("queues", &section, QUEUE_KEYS);
             let keys = self.keys("queues", section.remove("binding_keys"));
             read.push(Queue {
                 binding_keys: keys.unwrap_or_else(|| vec![ShortString::default()]),
@@ -209,24 +282,27 @@ impl Reading<'_, '_> {
         read
     }
 
-    /// An option that is a map of these keys.
-    fn section(&mut self, name: &'static str, known: &[&str]) -> Mapping {
-        match self.options.tree(name) {
-            None | Some(Value::Null) => Mapping::new(),
+    /// An option that is a map.
+    fn section(&mut self, definition: &Definition) -> Mapping {
+        let keys = definition.kind.keys();
+        match self.options.tree(definition) {
+            None => Mapping::new(),
             Some(Value::Mapping(section)) => {
-                self.check_keys(name, &section, known);
+                self.check_keys(definition.name, &section, keys);
                 section
             }
             Some(_) => {
-                self.options.refuse(name, format!("{name} is a map with keys of {}", known.join(", ")));
+                let message = format!("{} is {}", definition.name, definition.kind.expected());
+                self.options.refuse(definition.name, message);
                 Mapping::new()
             }
         }
     }
 
-    fn check_keys(&mut self, name: &str, section: &Mapping, known: &[&str]) {
+    fn check_keys(&mut self, name: &str, section: &Mapping, known: &[Definition]) {
         for key in section.keys().map(|key| text_of(key).unwrap_or_default()) {
-            if !known.contains(&key.as_str()) {
+            if known.iter().all(|known| known.name != key) {
+                let known: Vec<&str> = known.iter().map(|known| known.name).collect();
                 self.options.refuse(name, format!("{name}: unknown key \"{key}\"; known: {}", known.join(", ")));
             }
         }
@@ -294,32 +370,6 @@ impl Reading<'_, '_> {
             table.insert(name, value);
         }
         table
-    }
-
-    /// What means something to php-amqp and nothing, or nothing to choose, here.
-    fn refuse(&mut self) {
-        for (name, same, why) in [
-            (
-                "persistent",
-                &["false", "0"][..],
-                "a process keeps its connection while it runs, and closes it at its end",
-            ),
-            ("retry", &[], "when to connect again is decided by the worker"),
-            ("read_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
-            ("write_timeout", &["0", "0.0"], "how long the broker may take to confirm a message is `confirm_timeout`"),
-            ("rpc_timeout", &["0", "0.0"], "a broker that has vanished is found out by `heartbeat`"),
-        ] {
-            self.options.without_effect(name, same, why);
-        }
-        if self.options.text("verify").is_some() && !self.options.flag("verify", true) {
-            let message = "verify: a connection that does not look whom it talks to is not made; name the broker's \
-                           authority with `cacert`";
-            self.options.refuse("verify", message);
-        }
-        if self.options.text("sasl_method").is_some_and(|method| method != "0") {
-            self.options
-                .refuse("sasl_method", "sasl_method: users log in with name and password (PLAIN), and no other way");
-        }
     }
 }
 

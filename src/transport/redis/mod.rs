@@ -29,9 +29,9 @@ use super::{
     Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
-use crate::config::Problem;
-use crate::connection::Connections;
+use crate::config::{Definition, Problem};
 use crate::connection::redis::{RedisConnection, RedisFailure};
+use crate::connection::{self, Connections};
 use crate::message::Encoded;
 
 /// After the name of a stream: the set of the messages that are to come to it.
@@ -421,6 +421,10 @@ impl RedisFactory {
 impl Factory for RedisFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::REDIS
+    }
+
+    fn options(&self) -> Vec<Definition> {
+        [&options::OPTIONS[..], &connection::redis::OPTIONS].concat()
     }
 
     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {

@@ -2,12 +2,60 @@
 
 use std::time::Duration;
 
-use super::super::sql::REDELIVER_TIMEOUT;
+use super::super::options::REDELIVER_TIMEOUT;
 use super::entry::Wrapping;
-use crate::config::{Options, TransportSpec};
-use crate::connection::redis::{self, Address};
+use crate::config::{Definition, Options, Setting, TransportSpec};
+use crate::connection::redis::Address;
 
-const CLAIM_INTERVAL: u64 = 60_000;
+/// What may be said of a queue, in the DSN or under `options:`.
+pub(super) const OPTIONS: [Definition; 10] = [
+    STREAM.definition,
+    GROUP.definition,
+    CONSUMER.definition,
+    SERIALIZER.definition,
+    REDELIVER_TIMEOUT.definition,
+    CLAIM_INTERVAL.definition,
+    DELETE_AFTER_ACK.definition,
+    DELETE_AFTER_REJECT.definition,
+    STREAM_MAX_ENTRIES.definition,
+    AUTO_SETUP.definition,
+];
+const STREAM: Setting<String> = Setting::text("stream", "messages", "the stream; the path of the DSN wins");
+const GROUP: Setting<String> =
+    Setting::text("group", "symfony", "the consumer group; all workers of one application share it");
+const CONSUMER: Setting<Option<String>> = Setting::text(
+    "consumer",
+    "",
+    "the name in the group. Leave it out: workers that share a name take each other's messages",
+)
+.or("one for each process");
+const SERIALIZER: Setting<String> = Setting::text(
+    "serializer",
+    "1",
+    "how php-redis wraps messages in the stream: 1, by PHP's serializer; 0, not at all. Both are read",
+)
+.of_kind("0, or 1");
+const CLAIM_INTERVAL: Setting<Duration> = Setting::millis(
+    "claim_interval",
+    "60000",
+    "milliseconds after which a waiting worker looks for messages whose `redeliver_timeout` is over",
+);
+const DELETE_AFTER_ACK: Setting<bool> =
+    Setting::php_flag("delete_after_ack", "true", "delete handled messages from the stream");
+const DELETE_AFTER_REJECT: Setting<bool> = Setting::php_flag(
+    "delete_after_reject",
+    "true",
+    "delete failed messages, which were sent elsewhere, from the stream",
+);
+const STREAM_MAX_ENTRIES: Setting<u64> = Setting::whole(
+    "stream_max_entries",
+    0,
+    u32::MAX as u64,
+    "0",
+    "cut the stream to about so many messages. **It drops the oldest, handled or not**; 0: never",
+);
+const AUTO_SETUP: Setting<bool> =
+    Setting::php_flag("auto_setup", "true", "create stream and group when they are missing");
 
 /// A queue: a stream, and the group that consumes it.
 pub(super) struct Queue {
@@ -31,20 +79,17 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
     // With a socket the whole path is its own.
     let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path() };
     let mut parts = path.split('/').skip(1).map(|part| if part.is_empty() { None } else { Some(part.to_owned()) });
-    let mut named = |name, options: &mut Options<'_>| {
-        let given = options.text(name);
-        parts.next().flatten().or(given)
-    };
-    let stream = named("stream", options).unwrap_or_else(|| "messages".to_owned());
-    let group = named("group", options).unwrap_or_else(|| "symfony".to_owned());
-    let consumer = named("consumer", options);
+    let mut part = || parts.next().flatten();
+    let stream = part().unwrap_or_else(|| options.get(&STREAM));
+    let group = part().unwrap_or_else(|| options.get(&GROUP));
+    let consumer = part().or_else(|| options.get(&CONSUMER));
     if parts.next().is_some() {
         options.push(spec.dsn_problem("its path is /stream/group/consumer, and no more"));
     }
-    let wrapping = match options.text("serializer").as_deref() {
-        None | Some("1") => Wrapping::Php,
-        Some("0") => Wrapping::None,
-        Some(_) => {
+    let wrapping = match options.get(&SERIALIZER).as_str() {
+        "1" => Wrapping::Php,
+        "0" => Wrapping::None,
+        _ => {
             let why =
                 "serializer is 0 (JSON as it is) or 1 (wrapped by PHP's serializer); others need igbinary or msgpack";
             options.refuse("serializer", why);
@@ -55,16 +100,13 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
         stream,
         group,
         consumer,
-        auto_setup: options.flag("auto_setup", true),
-        delete_after_ack: options.flag("delete_after_ack", true),
-        delete_after_reject: options.flag("delete_after_reject", true),
-        stream_max_entries: options.whole_number("stream_max_entries", u32::MAX.into()).filter(|most| *most > 0),
+        auto_setup: options.get(&AUTO_SETUP),
+        delete_after_ack: options.get(&DELETE_AFTER_ACK),
+        delete_after_reject: options.get(&DELETE_AFTER_REJECT),
+        stream_max_entries: Some(options.get(&STREAM_MAX_ENTRIES)).filter(|most| *most > 0),
         wrapping,
-        redeliver_timeout: options.seconds("redeliver_timeout", REDELIVER_TIMEOUT),
-        claim_interval: Duration::from_millis(
-            options.whole_number("claim_interval", u32::MAX.into()).unwrap_or(CLAIM_INTERVAL),
-        ),
+        redeliver_timeout: options.get(&REDELIVER_TIMEOUT),
+        claim_interval: options.get(&CLAIM_INTERVAL),
     };
-    redis::refuse_unsupported(options);
     (address, queue)
 }

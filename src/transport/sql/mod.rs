@@ -28,7 +28,5 @@ use self::timestamp::{RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use self::{dialect::Dialect, row::Content, table::Table};
 
-/// How long a message may be in flight before it is pending again: Symfony Messenger's default.
-pub(super) const REDELIVER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Stands in for a time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);

@@ -2,14 +2,29 @@
 
 use std::time::Duration;
 
-use super::REDELIVER_TIMEOUT;
-use crate::config::Options;
+use super::super::options::REDELIVER_TIMEOUT;
+use crate::config::{Definition, Options, Setting};
 use crate::connection::sql::is_identifier;
 
-/// Symfony Messenger's default for `table_name`.
-const TABLE: &str = "messenger_messages";
-/// Symfony Messenger's default for `queue_name`.
-const QUEUE: &str = "default";
+/// What may be said of a queue in a table, in the DSN or under `options:`. The defaults are Symfony Messenger's.
+pub(super) const OPTIONS: [Definition; 4] =
+    [TABLE_NAME.definition, QUEUE_NAME.definition, REDELIVER_TIMEOUT.definition, AUTO_SETUP.definition];
+const TABLE_NAME: Setting<String> = Setting::text(
+    "table_name",
+    "messenger_messages",
+    "the table: letters, digits, `_`; on a server perhaps with its schema or database, `queues.messages`",
+);
+const QUEUE_NAME: Setting<String> = Setting::text(
+    "queue_name",
+    "default",
+    "the queue in it, at most 190 characters; queues in one table do not see each other",
+);
+const AUTO_SETUP: Setting<bool> = Setting::php_flag(
+    "auto_setup",
+    "true",
+    "create the table when it is missing, at the latest when the first message is sent",
+);
+
 /// The width of the column `queue_name`; SQLite does not enforce it, the servers do.
 const QUEUE_NAME_MAX: usize = 190;
 
@@ -41,17 +56,17 @@ impl QueueOptions {
     }
 
     fn read_where(options: &mut Options<'_>, fits: fn(&str) -> bool, rule: &str) -> Self {
-        let table = options.text("table_name").unwrap_or_else(|| TABLE.to_owned());
+        let table = options.get(&TABLE_NAME);
         if !fits(&table) {
             options.refuse("table_name", format!("table_name {rule}; found \"{table}\""));
         }
-        let queue = options.text("queue_name").unwrap_or_else(|| QUEUE.to_owned());
+        let queue = options.get(&QUEUE_NAME);
         if queue.chars().count() > QUEUE_NAME_MAX {
             options
                 .refuse("queue_name", format!("queue_name has at most {QUEUE_NAME_MAX} characters; this one has more"));
         }
-        let redeliver_timeout = options.seconds("redeliver_timeout", REDELIVER_TIMEOUT);
-        let auto_setup = options.flag("auto_setup", true);
+        let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
+        let auto_setup = options.get(&AUTO_SETUP);
         Self { table, queue, redeliver_timeout, auto_setup }
     }
 }

@@ -557,7 +557,7 @@ fn check(dsn: &str) -> Vec<String> {
         liveness: Arc::new(Nobody),
     };
     let configs = IndexMap::from([("a".to_owned(), config)]);
-    let problems = Transports::check(&configs, &built_in_factories(), &context);
+    let problems = Transports::build(&configs, &built_in_factories(), &context).1;
     problems.into_iter().map(|problem| problem.message).collect()
 }
 

@@ -39,13 +39,13 @@ fn context(url: &str) -> Context {
 
 /// The problems of a DSN with further options, as YAML.
 pub fn problems(dsn: &str, options: &str) -> String {
-    let problems = Transports::check(&config_with(dsn, options), &built_in_factories(), &context("sqlite:a.db"));
+    let problems = Transports::build(&config_with(dsn, options), &built_in_factories(), &context("sqlite:a.db")).1;
     problems.into_iter().map(|problem| problem.message + "\n").collect()
 }
 
 /// The problems of a DSN, with a connection `default` at this URL.
 fn check(dsn: &str, url: &str) -> Vec<String> {
-    let problems = Transports::check(&config(dsn), &built_in_factories(), &context(url));
+    let problems = Transports::build(&config(dsn), &built_in_factories(), &context(url)).1;
     problems.into_iter().map(|problem| problem.message).collect()
 }
 

@@ -13,11 +13,11 @@ use sqlx::{
 };
 
 use self::version::Version;
-use super::address::{Address, ParameterNames};
+use super::address::{Address, file, hint, parameter};
 use super::error::Fault;
 use super::session::Session;
 use super::statement::{Row, Statement, Value};
-use crate::config::{Options, TransportSpec};
+use crate::config::{Definition, Options, TransportSpec};
 use crate::threads;
 
 /// How many seconds the server itself waits for a lock.
@@ -31,20 +31,25 @@ const SOCKETS: [&str; 4] =
 /// What to do when the connection cannot be encrypted as wanted.
 const ENCRYPTION: &str = "; the DSN's ssl-mode and ssl-ca say how to encrypt";
 
-/// What a connection's URL may say.
-const PARAMETERS: ParameterNames = ParameterNames {
-    used: &["unix_socket", "ssl-mode", "sslmode"],
-    files: &["ssl-ca", "ssl-cert", "ssl-key"],
-    hints: &["serverVersion", "server_version", "driver"],
-    without_effect: &[
-        ("charset", &["utf8mb4", "utf8"], "connections are always utf8mb4"),
-        ("collation", &[], "the table's own is used"),
-    ],
-};
+/// What may be said of a connection, in the DSN or in the URL of a connection.
+pub(crate) const OPTIONS: [Definition; 11] = [
+    parameter("unix_socket", "the socket's path").or("`localhost`: in a usual place"),
+    parameter("ssl-mode", "`disabled`, `preferred`, `required`, `verify_ca` or `verify_identity`")
+        .or("`preferred`; on this host only if the server or the login insists"),
+    parameter("sslmode", "the same, as PostgreSQL names it"),
+    file("ssl-ca", "the authorities to trust").or("the system's"),
+    file("ssl-cert", "this side's certificate"),
+    file("ssl-key", "its key"),
+    hint("serverVersion"),
+    hint("server_version"),
+    hint("driver"),
+    Definition::ignored("charset", &["utf8mb4", "utf8"], "connections are always utf8mb4").of_connection(),
+    Definition::ignored("collation", &[], "the table's own is used").of_connection(),
+];
 
 /// The address in a description of a transport or cache. It has to name a database.
 pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
-    let address = Address::read(spec, options, &PARAMETERS);
+    let address = Address::read(spec, options, &OPTIONS);
     if address.database.is_none() {
         options.push(spec.dsn_problem("it names no database: write mysql://user:password@host/database"));
     }

@@ -12,11 +12,11 @@ use sqlx::{
 };
 
 pub(crate) use self::channels::Channels;
-use super::address::{Address, ParameterNames};
+use super::address::{Address, file, hint, parameter};
 use super::error::Fault;
 use super::session::Session;
 use super::statement::{Row, Statement, Value};
-use crate::config::{Options, TransportSpec};
+use crate::config::{Definition, Options, TransportSpec};
 use crate::connection::Location;
 use crate::threads;
 
@@ -28,22 +28,28 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// What to do when the connection cannot be encrypted as wanted.
 const ENCRYPTION: &str = "; the DSN's sslmode and sslrootcert say how to encrypt";
 
-/// What a connection's URL may say.
-const PARAMETERS: ParameterNames = ParameterNames {
-    used: &["sslmode", "application_name", "host"],
-    files: &["sslrootcert", "sslcert", "sslkey"],
-    hints: &["serverVersion", "server_version", "driver"],
-    without_effect: &[
-        ("charset", &["utf8", "utf-8"], "connections are always UTF8"),
-        ("gssencmode", &["disable", "prefer"], "connections are encrypted with TLS, or not at all"),
-        ("sslcrl", &[], "lists of revoked certificates are not read"),
-        ("connect_timeout", &["0"], "connecting has a time limit of its own"),
-    ],
-};
+/// What may be said of a connection, in the DSN or in the URL of a connection.
+pub(crate) const OPTIONS: [Definition; 13] = [
+    parameter("sslmode", "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`")
+        .or("`allow` on this host, else `prefer`"),
+    file("sslrootcert", "the authorities to trust").or("the system's"),
+    file("sslcert", "this side's certificate"),
+    file("sslkey", "its key"),
+    parameter("host", "the folder of the Unix socket, where the DSN names no host").or("the usual one"),
+    parameter("application_name", "what `pg_stat_activity` shows").or("`minutely`"),
+    hint("serverVersion"),
+    hint("server_version"),
+    hint("driver"),
+    Definition::ignored("charset", &["utf8", "utf-8"], "connections are always UTF8").of_connection(),
+    Definition::ignored("gssencmode", &["disable", "prefer"], "connections are encrypted with TLS, or not at all")
+        .of_connection(),
+    Definition::ignored("sslcrl", &[], "lists of revoked certificates are not read").of_connection(),
+    Definition::ignored("connect_timeout", &["0"], "connecting has a time limit of its own").of_connection(),
+];
 
 /// The address in a description of a transport or cache.
 pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
-    Address::read(spec, options, &PARAMETERS)
+    Address::read(spec, options, &OPTIONS)
 }
 
 /// Where to connect, and whom to tell of notifications.

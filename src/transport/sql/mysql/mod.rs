@@ -25,10 +25,10 @@ use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
 use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
-use crate::config::Problem;
-use crate::connection::Connections;
+use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
 use crate::connection::sql::{Statement, Value};
+use crate::connection::{self, Connections};
 
 /// What MySQL allows for the name of a table.
 const LONGEST_NAME: usize = 64;
@@ -193,6 +193,10 @@ impl MysqlFactory {
 impl Factory for MysqlFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::MYSQL
+    }
+
+    fn options(&self) -> Vec<Definition> {
+        [&super::options::OPTIONS[..], &connection::sql::mysql::OPTIONS].concat()
     }
 
     fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {

@@ -18,13 +18,11 @@ use self::queries::{CONNECTION_LIMIT, Queries};
 use self::waking::Notifications;
 use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
-use crate::config::{Options, Problem};
-use crate::connection::Connections;
+use crate::config::{Definition, Options, Problem, Setting};
 use crate::connection::sql::Statement;
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
+use crate::connection::{self, Connections};
 
-/// Symfony Messenger's default for `check_delayed_interval`, in milliseconds.
-const CHECK_INTERVAL: u64 = 60_000;
 /// What PostgreSQL allows for the name of a table and of a channel.
 const LONGEST_NAME: usize = 63;
 
@@ -148,9 +146,31 @@ impl PostgresFactory {
     }
 }
 
+/// What may be said of a queue on PostgreSQL besides what all queues in tables have.
+const OPTIONS: [Definition; 3] = [
+    USE_NOTIFY.definition,
+    CHECK_DELAYED_INTERVAL.definition,
+    Definition::ignored(
+        "get_notify_timeout",
+        &["0"],
+        "it says how long PHP's consumer stands still to wait for a message, and ours does other things meanwhile",
+    ),
+];
+const USE_NOTIFY: Setting<bool> =
+    Setting::php_flag("use_notify", "true", "be woken by new messages, and wake others (`LISTEN`/`NOTIFY`)");
+const CHECK_DELAYED_INTERVAL: Setting<Duration> = Setting::millis(
+    "check_delayed_interval",
+    "60000",
+    "milliseconds after which a waiting worker looks all the same; 0: never",
+);
+
 impl Factory for PostgresFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::POSTGRES
+    }
+
+    fn options(&self) -> Vec<Definition> {
+        [&super::options::OPTIONS[..], &OPTIONS, &connection::sql::postgres::OPTIONS].concat()
     }
 
     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
@@ -161,10 +181,7 @@ impl Factory for PostgresFactory {
             options.refuse("table_name", message);
         }
         let interval = check_interval(&mut options);
-        let notify = options.flag("use_notify", true);
-        let why =
-            "it says how long PHP's consumer stands still to wait for a message, and ours does other things meanwhile";
-        options.without_effect("get_notify_timeout", &["0"], why);
+        let notify = options.get(&USE_NOTIFY);
         let address = read_address(spec, &mut options);
         let connection = self.connections.postgres(address).map_err(|error| spec.dsn_problem(error.to_string()));
         if let Err(problem) = &connection {
@@ -181,15 +198,7 @@ impl Factory for PostgresFactory {
     }
 }
 
-/// Reads `check_delayed_interval`, in milliseconds. 0 stands for never.
+/// Reads `check_delayed_interval`. 0 stands for never.
 fn check_interval(options: &mut Options<'_>) -> Option<Duration> {
-    let interval = match options.text("check_delayed_interval") {
-        None => CHECK_INTERVAL,
-        Some(text) => text.parse::<u32>().map(u64::from).unwrap_or_else(|_| {
-            let message = format!("check_delayed_interval is a whole number of milliseconds; found \"{text}\"");
-            options.refuse("check_delayed_interval", message);
-            CHECK_INTERVAL
-        }),
-    };
-    (interval > 0).then(|| Duration::from_millis(interval))
+    Some(options.get(&CHECK_DELAYED_INTERVAL)).filter(|interval| !interval.is_zero())
 }

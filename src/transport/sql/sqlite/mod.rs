@@ -25,7 +25,7 @@ use super::super::{
     TransportSpec, registry,
 };
 use super::{QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
-use crate::config::Problem;
+use crate::config::{Definition, Problem};
 use crate::connection::Connections;
 use crate::connection::sql::sqlite::{Database, DatabaseError, Statement, path};
 use crate::message::Encoded;
@@ -382,6 +382,10 @@ impl SqliteFactory {
 impl Factory for SqliteFactory {
     fn schemes(&self) -> &'static [&'static str] {
         registry::SQLITE
+    }
+
+    fn options(&self) -> Vec<Definition> {
+        super::options::OPTIONS.to_vec()
     }
 
     fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
