@@ -6,7 +6,7 @@
 //! MESSAGES=20000 cargo bench --bench throughput
 //! ```
 //!
-//! Both sides find the same backlog; PHP consumes a tenth of it, as it takes its time.
+//! Both sides find the same backlog; PHP consumes only a tenth of it, because it is slower.
 //!
 //! One worker process with default settings and a handler that does nothing, on each side. PHP's side is
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
