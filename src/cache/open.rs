@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::{FileStore, Store, sql};
 use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig, TransportSpec, nearest};
-use crate::connection::{self, Connections, StoreKind};
+use crate::connection::{Connections, StoreKind};
 
 /// Makes the store of a cache, or says everything that is wrong with its description. What is doubtful is added to the
 /// warnings. Opens nothing: a store connects when it is first used.
@@ -59,9 +59,9 @@ fn options_of(kind: StoreKind) -> Vec<Definition> {
     match kind {
         StoreKind::Sqlite => vec![table],
         #[cfg(feature = "postgres")]
-        StoreKind::Postgres => [&[table][..], &connection::sql::postgres::OPTIONS].concat(),
+        StoreKind::Postgres => [&[table][..], &crate::connection::sql::postgres::OPTIONS].concat(),
         #[cfg(feature = "mysql")]
-        StoreKind::Mysql => [&[table][..], &connection::sql::mysql::OPTIONS].concat(),
+        StoreKind::Mysql => [&[table][..], &crate::connection::sql::mysql::OPTIONS].concat(),
         #[cfg(feature = "redis")]
         StoreKind::Redis => super::redis::options(),
         _ => Vec::new(),
