@@ -5,8 +5,8 @@
 //! # Locks never wait
 //!
 //! Every lock here is one attempt of `flock(2)` with `LOCK_NB`: a single system call that changes memory of the kernel and
-//! returns at once, taken or not (0.3 to 0.7 µs on a local file system; see `an_attempt_at_a_lock_is_instant`). So it is made
-//! on the runtime's own thread. The blocking pool would need a thread, and hosts that limit processes count each one (see
+//! returns at once, taken or not (within microseconds on a local file system; see `an_attempt_at_a_lock_is_instant`). So it
+//! is made on the runtime's own thread. The blocking pool would need a thread, and hosts that limit processes count each one (see
 //! [`crate::threads`]). Whoever needs a lock that is taken tries again after a pause of `tokio::time`. Never call
 //! [`File::lock`] here: it waits for as long as somebody else holds the lock.
 //!
