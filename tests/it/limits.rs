@@ -1,7 +1,7 @@
 //! Where the system allows little: open files, processes and threads, the length of a file's name.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -125,9 +125,11 @@ impl Account {
             return None;
         }
         let project = Project::new(config);
-        // The one that was built may be where only root gets to.
-        fs::copy(project.command(&[]).get_program(), project.file("minutely")).unwrap();
-        fs::set_permissions(project.file("minutely"), fs::Permissions::from_mode(0o755)).unwrap();
+        // The one that was built may be where only root gets to. Copied by another process: a program that is open for
+        // writing cannot be executed, and what other tests fork meanwhile would hold this process's descriptor open.
+        let mut install = Command::new("install");
+        install.arg("-m755").arg(project.command(&[]).get_program()).arg(project.file("minutely"));
+        assert!(install.status().unwrap().success());
         let id = 1_000_000_000 + fastrand::u32(..1_000_000_000);
         chown(project.path(), Some(id), Some(id)).unwrap();
         Some(Self { project, id, processes })
