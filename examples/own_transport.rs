@@ -22,7 +22,7 @@ use minutely::App;
 use minutely::config::{Definition, Problem, Setting};
 use minutely::message::{Encoded, Headers};
 use minutely::transport::{
-    Context, Counting, Counts, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport,
+    FactoryContext, Counting, Counts, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport,
     TransportError, TransportSpec,
 };
 
@@ -49,7 +49,7 @@ impl Factory for FolderFactory {
         vec![REDELIVER_TIMEOUT.definition]
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
         options.finish()?;

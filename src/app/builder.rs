@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::{App, WorkerProgram, checks};
 use crate::bus::{Bus, Middleware, Routing};
-use crate::cache::{Cache, FileStore, Store, cache_options, open_store_on};
+use crate::cache::{Cache, FileStore, CacheStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
 use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::transport::{Context, Factory, Transports, built_in_factories, built_in_factories_on, scheme_options};
+use crate::transport::{FactoryContext, Factory, Transports, built_in_factories, built_in_factories_on, scheme_options};
 use crate::worker::StopSignal;
 
 /// The configuration's file, where nothing else is said.
@@ -192,7 +192,7 @@ impl AppBuilder {
     /// Makes a message known that only handlers for one of its [interfaces](Message::INTERFACES) handle.
     #[must_use]
     pub fn message<M: Message>(mut self) -> Self {
-        self.handlers.know::<M>();
+        self.handlers.add_type::<M>();
         self
     }
 
@@ -285,13 +285,13 @@ impl AppBuilder {
         mut self,
         config: Config,
         mut problems: Problems,
-        store: Option<Arc<dyn Store>>,
+        store: Option<Arc<dyn CacheStore>>,
         check: impl Fn(&Config) -> Vec<Problem>,
     ) -> Result<App, Problems> {
         // A cache and transports on one server share a connection.
         let connections = Connections::default();
         let factories = [built_in_factories_on(&connections), self.factories].concat();
-        let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn Store>;
+        let in_files = || Arc::new(FileStore::new(config.state_dir.join("cache"))) as Arc<dyn CacheStore>;
         let mut doubts = Vec::new();
         let configured = || {
             let cache = config.cache.as_ref()?;
@@ -304,7 +304,7 @@ impl AppBuilder {
         problems.list.extend(doubts);
         let cache = Arc::new(Cache::new(store));
         let heartbeats = Heartbeats::new(Arc::clone(&cache));
-        let context = Context {
+        let context = FactoryContext {
             project_dir: config.dir.clone(),
             state_dir: config.state_dir.clone(),
             connections: config.connections.clone(),

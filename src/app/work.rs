@@ -57,7 +57,7 @@ impl App {
             keepalive: None,
             move_unhandleable: false,
             resume: false,
-            note: None,
+            in_flight: None,
         };
         WorkerBuilder { app: self.clone(), queues: Vec::new(), options }
     }

@@ -1,4 +1,4 @@
-//! Facts as small files: one folder per group, one file per fact, replaced by renaming.
+//! Entries as small files: one folder per group, one file per entry, replaced by renaming.
 //!
 //! Files are read and written by the thread that asks, without a thread of their own: they are small, and threads are
 //! counted where processes are limited. What may have to wait, the lock of a claim, is tried again instead.
@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::file_name::{self, FileName};
-use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
+use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
 use crate::clock;
 
 /// Begins the names of files that are still being written.
@@ -26,7 +26,7 @@ const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 /// Between two tries to get the lock of a group's claims, which is held for an instant.
 const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 
-/// Keeps facts under a folder, which is created (for its owner only) when the first one is put.
+/// Keeps entries under a folder, which is created (for its owner only) when the first one is put.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     dir: PathBuf,
@@ -53,18 +53,18 @@ impl FileStore {
         self.dir.join(FileName::of(group).text)
     }
 
-    /// A fact's folder, and its name there.
+    /// An entry's folder, and its name there.
     fn place_of(&self, group: &str, key: &str) -> (PathBuf, FileName) {
         (self.group_dir(group), FileName::of(key))
     }
 
     fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> CacheError {
-        move |error| CacheError { place: self.place(), action, known: false, source: Box::new(error) }
+        move |error| CacheError { location: self.location(), action, known: false, source: Box::new(error) }
     }
 }
 
 #[async_trait]
-impl Store for FileStore {
+impl CacheStore for FileStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         let (dir, name) = self.place_of(group, key);
         let put = || {
@@ -79,10 +79,10 @@ impl Store for FileStore {
         remove(&dir.join(name.text)).map_err(self.error("written"))
     }
 
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let mut facts = facts(&self.group_dir(group), clock::now()).map_err(self.error("read"))?;
-        facts.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(facts)
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
+        let mut entries = read_entries(&self.group_dir(group), clock::now()).map_err(self.error("read"))?;
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(entries)
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
@@ -99,7 +99,7 @@ impl Store for FileStore {
         claim().map_err(self.error("written"))
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         self.dir.display().to_string()
     }
 
@@ -118,12 +118,12 @@ impl Store for FileStore {
 /// The owner of a claim that has not expired. A damaged claim is nobody's.
 fn holder(path: &Path) -> io::Result<Option<String>> {
     match read(path)? {
-        Content::Fact(fact) if is_true(&fact, clock::now()) => Ok(Some(fact.value)),
+        Content::Entry(entry) if is_current(&entry, clock::now()) => Ok(Some(entry.value)),
         _ => Ok(None),
     }
 }
 
-/// Held by whoever looks at a claim and changes it. Beside the group's folder, in which every file is a fact, and for an
+/// Held by whoever looks at a claim and changes it. Beside the group's folder, in which every file is an entry, and for an
 /// instant only; the kernel lets go of it when its holder dies.
 async fn lock(dir: &Path) -> io::Result<File> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -142,7 +142,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// States a fact from now on, and removes old ones.
+/// States an entry from now on, and removes old ones.
 fn write(dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
     let now = clock::now();
     sweep(dir, now);
@@ -166,58 +166,58 @@ fn replace(dir: &Path, name: &str, stored: &Stored) -> io::Result<()> {
     Ok(())
 }
 
-fn facts(dir: &Path, now: SystemTime) -> io::Result<Vec<Fact>> {
-    let entries = match fs::read_dir(dir) {
+fn read_entries(dir: &Path, now: SystemTime) -> io::Result<Vec<CacheEntry>> {
+    let files = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
+        files => files?,
     };
-    let mut facts = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
+    let mut entries = Vec::new();
+    for file in files {
+        let path = file?.path();
         match read(&path)? {
-            Content::Fact(fact) if is_true(&fact, now) => facts.push(fact),
-            Content::Fact(_) | Content::None => {}
-            Content::Damaged(file) => {
+            Content::Entry(entry) if is_current(&entry, now) => entries.push(entry),
+            Content::Entry(_) | Content::None => {}
+            Content::Damaged(inode) => {
                 tracing::warn!(path = %path.display(), "a cache file is damaged; removed");
-                remove_damaged(&path, file);
+                remove_damaged(&path, inode);
             }
         }
     }
-    Ok(facts)
+    Ok(entries)
 }
 
 /// What a file holds.
 enum Content {
-    Fact(Fact),
-    /// There is no fact: it is still being written, has gone in the meantime, or never was a file.
+    Entry(CacheEntry),
+    /// There is no entry: it is still being written, has gone in the meantime, or never was a file.
     None,
     /// Something that nobody has written here. The file by device and number.
     Damaged((u64, u64)),
 }
 
-/// Reads a fact. A file that cannot be read says nothing about what is in it, so that this is an error.
+/// Reads an entry. A file that cannot be read says nothing about what is in it, so that this is an error.
 fn read(path: &Path) -> io::Result<Content> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if is_unfinished(path) {
         return Ok(Content::None);
     }
-    let told =
+    let with_path =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}{}", path.display(), advice(&error)));
     let mut text = Vec::new();
     // Never waits at a named pipe.
     let file = match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::None),
-        file => file.map_err(told)?,
+        file => file.map_err(with_path)?,
     };
-    let metadata = file.metadata().map_err(told)?;
+    let metadata = file.metadata().map_err(with_path)?;
     if !metadata.is_file() {
         return Ok(Content::None);
     }
-    (&file).read_to_end(&mut text).map_err(told)?;
+    (&file).read_to_end(&mut text).map_err(with_path)?;
     let Ok(stored) = serde_json::from_slice::<Stored>(&text) else {
         return Ok(Content::Damaged((metadata.dev(), metadata.ino())));
     };
-    Ok(Content::Fact(Fact {
+    Ok(Content::Entry(CacheEntry {
         key: stored.key.unwrap_or_else(|| file_name::text_of(name)),
         value: stored.value,
         written_at: UNIX_EPOCH + Duration::from_millis(stored.written_at),
@@ -240,22 +240,22 @@ fn remove_damaged(path: &Path, damaged: (u64, u64)) {
     }
 }
 
-fn is_true(fact: &Fact, now: SystemTime) -> bool {
-    fact.expires_at > now && fact.written_at <= now + CLOCK_TOLERANCE
+fn is_current(entry: &CacheEntry, now: SystemTime) -> bool {
+    entry.expires_at > now && entry.written_at <= now + CLOCK_TOLERANCE
 }
 
-/// Removes what the killed left behind: facts long expired, and files never finished.
+/// Removes what the killed left behind: entries long expired, and files never finished.
 fn sweep(dir: &Path, now: SystemTime) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    let Ok(files) = fs::read_dir(dir) else { return };
+    for file in files.flatten() {
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
         let old = modified.is_ok_and(|time| now.duration_since(time).is_ok_and(|age| age > SWEEP_AFTER));
         if !old {
             continue;
         }
-        let path = entry.path();
+        let path = file.path();
         let over = match read(&path) {
-            Ok(Content::Fact(fact)) => !is_true(&fact, now),
+            Ok(Content::Entry(entry)) => !is_current(&entry, now),
             Ok(Content::Damaged(_)) => true,
             Ok(Content::None) => is_unfinished(&path),
             // Who knows what it says.
@@ -292,11 +292,11 @@ mod tests {
     }
 
     async fn keys(store: &FileStore, group: &str) -> Vec<String> {
-        store.list(group).await.unwrap().into_iter().map(|fact| fact.key).collect()
+        store.list(group).await.unwrap().into_iter().map(|entry| entry.key).collect()
     }
 
     #[tokio::test]
-    async fn facts_are_kept_per_group_and_any_name_will_do() {
+    async fn entries_are_kept_per_group_and_any_name_will_do() {
         let (_dir, store) = store();
         for key in ["a", "../../escape", "b/c", ".hidden", "ümlaut", ""] {
             if key.is_empty() {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fact_ends_with_its_time() {
+    async fn an_entry_ends_with_its_time() {
         let (_dir, store) = store();
         store.put("g", "over", "v", Duration::ZERO).await.unwrap();
         store.put("g", "still", "v", MINUTE).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fact_from_before_the_clock_was_set_back_is_not_believed() {
+    async fn an_entry_from_before_the_clock_was_set_back_is_not_believed() {
         let (_dir, store) = store();
         store.put("g", "a", "v", MINUTE).await.unwrap();
         let tomorrow = millis(SystemTime::now() + 1440 * MINUTE);
@@ -395,8 +395,8 @@ mod tests {
         for key in [long("a"), long("b")] {
             store.put(&group, &key, &key, MINUTE).await.unwrap();
         }
-        let facts = store.list(&group).await.unwrap();
-        let read: Vec<_> = facts.into_iter().map(|fact| (fact.key, fact.value)).collect();
+        let entries = store.list(&group).await.unwrap();
+        let read: Vec<_> = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
         assert_eq!(read, [(long("a"), long("a")), (long("b"), long("b"))]);
         store.remove(&group, &long("a")).await.unwrap();
         assert_eq!(keys(&store, &group).await, [long("b")]);
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_reader_never_sees_half_a_fact() {
+    async fn a_reader_never_sees_half_an_entry() {
         let (_dir, store) = store();
         store.put("g", "a", &"x".repeat(10_000), MINUTE).await.unwrap();
         let writer = tokio::spawn({

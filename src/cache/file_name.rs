@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use crate::bounded_text::bounded;
 
-/// What stays readable in a file name. A dot does not: no fact is hidden, and no name is `..`.
+/// What stays readable in a file name. A dot does not: no entry is hidden, and no name is `..`.
 const READABLE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// How long a file's name may be in bytes, on every file system in use.

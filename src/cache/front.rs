@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CacheError, Fact, Store};
+use super::{CacheError, CacheEntry, CacheStore};
 use crate::clock;
 
 /// How old an answer from memory may be. A producer that dispatches thousands of messages a second asks the store four
 /// times a second; the price is that it may learn this much later that the last worker has gone.
-pub const RECENT: Duration = Duration::from_millis(250);
+pub const READ_TTL: Duration = Duration::from_millis(250);
 
 /// How long the store may take to answer: a dispatch may be waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,14 +24,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A store with a short memory.
 pub struct Cache {
-    store: Arc<dyn Store>,
+    store: Arc<dyn CacheStore>,
     recent: moka::sync::Cache<String, Arc<Answer>>,
     down: Mutex<Option<Down>>,
 }
 
 /// What a store has answered.
 struct Answer {
-    facts: Vec<Fact>,
+    entries: Vec<CacheEntry>,
     /// Here, and not by the memory's own clock, which no test can pause.
     read_at: Instant,
 }
@@ -46,57 +46,57 @@ struct Down {
 
 impl Cache {
     /// A cache in front of a store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        let recent = moka::sync::Cache::builder().max_capacity(1_000).time_to_live(RECENT).build();
+    pub fn new(store: Arc<dyn CacheStore>) -> Self {
+        let recent = moka::sync::Cache::builder().max_capacity(1_000).time_to_live(READ_TTL).build();
         Self { store, recent, down: Mutex::new(None) }
     }
 
-    /// See [`Store::put`].
+    /// See [`CacheStore::put`].
     pub async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         self.write(group, self.store.put(group, key, value, ttl)).await
     }
 
-    /// See [`Store::remove`].
+    /// See [`CacheStore::remove`].
     pub async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
         self.write(group, self.store.remove(group, key)).await
     }
 
-    /// See [`Store::list`]. Always asks the store.
-    pub async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+    /// See [`CacheStore::list`]. Always asks the store.
+    pub async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         self.ask("read", self.store.list(group)).await
     }
 
-    /// See [`Store::claim`].
+    /// See [`CacheStore::claim`].
     pub async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
         self.write(group, self.store.claim(group, key, owner, ttl)).await
     }
 
-    /// See [`Store::unclaim`].
+    /// See [`CacheStore::unclaim`].
     pub async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
         self.write(group, self.store.unclaim(group, key, owner)).await
     }
 
-    /// The facts of a group as they were at most a quarter of a second ago, less those that have expired since.
-    pub async fn list_recent(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        let answer = match self.recent.get(group).filter(|answer| answer.read_at.elapsed() < RECENT) {
+    /// The entries of a group as they were at most a quarter of a second ago, less those that have expired since.
+    pub async fn list_recent(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
+        let answer = match self.recent.get(group).filter(|answer| answer.read_at.elapsed() < READ_TTL) {
             Some(answer) => answer,
             None => {
-                let (read_at, facts) = (Instant::now(), self.list(group).await?);
-                let answer = Arc::new(Answer { facts, read_at });
+                let (read_at, entries) = (Instant::now(), self.list(group).await?);
+                let answer = Arc::new(Answer { entries, read_at });
                 self.recent.insert(group.to_owned(), Arc::clone(&answer));
                 answer
             }
         };
         let now = clock::now();
-        Ok(answer.facts.iter().filter(|fact| fact.expires_at > now).cloned().collect())
+        Ok(answer.entries.iter().filter(|entry| entry.expires_at > now).cloned().collect())
     }
 
-    /// See [`Store::set_up`]. Takes its time.
+    /// See [`CacheStore::set_up`]. Takes its time.
     pub async fn set_up(&self) -> Result<(), CacheError> {
         self.store.set_up().await
     }
 
-    /// See [`Store::close_idle`].
+    /// See [`CacheStore::close_idle`].
     pub fn close_idle(&self) {
         self.store.close_idle();
     }
@@ -115,12 +115,12 @@ impl Cache {
         asked: impl Future<Output = Result<T, CacheError>>,
     ) -> Result<T, CacheError> {
         if let Some(why) = self.is_down() {
-            return Err(CacheError { place: self.store.place(), action, known: true, source: why.into() });
+            return Err(CacheError { location: self.store.location(), action, known: true, source: why.into() });
         }
         let begun = Instant::now();
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             let source = format!("no answer within {} s", PATIENCE.as_secs()).into();
-            Err(CacheError { place: self.store.place(), action, known: false, source })
+            Err(CacheError { location: self.store.location(), action, known: false, source })
         });
         *self.down() = result.as_ref().err().map(|error| {
             let pause = (begun.elapsed() * PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);

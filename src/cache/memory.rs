@@ -1,4 +1,4 @@
-//! Facts in this process, for tests: no other process sees them, and their expiry follows tokio's clock.
+//! Entries in this process, for tests: no other process sees them, and their expiry follows tokio's clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{CacheError, Fact, Store};
+use super::{CacheError, CacheEntry, CacheStore};
 use crate::clock;
 
 /// Stands in for an expiry after the end of time.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Keeps facts in this process. Clones share them.
+/// Keeps entries in this process. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     groups: Arc<Mutex<HashMap<String, Group>>>,
@@ -23,7 +23,7 @@ type Group = BTreeMap<String, Stored>;
 
 #[derive(Debug)]
 struct Stored {
-    fact: Fact,
+    entry: CacheEntry,
     expires_at: Instant,
 }
 
@@ -45,12 +45,12 @@ impl MemoryStore {
 fn put(group: &mut Group, key: &str, value: &str, ttl: Duration) {
     let ttl = ttl.min(A_CENTURY);
     let written_at = clock::now();
-    let fact = Fact { key: key.to_owned(), value: value.to_owned(), written_at, expires_at: written_at + ttl };
-    group.insert(key.to_owned(), Stored { fact, expires_at: Instant::now() + ttl });
+    let entry = CacheEntry { key: key.to_owned(), value: value.to_owned(), written_at, expires_at: written_at + ttl };
+    group.insert(key.to_owned(), Stored { entry, expires_at: Instant::now() + ttl });
 }
 
 #[async_trait]
-impl Store for MemoryStore {
+impl CacheStore for MemoryStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         self.with(group, |group| put(group, key, value, ttl));
         Ok(())
@@ -61,13 +61,13 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
-        Ok(self.with(group, |group| group.values().map(|stored| stored.fact.clone()).collect()))
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
+        Ok(self.with(group, |group| group.values().map(|stored| stored.entry.clone()).collect()))
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
         Ok(self.with(group, |group| {
-            if group.get(key).is_some_and(|stored| stored.fact.value != owner) {
+            if group.get(key).is_some_and(|stored| stored.entry.value != owner) {
                 return false;
             }
             put(group, key, owner, ttl);
@@ -77,14 +77,14 @@ impl Store for MemoryStore {
 
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
         self.with(group, |group| {
-            if group.get(key).is_some_and(|stored| stored.fact.value == owner) {
+            if group.get(key).is_some_and(|stored| stored.entry.value == owner) {
                 group.remove(key);
             }
         });
         Ok(())
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         "memory".to_owned()
     }
 }
@@ -97,13 +97,13 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn facts_expire_by_the_clock_of_the_timers_also_in_the_memory_of_what_was_read() {
+    async fn entries_expire_by_the_clock_of_the_timers_also_in_the_memory_of_what_was_read() {
         let cache = Cache::new(Arc::new(MemoryStore::default()));
         cache.put("g", "a", "", MINUTE).await.unwrap();
         cache.put("g", "b", "", 3 * MINUTE).await.unwrap();
         assert_eq!(cache.list_recent("g").await.unwrap().len(), 2);
         tokio::time::sleep(2 * MINUTE).await;
-        let left = |facts: Vec<Fact>| facts.into_iter().map(|fact| fact.key).collect::<Vec<_>>();
+        let left = |entries: Vec<CacheEntry>| entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>();
         assert_eq!(left(cache.list_recent("g").await.unwrap()), ["b"]);
         assert!(cache.claim("g", "a", "me", MINUTE).await.unwrap());
         assert!(!cache.claim("g", "a", "you", MINUTE).await.unwrap());

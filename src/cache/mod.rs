@@ -1,6 +1,6 @@
-//! Small facts that processes share, each with an expiry: who is consuming what, and when workers were asked to stop.
+//! Small entries that processes share, each with an expiry: who is consuming what, and when workers were asked to stop.
 //!
-//! Facts live in *groups*, because the question is "who pings transport X?" and not "what did pinger 17 say?". A store
+//! Entries live in *groups*, because the question is "who pings transport X?" and not "what did pinger 17 say?". A store
 //! keeps them ([`FileStore`] by default); [`Cache`] answers repeated reads from memory for a moment.
 
 mod file;
@@ -13,7 +13,7 @@ mod redis;
 mod sql;
 
 pub use file::FileStore;
-pub use front::{Cache, RECENT};
+pub use front::{Cache, READ_TTL};
 pub use memory::MemoryStore;
 pub(crate) use open::open_store_on;
 pub use open::{cache_options, open_store};
@@ -23,12 +23,12 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use thiserror::Error;
 
-/// A fact from further in the future than this was written before the clock was set back, and says nothing about now.
+/// An entry from further in the future than this was written before the clock was set back, and says nothing about now.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// One fact that has not expired.
+/// One entry that has not expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fact {
+pub struct CacheEntry {
     /// Unique within its group.
     pub key: String,
     /// What it says.
@@ -39,33 +39,33 @@ pub struct Fact {
     pub expires_at: SystemTime,
 }
 
-/// Keeps facts where several processes see them.
+/// Keeps entries where several processes see them.
 ///
-/// Groups and keys may hold any text. A fact is read whole or not at all, also while it is being written or when its
+/// Groups and keys may hold any text. An entry is read whole or not at all, also while it is being written or when its
 /// writer is killed.
 #[async_trait]
-pub trait Store: Send + Sync {
-    /// States a fact, in place of an earlier one of the same key, for `ttl` from now.
+pub trait CacheStore: Send + Sync {
+    /// States an entry, in place of an earlier one of the same key, for `ttl` from now.
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError>;
 
-    /// Withdraws a fact. One that is not there is no error.
+    /// Withdraws an entry. One that is not there is no error.
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError>;
 
-    /// The facts of a group that have not expired, in the order of their keys. What cannot be read is left out, with a
+    /// The entries of a group that have not expired, in the order of their keys. What cannot be read is left out, with a
     /// warning.
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError>;
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError>;
 
     /// Takes the place `key` for `owner`, for `ttl` from now: `true` when it is now, or was already, `owner`'s; `false`
-    /// when it is another's. Of many who ask at once, one gets it. A claim is a fact whose value is its owner.
+    /// when it is another's. Of many who ask at once, one gets it. A claim is an entry whose value is its owner.
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError>;
 
     /// Gives a place back. One that is another's, or nobody's, is left as it is.
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError>;
 
     /// Where it is, as errors name it: a path or a server, without secrets.
-    fn place(&self) -> String;
+    fn location(&self) -> String;
 
-    /// Creates what is missing. Putting a fact does this too.
+    /// Creates what is missing. Putting an entry does this too.
     async fn set_up(&self) -> Result<(), CacheError> {
         Ok(())
     }
@@ -76,10 +76,10 @@ pub trait Store: Send + Sync {
 
 /// The cache could not be read or written.
 #[derive(Debug, Error)]
-#[error("the cache at {place} could not be {action}: {source}")]
+#[error("the cache at {location} could not be {action}: {source}")]
 pub struct CacheError {
     /// Where it is: a path or a server, without secrets.
-    pub place: String,
+    pub location: String,
     /// `read` or `written`.
     pub action: &'static str,
     /// It went wrong a moment ago, and the store has not been asked again since.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{FileStore, Store, sql};
+use super::{FileStore, CacheStore, sql};
 use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig, TransportSpec, nearest};
 use crate::connection::{Connections, StoreKind};
 
@@ -18,7 +18,7 @@ pub fn open_store(
     project_dir: &Path,
     databases: &IndexMap<String, Secret>,
     warnings: &mut Vec<Problem>,
-) -> Result<Arc<dyn Store>, Vec<Problem>> {
+) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     open_store_on(&Connections::default(), config, project_dir, databases, warnings)
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn open_store_on(
     project_dir: &Path,
     databases: &IndexMap<String, Secret>,
     warnings: &mut Vec<Problem>,
-) -> Result<Arc<dyn Store>, Vec<Problem>> {
+) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let spec = TransportSpec::new(config, databases, project_dir).map_err(|problem| vec![problem])?;
     let known = StoreKind::of_scheme(spec.store.scheme()).map(options_of).unwrap_or_default();
     let spec = spec.with_options(known);
@@ -38,7 +38,7 @@ pub(crate) fn open_store_on(
     store
 }
 
-fn open(spec: &TransportSpec, project_dir: &Path, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
+fn open(spec: &TransportSpec, project_dir: &Path, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let scheme = spec.store.scheme();
     match StoreKind::of_scheme(scheme) {
         Some(StoreKind::Sqlite) => sql::on_sqlite(spec, project_dir, connections),
@@ -80,7 +80,7 @@ pub fn cache_options() -> Vec<SchemeOptions> {
     all
 }
 
-fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
+fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let path = spec.store.path();
     if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
@@ -102,6 +102,6 @@ fn unusable(spec: &TransportSpec, scheme: &str, kind: Option<StoreKind>) -> Prob
     if kind.is_none() && nearest(scheme, known.iter().copied()).is_some() {
         return Problem::unknown(spec.dsn_path(), "scheme", scheme, known);
     }
-    let why = "keeps no facts: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
+    let why = "keeps no entries: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
     spec.dsn_problem(format!("\"{scheme}:\" {why}"))
 }

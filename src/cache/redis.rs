@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use redis::{FromRedisValue, Script};
 
-use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
+use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
 use crate::config::{Definition, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::redis::{Address, OPTIONS, RedisConnection, RedisFailure};
@@ -26,8 +26,8 @@ local function is_true(written, expires)
   return expires and expires > now and written <= now + TOLERANCE
 end
 local function write(key, value, ttl)
-  local fact = string.format('%.0f:%.0f:', now, now + ttl) .. value
-  redis.call('HSET', KEYS[1], key, fact)
+  local entry = string.format('%.0f:%.0f:', now, now + ttl) .. value
+  redis.call('HSET', KEYS[1], key, entry)
   if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', ttl)) end
 end
 ";
@@ -54,12 +54,12 @@ write(ARGV[1], ARGV[2], tonumber(ARGV[3]))"
 // Gives keys, values, and for how long each has been and will be true.
 script!(
     LIST = r"
-local facts, all = {}, redis.call('HGETALL', KEYS[1])
+local entries, all = {}, redis.call('HGETALL', KEYS[1])
 for n = 1, #all, 2 do
   local written, expires, value = read(all[n + 1])
-  if is_true(written, expires) then facts[#facts + 1] = {all[n], value, now - written, expires - now} end
+  if is_true(written, expires) then entries[#entries + 1] = {all[n], value, now - written, expires - now} end
 end
-return facts"
+return entries"
 );
 
 // Key, owner, time to live.
@@ -92,7 +92,7 @@ pub(super) fn options() -> Vec<Definition> {
 const PREFIX: Setting<String> = Setting::text("prefix", "minutely:", "what keys begin with");
 
 /// A cache on a Redis server, or all that is wrong with its description.
-pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
+pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let address = Address::read_with_database(spec, &mut options);
     let prefix = options.get(&PREFIX);
@@ -129,12 +129,12 @@ impl RedisStore {
     }
 
     fn error(&self, action: &'static str, error: RedisFailure) -> CacheError {
-        CacheError { place: self.connection.location().to_string(), action, known: false, source: Box::new(error) }
+        CacheError { location: self.connection.location().to_string(), action, known: false, source: Box::new(error) }
     }
 }
 
 #[async_trait]
-impl Store for RedisStore {
+impl CacheStore for RedisStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         self.invoke("written", &PUT, group, &[key, value], Some(ttl)).await
     }
@@ -148,21 +148,21 @@ impl Store for RedisStore {
             .map_err(|error| self.error("written", error))
     }
 
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         let rows: Vec<(Vec<u8>, Vec<u8>, i64, i64)> = self.invoke("read", &LIST, group, &[], None).await?;
         let now = SystemTime::now();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let span = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-        let fact = |(key, value, age, left)| Fact {
+        let entry = |(key, value, age, left)| CacheEntry {
             key: text(key),
             value: text(value),
             // The server's clock may have been set back a little since.
             written_at: now.checked_sub(span(age)).unwrap_or(now),
             expires_at: now + span(left),
         };
-        let mut facts: Vec<Fact> = rows.into_iter().map(fact).collect();
-        facts.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(facts)
+        let mut entries: Vec<CacheEntry> = rows.into_iter().map(entry).collect();
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(entries)
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
@@ -173,7 +173,7 @@ impl Store for RedisStore {
         self.invoke("written", &UNCLAIM, group, &[key, owner], None).await
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         self.connection.location().to_string()
     }
 

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::output::{self, Format, FormatArg};
-use super::{App, Application, End, Result, build, told};
+use super::{App, Application, End, Result, build, problem_text};
 use crate::config::{Problem, Problems};
 use crate::supervisor::{ServerConnections, connections};
 
@@ -83,7 +83,7 @@ pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
         }
         Format::Text => {
             if !valid {
-                output::error(&told(problems));
+                output::error(&problem_text(problems));
             }
             for problem in problems.warnings() {
                 output::warning(&format!("{}: {}: {}", problems.file, problem.path, problem.message));

@@ -12,15 +12,15 @@ use super::{App, End, Failure, Result, known};
 use crate::config::{Config, Problem, parse_duration};
 use crate::error::Error;
 use crate::supervisor::{HeldSlot, adopt_slot};
-use crate::worker::{Limits, Note, Options, Stop, StopReason, Summary, Worker, owner};
+use crate::worker::{InFlightFile, Limits, Options, Stop, StopReason, Summary, Worker, owner};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 The first transport has priority: it is asked first, and again after each message. Quick messages are taken in batches, \
 so that this holds to within a batch: 20 ms of work, as far as the last messages tell, and at most 200 messages.
 
-On a failure transport, messages that fail again after their retries there stay and rest for a day. A worker that is \
-started by hand and consumes failure transports alone tries those at rest once more, each one time.
+On a failure transport, messages that fail again after their retries there stay, parked for a day. A worker that is \
+started by hand and consumes only failure transports first tries each parked message once.
 
 A worker finishes the message in hand before it stops: at a limit, at SIGTERM, SIGINT or SIGQUIT, or when \
 `minutely stop-workers` asks. A second signal ends it at once; what it had in hand is then delivered again.
@@ -130,7 +130,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
             &json!({ "handled": handled, "failed": failed, "reason": reason, "message": reason.to_string() }),
         )?;
     }
-    let end = summary.to_mend.map_or(End::Well, |why| stuck(slot.as_ref(), &why));
+    let end = summary.problem.map_or(End::Well, |why| stuck(slot.as_ref(), &why));
     drop(slot);
     Ok(end)
 }
@@ -166,7 +166,7 @@ fn options(app: &App, args: &Args, slot: Option<&HeldSlot>) -> Options {
         concurrency: args.concurrency.into(),
         keepalive: args.keepalive,
         move_unhandleable: args.move_unhandleable,
-        note: slot.map(|slot| Note::new(slot.note())),
+        in_flight: slot.map(|slot| InFlightFile::new(slot.in_flight_path())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::App;
 use crate::transport::TransportError;
-use crate::worker::keeps_failed;
+use crate::worker;
 
 /// What is known of a transport's messages.
 #[derive(Debug, Default, Clone, Copy)]
@@ -19,8 +19,8 @@ impl Known {
     }
 }
 
-/// Counts a transport's messages. Where the store tells of pending ones alone, those at rest on a failure transport are
-/// known all the same.
+/// Counts a transport's messages. A store that can count only pending messages may still know how many are parked on a failure
+/// transport.
 pub(super) async fn count(app: &App, name: &str) -> Result<Known, TransportError> {
     let transport = app.transports.target(name)?;
     let Some(counting) = &transport.counting else { return Ok(Known::default()) };
@@ -29,15 +29,15 @@ pub(super) async fn count(app: &App, name: &str) -> Result<Known, TransportError
     if !counting.counts_pending_only() {
         (known.delayed, known.in_flight) = (Some(counts.delayed), Some(counts.in_flight));
     } else if is_failure_transport(app, name)
-        && let Some(resting) = &transport.resting
+        && let Some(parking) = &transport.parking
     {
-        known.delayed = Some(resting.resting(u64::MAX).await?);
+        known.delayed = Some(parking.parked(u64::MAX).await?);
     }
     Ok(known)
 }
 
-/// Do messages go there that failed for good?
+/// Whether messages that failed for good are moved to this transport.
 pub(super) fn is_failure_transport(app: &App, name: &str) -> bool {
     let target = app.transports.target(name);
-    target.is_ok_and(|target| keeps_failed(&app.config, &app.transports, target.name()))
+    target.is_ok_and(|target| worker::is_failure_transport(&app.config, &app.transports, target.name()))
 }

@@ -407,7 +407,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Config(args) => return config::run(app, args).await,
         _ => {}
     }
-    let mut app = build(app).map_err(|problems| Failure::Usage(told(&problems)))?;
+    let mut app = build(app).map_err(|problems| Failure::Usage(problem_text(&problems)))?;
     if app.worker_program.is_none() {
         app.worker_program = worker_program(command);
     }
@@ -463,7 +463,7 @@ fn worker_program(command: &Kind) -> Option<Arc<WorkerProgram>> {
 }
 
 /// All mistakes, and how to look at them again.
-fn told(problems: &Problems) -> String {
+fn problem_text(problems: &Problems) -> String {
     let errors = Problems { file: problems.file.clone(), list: problems.errors().cloned().collect() };
     errors.to_string()
 }

@@ -8,8 +8,8 @@ use super::{App, End, Result, chosen};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Pending messages are due now, delayed ones later. On a failure transport those are delayed that have failed there too: \
-they rest for a day. `minutely consume` on that transport tries all of them again.")]
+Pending messages are due now, delayed ones later. On a failure transport, delayed messages are those that failed there \
+too: they are parked for a day. `minutely consume` on that transport tries all of them again.")]
 pub(super) struct Args {
     /// Which transports; all when none is named
     #[arg(value_name = "TRANSPORT")]
@@ -49,7 +49,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
             {
                 let (all, delayed) = (known.all(), known.delayed.unwrap_or_default());
                 output::line(format_args!(
-                    "{name} keeps {all} that failed for good, {delayed} of them at rest; `minutely consume {name}` tries \
+                    "{name} keeps {all} that failed for good, {delayed} of them parked; `minutely consume {name}` tries \
                      them again."
                 ));
             }

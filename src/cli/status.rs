@@ -15,7 +15,7 @@ use crate::worker::in_process_workers;
 #[command(after_help = "\
 A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport \
 queues. It is shown with its target (in brackets), whose messages these are. In flight are the messages that workers have \
-in hand. On a failure transport the delayed ones are at rest: they have failed there too, and are tried again after a day, \
+in hand. On a failure transport, delayed messages are parked: they failed there too, and are tried again after a day, \
 or by `minutely consume`. A worker that runs inside another program is shown without a slot.")]
 pub(super) struct Args {
     #[command(flatten)]

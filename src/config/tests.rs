@@ -514,9 +514,9 @@ fn what_only_php_reads_is_told_by_name() {
             messenger: {web_worker: {transports: [own]}}
         ",
     );
-    let told: Vec<&str> = found.lines().map(|line| line.split_once(" is ignored: ").expect(line).0).collect();
+    let keys: Vec<&str> = found.lines().map(|line| line.split_once(" is ignored: ").expect(line).0).collect();
     assert_eq!(
-        told,
+        keys,
         [
             "framework.messenger.buses: warning:",
             "framework.messenger.default_bus: warning:",

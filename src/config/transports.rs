@@ -94,9 +94,9 @@ pub(super) struct Declared {
 
 /// What a transport's scheme says about consuming it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nature {
+pub(super) enum TransportKind {
     /// Messages wait in a store that all processes share, or that is for others to judge.
-    Store,
+    Queue,
     /// Messages are handled where they are dispatched.
     Sync,
     /// Messages wait in the memory of the process that dispatched them.
@@ -141,7 +141,7 @@ impl Declared {
         let name = node.filled_text("the name of a transport", reader)?;
         if !self.all.contains_key(&name) {
             reader.unknown::<()>(node, "transport", self.all.keys().map(String::as_str));
-        } else if self.nature(&name) == Nature::Sync {
+        } else if self.kind(&name) == TransportKind::Sync {
             let message = format!(
                 "\"{name}\" ends at sync://, which keeps nothing: a failed message needs a transport with a store"
             );
@@ -151,24 +151,24 @@ impl Declared {
     }
 
     /// What a transport is by its scheme; an auto-fallback is what its target is, which is what consuming it consumes.
-    pub(super) fn nature(&self, name: &str) -> Nature {
+    pub(super) fn kind(&self, name: &str) -> TransportKind {
         let mut name = name.to_owned();
         // An auto-fallback that leads to itself must not keep us here.
         for _ in 0..self.all.len() {
             let Some(transport) = self.all.get(&name).filter(|_| !self.broken.contains(&name)) else {
-                return Nature::Store;
+                return TransportKind::Queue;
             };
             match scheme(&transport.dsn.0).as_str() {
-                "sync" => return Nature::Sync,
-                "in-memory" => return Nature::InMemory,
+                "sync" => return TransportKind::Sync,
+                "in-memory" => return TransportKind::InMemory,
                 "auto-fallback" | "contao-auto-fallback" => match target(&transport.dsn.0) {
                     Some(target) => name = target,
-                    None => return Nature::Store,
+                    None => return TransportKind::Queue,
                 },
-                _ => return Nature::Store,
+                _ => return TransportKind::Queue,
             }
         }
-        Nature::Store
+        TransportKind::Queue
     }
 
     /// Does a DSN name a connection?

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::definition::{Definition, Kind, Missing, Setting};
 use super::section::{Node, Reader, Section, join};
-use super::transports::{Declared, Nature};
+use super::transports::{Declared, TransportKind};
 use super::{Autoscale, Scope, WorkerDefinition, parse_duration};
 
 /// The key `workers`.
@@ -113,10 +113,10 @@ fn read_transports(node: Node, transports: &Declared, reader: &mut Reader) -> Ve
     let mut consumed: Vec<String> = Vec::new();
     for item in &items {
         let Some(name) = transports.name(item, reader) else { continue };
-        let why_not = match transports.nature(&name) {
-            Nature::Store => None,
-            Nature::Sync => Some("ends at sync://, where messages are handled at once and nothing waits for a worker"),
-            Nature::InMemory => {
+        let why_not = match transports.kind(&name) {
+            TransportKind::Queue => None,
+            TransportKind::Sync => Some("ends at sync://, where messages are handled at once and nothing waits for a worker"),
+            TransportKind::InMemory => {
                 Some("ends at in-memory://, and a worker, being another process, cannot see that memory")
             }
         };

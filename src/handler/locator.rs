@@ -23,7 +23,7 @@ pub struct Handlers {
 impl Handlers {
     /// Makes a message's interfaces known, so that handlers registered for one of them are found for received messages as
     /// well.
-    pub fn know<M: Message>(&mut self) {
+    pub fn add_type<M: Message>(&mut self) {
         self.know_interfaces(M::TYPE, M::INTERFACES.iter().map(|name| (*name).to_owned()));
     }
 

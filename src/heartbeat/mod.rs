@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::cache::{Cache, CacheError, Fact};
+use crate::cache::{Cache, CacheError, CacheEntry};
 use crate::transport::Liveness;
 
 /// How long a supervisor's promise lasts: from one cron to the next, and some seconds more.
@@ -43,7 +43,7 @@ impl Heartbeats {
     }
 
     /// The heartbeats of a transport that have not expired; their keys are the owners.
-    pub async fn of(&self, transport: &str) -> Result<Vec<Fact>, CacheError> {
+    pub async fn of(&self, transport: &str) -> Result<Vec<CacheEntry>, CacheError> {
         self.cache.list(&group(transport)).await
     }
 }
@@ -53,7 +53,7 @@ impl Liveness for Heartbeats {
     async fn is_running(&self, transports: &[&str]) -> bool {
         for transport in transports {
             match self.cache.list_recent(&group(transport)).await {
-                Ok(facts) if !facts.is_empty() => return true,
+                Ok(entries) if !entries.is_empty() => return true,
                 Ok(_) => {}
                 // The fallback then handles the message: slower, but no message waits for nobody.
                 Err(error) if error.known => tracing::debug!(transport, %error, "taken as not running"),

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::cache::{Cache, CacheError, Fact, Store};
+use crate::cache::{Cache, CacheError, CacheEntry, CacheStore};
 use crate::config::{Autoscale, Scope};
 use crate::heartbeat::PROMISE_TTL;
 use crate::message::Encoded;
@@ -95,7 +95,7 @@ impl Liveness for Nobody {
 pub(super) struct Memory(Mutex<Vec<(String, String, Duration)>>);
 
 #[async_trait]
-impl Store for Memory {
+impl CacheStore for Memory {
     async fn put(&self, group: &str, key: &str, _: &str, ttl: Duration) -> Result<(), CacheError> {
         self.remove(group, key).await?;
         self.0.lock().unwrap().push((group.to_owned(), key.to_owned(), ttl));
@@ -103,22 +103,22 @@ impl Store for Memory {
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
-        self.0.lock().unwrap().retain(|fact| (fact.0.as_str(), fact.1.as_str()) != (group, key));
+        self.0.lock().unwrap().retain(|entry| (entry.0.as_str(), entry.1.as_str()) != (group, key));
         Ok(())
     }
 
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         let (written_at, value) = (SystemTime::now(), String::new());
-        let facts = self.0.lock().unwrap().clone();
-        let fact = |(_, key, ttl)| Fact { key, value: value.clone(), written_at, expires_at: written_at + ttl };
-        Ok(facts.into_iter().filter(|fact| fact.0 == group).map(fact).collect())
+        let entries = self.0.lock().unwrap().clone();
+        let entry = |(_, key, ttl)| CacheEntry { key, value: value.clone(), written_at, expires_at: written_at + ttl };
+        Ok(entries.into_iter().filter(|entry| entry.0 == group).map(entry).collect())
     }
 
     async fn claim(&self, _: &str, _: &str, _: &str, _: Duration) -> Result<bool, CacheError> {
         unreachable!("no definition here is shared with other hosts")
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         "memory".to_owned()
     }
 
@@ -209,7 +209,7 @@ impl Stage {
         };
         // What stands for this program's own worker: transports and options are arguments of the script.
         let consume = ["sh", "-c", "exec sleep 300"].map(OsString::from).into();
-        let cache = Arc::new(Cache::new(Arc::clone(&self.store) as Arc<dyn Store>));
+        let cache = Arc::new(Cache::new(Arc::clone(&self.store) as Arc<dyn CacheStore>));
         Supervisor::new(&config, consume, Arc::new(self.transports.clone()), &cache)
     }
 
@@ -238,8 +238,8 @@ impl Stage {
 
     /// The transports that the supervisor has promised.
     pub fn promised(&self) -> BTreeSet<String> {
-        let facts = self.store.0.lock().unwrap();
-        let promises = || facts.iter().filter(|(_, owner, _)| owner.starts_with("supervisor@"));
+        let entries = self.store.0.lock().unwrap();
+        let promises = || entries.iter().filter(|(_, owner, _)| owner.starts_with("supervisor@"));
         assert!(promises().all(|(_, _, ttl)| *ttl == PROMISE_TTL));
         promises().map(|(group, ..)| group.strip_prefix("heartbeat/").unwrap().to_owned()).collect()
     }

@@ -197,7 +197,7 @@ fn ending(status: ExitStatus) -> String {
 #[derive(Debug)]
 pub struct HeldSlot {
     name: String,
-    note: PathBuf,
+    in_flight_path: PathBuf,
     _file: File,
 }
 
@@ -207,15 +207,15 @@ impl HeldSlot {
         &self.name
     }
 
-    /// The file in which this worker notes what it has in flight. The supervisor reads it once the worker is dead.
-    pub fn note(&self) -> &Path {
-        &self.note
+    /// The file in which this worker records its messages in flight. The supervisor reads it after the worker's death.
+    pub fn in_flight_path(&self) -> &Path {
+        &self.in_flight_path
     }
 
     /// Reports why workers of this definition can do nothing until somebody fixes it. The supervisor then starts none for
     /// some minutes, and logs the reason.
     pub fn refuse(&self, why: &str) {
-        let Some(dir) = self.note.parent() else { return };
+        let Some(dir) = self.in_flight_path.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
             tracing::warn!(slot = self.name, %error, "the supervisor could not be told, and goes on starting workers");
         }
@@ -263,8 +263,8 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     }
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
-    let note = recovery::note_path(&slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), note, _file: owned.into() })
+    let in_flight_path = recovery::in_flight_path(&slots, definition, slot, process, &mark);
+    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: owned.into() })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::fixture::{Pending, Stage, eventually, kill_dead, names, tick};
 use super::*;
-use crate::cache::Store;
+use crate::cache::CacheStore;
 
 #[tokio::test]
 async fn a_worker_outlives_its_supervisor_and_is_adopted_by_the_next() {
@@ -86,14 +86,14 @@ async fn under_cron_it_ticks_for_its_time_and_leaves_workers_and_promises() {
 async fn a_signal_ends_it_between_ticks() {
     let stage = Stage::new().sleepers("mail", &[], 1, 1);
     let mut ticks = 0;
-    let (told, stop) = tokio::sync::oneshot::channel();
-    let mut told = Some(told);
+    let (sender, stop) = tokio::sync::oneshot::channel();
+    let mut sender = Some(sender);
     let stop = async { stop.await.unwrap() };
     let failures = stage
         .supervisor()
         .cron(Duration::from_secs(55), stop, |_| {
             ticks += 1;
-            told.take().unwrap().send(()).unwrap();
+            sender.take().unwrap().send(()).unwrap();
         })
         .await;
     assert_eq!((ticks, failures, stage.live().len()), (1, vec![], 1));
@@ -119,11 +119,11 @@ async fn supervising_ends_with_no_promise_and_no_worker() {
     tick(&former.supervisor()).await;
 
     let supervisor = at_a_quick_pace(stage.supervisor());
-    let (told, stop) = tokio::sync::oneshot::channel();
-    let mut told = Some(told);
+    let (sender, stop) = tokio::sync::oneshot::channel();
+    let mut sender = Some(sender);
     let on_tick = |_: &TickReport| {
         if stage.live().len() == 3 {
-            told.take().map(|told| told.send(()));
+            sender.take().map(|sender| sender.send(()));
         }
     };
     supervisor.supervise(async { stop.await.unwrap() }, on_tick).await;

@@ -69,7 +69,7 @@ use crate::config::{Config, Secret, TransportConfig};
 use crate::error::Error;
 use crate::message::{Envelope, Message};
 use crate::transport::InMemoryFactory;
-use crate::worker::{Limits, Options, Stop, StopReason, Summary, Worker, keeps_failed};
+use crate::worker::{Limits, Options, Stop, StopReason, Summary, Worker, is_failure_transport};
 
 use journal::{Entry, Happened, Journal, Recorder};
 
@@ -256,11 +256,11 @@ impl TestApp {
 
     /// The queues that messages wait on to be handled.
     fn queues(&self) -> Vec<String> {
-        self.all_queues().filter(|name| !self.keeps_failed(name)).collect()
+        self.all_queues().filter(|name| !self.is_failure_transport(name)).collect()
     }
 
     fn failure_transports(&self) -> Vec<String> {
-        self.all_queues().filter(|name| self.keeps_failed(name)).collect()
+        self.all_queues().filter(|name| self.is_failure_transport(name)).collect()
     }
 
     fn all_queues(&self) -> impl Iterator<Item = String> {
@@ -268,8 +268,8 @@ impl TestApp {
         transports.map(|transport| transport.name.clone())
     }
 
-    fn keeps_failed(&self, transport: &str) -> bool {
-        keeps_failed(&self.app.config, &self.app.transports, transport)
+    fn is_failure_transport(&self, transport: &str) -> bool {
+        is_failure_transport(&self.app.config, &self.app.transports, transport)
     }
 
     /// Lets a worker run until `end`.
@@ -285,7 +285,7 @@ impl TestApp {
             keepalive: None,
             move_unhandleable: true,
             resume: false,
-            note: None,
+            in_flight: None,
         };
         let app = &self.app;
         let worker = Worker::new(&app.config, app.bus.clone(), &app.transports, app.heartbeats.clone(), options);

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::{Counts, Delivery, Listed, MessageId, Receipt, Received, Transport, TransportError};
 #[cfg(doc)]
-use super::{REST, Receiver};
+use super::{PARKED_FOR, Receiver};
 use crate::message::Encoded;
 
 /// Counts messages.
@@ -63,13 +63,15 @@ pub trait Releasing: Send + Sync {
     }
 }
 
-/// Counts messages that rest after they failed for good ([`REST`]), and makes them due again.
+/// Counts parked messages, and makes them due again. A message that failed for good and stays on its transport is parked:
+/// delayed by [`PARKED_FOR`].
 #[async_trait]
-pub trait Resting: Send + Sync {
-    /// How many messages rest, or are delayed where the store makes no difference. Stops counting at `cap`.
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError>;
+pub trait Parking: Send + Sync {
+    /// How many messages are parked; how many are delayed, where the store cannot tell the two apart. Stops counting at
+    /// `cap`.
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError>;
 
-    /// Makes all these pending at once. Messages in flight stay so.
+    /// Makes all of them pending. Messages in flight stay in flight.
     async fn resume(&self) -> Result<(), TransportError>;
 }
 

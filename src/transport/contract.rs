@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Prefetching, Queues, Received, Releasing, Resting,
+    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Prefetching, Queues, Received, Releasing, Parking,
     Retrying, Sent, SettingUp, TransportError, Waking,
 };
 use crate::message::Encoded;
@@ -88,8 +88,8 @@ pub struct Transport {
     pub releasing: Option<Arc<dyn Releasing>>,
     /// Holds messages in flight for longer than `redeliver_timeout`.
     pub keeping_alive: Option<Arc<dyn KeepingAlive>>,
-    /// Knows of messages that rest after they failed for good, and makes them due again.
-    pub resting: Option<Arc<dyn Resting>>,
+    /// Counts messages that are parked after they failed for good, and makes them due again.
+    pub parking: Option<Arc<dyn Parking>>,
     /// Wakes waiting consumers. Without it they poll.
     pub waking: Option<Arc<dyn Waking>>,
     /// Has messages sent ahead of asking for them.
@@ -116,7 +116,7 @@ impl Transport {
             listing: None,
             releasing: None,
             keeping_alive: None,
-            resting: None,
+            parking: None,
             waking: None,
             prefetching: None,
             queues: None,

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::message::{Encoded, UndecodableError};
 
-/// How long a message rests that failed for good and stays on its transport: long enough that nobody is kept busy by it.
-pub const REST: Duration = Duration::from_secs(86_400);
+/// How long a message is parked, that is delayed, when it failed for good and stays on its transport: long enough that it
+/// keeps no worker busy.
+pub const PARKED_FOR: Duration = Duration::from_secs(86_400);
 
 /// A message's id on its transport, unique there for as long as the message is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -12,7 +12,7 @@ use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig}
 
 /// What transports share.
 #[derive(Clone)]
-pub struct Context {
+pub struct FactoryContext {
     /// Where relative paths in DSNs start.
     pub project_dir: PathBuf,
     /// Where processes of this host leave word for each other.
@@ -36,7 +36,7 @@ pub trait Factory: Send + Sync {
 
     /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
     /// when it is first used.
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>>;
+    fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>>;
 
     /// What a person should know before using such a transport.
     fn warnings(&self, _spec: &TransportSpec) -> Vec<Problem> {
@@ -74,7 +74,7 @@ impl Transports {
     pub fn new(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
-        context: &Context,
+        context: &FactoryContext,
     ) -> Result<Self, Vec<Problem>> {
         let (transports, mut problems) = Self::build(configs, factories, context);
         problems.retain(|problem| !problem.warning);
@@ -85,7 +85,7 @@ impl Transports {
     pub fn build(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
-        context: &Context,
+        context: &FactoryContext,
     ) -> (Self, Vec<Problem>) {
         build(configs, factories, context)
     }
@@ -142,7 +142,7 @@ impl Transports {
 fn build(
     configs: &IndexMap<String, TransportConfig>,
     factories: &[Arc<dyn Factory>],
-    context: &Context,
+    context: &FactoryContext,
 ) -> (Transports, Vec<Problem>) {
     let mut problems: IndexMap<&str, Vec<Problem>> = configs.keys().map(|name| (name.as_str(), vec![])).collect();
     let mut transports = Transports::default();
@@ -256,10 +256,10 @@ mod tests {
         }
     }
 
-    fn context(connections: &[(&str, &str)]) -> Context {
+    fn context(connections: &[(&str, &str)]) -> FactoryContext {
         let connections =
             connections.iter().map(|(name, url)| ((*name).to_owned(), Secret((*url).to_owned()))).collect();
-        Context {
+        FactoryContext {
             project_dir: "/project".into(),
             state_dir: "/project/var".into(),
             connections,

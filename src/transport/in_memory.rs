@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::options::REDELIVER_TIMEOUT;
 use super::{
-    Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
+    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
 use crate::clock;
@@ -263,8 +263,8 @@ impl Releasing for InMemory {
 }
 
 #[async_trait]
-impl Resting for InMemory {
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+impl Parking for InMemory {
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError> {
         Ok(self.counts(cap).await?.delayed)
     }
 
@@ -385,7 +385,7 @@ impl From<InMemory> for Transport {
         transport.listing = Some(queue.clone());
         transport.releasing = Some(queue.clone());
         transport.keeping_alive = Some(queue.clone());
-        transport.resting = Some(queue.clone());
+        transport.parking = Some(queue.clone());
         transport.waking = Some(queue.clone());
         transport.retrying = Some(queue.clone());
         transport.moving = Some(queue);
@@ -450,7 +450,7 @@ impl Factory for InMemoryFactory {
         OPTIONS.to_vec()
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
         // Symfony's option, with nothing to choose here: messages are always kept in their wire form.

@@ -30,7 +30,7 @@
 //! use minutely::config::Problem;
 //! use minutely::message::Encoded;
 //! use minutely::transport::{
-//!     Context, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport, TransportError, TransportSpec,
+//!     FactoryContext, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport, TransportError, TransportSpec,
 //! };
 //!
 //! #[derive(Default)]
@@ -94,7 +94,7 @@
 //!         &["shelf"]
 //!     }
 //!
-//!     fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+//!     fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
 //!         // No options: any that is given is a mistake.
 //!         spec.options().finish()?;
 //!         let shelf = Shelf { name: spec.name.clone(), ..Shelf::default() };
@@ -134,13 +134,13 @@ mod sync;
 
 pub use auto_fallback::Liveness;
 pub use capabilities::{
-    Connecting, Counting, KeepingAlive, Listing, Moving, Place, Prefetching, Queues, Releasing, Resting, Retrying,
+    Connecting, Counting, KeepingAlive, Listing, Moving, Place, Prefetching, Queues, Releasing, Parking, Retrying,
     SettingUp, Waking,
 };
 pub use contract::{Receiver, Sender, Transport};
-pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, REST, Receipt, Received, Sent};
+pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};
 pub use error::TransportError;
-pub use factory::{Context, Factory, Transports, scheme_options};
+pub use factory::{FactoryContext, Factory, Transports, scheme_options};
 pub use in_memory::{InMemory, InMemoryFactory};
 pub use registry::built_in_factories;
 pub(crate) use registry::built_in_factories_on;

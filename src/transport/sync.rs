@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Context, Factory, Sender, Sent, Transport, TransportError, TransportSpec, registry};
+use super::{FactoryContext, Factory, Sender, Sent, Transport, TransportError, TransportSpec, registry};
 use crate::config::Problem;
 use crate::message::Encoded;
 
@@ -45,7 +45,7 @@ impl Factory for SyncFactory {
         registry::SYNC
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         spec.options().finish()?;
         Ok(SyncTransport::new(&spec.name).into())
     }

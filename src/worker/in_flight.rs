@@ -1,7 +1,7 @@
-//! A worker's note of what it has in flight: whoever finds it after the worker's death can put the messages back at once,
-//! instead of leaving them to `redeliver_timeout`.
+//! A worker's record of the messages it has in flight. After the worker's death, whoever finds the record can put the
+//! messages back at once, instead of leaving them until `redeliver_timeout`.
 //!
-//! The note is replaced whole, by renaming, and not synced: it is to survive the worker, not the machine.
+//! The file is replaced as a whole, by renaming, and not synced: it has to survive the worker, not the machine.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,50 +11,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::transport::{Delivery, MessageId, Receipt};
 
-/// How the name begins of a file that is not a note yet. One that is older than some seconds is of a worker that was
-/// killed while it wrote it.
+/// Prefix of files that are still being written. One that is older than a few seconds was left by a worker that was killed
+/// while writing it.
 pub(crate) const UNFINISHED: &str = ".note-";
 
-/// What a worker has in flight, by transport.
+/// The messages that a worker has in flight, by transport.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
-    /// The transports that are really read, by name.
-    pub transports: IndexMap<String, Vec<Taken>>,
-    /// The worker is dead, and what its handlers had started has been ended.
+    /// By the name of the transport that is really read (an auto-fallback's target).
+    pub transports: IndexMap<String, Vec<InFlightBatch>>,
+    /// The worker is dead, and everything that its handlers had started has been ended.
     #[serde(default)]
     pub left_nothing_running: bool,
 }
 
-/// Messages that a worker has taken from a transport, and that have their receipts in common.
+/// Messages that a worker has received from a transport, and that have the same receipts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
+pub struct InFlightBatch {
     /// The messages' ids.
     pub ids: Vec<String>,
-    /// Their receipts, of which one is valid.
+    /// Their receipts, one of which is valid.
     pub receipts: Vec<String>,
 }
 
-impl Taken {
-    /// The messages, as their transport knows them.
+impl InFlightBatch {
+    /// The messages as their transport identifies them.
     pub fn deliveries(&self) -> impl Iterator<Item = Delivery> {
         let receipts: Vec<Receipt> = self.receipts.iter().cloned().map(Receipt).collect();
         self.ids.iter().map(move |id| Delivery { id: MessageId(id.clone()), receipts: receipts.clone() })
     }
 }
 
-/// Where a worker keeps its note.
+/// The file with a worker's record.
 #[derive(Debug, Clone)]
-pub struct Note {
+pub struct InFlightFile {
     path: PathBuf,
 }
 
-impl Note {
-    /// A note at this path, in a folder that is there.
+impl InFlightFile {
+    /// The file at this path. Its folder must exist.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// What the note says; nothing when there is none.
+    /// Reads the record. It is empty if there is no file.
     pub fn read(&self) -> io::Result<InFlight> {
         match std::fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(InFlight::default()),
@@ -62,7 +62,7 @@ impl Note {
         }
     }
 
-    /// Replaces what the note says.
+    /// Replaces the record.
     pub fn write(&self, in_flight: &InFlight) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
@@ -71,7 +71,7 @@ impl Note {
         Ok(())
     }
 
-    /// Removes the note. One that is not there is no error.
+    /// Removes the file. It is no error if there is none.
     pub fn remove(&self) -> io::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -85,25 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_says_what_was_written_last() {
+    fn reading_returns_what_was_written_last() {
         let dir = tempfile::tempdir().unwrap();
-        let note = Note::new(dir.path().join("0.7-1.work"));
-        assert_eq!(note.read().unwrap(), InFlight::default());
-        let taken = Taken { ids: vec!["1".into(), "2".into()], receipts: vec!["5".into()] };
-        let in_flight = InFlight { transports: [("mail".to_owned(), vec![taken])].into(), left_nothing_running: false };
-        note.write(&InFlight::default()).unwrap();
-        note.write(&in_flight).unwrap();
-        assert_eq!(note.read().unwrap(), in_flight);
-        note.remove().unwrap();
-        note.remove().unwrap();
+        let file = InFlightFile::new(dir.path().join("0.7-1.work"));
+        assert_eq!(file.read().unwrap(), InFlight::default());
+        let batch = InFlightBatch { ids: vec!["1".into(), "2".into()], receipts: vec!["5".into()] };
+        let in_flight = InFlight { transports: [("mail".to_owned(), vec![batch])].into(), left_nothing_running: false };
+        file.write(&InFlight::default()).unwrap();
+        file.write(&in_flight).unwrap();
+        assert_eq!(file.read().unwrap(), in_flight);
+        file.remove().unwrap();
+        file.remove().unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_damaged_note_is_an_error() {
+    fn a_damaged_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let note = Note::new(dir.path().join("note"));
-        std::fs::write(dir.path().join("note"), "{\"transp").unwrap();
-        assert!(note.read().is_err());
+        let file = InFlightFile::new(dir.path().join("in-flight"));
+        std::fs::write(dir.path().join("in-flight"), "{\"transp").unwrap();
+        assert!(file.read().is_err());
     }
 }

@@ -1,11 +1,11 @@
-//! Takes messages from the sources in the order of their priority, and tells them when messages were handled.
+//! Receives messages from the sources in the order of their priority, and acknowledges or releases them.
 //!
-//! Messages move in batches, whose size follows from how long handlers take: a batch is at most [`BATCH_WORK`] of work.
-//! Slow handlers thus get one message each and share a queue fairly; fast ones are not bound by round trips. What was
-//! taken and could not begin in time is given back for others to take.
+//! Messages are received in batches. The size of a batch follows from how long handlers take: it is at most [`BATCH_WORK`] of
+//! work. So slow handlers get one message at a time and share a queue fairly, and fast ones are not limited by round trips.
+//! Messages that were received and could not be started in time are released for other workers.
 //!
-//! A look asks one source after the other, each once the one before has said that it has nothing. One that does not
-//! answer in time, or that fails, loses its turn: it is asked all the same, and its messages are taken when they come.
+//! A poll asks one source after the other, each after the one before has responded that it has no messages. A source that
+//! fails, or does not respond in time, loses its turn. Its messages are still used when they come.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,64 +17,64 @@ use futures_util::future::{self, BoxFuture, FutureExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::held::Held;
-use super::lane::{Answer, Lane, Unwanted};
-use super::{Note, Source, far_future};
+use super::source_client::{Response, SourceClient, ToRelease};
+use super::tracker::InFlightTracker;
+use super::{InFlightFile, Source, far_future};
 use crate::heartbeat::SourceReporter;
 use crate::transport::{MessageId, Received, TransportError};
 
-/// How much work is taken at once, as far as the past tells.
+/// How much work a batch is at most, as estimated from the last messages.
 const BATCH_WORK: Duration = Duration::from_millis(20);
 
-/// What has not begun after this time is given back: the past told wrong.
-const BATCH_PATIENCE: Duration = Duration::from_millis(100);
+/// A message that was not started within this time is released: handlers take longer than estimated.
+const START_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The same for what a broker has pushed, where giving back counts as a failure: longer than a busy machine stands still.
-const FETCHED_PATIENCE: Duration = Duration::from_millis(500);
+/// The same for prefetched messages, whose release counts as a failure. Longer than a busy machine stalls.
+const PREFETCHED_START_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many messages must have been quick since the last one that was not, for more than can begin at once to be taken from
-/// a transport where giving back counts as a failure.
-const AFTER_SLOW: u32 = 1000;
+/// How many messages in a row must have been quick before a batch is larger than what can start at once, on a transport where
+/// a release counts as a failure.
+const QUICK_BEFORE_PREFETCH: u32 = 1000;
 
-/// The most messages taken at once.
-const BATCH_MOST: usize = 200;
+/// The most messages in a batch.
+const MAX_BATCH: usize = 200;
 
-/// How large a batch may become, in bytes, as far as the past tells.
-const BATCH_BYTES: usize = 8 << 20;
+/// The largest size of a batch in bytes, as estimated from the last messages.
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
-/// Between two looks that found nothing, at least.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+/// The shortest pause after a poll that found nothing.
+const MIN_SLEEP: Duration = Duration::from_millis(1);
 
 pub(super) struct Intake {
-    lanes: Vec<Lane>,
+    clients: Vec<SourceClient>,
     reporter: Option<SourceReporter>,
     sleep: Duration,
     concurrency: usize,
-    /// Tells of messages that this process has queued.
+    /// Notified when this process has queued a message.
     dispatched: Arc<Notify>,
-    /// Taken and not begun.
-    taken: VecDeque<(Arc<Source>, Received)>,
-    taken_at: Instant,
-    held: Held,
-    /// During a look: whose turn it is.
+    /// Messages that were received and not started.
+    received: VecDeque<(Arc<Source>, Received)>,
+    received_at: Instant,
+    tracker: InFlightTracker,
+    /// During a poll: the index of the source whose turn it is.
     turn: Option<usize>,
-    next_look: Instant,
-    /// How long a message takes, if any has been handled.
-    usual: Option<Duration>,
-    /// How many messages ago one took longer than others may have to wait.
+    next_poll: Instant,
+    /// How long handling a message usually takes; `None` until one has been handled.
+    usual_duration: Option<Duration>,
+    /// How many messages have been handled since the last slow one.
     since_slow: u32,
-    /// Nothing is to be fetched ahead any more.
+    /// The worker is ending, and nothing is to be prefetched.
     is_stopping: bool,
 }
 
-/// Something that a waiting worker has to see to.
+/// Something that the worker has to react to.
 pub(super) enum Event {
-    /// The store of this lane has said something.
-    Said(usize, Answer),
-    /// A source says that something came.
+    /// The store of the client with this index has responded.
+    Response(usize, Response),
+    /// New messages may be pending.
     Woken,
-    /// Some time is over.
-    Time,
+    /// A deadline has passed.
+    Timeout,
 }
 
 impl Intake {
@@ -82,118 +82,123 @@ impl Intake {
         sources: Vec<Arc<Source>>,
         sleep: Duration,
         concurrency: usize,
-        note: Option<Note>,
+        file: Option<InFlightFile>,
         dispatched: Arc<Notify>,
     ) -> Self {
         let now = Instant::now();
         Self {
-            held: Held::new(&sources, note),
-            lanes: sources.into_iter().map(Lane::new).collect(),
+            tracker: InFlightTracker::new(&sources, file),
+            clients: sources.into_iter().map(SourceClient::new).collect(),
             reporter: None,
             sleep,
             concurrency,
             dispatched,
-            taken: VecDeque::new(),
-            taken_at: now,
+            received: VecDeque::new(),
+            received_at: now,
             turn: None,
-            next_look: now,
-            usual: None,
+            next_poll: now,
+            usual_duration: None,
             since_slow: u32::MAX,
             is_stopping: false,
         }
     }
 
-    /// Reports from now on which sources can be received from.
+    /// From now on, reports which sources messages can be received from.
     pub(super) fn report_to(&mut self, reporter: SourceReporter) {
         self.reporter = Some(reporter);
     }
 
-    /// The next message to begin with.
+    /// The next message to start.
     pub(super) fn next(&mut self) -> Option<(Arc<Source>, Received)> {
-        self.taken.pop_front()
+        self.received.pop_front()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+        self.received.is_empty()
     }
 
-    /// Is a look under way, or due?
-    pub(super) fn is_looking(&self) -> bool {
-        self.turn.is_some() || Instant::now() >= self.next_look
+    /// Whether a poll is in progress, or due.
+    pub(super) fn is_polling(&self) -> bool {
+        self.turn.is_some() || Instant::now() >= self.next_poll
     }
 
-    /// Begins a look when one is due, and goes on with the one that is under way. Never waits.
-    pub(super) fn look(&mut self, at_most: u64, in_hand: usize) {
-        if !self.is_looking() {
+    /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the limits
+    /// allow, `running` how many are being handled.
+    pub(super) fn poll_sources(&mut self, at_most: u64, running: usize) {
+        if !self.is_polling() {
             return;
         }
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX);
-        let free = self.concurrency.saturating_sub(in_hand).max(1);
+        let free = self.concurrency.saturating_sub(running).max(1);
         let mut turn = self.turn.unwrap_or(0);
-        while let Some(lane) = self.lanes.get_mut(turn) {
-            let can_give_back = lane.source.transport.releasing.is_some();
-            let mut size =
-                if can_give_back { batch_size(self.usual, free, self.concurrency, lane.largest) } else { free };
-            if let Some(prefetching) = &lane.source.transport.prefetching {
-                if self.is_stopping || self.since_slow < AFTER_SLOW {
+        while let Some(client) = self.clients.get_mut(turn) {
+            let can_release = client.source.transport.releasing.is_some();
+            let mut size = if can_release {
+                batch_size(self.usual_duration, free, self.concurrency, client.largest)
+            } else {
+                free
+            };
+            if let Some(prefetching) = &client.source.transport.prefetching {
+                if self.is_stopping || self.since_slow < QUICK_BEFORE_PREFETCH {
                     size = free;
                 }
-                // As many again may be fetched meanwhile, and all of these are to be within the limit.
+                // As many again may be prefetched meanwhile, and all of them must be within the limit.
                 prefetching.fetch_ahead(size > free && size.saturating_mul(2) <= at_most);
             }
-            lane.ask(size.min(at_most), &mut self.held);
-            match lane.waited_for_until() {
+            client.start_receive(size.min(at_most), &mut self.tracker);
+            match client.blocks_others_until() {
                 Some(until) if Instant::now() < until => {
                     self.turn = Some(turn);
                     return;
                 }
-                Some(_) => lane.is_slow(),
+                Some(_) => client.mark_slow(),
                 None => {}
             }
             turn += 1;
         }
         self.turn = None;
         let now = Instant::now();
-        // One in trouble, or that tells of what comes, is asked again in its own time, without making the others wait.
-        let asked = self.lanes.iter().filter(|lane| !lane.is_asked());
-        let looks = asked.map(|lane| if lane.next > now { lane.next } else { now + self.sleep });
-        self.next_look = looks.min().unwrap_or(now + self.sleep).max(now + SHORTEST_SLEEP);
+        // A source that has failed, or that wakes its consumers, has a time of its own, and does not delay the others.
+        let idle = self.clients.iter().filter(|client| !client.is_receiving());
+        let next = idle.map(|client| if client.next_receive > now { client.next_receive } else { now + self.sleep });
+        self.next_poll = next.min().unwrap_or(now + self.sleep).max(now + MIN_SLEEP);
     }
 
-    /// Something came: look at once, at all that are well, as the first ones come first.
-    pub(super) fn look_now(&mut self) {
+    /// New messages may be pending. Polls all healthy sources again, starting at the first, which has priority.
+    pub(super) fn poll_now(&mut self) {
         self.turn = None;
-        self.next_look = Instant::now();
-        for lane in self.lanes.iter_mut().filter(|lane| lane.is_well()) {
-            lane.next = self.next_look;
+        self.next_poll = Instant::now();
+        for client in self.clients.iter_mut().filter(|client| client.is_healthy()) {
+            client.next_receive = self.next_poll;
         }
     }
 
-    /// Waits for something to see to. New messages are waited for only where they are `wanted`. Safe to cancel.
-    pub(super) async fn event(&mut self, wanted: bool) -> Event {
-        let idle = wanted && self.turn.is_none();
-        let turn = self.turn.filter(|_| wanted).and_then(|turn| self.lanes[turn].waited_for_until());
-        let silent = self.lanes.iter().filter_map(Lane::silent_from).filter(|at| *at > Instant::now());
-        let times = [turn, idle.then_some(self.next_look), self.overdue_at(), silent.min()];
+    /// Waits for the next event. Waits for new messages only if `wants_messages`. Cancel safe.
+    pub(super) async fn next_event(&mut self, wants_messages: bool) -> Event {
+        let is_idle = wants_messages && self.turn.is_none();
+        let turn = self.turn.filter(|_| wants_messages).and_then(|turn| self.clients[turn].blocks_others_until());
+        let unhealthy = self.clients.iter().filter_map(SourceClient::unhealthy_at).filter(|at| *at > Instant::now());
+        let times = [turn, is_idle.then_some(self.next_poll), self.next_deadline(), unhealthy.min()];
         let until = times.into_iter().flatten().min().unwrap_or_else(far_future);
-        let wakes = if idle { self.wakes() } else { Vec::new() };
+        let wakes = if is_idle { self.wakes() } else { Vec::new() };
         let woken = async { if wakes.is_empty() { future::pending().await } else { future::select_all(wakes).await } };
         let dispatched = Arc::clone(&self.dispatched);
-        let dispatched = async { if idle { dispatched.notified().await } else { future::pending().await } };
+        let dispatched = async { if is_idle { dispatched.notified().await } else { future::pending().await } };
         tokio::select! {
-            (lane, answer) = poll_fn(|context| self.poll(context)) => Event::Said(lane, answer),
+            (client, response) = poll_fn(|context| self.poll_responses(context)) => Event::Response(client, response),
             _ = woken => Event::Woken,
             () = dispatched => Event::Woken,
-            () = tokio::time::sleep_until(until) => Event::Time,
+            () = tokio::time::sleep_until(until) => Event::Timeout,
         }
     }
 
-    /// Each ends when its source says that something came.
+    /// Futures that become ready when their source has new messages.
     fn wakes(&self) -> Vec<BoxFuture<'static, ()>> {
-        let well = self.lanes.iter().filter(|lane| lane.is_well() && !lane.is_asked());
-        let sources = well.map(|lane| Arc::clone(&lane.source)).filter(|source| source.transport.waking.is_some());
+        let healthy = self.clients.iter().filter(|client| client.is_healthy() && !client.is_receiving());
+        let sources =
+            healthy.map(|client| Arc::clone(&client.source)).filter(|source| source.transport.waking.is_some());
         let wake = |source: Arc<Source>| async move {
-            // A source that cannot wake leaves it to the sleep.
+            // If waking fails, the source is polled after the sleep.
             match &source.transport.waking {
                 Some(waking) if waking.wake().await.is_ok() => {}
                 _ => future::pending().await,
@@ -202,258 +207,258 @@ impl Intake {
         sources.map(|source| wake(source).boxed()).collect()
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Answer)> {
-        for (number, lane) in self.lanes.iter_mut().enumerate() {
-            if let Poll::Ready(answer) = lane.poll(context) {
-                return Poll::Ready((number, answer));
+    fn poll_responses(&mut self, context: &mut Context<'_>) -> Poll<(usize, Response)> {
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            if let Poll::Ready(response) = client.poll(context) {
+                return Poll::Ready((index, response));
             }
         }
         Poll::Pending
     }
 
-    /// When what was taken should have begun, and what was handled should be acknowledged.
-    fn overdue_at(&self) -> Option<Instant> {
-        let patience = self.taken_at + BATCH_PATIENCE;
-        let told = self.lanes.iter().filter_map(Lane::to_tell_at).map(|at| at.max(patience));
-        told.chain(self.taken_overdue_at()).min()
+    /// When received messages should have started, or handled ones should be acknowledged.
+    fn next_deadline(&self) -> Option<Instant> {
+        let earliest = self.received_at + START_TIMEOUT;
+        let flushes = self.clients.iter().filter_map(SourceClient::flush_at).map(|at| at.max(earliest));
+        flushes.chain(self.start_deadline()).min()
     }
 
-    /// When what was taken should have begun.
-    fn taken_overdue_at(&self) -> Option<Instant> {
-        let is_fetched = self.taken.iter().any(|(source, _)| source.transport.prefetching.is_some());
-        let patience = if is_fetched { FETCHED_PATIENCE } else { BATCH_PATIENCE };
-        (!self.taken.is_empty()).then_some(self.taken_at + patience)
+    /// When received messages should have started.
+    fn start_deadline(&self) -> Option<Instant> {
+        let is_prefetched = self.received.iter().any(|(source, _)| source.transport.prefetching.is_some());
+        let timeout = if is_prefetched { PREFETCHED_START_TIMEOUT } else { START_TIMEOUT };
+        (!self.received.is_empty()).then_some(self.received_at + timeout)
     }
 
-    /// Sees to an event. Fails only with what cannot get better by itself.
-    pub(super) fn hear(&mut self, event: Event) -> Result<(), TransportError> {
+    /// Reacts to an event. Fails only with errors that trying again cannot remedy.
+    pub(super) fn handle_event(&mut self, event: Event) -> Result<(), TransportError> {
         match event {
-            Event::Said(lane, answer) => return self.answered(lane, answer),
-            Event::Woken => self.look_now(),
-            Event::Time => {
+            Event::Response(client, response) => return self.handle_response(client, response),
+            Event::Woken => self.poll_now(),
+            Event::Timeout => {
                 let now = Instant::now();
-                if self.taken_overdue_at().is_some_and(|at| at <= now) {
-                    self.give_back();
-                } else if self.overdue_at().is_some_and(|at| at <= now) {
+                if self.start_deadline().is_some_and(|at| at <= now) {
+                    self.release_unstarted();
+                } else if self.next_deadline().is_some_and(|at| at <= now) {
                     self.flush();
                 }
-                for number in 0..self.lanes.len() {
-                    self.say_whether_it_works(number);
+                for index in 0..self.clients.len() {
+                    self.report_health(index);
                 }
             }
         }
         Ok(())
     }
 
-    fn answered(&mut self, number: usize, answer: Answer) -> Result<(), TransportError> {
-        let lane = &mut self.lanes[number];
-        match answer {
-            Answer::Received(Ok(messages)) => {
-                lane.works();
-                self.take(number, messages);
+    fn handle_response(&mut self, index: usize, response: Response) -> Result<(), TransportError> {
+        let client = &mut self.clients[index];
+        match response {
+            Response::Received(Ok(messages)) => {
+                client.mark_healthy();
+                self.add_received(index, messages);
             }
-            Answer::Received(Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. }))) => {
+            Response::Received(Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. }))) => {
                 return Err(error);
             }
-            Answer::Received(Err(error)) => {
-                tracing::error!(%error, "nothing can be received; trying again");
-                lane.failed();
+            Response::Received(Err(error)) => {
+                tracing::error!(%error, "messages cannot be received; trying again");
+                client.back_off();
             }
-            Answer::Acknowledged(ids, Ok(())) => {
-                lane.works();
-                self.held.let_go(&lane.source, &ids);
-                lane.tell(&mut self.held);
+            Response::Acknowledged(ids, Ok(())) => {
+                client.mark_healthy();
+                self.tracker.remove(&client.source, &ids);
+                client.flush(&mut self.tracker);
             }
-            Answer::Acknowledged(ids, Err(error)) => {
+            Response::Acknowledged(ids, Err(error)) => {
                 tracing::error!(
                     %error, messages = ids.len(),
-                    "handled messages could not be acknowledged; unless that gets better they are delivered again"
+                    "handled messages could not be acknowledged; trying again, otherwise they are delivered again"
                 );
-                lane.acknowledge_later(ids);
-                lane.failed();
+                client.acknowledge_again(ids);
+                client.back_off();
             }
-            Answer::GivenBack(messages, Ok(())) => {
-                lane.works();
+            Response::Released(messages, Ok(())) => {
+                client.mark_healthy();
                 let ids: Vec<MessageId> = messages.into_iter().map(|message| message.id).collect();
-                self.held.let_go(&lane.source, &ids);
-                lane.tell(&mut self.held);
+                self.tracker.remove(&client.source, &ids);
+                client.flush(&mut self.tracker);
             }
-            Answer::GivenBack(messages, Err(error)) => {
-                tracing::error!(%error, messages = messages.len(), "messages could not be given back");
-                lane.failed();
+            Response::Released(messages, Err(error)) => {
+                tracing::error!(%error, messages = messages.len(), "messages could not be released");
+                client.back_off();
                 let ids: Vec<MessageId> = messages.iter().map(|message| message.id.clone()).collect();
-                self.held.keep(&lane.source, &ids);
-                // They are handled here after all.
-                let source = Arc::clone(&lane.source);
+                self.tracker.cancel_release(&client.source, &ids);
+                // Those that were not started are handled here after all.
+                let source = Arc::clone(&client.source);
                 let messages = messages.into_iter().filter_map(|message| message.received);
-                self.taken.extend(messages.map(|message| (Arc::clone(&source), message)));
+                self.received.extend(messages.map(|message| (Arc::clone(&source), message)));
             }
-            Answer::KeptAlive(_, Ok(())) => self.held.kept_alive(&lane.source),
-            Answer::KeptAlive(messages, Err(error)) => {
+            Response::KeptAlive(_, Ok(())) => self.tracker.finish_keepalive(&client.source),
+            Response::KeptAlive(messages, Err(error)) => {
                 tracing::warn!(%error, messages, "messages could not be kept alive");
             }
         }
-        self.say_whether_it_works(number);
+        self.report_health(index);
         Ok(())
     }
 
-    fn take(&mut self, number: usize, messages: Vec<Received>) {
-        let lane = &mut self.lanes[number];
+    fn add_received(&mut self, index: usize, messages: Vec<Received>) {
+        let client = &mut self.clients[index];
         if messages.is_empty() {
-            lane.had_nothing();
-            if self.turn == Some(number) {
-                self.turn = Some(number + 1);
+            client.was_empty();
+            if self.turn == Some(index) {
+                self.turn = Some(index + 1);
             }
             return;
         }
-        // Believes a large message at once and small ones only by and by.
-        lane.largest = messages.iter().map(size_of).max().unwrap_or(0).max(lane.largest / 4 * 3);
-        let source = Arc::clone(&lane.source);
-        self.held.take(&source, messages.iter().map(Received::delivery));
-        self.taken.extend(messages.into_iter().map(|message| (Arc::clone(&source), message)));
-        self.taken_at = Instant::now();
-        self.look_now();
+        // The estimate follows a large message at once, and small ones gradually.
+        client.largest = messages.iter().map(size_of).max().unwrap_or(0).max(client.largest / 4 * 3);
+        let source = Arc::clone(&client.source);
+        self.tracker.add(&source, messages.iter().map(Received::delivery));
+        self.received.extend(messages.into_iter().map(|message| (Arc::clone(&source), message)));
+        self.received_at = Instant::now();
+        self.poll_now();
     }
 
-    /// Tells of a source that has not worked for a while, and of one that does.
-    fn say_whether_it_works(&self, number: usize) {
+    /// Reports whether a source can be received from, if that is known.
+    fn report_health(&self, index: usize) {
         let Some(reporter) = &self.reporter else { return };
-        match self.lanes[number].silent_from() {
-            None => reporter.report(number, true),
-            Some(at) if at <= Instant::now() => reporter.report(number, false),
+        match self.clients[index].unhealthy_at() {
+            None => reporter.report(index, true),
+            Some(at) if at <= Instant::now() => reporter.report(index, false),
             Some(_) => {}
         }
     }
 
-    /// Acknowledges what was handled, and gives back what has not begun. What cannot be given back is handled here after
-    /// all.
-    pub(super) fn give_back(&mut self) {
-        self.taken_at = Instant::now();
-        self.give_back_from(|_| true);
+    /// Acknowledges what was handled, and releases what was not started. If that fails, it is handled here after all.
+    pub(super) fn release_unstarted(&mut self) {
+        self.received_at = Instant::now();
+        self.release_unstarted_of(|_| true);
     }
 
-    /// From now on nothing is fetched ahead. What has been is taken, to be handled.
-    pub(super) fn stop_fetching(&mut self) {
+    /// Stops prefetching. What was prefetched is received, to be handled.
+    pub(super) fn stop_prefetching(&mut self) {
         self.is_stopping = true;
-        self.lanes.iter_mut().for_each(Lane::stop_fetching);
+        self.clients.iter_mut().for_each(SourceClient::stop_prefetching);
     }
 
-    /// Until when what was fetched ahead is waited for; none when all of it is there.
-    pub(super) fn fetching_until(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(Lane::fetching_until).max()
+    /// Until when to wait for prefetched messages; `None` when all have been received.
+    pub(super) fn prefetched_until(&self) -> Option<Instant> {
+        self.clients.iter().filter_map(SourceClient::prefetched_until).max()
     }
 
-    /// The same as [`Intake::give_back`], save for what was fetched ahead.
-    pub(super) fn give_back_unfetched(&mut self) {
-        self.give_back_from(|lane| lane.source.transport.prefetching.is_none());
+    /// Like [`Intake::release_unstarted`], except for prefetched messages.
+    pub(super) fn release_unprefetched(&mut self) {
+        self.release_unstarted_of(|client| client.source.transport.prefetching.is_none());
     }
 
-    fn give_back_from(&mut self, wanted: impl Fn(&Lane) -> bool) {
-        for lane in &mut self.lanes {
-            if lane.source.transport.releasing.is_some() && wanted(lane) {
-                let of_lane = |(source, _): &(Arc<Source>, Received)| Arc::ptr_eq(source, &lane.source);
-                let (unwanted, others) = std::mem::take(&mut self.taken).into_iter().partition(of_lane);
-                self.taken = others;
-                let unwanted: VecDeque<(Arc<Source>, Received)> = unwanted;
-                lane.unwanted(
-                    unwanted
+    fn release_unstarted_of(&mut self, is_included: impl Fn(&SourceClient) -> bool) {
+        for client in &mut self.clients {
+            if client.source.transport.releasing.is_some() && is_included(client) {
+                let of_client = |(source, _): &(Arc<Source>, Received)| Arc::ptr_eq(source, &client.source);
+                let (unstarted, others) = std::mem::take(&mut self.received).into_iter().partition(of_client);
+                self.received = others;
+                let unstarted: VecDeque<(Arc<Source>, Received)> = unstarted;
+                client.release(
+                    unstarted
                         .into_iter()
-                        .map(|(_, message)| Unwanted { id: message.id.clone(), received: Some(message) }),
+                        .map(|(_, message)| ToRelease { id: message.id.clone(), received: Some(message) }),
                 );
             }
-            lane.tell(&mut self.held);
+            client.flush(&mut self.tracker);
         }
     }
 
-    /// Gives back messages that were begun, and left as they are.
-    pub(super) fn put_back(&mut self, messages: impl Iterator<Item = (Arc<Source>, MessageId)>) {
+    /// Releases messages that no handler could handle.
+    pub(super) fn release(&mut self, messages: impl Iterator<Item = (Arc<Source>, MessageId)>) {
         for (source, id) in messages {
-            if let Some(lane) = self.lane(&source).filter(|lane| lane.source.transport.releasing.is_some()) {
-                lane.unwanted([Unwanted { id, received: None }]);
+            if let Some(client) = self.client(&source).filter(|client| client.source.transport.releasing.is_some()) {
+                client.release([ToRelease { id, received: None }]);
             }
         }
         self.flush();
     }
 
-    /// A message took so long.
-    pub(super) fn learn(&mut self, took: Duration) {
-        self.since_slow = if took > BATCH_PATIENCE { 0 } else { self.since_slow.saturating_add(1) };
-        // Believes a slow message at once and a fast one only by and by: taking too few costs a round trip, taking too
-        // many keeps messages from workers that are free.
-        self.usual = Some(match self.usual {
+    /// Adds to the estimate how long handling a message took.
+    pub(super) fn record_duration(&mut self, took: Duration) {
+        self.since_slow = if took > START_TIMEOUT { 0 } else { self.since_slow.saturating_add(1) };
+        // The estimate follows a slow message at once, and fast ones gradually. Receiving too few messages costs a round
+        // trip; receiving too many keeps them from workers that are free.
+        self.usual_duration = Some(match self.usual_duration {
             Some(usual) if took < usual => (usual * 4 + took) / 5,
             _ => took,
         });
     }
 
-    /// A message was handled, and is to leave its store with the next [`Intake::flush`].
+    /// A message was handled. The next [`Intake::flush`] acknowledges it, or this call where a batch is complete.
     pub(super) fn acknowledge(&mut self, source: &Arc<Source>, id: MessageId) {
-        let at_once = self.usual.is_none_or(|usual| usual >= BATCH_WORK);
-        let Some(lane) = self.lanes.iter_mut().find(|lane| Arc::ptr_eq(&lane.source, source)) else { return };
-        if lane.handled(id) >= BATCH_MOST || at_once {
-            lane.tell(&mut self.held);
+        let is_slow = self.usual_duration.is_none_or(|usual| usual >= BATCH_WORK);
+        let Some(client) = self.clients.iter_mut().find(|client| Arc::ptr_eq(&client.source, source)) else { return };
+        if client.acknowledge(id) >= MAX_BATCH || is_slow {
+            client.flush(&mut self.tracker);
         }
     }
 
-    /// A message failed, and what becomes of it is about to be stored.
-    pub(super) fn settling(&mut self, source: &Arc<Source>) {
-        if let Some(lane) = self.lane(source) {
-            lane.settles();
+    /// A message failed, and is being settled.
+    pub(super) fn start_settling(&mut self, source: &Arc<Source>) {
+        if let Some(client) = self.client(source) {
+            client.start_settling();
         }
     }
 
-    /// That is over. The message is somewhere else now if it was `stored`, and else is still in flight.
-    pub(super) fn settled(&mut self, source: &Arc<Source>, id: MessageId, stored: bool) {
-        // A look that passed over it meanwhile has not seen what it has.
-        if self.lane(source).is_some_and(Lane::has_settled) && self.turn.is_none() {
-            self.next_look = Instant::now();
+    /// A failed message is settled. If it is not `stored`, it is still in flight.
+    pub(super) fn finish_settling(&mut self, source: &Arc<Source>, id: MessageId, stored: bool) {
+        // A poll meanwhile has skipped the source, so that its pending messages have not been seen.
+        if self.client(source).is_some_and(SourceClient::finish_settling) && self.turn.is_none() {
+            self.next_poll = Instant::now();
         }
         if stored {
-            self.held.let_go(source, &[id]);
+            self.tracker.remove(source, &[id]);
         }
-        if let Some(number) = self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.source, source)) {
-            self.say_whether_it_works(number);
+        if let Some(index) = self.clients.iter().position(|client| Arc::ptr_eq(&client.source, source)) {
+            self.report_health(index);
         }
     }
 
-    /// Starts the `redeliver_timeout` of everything in hand anew.
+    /// Restarts the `redeliver_timeout` of all messages in flight.
     pub(super) fn keep_alive(&mut self) {
-        for lane in &mut self.lanes {
-            lane.keep_alive(&mut self.held);
+        for client in &mut self.clients {
+            client.keep_alive(&mut self.tracker);
         }
     }
 
     /// Acknowledges what was handled.
     pub(super) fn flush(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.tell(&mut self.held));
+        self.clients.iter_mut().for_each(|client| client.flush(&mut self.tracker));
     }
 
-    /// Until when a worker that ends waits for its stores; none when there is nothing to wait for.
-    pub(super) fn under_way_until(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(Lane::under_way_until).max()
+    /// Until when an ending worker waits for its stores; `None` when there is nothing to wait for.
+    pub(super) fn busy_until(&self) -> Option<Instant> {
+        self.clients.iter().filter_map(SourceClient::busy_until).max()
     }
 
-    /// The end. What is still held is left noted for the supervisor to put back.
+    /// Called when the worker ends. Messages that are still in flight stay recorded, for the supervisor to put back.
     pub(super) fn finish(&mut self) {
-        self.held.finish();
+        self.tracker.finish();
     }
 
-    fn lane(&mut self, source: &Arc<Source>) -> Option<&mut Lane> {
-        self.lanes.iter_mut().find(|lane| Arc::ptr_eq(&lane.source, source))
+    fn client(&mut self, source: &Arc<Source>) -> Option<&mut SourceClient> {
+        self.clients.iter_mut().find(|client| Arc::ptr_eq(&client.source, source))
     }
 }
 
-/// How many messages to take when one usually takes so long, and is so large.
+/// How many messages to receive: `free` is how many can start at once, `usual` how long one usually takes, and `largest` the
+/// bytes of the largest.
 fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize, largest: usize) -> usize {
     let Some(usual) = usual else { return free };
     let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);
-    let each = usize::try_from(each).unwrap_or(BATCH_MOST).clamp(1, BATCH_MOST);
+    let each = usize::try_from(each).unwrap_or(MAX_BATCH).clamp(1, MAX_BATCH);
     let more = (each - 1).saturating_mul(concurrency);
-    let most = BATCH_MOST.min(BATCH_BYTES / largest.max(1));
+    let most = MAX_BATCH.min(MAX_BATCH_BYTES / largest.max(1));
     free.saturating_add(more).min(most.max(free))
 }
 
-/// What a message takes in memory, in bytes, as far as it matters.
+/// About how much memory a message takes, in bytes.
 fn size_of(received: &Received) -> usize {
     match &received.message {
         Ok(message) => {
@@ -474,16 +479,16 @@ mod tests {
         assert_eq!(size(1_000_000, 1), 1, "slow handlers share fairly");
         assert_eq!(size(5_000, 1), 4);
         assert_eq!(size(5_000, 3), 12);
-        assert_eq!(size(1, 1), BATCH_MOST);
-        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500, 1), 500, "never fewer than can begin at once");
+        assert_eq!(size(1, 1), MAX_BATCH);
+        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500, 1), 500, "never fewer than can start at once");
     }
 
     #[test]
     fn a_batch_of_large_messages_is_small() {
         let size = |largest, concurrency| batch_size(Some(Duration::ZERO), concurrency, concurrency, largest);
-        assert_eq!(size(0, 1), BATCH_MOST);
+        assert_eq!(size(0, 1), MAX_BATCH);
         assert_eq!(size(1 << 20, 1), 8);
         assert_eq!(size(1 << 30, 1), 1);
-        assert_eq!(size(1 << 20, 20), 20, "never fewer than can begin at once");
+        assert_eq!(size(1 << 20, 20), 20, "never fewer than can start at once");
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::far_future;
 
-/// How often the process looks at its own size at most; the look costs some tens of microseconds.
+/// The shortest interval between two checks of this process's memory. A check takes some tens of microseconds.
 const MEMORY_CHECK: Duration = Duration::from_millis(250);
 
 /// Limits as Symfony's `messenger:consume` has them. `None`: no such limit.
@@ -59,8 +59,8 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// Holds a run against its limits.
-pub(super) struct Watch {
+/// Counts what a worker has done, and checks it against the limits.
+pub(super) struct LimitTracker {
     pub(super) handled: u64,
     pub(super) failed: u64,
     limits: Limits,
@@ -68,7 +68,7 @@ pub(super) struct Watch {
     memory_checked: Option<Instant>,
 }
 
-impl Watch {
+impl LimitTracker {
     pub(super) fn new(limits: Limits) -> Self {
         Self { handled: 0, failed: 0, limits, started: Instant::now(), memory_checked: None }
     }
@@ -84,16 +84,16 @@ impl Watch {
             Some(StopReason::FailureLimit)
         } else if Instant::now() >= self.deadline() {
             Some(StopReason::TimeLimit)
-        } else if self.passed_memory() {
+        } else if self.exceeds_memory() {
             Some(StopReason::MemoryLimit)
         } else {
             None
         }
     }
 
-    /// How many messages may still be taken when so many are in hand.
-    pub(super) fn remaining(&self, in_hand: usize) -> u64 {
-        let spent = self.handled + self.failed + in_hand as u64;
+    /// How many more messages may be started while `running` are being handled.
+    pub(super) fn remaining(&self, running: usize) -> u64 {
+        let spent = self.handled + self.failed + running as u64;
         self.limits.messages.map_or(u64::MAX, |limit| limit.saturating_sub(spent))
     }
 
@@ -101,7 +101,7 @@ impl Watch {
         self.limits.time.and_then(|time| self.started.checked_add(time)).unwrap_or_else(far_future)
     }
 
-    fn passed_memory(&mut self) -> bool {
+    fn exceeds_memory(&mut self) -> bool {
         let Some(limit) = self.limits.memory else { return false };
         let worked = self.handled + self.failed > 0;
         if !worked || self.memory_checked.is_some_and(|at| at.elapsed() < MEMORY_CHECK) {
@@ -112,7 +112,7 @@ impl Watch {
     }
 }
 
-/// This process's resident memory in bytes; reads one small file of the kernel's.
+/// This process's resident memory in bytes. Reads a small file under `/proc`.
 fn resident_memory() -> Option<u64> {
     let pid = Pid::from_u32(std::process::id());
     let mut system = System::new().ok()?;
@@ -125,48 +125,48 @@ fn resident_memory() -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn watch(limits: Limits) -> Watch {
-        Watch::new(limits)
+    fn tracker(limits: Limits) -> LimitTracker {
+        LimitTracker::new(limits)
     }
 
     #[test]
-    fn without_limits_nothing_stops_it() {
-        let mut watch = watch(Limits::default());
-        watch.count(false);
-        assert_eq!(watch.reached(), None);
-        assert_eq!(watch.remaining(7), u64::MAX);
+    fn a_worker_without_limits_does_not_stop() {
+        let mut tracker = tracker(Limits::default());
+        tracker.count(false);
+        assert_eq!(tracker.reached(), None);
+        assert_eq!(tracker.remaining(7), u64::MAX);
     }
 
     #[test]
-    fn what_is_in_hand_counts_towards_the_limit_of_messages() {
-        let mut watch = watch(Limits { messages: Some(3), ..Limits::default() });
-        watch.count(true);
-        assert_eq!(watch.remaining(1), 1);
-        assert_eq!(watch.remaining(5), 0);
-        watch.count(false);
-        watch.count(true);
-        assert_eq!(watch.reached(), Some(StopReason::MessageLimit));
+    fn messages_being_handled_count_towards_the_message_limit() {
+        let mut tracker = tracker(Limits { messages: Some(3), ..Limits::default() });
+        tracker.count(true);
+        assert_eq!(tracker.remaining(1), 1);
+        assert_eq!(tracker.remaining(5), 0);
+        tracker.count(false);
+        tracker.count(true);
+        assert_eq!(tracker.reached(), Some(StopReason::MessageLimit));
     }
 
     #[test]
-    fn failures_and_memory_and_time_have_limits_of_their_own() {
-        let mut failing = watch(Limits { failures: Some(1), ..Limits::default() });
+    fn failures_memory_and_time_have_limits_of_their_own() {
+        let mut failing = tracker(Limits { failures: Some(1), ..Limits::default() });
         failing.count(true);
         assert_eq!(failing.reached(), None);
         failing.count(false);
         assert_eq!(failing.reached(), Some(StopReason::FailureLimit));
 
-        let mut large = watch(Limits { memory: Some(1), ..Limits::default() });
+        let mut large = tracker(Limits { memory: Some(1), ..Limits::default() });
         assert_eq!(large.reached(), None, "a worker that has done nothing would only be started again");
         large.count(true);
         assert_eq!(large.reached(), Some(StopReason::MemoryLimit));
 
-        let mut late = watch(Limits { time: Some(Duration::ZERO), ..Limits::default() });
+        let mut late = tracker(Limits { time: Some(Duration::ZERO), ..Limits::default() });
         assert_eq!(late.reached(), Some(StopReason::TimeLimit));
     }
 
     #[test]
-    fn a_time_limit_beyond_all_time_is_none() {
-        assert_eq!(watch(Limits { time: Some(Duration::MAX), ..Limits::default() }).reached(), None);
+    fn a_time_limit_that_overflows_is_no_limit() {
+        assert_eq!(tracker(Limits { time: Some(Duration::MAX), ..Limits::default() }).reached(), None);
     }
 }

@@ -1,31 +1,31 @@
-//! Consumes: takes messages from transports in the order of their priority, has them handled, and sees to what becomes
-//! of each: acknowledged, retried later, or put on the failure transport.
+//! Consumes: receives messages from transports in the order of their priority, handles them, and then acknowledges them,
+//! retries them later, or moves them to the failure transport.
 //!
-//! The order is that of Symfony's worker: the first transport is asked first, and after every message that came from
-//! anywhere the asking starts at the first again. A worker stops at a limit, at a signal, or when workers were asked to
-//! stop; it always finishes the messages it has in hand, and gives back those it has taken but not begun.
+//! The order is that of Symfony's worker: the first transport is polled first, and again after every message. A worker stops
+//! at a limit, at a signal, or when it is asked to. It always finishes the messages that it has started, and releases those
+//! that it has received and not started.
 
-mod aside;
-mod forms;
-mod held;
 mod in_flight;
 mod intake;
-mod lane;
 mod limits;
 mod outcome;
 mod presence;
+mod quarantine;
 mod retry;
 mod settle;
+mod shrink;
+mod source_client;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod tracker;
 
 pub(crate) use in_flight::UNFINISHED;
-pub use in_flight::{InFlight, Note, Taken};
+pub use in_flight::{InFlight, InFlightBatch, InFlightFile};
 pub use limits::{Limits, StopReason};
 pub(crate) use presence::Presence;
 pub use presence::{InProcessWorker, in_process_workers};
-pub use retry::waiting_time;
+pub use retry::retry_delay;
 pub use stop::{Stop, StopSignal};
 
 use std::collections::BTreeSet;
@@ -40,28 +40,28 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bus::Bus;
-use crate::cache::RECENT;
+use crate::cache::READ_TTL;
 use crate::config::Config;
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
-use aside::{Aside, Waiting};
 use intake::Intake;
-use limits::Watch;
+use limits::LimitTracker;
 use outcome::{Finished, Outcome};
-use settle::{Fate, Settled, settle};
+use quarantine::{Quarantine, Quarantined};
+use settle::{FailureAction, Settled, settle};
 
-/// For how long a worker at its time limit goes on with what came after its last look.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How long a worker at its time limit goes on with messages that arrived after its last poll.
+const FINAL_POLL: Duration = Duration::from_secs(2);
 
-/// How long a store may take to end the rest of its messages.
-const RESUME_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a store may take to make its parked messages due.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For how long a worker that ends waits for its stores to take what failed.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an ending worker waits until its stores have taken the failed messages.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a worker that ends waits for its servers to confirm what they were told last.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an ending worker waits until its servers have confirmed the last acknowledgements.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -76,13 +76,13 @@ pub struct Options {
     pub concurrency: usize,
     /// How often to tell the transports that messages are still being handled; `None`: not at all.
     pub keepalive: Option<Duration>,
-    /// Whether messages that nobody here can handle go to the failure transport also when a transport has nothing else,
-    /// instead of ending the worker.
+    /// Whether messages that nothing here can handle are moved to the failure transport even if a transport has nothing
+    /// else. Otherwise the worker then stops.
     pub move_unhandleable: bool,
-    /// Whether to begin with what rests on the transports, instead of leaving it there.
+    /// Whether to make parked messages due before anything else, instead of leaving them parked.
     pub resume: bool,
-    /// Where to note what is in flight, for the supervisor to find after a crash.
-    pub note: Option<Note>,
+    /// Where to record which messages are in flight, for the supervisor to find after a crash.
+    pub in_flight: Option<InFlightFile>,
 }
 
 /// What a worker has done.
@@ -94,28 +94,28 @@ pub struct Summary {
     pub failed: u64,
     /// Why it stopped.
     pub reason: StopReason,
-    /// What a person has to mend before workers like this one can do anything; with [`StopReason::Unhandleable`].
-    pub to_mend: Option<String>,
+    /// With [`StopReason::Unhandleable`]: what is wrong, and what to do before such a worker is started again.
+    pub problem: Option<String>,
 }
 
-/// A transport that is consumed, with what its messages need when they fail.
+/// A transport that is consumed, and what to do with its messages when they fail.
 pub(crate) struct Source {
-    /// The name it is consumed by: an auto-fallback's, where that is what was asked for.
+    /// The name under which it is consumed, which may be an auto-fallback's.
     name: String,
-    /// The transport that is really read.
+    /// The transport that is really read: an auto-fallback's target.
     transport: Arc<Transport>,
     receiver: Arc<dyn Receiver>,
     retry: crate::config::RetryStrategy,
     on_failure: OnFailure,
 }
 
-/// Where messages go that failed for good.
+/// What to do with messages that failed for good.
 enum OnFailure {
-    /// To the failure transport.
-    SendTo(Arc<Transport>),
-    /// They came from the failure transport, and stay there.
-    Stay,
-    /// There is no failure transport.
+    /// Move them to the failure transport.
+    MoveTo(Arc<Transport>),
+    /// Park them where they are: this is the failure transport.
+    Park,
+    /// Discard them: there is no failure transport.
     Discard,
 }
 
@@ -123,17 +123,17 @@ enum OnFailure {
 pub struct Worker {
     bus: Bus,
     sources: Vec<Arc<Source>>,
-    /// What was asked for, by name, with the transport that is really read.
+    /// Each name that was asked for, with the name of the transport that is really read.
     names: Vec<(String, String)>,
     heartbeats: Heartbeats,
     heartbeat_ttl: Duration,
     options: Options,
-    /// Wakes this worker when this process has queued a message for it.
+    /// Notified when this process has queued a message for this worker.
     dispatched: Arc<Notify>,
 }
 
 impl Worker {
-    /// A worker for the transports that `options` name. Fails on one that does not exist or cannot be consumed.
+    /// A worker for the transports that `options` names. Fails if one does not exist or cannot be consumed.
     pub fn new(
         config: &Config,
         bus: Bus,
@@ -154,24 +154,24 @@ impl Worker {
         Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl: config.heartbeat_ttl, options, dispatched })
     }
 
-    /// Ends the rest of what rests.
+    /// Makes parked messages due.
     async fn resume(&self, stop: &Stop) {
         let mut stopping = stop.clone();
         for source in &self.sources {
-            let Some(resting) = &source.transport.resting else { continue };
+            let Some(parking) = &source.transport.parking else { continue };
             let resumed = tokio::select! {
-                resumed = tokio::time::timeout(RESUME_PATIENCE, resting.resume()) => resumed,
+                resumed = tokio::time::timeout(RESUME_TIMEOUT, parking.resume()) => resumed,
                 () = stopping.wait() => return,
             };
             match resumed {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "what rests is left at rest"),
-                Err(_) => tracing::error!(transport = source.name, "what rests is left at rest: no answer"),
+                Ok(Err(error)) => tracing::error!(%error, "messages stay parked"),
+                Err(_) => tracing::error!(transport = source.name, "messages stay parked: no answer"),
             }
         }
     }
 
-    /// The names under which producers ask whether a source is being consumed: its own, and those of auto-fallbacks to it.
+    /// The names under which producers ask whether a source is consumed: its own, and those of its auto-fallbacks.
     fn names_of(&self, source: &Source) -> Vec<String> {
         let own = source.transport.name();
         let others = self.names.iter().filter(|(_, target)| target == own).map(|(name, _)| name.as_str());
@@ -179,10 +179,10 @@ impl Worker {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// Consumes until a limit is reached or `stop` says so. `owner` is this worker's name among all that ping.
+    /// Consumes until a limit is reached or `stop` is requested. `owner` identifies this worker's heartbeats.
     ///
-    /// Errors of a store are logged and tried again, for as long as the worker runs; what cannot get better by itself
-    /// (a table that is missing and may not be created) ends the worker.
+    /// If a store fails, the error is logged, and the worker tries again for as long as it runs. An error that trying again
+    /// cannot remedy (a table that is missing and may not be created) ends the worker.
     pub async fn run(&self, owner: &str, stop: &mut Stop) -> Result<Summary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
@@ -193,28 +193,28 @@ impl Worker {
         let mut run = Run::new(self);
         run.intake.report_to(heartbeat.reporter());
         let result = run.until_stopped(stop).await;
-        // From here on nothing new is begun, so producers must not count on this worker, however long it takes to finish.
+        // Nothing new is started from here on, so producers must not rely on this worker, however long it takes to finish.
         stop.no_more_patience();
-        tokio::join!(heartbeat.stop(), run.finish_what_is_in_hand(stop));
+        tokio::join!(heartbeat.stop(), run.finish_running(stop));
         if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
-            run.look_once_more(stop).await;
+            run.poll_once_more(stop).await;
         }
-        let stuck = result.as_ref().is_ok_and(|reason| *reason == StopReason::Unhandleable);
-        let to_mend = if stuck { run.aside.why_stop() } else { None };
-        run.close(stop, to_mend.is_some()).await;
+        let is_stuck = result.as_ref().is_ok_and(|reason| *reason == StopReason::Unhandleable);
+        let problem = if is_stuck { run.quarantine.foreign_queue() } else { None };
+        run.close(stop, problem.is_some()).await;
         let connections = self.sources.iter().filter_map(|source| source.transport.connecting.as_ref());
         let closing = join_all(connections.map(|connecting| connecting.close()));
-        if tokio::time::timeout(CLOSE_PATIENCE, closing).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::warn!(
-                "a server did not confirm the last acknowledgements; what it has not received is delivered again"
+                "a server did not confirm the last acknowledgements; messages whose acknowledgement it has not received are delivered again"
             );
         }
-        let (handled, failed) = (run.watch.handled, run.watch.failed);
-        result.map(|reason| Summary { handled, failed, reason, to_mend })
+        let (handled, failed) = (run.limits.handled, run.limits.failed);
+        result.map(|reason| Summary { handled, failed, reason, problem })
     }
 }
 
-/// A worker's name among all that ping: this process on this host, and no other worker in it.
+/// A unique name for a worker: its host, its process, and a number within the process.
 pub(crate) fn owner() -> String {
     static WORKERS: AtomicU32 = AtomicU32::new(0);
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -230,37 +230,38 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
         what: "be consumed",
         why: "its messages are handled while they are dispatched",
     })?;
-    // What an auto-fallback says of its own counts before what its target says.
+    // The settings of an auto-fallback come before those of its target.
     let configs = [config.transports.get(name), config.transports.get(transport.name())];
     let mut configs = configs.into_iter().flatten();
     let retry = configs.clone().find_map(|config| config.retry.as_ref());
     let own = configs.find_map(|config| config.failure_transport.as_ref());
     let on_failure = match own.or(config.failure_transport.as_ref()).map(|name| transports.target(name)).transpose()? {
-        Some(failure) if failure.name() == transport.name() => OnFailure::Stay,
-        // What failed is kept where it is sent when it fails, unless the configuration says that it goes on from there.
-        _ if own.is_none() && keeps_failed(config, transports, transport.name()) => OnFailure::Stay,
-        Some(failure) => OnFailure::SendTo(failure),
+        Some(failure) if failure.name() == transport.name() => OnFailure::Park,
+        // Messages stay on a failure transport, unless it has a failure transport of its own.
+        _ if own.is_none() && is_failure_transport(config, transports, transport.name()) => OnFailure::Park,
+        Some(failure) => OnFailure::MoveTo(failure),
         None => OnFailure::Discard,
     };
     let retry = retry.cloned().unwrap_or_default();
     Ok(Source { name: name.to_owned(), transport, receiver, retry, on_failure })
 }
 
-/// Is this transport one to which messages go that failed for good?
-pub fn keeps_failed(config: &Config, transports: &Transports, transport: &str) -> bool {
+/// Whether messages that failed for good are moved to this transport.
+pub fn is_failure_transport(config: &Config, transports: &Transports, transport: &str) -> bool {
     let own = config.transports.values().filter_map(|transport| transport.failure_transport.as_ref());
     let mut names = own.chain(&config.failure_transport);
     names.any(|name| transports.target(name).is_ok_and(|failure| failure.name() == transport))
 }
 
-/// One run of a worker: what it has in hand and has done so far.
+/// One run of a worker: what it is doing, and what it has done.
 struct Run<'a> {
     worker: &'a Worker,
     intake: Intake,
-    watch: Watch,
-    in_hand: FuturesUnordered<BoxFuture<'static, Option<Finished>>>,
-    aside: Aside,
-    /// Messages that failed, and what becomes of them on its way to a store.
+    limits: LimitTracker,
+    /// The messages that are being handled.
+    running: FuturesUnordered<BoxFuture<'static, Option<Finished>>>,
+    quarantine: Quarantine,
+    /// The failed messages that are being settled.
     settling: FuturesUnordered<BoxFuture<'static, Settled>>,
     next_keepalive: Instant,
 }
@@ -273,12 +274,12 @@ impl<'a> Run<'a> {
                 worker.sources.clone(),
                 worker.options.sleep,
                 worker.options.concurrency,
-                worker.options.note.clone(),
+                worker.options.in_flight.clone(),
                 worker.dispatched.clone(),
             ),
-            watch: Watch::new(worker.options.limits.clone()),
-            in_hand: FuturesUnordered::new(),
-            aside: Aside::new(worker.options.move_unhandleable),
+            limits: LimitTracker::new(worker.options.limits.clone()),
+            running: FuturesUnordered::new(),
+            quarantine: Quarantine::new(worker.options.move_unhandleable),
             settling: FuturesUnordered::new(),
             next_keepalive: next_keepalive(worker.options.keepalive),
         }
@@ -287,27 +288,27 @@ impl<'a> Run<'a> {
     async fn until_stopped(&mut self, stop: &Stop) -> Result<StopReason, TransportError> {
         let mut stopping = stop.clone();
         loop {
-            if let Some(reason) = stop.requested().or_else(|| self.watch.reached()) {
+            if let Some(reason) = stop.requested().or_else(|| self.limits.reached()) {
                 return Ok(reason);
             }
-            if self.aside.why_stop().is_some() {
+            if self.quarantine.foreign_queue().is_some() {
                 return Ok(StopReason::Unhandleable);
             }
-            // A busy worker always has something in hand, and is not idle as below.
-            let strays = self.aside.take_overdue();
-            self.put_away(strays, stop);
+            // A busy worker is never idle, as below.
+            let strays = self.quarantine.take_strays();
+            self.settle_unhandleable(strays, stop);
             self.work(stop);
-            if let Some(finished) = self.in_hand.next().now_or_never().flatten() {
+            if let Some(finished) = self.running.next().now_or_never().flatten() {
                 self.finished(finished, stop);
                 continue;
             }
-            // The last look found nothing more: what is set aside is not the beginning of a queue.
-            if self.in_hand.is_empty() && self.intake.is_empty() && !self.intake.is_looking() && !self.aside.is_empty()
-            {
-                let strays = self.aside.take();
-                self.put_away(strays, stop);
+            // The last poll found nothing more, so the quarantined messages are not the start of a queue.
+            let is_idle = self.running.is_empty() && self.intake.is_empty() && !self.intake.is_polling();
+            if is_idle && !self.quarantine.is_empty() {
+                let strays = self.quarantine.take_all();
+                self.settle_unhandleable(strays, stop);
             }
-            let until = self.watch.deadline().min(self.aside.overdue_at().unwrap_or_else(far_future));
+            let until = self.limits.deadline().min(self.quarantine.next_stray_at().unwrap_or_else(far_future));
             tokio::select! {
                 result = self.step(stop, true) => result?,
                 () = stopping.wait() => {}
@@ -316,18 +317,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Messages may have come since the last look, sent in the belief that this worker would see them; that look is as long
-    /// ago as the sleep, or as the message in hand has taken. Handles them, for a moment: where there are many, there are
-    /// others to come.
-    async fn look_once_more(&mut self, stop: &Stop) {
-        tokio::time::sleep(RECENT).await;
-        self.intake.look_now();
-        let end = Instant::now() + LAST_LOOK;
+    /// Handles messages that were queued since the last poll, because producers saw this worker's heartbeat. That poll may be
+    /// as long ago as the sleep, or as the last handler has taken. Goes on only for a moment: under load there are always
+    /// more.
+    async fn poll_once_more(&mut self, stop: &Stop) {
+        tokio::time::sleep(READ_TTL).await;
+        self.intake.poll_now();
+        let end = Instant::now() + FINAL_POLL;
         let mut stopping = stop.clone();
         while Instant::now() < end && stop.requested().is_none() {
             self.work(stop);
-            let is_done = !self.may_take_more() || !self.intake.is_looking();
-            if self.in_hand.is_empty() && self.intake.is_empty() && is_done {
+            let is_done = !self.may_start_more() || !self.intake.is_polling();
+            if self.running.is_empty() && self.intake.is_empty() && is_done {
                 break;
             }
             tokio::select! {
@@ -336,43 +337,43 @@ impl<'a> Run<'a> {
                 () = tokio::time::sleep_until(end) => {}
             }
         }
-        self.finish_what_is_in_hand(stop).await;
+        self.finish_running(stop).await;
     }
 
-    /// Begins to handle what has been taken, as far as the concurrency allows, and looks for more.
+    /// Starts to handle received messages, as far as the concurrency allows, and polls for more.
     fn work(&mut self, stop: &Stop) {
-        self.begin(stop);
-        if self.may_take_more() {
-            self.intake.look(self.watch.remaining(self.in_hand.len()), self.in_hand.len());
+        self.start_handling(stop);
+        if self.may_start_more() {
+            self.intake.poll_sources(self.limits.remaining(self.running.len()), self.running.len());
         }
     }
 
-    fn begin(&mut self, stop: &Stop) {
-        while self.may_take_more() {
+    fn start_handling(&mut self, stop: &Stop) {
+        while self.may_start_more() {
             let Some((source, received)) = self.intake.next() else { break };
             let handling = outcome::handle(self.worker.bus.clone(), source, received, stop.clone());
-            self.in_hand.push(if self.apart() { apart(handling).boxed() } else { handling.map(Some).boxed() });
+            self.running.push(if self.uses_tasks() { in_task(handling).boxed() } else { handling.map(Some).boxed() });
         }
     }
 
-    /// Are handlers to run as tasks of their own? One that computes without a pause would otherwise hold up the others, and
-    /// the keepalive. A task costs more than a quick handler does, so without need there is none.
-    fn apart(&self) -> bool {
+    /// Whether handlers run in tasks of their own. Otherwise a handler that computes without a pause would delay the other
+    /// handlers and the keepalive. A task costs more than a quick handler, so there is none where it is not needed.
+    fn uses_tasks(&self) -> bool {
         self.worker.options.concurrency > 1 || self.worker.options.keepalive.is_some()
     }
 
-    fn may_take_more(&self) -> bool {
-        self.in_hand.len() < self.worker.options.concurrency && self.watch.remaining(self.in_hand.len()) > 0
+    fn may_start_more(&self) -> bool {
+        self.running.len() < self.worker.options.concurrency && self.limits.remaining(self.running.len()) > 0
     }
 
-    /// Waits until there is something to do, and does it: a message is finished, a store has answered, messages may have
-    /// come where they are `wanted`. Safe to cancel.
-    async fn step(&mut self, stop: &Stop, wanted: bool) -> Result<(), TransportError> {
-        let wanted = wanted && self.may_take_more();
+    /// Waits for the next thing to do, and does it: a message is finished, a store has responded, or if `wants_messages`, new
+    /// ones may be pending. Cancel safe.
+    async fn step(&mut self, stop: &Stop, wants_messages: bool) -> Result<(), TransportError> {
+        let wants_messages = wants_messages && self.may_start_more();
         tokio::select! {
-            Some(finished) = self.in_hand.next() => self.finished(finished, stop),
-            Some(settled) = self.settling.next() => self.intake.settled(&settled.source, settled.id, settled.stored),
-            event = self.intake.event(wanted) => self.intake.hear(event)?,
+            Some(finished) = self.running.next() => self.finished(finished, stop),
+            Some(settled) = self.settling.next() => self.intake.finish_settling(&settled.source, settled.id, settled.stored),
+            event = self.intake.next_event(wants_messages) => self.intake.handle_event(event)?,
             () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive(),
         }
         Ok(())
@@ -384,98 +385,97 @@ impl<'a> Run<'a> {
     }
 
     fn finished(&mut self, finished: Option<Finished>, stop: &Stop) {
-        // Handlers' panics are caught by the bus; what is missing was broken off by a runtime that shuts down.
+        // The bus catches panics of handlers. A missing result was aborted by a runtime that shuts down.
         let Some(Finished { source, id, took, outcome }) = finished else { return };
-        self.watch.count(matches!(outcome, Outcome::Handled));
-        // How soon it is clear that there is no handler says nothing of handlers.
+        self.limits.count(matches!(outcome, Outcome::Handled));
+        // How quickly it is clear that there is no handler says nothing about handlers.
         if !matches!(outcome, Outcome::Unhandleable(_)) {
-            self.intake.learn(took);
-            let strays = self.aside.trust(&source);
-            self.put_away(strays, stop);
+            self.intake.record_duration(took);
+            let strays = self.quarantine.confirm(&source);
+            self.settle_unhandleable(strays, stop);
         }
         match outcome {
             Outcome::Handled => self.intake.acknowledge(&source, id),
-            Outcome::Failed(fate) => self.settle(source, id, fate, stop),
+            Outcome::Failed(action) => self.settle(source, id, action, stop),
             Outcome::Unhandleable(message) => {
-                let at_once = self.aside.add(Waiting { source, id, message });
-                self.put_away(at_once, stop);
+                let stray = self.quarantine.add(Quarantined { source, id, message });
+                self.settle_unhandleable(stray, stop);
             }
         }
-        // Where nothing more is in hand, nothing would make the batch complete.
-        if self.in_hand.is_empty() && self.intake.is_empty() {
+        // When nothing more is being handled, nothing would complete the batch of acknowledgements.
+        if self.running.is_empty() && self.intake.is_empty() {
             self.intake.flush();
         }
     }
 
-    /// Puts messages away that nobody here can handle.
-    fn put_away(&mut self, waiting: impl IntoIterator<Item = Waiting>, stop: &Stop) {
-        for Waiting { source, id, message } in waiting {
-            let fate = outcome::put_away(&source, &id, message);
-            self.settle(source, id, fate, stop);
+    fn settle_unhandleable(&mut self, messages: impl IntoIterator<Item = Quarantined>, stop: &Stop) {
+        for Quarantined { source, id, message } in messages {
+            let action = outcome::action_for_unhandleable(&source, &id, message);
+            self.settle(source, id, action, stop);
         }
     }
 
-    fn settle(&mut self, source: Arc<Source>, id: MessageId, fate: Fate, stop: &Stop) {
-        self.intake.settling(&source);
-        self.settling.push(settle(source, id, fate, stop.clone()).boxed());
+    fn settle(&mut self, source: Arc<Source>, id: MessageId, action: FailureAction, stop: &Stop) {
+        self.intake.start_settling(&source);
+        self.settling.push(settle(source, id, action, stop.clone()).boxed());
     }
 
-    /// Finishes what is in hand, and handles what was fetched ahead, as far as the limit of messages allows. Gives back
-    /// what else has not begun.
-    async fn finish_what_is_in_hand(&mut self, stop: &Stop) {
-        self.intake.give_back_unfetched();
-        self.intake.stop_fetching();
-        self.begin(stop);
-        if !self.in_hand.is_empty() {
-            tracing::info!(in_hand = self.in_hand.len(), "finishing what is in hand");
+    /// Finishes the messages that are being handled, and handles those that were prefetched, as far as the message limit
+    /// allows. Releases all others that were received.
+    async fn finish_running(&mut self, stop: &Stop) {
+        self.intake.release_unprefetched();
+        self.intake.stop_prefetching();
+        self.start_handling(stop);
+        if !self.running.is_empty() {
+            tracing::info!(messages = self.running.len(), "finishing the messages in hand");
         }
         loop {
-            let fetching = self.intake.fetching_until();
-            if self.in_hand.is_empty() && fetching.is_none() {
+            let prefetched = self.intake.prefetched_until();
+            if self.running.is_empty() && prefetched.is_none() {
                 break;
             }
             tokio::select! {
-                // What cannot be received any more does not matter any more.
+                // Errors of receiving no longer matter.
                 _ = self.step(stop, false) => {}
-                () = tokio::time::sleep_until(fetching.unwrap_or_else(far_future)) => {}
+                () = tokio::time::sleep_until(prefetched.unwrap_or_else(far_future)) => {}
             }
-            self.intake.give_back_unfetched();
-            self.begin(stop);
+            self.intake.release_unprefetched();
+            self.start_handling(stop);
         }
     }
 
-    /// The end. A worker that is `stuck` leaves what is set aside to others; any other puts it away. Waits for what the
-    /// stores have to say, for a while: those that hang are not waited for.
-    async fn close(&mut self, stop: &Stop, stuck: bool) {
-        let aside = self.aside.take();
-        if stuck {
-            // They have not failed: nobody here has tried them.
-            self.watch.failed = self.watch.failed.saturating_sub(aside.len() as u64);
-            self.intake.put_back(aside.into_iter().map(|waiting| (waiting.source, waiting.id)));
+    /// Called when the worker ends. A worker that `is_stuck` releases the quarantined messages for others; any other settles
+    /// them. Waits for the stores to respond, but not for those that hang.
+    async fn close(&mut self, stop: &Stop, is_stuck: bool) {
+        let quarantined = self.quarantine.take_all();
+        if is_stuck {
+            // They have not failed: nothing here has tried them.
+            self.limits.failed = self.limits.failed.saturating_sub(quarantined.len() as u64);
+            self.intake.release(quarantined.into_iter().map(|message| (message.source, message.id)));
         } else {
-            self.put_away(aside, stop);
+            self.settle_unhandleable(quarantined, stop);
         }
-        let patience = Instant::now() + LAST_PATIENCE;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
-            self.intake.give_back();
-            let stores = self.intake.under_way_until();
-            let Some(until) = stores.into_iter().chain((!self.settling.is_empty()).then_some(patience)).max() else {
+            self.intake.release_unstarted();
+            let stores = self.intake.busy_until();
+            let Some(until) = stores.into_iter().chain((!self.settling.is_empty()).then_some(deadline)).max() else {
                 break;
             };
             tokio::select! {
                 Some(settled) = self.settling.next() => {
-                    self.intake.settled(&settled.source, settled.id, settled.stored);
+                    self.intake.finish_settling(&settled.source, settled.id, settled.stored);
                 }
-                event = self.intake.event(false) => if self.intake.hear(event).is_err() { break },
-                () = tokio::time::sleep_until(until.min(patience)) => break,
+                event = self.intake.next_event(false) => if self.intake.handle_event(event).is_err() { break },
+                () = tokio::time::sleep_until(until.min(deadline)) => break,
             }
         }
         self.intake.finish();
     }
 }
 
-/// Runs as a task of its own, which ends when this future is dropped.
-async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+/// Runs in a task of its own, which is aborted when this future is dropped.
+async fn in_task<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let mut task = JoinSet::new();
     task.spawn(work);
     task.join_next().await?.ok()

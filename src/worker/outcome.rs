@@ -1,14 +1,14 @@
-//! Has one message handled, and decides what is to become of it when that fails: retried later, or put where failed
-//! messages are kept. [`super::settle`] does it.
+//! Handles one message, and if that fails, decides what to do with it: retry it later, or move it to the failure transport.
+//! [`super::settle`] carries that out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::forms::repacked;
-use super::settle::Fate;
-use super::{OnFailure, Source, Stop, waiting_time};
+use super::settle::FailureAction;
+use super::shrink::encode_damaged;
+use super::{OnFailure, Source, Stop, retry_delay};
 use crate::bus::{Bus, DispatchError};
 use crate::clock;
 use crate::handler::Verdict;
@@ -16,43 +16,43 @@ use crate::message::{
     DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
     TransportMessageIdStamp,
 };
-use crate::transport::{MessageId, REST, Received};
+use crate::transport::{MessageId, PARKED_FOR, Received};
 
-/// How long a message waits that nobody can handle and that has no failure transport to go to, before it is tried again.
-const UNHANDLED_REST: Duration = Duration::from_secs(3600);
+/// The delay before a message that nothing here can handle is tried again, if there is no failure transport.
+const UNHANDLEABLE_DELAY: Duration = Duration::from_secs(3600);
 
-/// Marks a message on a failure transport that has had all its retries there: from then on it is tried once and rests
-/// again. No stamp: those say to Symfony how often it was retried, and Symfony would delete what has no retry left.
-const RESTED: &str = "X-Minutely-Rested";
+/// Marks a message on a failure transport that has had all its retries there. From then on it is tried once and parked
+/// again. A header and not a stamp: Symfony reads from the stamps how often a message was retried, and would delete one that
+/// has no retry left.
+const PARKED: &str = "X-Minutely-Parked";
 
-/// On a message whose handler was ended from outside: how often in a row. No stamp, for the same reason.
+/// How often in a row the message's handler was ended from outside. A header and not a stamp, for the same reason.
 const INTERRUPTED: &str = "X-Minutely-Interrupted";
 
-/// So many interruptions in a row use up no retry. Whoever ends a handler more often than that, ends it for what it does:
-/// a watchdog, for example, that ends what takes too much memory.
+/// How many interruptions in a row use up no retry. A handler that is ended more often is ended for what it does: by a
+/// watchdog, for example, that ends processes with too much memory.
 const FREE_INTERRUPTIONS: u32 = 3;
 
-/// For how long a program that was ended from outside is believed to have been so together with its worker, which hears
-/// of it a moment later.
+/// If the worker is asked to stop this soon after a handler was ended from outside, both were stopped together.
 const STOPPED_TOGETHER: Duration = Duration::from_secs(1);
 
 pub(super) enum Outcome {
-    /// It is still in its store, to be acknowledged.
+    /// The message is still in its store, and has to be acknowledged.
     Handled,
-    /// A handler was called, and failed; what is to become of it.
-    Failed(Fate),
-    /// Nobody here can handle it. What is to become of it is for the worker to decide.
+    /// A handler was called, and failed.
+    Failed(FailureAction),
+    /// Nothing here can handle the message. The worker decides what to do with it.
     Unhandleable(Unhandleable),
 }
 
-/// A message that nobody here can handle, and why.
+/// A message that nothing here can handle, and why.
 pub(super) struct Unhandleable {
     as_received: Encoded,
     class: &'static str,
     pub(super) error: String,
 }
 
-/// A message that was handled, or was not.
+/// A message whose handling has ended.
 pub(super) struct Finished {
     pub(super) source: Arc<Source>,
     pub(super) id: MessageId,
@@ -63,12 +63,12 @@ pub(super) struct Finished {
 pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: Stop) -> Finished {
     let started = Instant::now();
     let id = received.id;
-    let case = Case { source: &source, id: &id, stop: &stop };
+    let handling = Handling { source: &source, id: &id, stop: &stop };
     let outcome = match received.message {
-        Err(damaged) => undecodable(repacked(&damaged), damaged.error.to_string()),
+        Err(damaged) => undecodable(encode_damaged(&damaged), damaged.error.to_string()),
         Ok(encoded) => match Envelope::decode(&encoded) {
             Err(error) => undecodable(encoded, error.to_string()),
-            Ok(envelope) => case.handle(&bus, envelope, encoded).await,
+            Ok(envelope) => handling.handle(&bus, envelope, encoded).await,
         },
     };
     Finished { took: started.elapsed(), outcome, source, id }
@@ -78,48 +78,48 @@ fn undecodable(as_received: Encoded, error: String) -> Outcome {
     Outcome::Unhandleable(Unhandleable { as_received, class: "minutely::Undecodable", error })
 }
 
-/// Where a message goes that nobody here can handle, and that no retry makes better. Somebody else may handle it, so it is
-/// kept in any case: on the failure transport, or at rest where it is.
-pub(super) fn put_away(source: &Source, id: &MessageId, message: Unhandleable) -> Fate {
+/// What to do with a message that nothing here can handle, and that a retry does not help. Another application may be able to
+/// handle it, so it is always kept: on the failure transport, or parked in its queue.
+pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: Unhandleable) -> FailureAction {
     let Unhandleable { as_received, class, error } = message;
     tracing::error!(%id, transport = source.name, error, "cannot be handled");
     let mut message = as_received.clone();
     match &source.on_failure {
-        OnFailure::SendTo(failure) => {
+        OnFailure::MoveTo(failure) => {
             let stamp = SentToFailureTransportStamp { original_receiver_name: source.name.clone() };
             let stamps = Envelope::from_json("", "").with(&stamp).with(&details(class, &error));
             message.headers.extend(stamps.headers().clone());
-            Fate::MoveTo { message, failure: Arc::clone(failure), as_received }
+            FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
-        OnFailure::Stay => rest(source, id, message, as_received),
+        OnFailure::Park => park(source, id, message, as_received),
         OnFailure::Discard => {
-            let hours = UNHANDLED_REST.as_secs() / 3600;
-            tracing::warn!(%id, transport = source.name, "kept on its transport; tried again in {hours} h");
-            Fate::Retry { message, delay: UNHANDLED_REST, as_received }
+            let hours = UNHANDLEABLE_DELAY.as_secs() / 3600;
+            tracing::warn!(%id, transport = source.name, "kept on its transport, because there is no failure transport; tried again in {hours} h");
+            FailureAction::Retry { message, delay: UNHANDLEABLE_DELAY, as_received }
         }
     }
 }
 
-/// What failed for good on the failure transport stays there, out of the way.
-fn rest(source: &Source, id: &MessageId, mut message: Encoded, as_received: Encoded) -> Fate {
-    let (name, hours) = (&source.name, REST.as_secs() / 3600);
+/// Parks a message that failed for good on the failure transport: it stays there, delayed.
+fn park(source: &Source, id: &MessageId, mut message: Encoded, as_received: Encoded) -> FailureAction {
+    let (name, hours) = (&source.name, PARKED_FOR.as_secs() / 3600);
     tracing::warn!(
         %id, transport = name,
-        "rests on the failure transport; tried again in {hours} h, or by `minutely consume {name}`"
+        "parked on the failure transport; tried again in {hours} h, or by `minutely consume {name}`"
     );
-    message.headers.insert(RESTED.to_owned(), "1".to_owned());
-    Fate::Retry { message, delay: REST, as_received }
+    message.headers.insert(PARKED.to_owned(), "1".to_owned());
+    FailureAction::Retry { message, delay: PARKED_FOR, as_received }
 }
 
-/// A message in hand.
-struct Case<'a> {
+/// The handling of one message.
+struct Handling<'a> {
     source: &'a Source,
     id: &'a MessageId,
     stop: &'a Stop,
 }
 
-impl Case<'_> {
-    /// `as_received` is the message in the form in which its transport has it.
+impl Handling<'_> {
+    /// `as_received` is the message as its transport has it.
     async fn handle(&self, bus: &Bus, envelope: Envelope, as_received: Encoded) -> Outcome {
         let received = envelope
             .clone()
@@ -141,10 +141,10 @@ impl Case<'_> {
                     flatten_exception: serde_json::Value::Null,
                 };
                 let verdict = failed.verdict();
-                if let Some(fate) = self.again_for_free(&failed.envelope, verdict, &details, &as_received).await {
-                    return Outcome::Failed(fate);
+                if let Some(action) = self.retry_for_free(&failed.envelope, verdict, &details, &as_received).await {
+                    return Outcome::Failed(action);
                 }
-                Outcome::Failed(self.failed(failed.envelope, verdict, details, as_received))
+                Outcome::Failed(self.on_failure(failed.envelope, verdict, details, as_received))
             }
             Err(error @ DispatchError::NoHandler { .. }) => {
                 let (class, error) = ("minutely::NoHandler", error.to_string());
@@ -152,58 +152,64 @@ impl Case<'_> {
             }
             Err(error) => {
                 let details = details("minutely::DispatchError", &error.to_string());
-                Outcome::Failed(self.failed(envelope, Verdict::Retry, details, as_received))
+                Outcome::Failed(self.on_failure(envelope, Verdict::Retry, details, as_received))
             }
         }
     }
 
-    /// The handler was ended from outside or could not begin, which is not the message's fault: the try does not count.
-    /// None where it counts all the same.
-    async fn again_for_free(
+    /// A retry that does not count, for a handler that was ended from outside or could not start: that is not the message's
+    /// fault. `None` if the attempt counts.
+    async fn retry_for_free(
         &self,
         envelope: &Envelope,
         verdict: Verdict,
         details: &ErrorDetailsStamp,
         as_received: &Encoded,
-    ) -> Option<Fate> {
+    ) -> Option<FailureAction> {
         if !matches!(verdict, Verdict::Interrupted { .. } | Verdict::NotBegun) {
             return None;
         }
         let mut stop = self.stop.clone();
-        let stopping = timeout(STOPPED_TOGETHER, stop.wait()).await.is_ok();
+        let is_stopping = timeout(STOPPED_TOGETHER, stop.wait()).await.is_ok();
         let (retries, before) = (retries(envelope), interruptions(envelope));
         let (delay, interruptions) = match verdict {
-            _ if stopping => (Duration::ZERO, before),
-            Verdict::NotBegun => (self.usual_wait(retries), before),
+            _ if is_stopping => (Duration::ZERO, before),
+            Verdict::NotBegun => (self.retry_delay(retries), before),
             Verdict::Interrupted { if_stopping: false } if before < FREE_INTERRUPTIONS => {
-                (self.usual_wait(retries.max(before)), before + 1)
+                (self.retry_delay(retries.max(before)), before + 1)
             }
             _ => return None,
         };
         tracing::warn!(
             id = %self.id, message_type = envelope.message_type(), transport = self.source.name,
             error = details.exception_message,
-            "interrupted; handled again in {:.1} s without using up a retry", delay.as_secs_f64()
+            "interrupted; tried again in {:.1} s without using up a retry", delay.as_secs_f64()
         );
         let message = with_interruptions(envelope.encode(), interruptions);
-        Some(Fate::Retry { message, delay, as_received: as_received.clone() })
+        Some(FailureAction::Retry { message, delay, as_received: as_received.clone() })
     }
 
-    /// A handler failed: retry, or give up.
-    fn failed(&self, envelope: Envelope, verdict: Verdict, details: ErrorDetailsStamp, as_received: Encoded) -> Fate {
+    /// What to do after a failure that counts: retry, or give up.
+    fn on_failure(
+        &self,
+        envelope: Envelope,
+        verdict: Verdict,
+        details: ErrorDetailsStamp,
+        as_received: Encoded,
+    ) -> FailureAction {
         let retries = retries(&envelope);
-        // After the interruptions that were free, with waits that go on from theirs.
-        let (interruptions, waits) = match verdict {
+        // After the free interruptions, the delays continue to grow from theirs.
+        let (interruptions, delay_step) = match verdict {
             Verdict::Interrupted { if_stopping: false } => {
                 (interruptions(&envelope).saturating_add(1), retries.saturating_add(FREE_INTERRUPTIONS))
             }
             _ => (0, retries),
         };
-        let has_rested = self.stays() && envelope.headers().contains_key(RESTED);
+        let was_parked = self.is_failure_transport() && envelope.headers().contains_key(PARKED);
         let delay = match verdict {
-            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| self.usual_wait(retries))),
-            Verdict::Retry | Verdict::Interrupted { .. } if retries < self.source.retry.max_retries && !has_rested => {
-                Some(self.usual_wait(waits))
+            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| self.retry_delay(retries))),
+            Verdict::Retry | Verdict::Interrupted { .. } if retries < self.source.retry.max_retries && !was_parked => {
+                Some(self.retry_delay(delay_step))
             }
             Verdict::Retry | Verdict::Interrupted { .. } | Verdict::NotBegun | Verdict::Unrecoverable => None,
         };
@@ -218,39 +224,39 @@ impl Case<'_> {
             id = %self.id, message_type, transport = self.source.name, error,
             "failed; retry {} in {:.1} s", retries.saturating_add(1), delay.as_secs_f64()
         );
-        let message = again(envelope, retries.saturating_add(1), delay).encode();
+        let message = with_redelivery(envelope, retries.saturating_add(1), delay).encode();
         let message = with_interruptions(message, interruptions);
-        Fate::Retry { message, delay, as_received }
+        FailureAction::Retry { message, delay, as_received }
     }
 
-    /// No further retry.
-    fn give_up(&self, envelope: Envelope, as_received: Encoded) -> Fate {
+    /// What to do when there is no retry left.
+    fn give_up(&self, envelope: Envelope, as_received: Encoded) -> FailureAction {
         match &self.source.on_failure {
-            OnFailure::SendTo(failure) => {
+            OnFailure::MoveTo(failure) => {
                 let stamp = SentToFailureTransportStamp { original_receiver_name: self.source.name.clone() };
-                let message = with_interruptions(again(envelope, 0, Duration::ZERO).with(&stamp).encode(), 0);
-                Fate::MoveTo { message, failure: Arc::clone(failure), as_received }
+                let message = with_interruptions(with_redelivery(envelope, 0, Duration::ZERO).with(&stamp).encode(), 0);
+                FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
             }
-            OnFailure::Stay => {
-                let message = with_interruptions(again(envelope, 0, REST).encode(), 0);
-                rest(self.source, self.id, message, as_received)
+            OnFailure::Park => {
+                let message = with_interruptions(with_redelivery(envelope, 0, PARKED_FOR).encode(), 0);
+                park(self.source, self.id, message, as_received)
             }
             OnFailure::Discard => {
                 tracing::error!(
                     id = %self.id, message_type = envelope.message_type(), transport = self.source.name,
                     "discarded, because its transport has no failure_transport"
                 );
-                Fate::Discard
+                FailureAction::Discard
             }
         }
     }
 
-    fn stays(&self) -> bool {
-        matches!(self.source.on_failure, OnFailure::Stay)
+    fn is_failure_transport(&self) -> bool {
+        matches!(self.source.on_failure, OnFailure::Park)
     }
 
-    fn usual_wait(&self, retries: u32) -> Duration {
-        waiting_time(&self.source.retry, retries, fastrand::f64())
+    fn retry_delay(&self, retries: u32) -> Duration {
+        retry_delay(&self.source.retry, retries, fastrand::f64())
     }
 }
 
@@ -258,7 +264,7 @@ fn retries(envelope: &Envelope) -> u32 {
     envelope.last::<RedeliveryStamp>().map_or(0, |stamp| stamp.retry_count)
 }
 
-/// How often in a row its handler has been ended from outside.
+/// How often in a row the message's handler was ended from outside.
 fn interruptions(envelope: &Envelope) -> u32 {
     envelope.headers().get(INTERRUPTED).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
@@ -271,12 +277,12 @@ fn with_interruptions(mut message: Encoded, count: u32) -> Encoded {
     message
 }
 
-fn again(envelope: Envelope, retries: u32, delay: Duration) -> Envelope {
+fn with_redelivery(envelope: Envelope, retries: u32, delay: Duration) -> Envelope {
     let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     envelope.with(&DelayStamp { delay }).with(&RedeliveryStamp::now(retries, clock::now().into()))
 }
 
-/// Adds what went wrong, unless it is what went wrong the last time (as Symfony does).
+/// Adds the error, unless it is the same as the last one (as Symfony does).
 fn with_details(envelope: Envelope, details: ErrorDetailsStamp) -> Envelope {
     if envelope.last::<ErrorDetailsStamp>().as_ref() == Some(&details) { envelope } else { envelope.with(&details) }
 }

@@ -1,5 +1,5 @@
-//! Which workers run inside other programs. The supervisor has not started them, so they have no slot; `status` shows them by
-//! the file that each of them keeps locked.
+//! Workers that run inside other programs. They have no slot, because no supervisor started them. Each keeps a file locked,
+//! by which `status` finds it.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write};
@@ -20,11 +20,11 @@ pub struct InProcessWorker {
     pub concurrency: usize,
     /// The program's process.
     pub pid: u32,
-    /// Since when it works.
+    /// When it was started.
     pub started_at: DateTime<Utc>,
 }
 
-/// Says that a worker is at work, until it is dropped or the process ends.
+/// Shows that a worker is running, until this is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct Presence {
     path: PathBuf,
@@ -33,13 +33,13 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Says that this worker is at work in this state directory.
+    /// Creates and locks a file for this worker in the state directory.
     pub(crate) fn announce(state_dir: &Path, worker: &InProcessWorker) -> io::Result<Self> {
         let dir = state_dir.join(FOLDER);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let mut file = tempfile::Builder::new().prefix(&format!("{}-", worker.pid)).tempfile_in(&dir)?;
         file.write_all(&serde_json::to_vec(worker)?)?;
-        // Nobody else looks at a file for longer than an instant.
+        // Others lock it only for an instant, to check it.
         file.as_file().lock()?;
         let (file, path) = file.keep()?;
         Ok(Self { path, _file: file })
@@ -48,12 +48,12 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // One that is left is known by its lock, which ends now.
+        // If it cannot be removed, its missing lock shows that the worker is gone.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// The workers that run inside programs, in the order in which they were started.
+/// The workers that run inside other programs, in the order in which they were started.
 pub fn in_process_workers(state_dir: &Path) -> io::Result<Vec<InProcessWorker>> {
     let files = match state_dir.join(FOLDER).read_dir() {
         Ok(files) => files,
@@ -65,14 +65,14 @@ pub fn in_process_workers(state_dir: &Path) -> io::Result<Vec<InProcessWorker>> 
     Ok(workers)
 }
 
-/// The worker whose file this is, if it is at work. The file of one that was killed is removed.
+/// The worker that this file belongs to, if it is running. The file of a killed worker is removed.
 fn live_worker(path: &Path) -> Option<InProcessWorker> {
     let file = File::open(path).ok()?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => serde_json::from_slice(&std::fs::read(path).ok()?).ok(),
         Err(TryLockError::Error(_)) => None,
         Ok(()) => {
-            // Not locked: it is gone, or has not locked its file yet, which takes an instant.
+            // Not locked: the worker is gone, or is about to lock its file.
             let text = std::fs::read(path).ok()?;
             let worker: InProcessWorker = serde_json::from_slice(&text).ok()?;
             if Utc::now() - worker.started_at > chrono::TimeDelta::seconds(60) {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_is_seen_until_it_ends() {
+    fn a_worker_is_listed_until_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let worker = |name: &str, minutes| InProcessWorker {
             transports: vec![name.to_owned()],
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(in_process_workers(dir.path()).unwrap(), [thumbs, mail.clone()]);
         drop(second);
         assert_eq!(in_process_workers(dir.path()).unwrap(), [mail]);
-        // As one leaves its file that is killed.
+        // A killed worker leaves its file.
         let left = first.path.clone();
         let copy = dir.path().join("copy");
         std::fs::copy(&left, &copy).unwrap();

@@ -101,7 +101,7 @@ impl StopSignal {
         let mut readable = true;
         loop {
             match self.cache.list(GROUP).await {
-                Ok(facts) if facts.iter().any(|fact| fact.key == KEY && fact.written_at >= since) => {
+                Ok(entries) if entries.iter().any(|entry| entry.key == KEY && entry.written_at >= since) => {
                     return stop.request(StopReason::Asked);
                 }
                 Ok(_) if readable => {}

@@ -1,4 +1,4 @@
-//! What is wrong is told clearly, and no message is lost over it.
+//! Mistakes are reported clearly, and cost no message.
 
 use sqlx::Connection;
 
@@ -103,7 +103,7 @@ fn messages_that_cannot_be_read_go_to_the_failure_transport() {
     assert!(project.log().contains("PHP's serialize()"), "{}", project.log());
 }
 
-/// What a Symfony application writes that has not been told otherwise.
+/// What a Symfony application writes by default.
 const PHP: &[u8] = br#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":0:{}"#;
 
 #[test]
@@ -170,7 +170,7 @@ fn without_any_handler_nothing_is_taken() {
     let plan = project.json(&["cron", "--dry-run"]);
     assert_eq!(plan["workers"][0]["start"], 0, "{plan}");
     let _supervisor = project.start("supervise", &["supervise"]);
-    wait_until("the supervisor says why", || project.lines("supervise.err").iter().any(|told| told.contains(line)));
+    wait_until("the supervisor says why", || project.lines("supervise.err").iter().any(|text| text.contains(line)));
     assert!(project.workers().is_empty() && !project.is_running("mail"));
     assert_eq!((project.pending("mail"), project.pending("failed")), (3, 0));
 }
@@ -184,16 +184,16 @@ fn a_worker_that_can_handle_nothing_is_not_started_again_at_once() {
     project.run(&["setup"]).succeeds();
     insert_all(&project, 30, PHP, b"[]");
     let _supervisor = project.start("supervise", &["supervise"]);
-    let told = |what: &str| project.lines("supervise.err").iter().filter(|line| line.contains(what)).count();
-    wait_until("the supervisor says why no worker is started", || told("PHP's serialize()") > 0);
-    assert_eq!(told("started a worker"), 1);
+    let count = |what: &str| project.lines("supervise.err").iter().filter(|line| line.contains(what)).count();
+    wait_until("the supervisor says why no worker is started", || count("PHP's serialize()") > 0);
+    assert_eq!(count("started a worker"), 1);
     assert_eq!(project.json(&["cron", "--dry-run"])["workers"][0]["start"], 0);
     assert_eq!((project.pending("mail"), project.pending("failed")), (30, 0));
     assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "handled");
 
     // Whoever changes the configuration has perhaps mended it.
     project.write("config.yaml", &config);
-    wait_until("another try", || told("started a worker") == 2);
+    wait_until("another try", || count("started a worker") == 2);
 }
 
 #[test]
@@ -259,8 +259,8 @@ connections: {main: "mysql://user:hunter2@localhost:notaport/db"}
     );
     for command in [&["config", "check", "-vv"][..], &["stats", "-vv"], &["config", "check", "--format=json"]] {
         let run = project.run(command);
-        let told = format!("{}{}", run.stdout, run.stderr);
-        assert!(!told.contains("hunter2"), "{told}");
+        let output = format!("{}{}", run.stdout, run.stderr);
+        assert!(!output.contains("hunter2"), "{output}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use indexmap::IndexMap;
-use minutely::cache::{Cache, CacheError, Store, open_store};
+use minutely::cache::{Cache, CacheError, CacheStore, open_store};
 use minutely::config::{Problem, Secret, TransportConfig};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 
@@ -20,7 +20,7 @@ use crate::support::{Project, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Where a test's facts are.
+/// Where a test's entries are.
 struct Stage {
     dsn: String,
     dir: tempfile::TempDir,
@@ -51,12 +51,12 @@ impl Stage {
     }
 
     /// Opens it as another process would.
-    fn open(&self) -> Arc<dyn Store> {
+    fn open(&self) -> Arc<dyn CacheStore> {
         open(&self.dsn, self.dir.path()).unwrap()
     }
 }
 
-fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn Store>, Vec<Problem>> {
+fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let config = TransportConfig {
         name: "cache".to_owned(),
         path: "cache".to_owned(),
@@ -91,8 +91,8 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
-    a_fact_is_seen_by_others_replaced_and_removed
-    a_fact_ends_with_its_time
+    an_entry_is_seen_by_others_replaced_and_removed
+    an_entry_ends_with_its_time
     groups_and_keys_are_any_text
     names_are_told_apart_to_the_last_byte
     values_are_any_text
@@ -103,11 +103,11 @@ on_every_store! {
     setting_up_may_be_repeated_by_many_at_once
 }
 
-async fn keys(store: &Arc<dyn Store>, group: &str) -> Vec<String> {
-    store.list(group).await.unwrap().into_iter().map(|fact| fact.key).collect()
+async fn keys(store: &Arc<dyn CacheStore>, group: &str) -> Vec<String> {
+    store.list(group).await.unwrap().into_iter().map(|entry| entry.key).collect()
 }
 
-async fn a_fact_is_seen_by_others_replaced_and_removed(stage: &Stage) {
+async fn an_entry_is_seen_by_others_replaced_and_removed(stage: &Stage) {
     let (here, there) = (stage.open(), stage.open());
     assert!(keys(&there, "g").await.is_empty());
     there.remove("g", "a").await.unwrap();
@@ -115,9 +115,9 @@ async fn a_fact_is_seen_by_others_replaced_and_removed(stage: &Stage) {
     here.put("g", "a", "", MINUTE).await.unwrap();
     here.put("other", "c", "", MINUTE).await.unwrap();
     here.put("g", "b", "second", 2 * MINUTE).await.unwrap();
-    let facts = there.list("g").await.unwrap();
-    assert_eq!(facts.iter().map(|fact| (&*fact.key, &*fact.value)).collect::<Vec<_>>(), [("a", ""), ("b", "second")]);
-    let (now, b) = (SystemTime::now(), &facts[1]);
+    let entries = there.list("g").await.unwrap();
+    assert_eq!(entries.iter().map(|entry| (&*entry.key, &*entry.value)).collect::<Vec<_>>(), [("a", ""), ("b", "second")]);
+    let (now, b) = (SystemTime::now(), &entries[1]);
     let close = |a: SystemTime, b: SystemTime| {
         a.duration_since(b).unwrap_or_else(|error| error.duration()) < Duration::from_secs(10)
     };
@@ -127,7 +127,7 @@ async fn a_fact_is_seen_by_others_replaced_and_removed(stage: &Stage) {
     assert_eq!(keys(&here, "g").await, ["a"]);
 }
 
-async fn a_fact_ends_with_its_time(stage: &Stage) {
+async fn an_entry_ends_with_its_time(stage: &Stage) {
     let store = stage.open();
     store.put("g", "short", "", Duration::from_millis(300)).await.unwrap();
     store.put("g", "long", "", MINUTE).await.unwrap();
@@ -150,9 +150,9 @@ async fn groups_and_keys_are_any_text(stage: &Stage) {
         for name in &names {
             store.put(group, name, name, MINUTE).await.unwrap();
         }
-        let facts = store.list(group).await.unwrap();
-        assert!(facts.iter().map(|fact| &fact.key).eq(&names), "{facts:?}");
-        assert!(facts.iter().map(|fact| &fact.value).eq(&names), "{facts:?}");
+        let entries = store.list(group).await.unwrap();
+        assert!(entries.iter().map(|entry| &entry.key).eq(&names), "{entries:?}");
+        assert!(entries.iter().map(|entry| &entry.value).eq(&names), "{entries:?}");
     }
     let long = "x".repeat(767);
     match store.put("g", &long, "", MINUTE).await {
@@ -217,12 +217,12 @@ async fn a_refused_claim_changes_nothing(stage: &Stage) {
         assert!(Instant::now() < end, "{:?}", waiting.list("places").await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let fact = waiting.list("places").await.unwrap().remove(0);
-    assert!(fact.value == "waiting" && fact.expires_at > SystemTime::now() + MINUTE / 2, "{fact:?}");
+    let entry = waiting.list("places").await.unwrap().remove(0);
+    assert!(entry.value == "waiting" && entry.expires_at > SystemTime::now() + MINUTE / 2, "{entry:?}");
     assert!(!dead.claim("places", "0", "dead", Duration::from_millis(1)).await.unwrap());
     let after = waiting.list("places").await.unwrap().remove(0);
-    let moved = after.expires_at.duration_since(fact.expires_at).unwrap_or_else(|error| error.duration());
-    assert!(moved < Duration::from_secs(5), "{fact:?} {after:?}");
+    let moved = after.expires_at.duration_since(entry.expires_at).unwrap_or_else(|error| error.duration());
+    assert!(moved < Duration::from_secs(5), "{entry:?} {after:?}");
 }
 
 async fn a_claim_that_is_prolonged_may_end_sooner(stage: &Stage) {
@@ -247,9 +247,9 @@ async fn many_write_at_once(stage: &Stage) {
         })
     });
     join_all(writers.collect::<Vec<_>>()).await.into_iter().for_each(|end| end.unwrap());
-    let facts = stage.open().list("g").await.unwrap();
-    assert_eq!(facts.len(), 9);
-    assert!(facts[..8].iter().all(|fact| fact.value == "19"), "{facts:?}");
+    let entries = stage.open().list("g").await.unwrap();
+    assert_eq!(entries.len(), 9);
+    assert!(entries[..8].iter().all(|entry| entry.value == "19"), "{entries:?}");
 }
 
 async fn of_many_who_claim_a_place_one_gets_it(stage: &Stage) {
@@ -264,9 +264,9 @@ async fn of_many_who_claim_a_place_one_gets_it(stage: &Stage) {
         assert_eq!(got.iter().filter(|got| **got).count(), 1, "{got:?}");
     }
     let store = stage.open();
-    let facts = store.list("places").await.unwrap();
-    assert_eq!(facts.len(), 5);
-    let (owner, other) = (facts[0].value.as_str(), "nobody known");
+    let entries = store.list("places").await.unwrap();
+    assert_eq!(entries.len(), 5);
+    let (owner, other) = (entries[0].value.as_str(), "nobody known");
     // Its owner may prolong it; others may do nothing about it.
     assert!(store.claim("places", "0", owner, 2 * MINUTE).await.unwrap());
     assert!(store.list("places").await.unwrap()[0].expires_at > SystemTime::now() + MINUTE);
@@ -285,14 +285,14 @@ async fn of_many_who_claim_a_place_one_gets_it(stage: &Stage) {
 async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
     let stores: Vec<_> = (0..8).map(|_| stage.open()).collect();
     join_all(stores.iter().map(|store| store.set_up())).await.into_iter().for_each(|result| result.unwrap());
-    let stores: HashSet<String> = stores.iter().map(|store| store.place()).collect();
+    let stores: HashSet<String> = stores.iter().map(|store| store.location()).collect();
     assert_eq!(stores.len(), 1);
 }
 
 #[test]
 fn mistakes_are_found_with_their_place() {
     for (dsn, expected) in [
-        ("sync://", "keeps no facts"),
+        ("sync://", "keeps no entries"),
         ("nonsense", "starts with a scheme"),
         ("file:", "names no folder"),
         ("amqp://u:hunter2@h/", "\"amqp:\""),
@@ -317,7 +317,7 @@ async fn execute(database: &Database, sql: &str) {
     }
 }
 
-async fn on_databases() -> Vec<(Database, Arc<dyn Store>)> {
+async fn on_databases() -> Vec<(Database, Arc<dyn CacheStore>)> {
     let mut stages = vec![];
     for server in [Server::Postgres, Server::Mysql] {
         if let Some(database) = Database::create(server).await {
@@ -340,14 +340,14 @@ async fn a_table_of_another_shape_is_left_alone_and_told() {
         ];
         for error in errors {
             let error = error.unwrap().to_string();
-            assert!(error.contains(&store.place()) && error.contains("choose another table_name"), "{error}");
+            assert!(error.contains(&store.location()) && error.contains("choose another table_name"), "{error}");
         }
     }
 }
 
 /// Otherwise dead workers would be believed alive for as long as the clock was set back.
 #[test]
-async fn a_fact_from_before_the_servers_clock_was_set_back_is_not_believed() {
+async fn an_entry_from_before_the_servers_clock_was_set_back_is_not_believed() {
     for (database, store) in on_databases().await {
         store.put("g", "a", "before", MINUTE).await.unwrap();
         let day = 86_400_000;
@@ -418,7 +418,7 @@ async fn what_others_keep_under_our_redis_keys_is_left_alone() {
     store.list("g").await.unwrap_err();
     let kept: String = ::redis::cmd("GET").arg(redis.stream("g")).query(&mut connection).unwrap();
     assert_eq!(kept, "precious");
-    // A field that is no fact is in nobody's way.
+    // A field that is no entry is in nobody's way.
     let odd: &[u8] = b"\xff\xfe";
     ::redis::cmd("HSET").arg(redis.stream("h")).arg("a").arg("what?").arg(odd).arg(odd).exec(&mut connection).unwrap();
     assert!(keys(&store, "h").await.is_empty());
@@ -584,14 +584,14 @@ fn a_cache_that_never_answers_stops_nothing() {
     wait_until("a worker handles it", || host.lines("handled") == ["1", "2"]);
     let status = host.run(&["status"]).exits(1);
     assert!(status.stdout.contains("A supervisor is at work") && status.stdout.contains('?'), "{status:?}");
-    assert_eq!(status.stderr.matches("no answer within 1 s").count(), 1, "told once: {status:?}");
+    assert_eq!(status.stderr.matches("no answer within 1 s").count(), 1, "reported once: {status:?}");
     let status: serde_json::Value = host.run(&["status", "--format=json"]).exits(1).json();
     assert_eq!(status["transports"][0]["running"], serde_json::Value::Null);
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);
     supervisor.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));
-    for told in [run.stderr, host.lines("supervise.err").join("\n"), host.log()] {
-        assert!(!told.contains("hunter2"), "{told}");
+    for text in [run.stderr, host.lines("supervise.err").join("\n"), host.log()] {
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
@@ -604,8 +604,8 @@ fn a_dispatch_goes_on_without_the_cache() {
     let without = config.replace(&format!("cache: {}", database.url()), &format!("cache: redis://127.0.0.1:{closed}"));
     host.write("config.yaml", without);
     assert_eq!(host.json(&["dispatch", "Note", "1"])["outcome"], "handled");
-    let said = host.run(&["stop-workers"]).exits(1).stderr;
-    assert!(said.contains(&format!("127.0.0.1:{closed}")), "{said}");
+    let error = host.run(&["stop-workers"]).exits(1).stderr;
+    assert!(error.contains(&format!("127.0.0.1:{closed}")), "{error}");
     // A worker does its work all the same.
     host.run(&["dispatch", "Note", "2", "--transport=mail_queue"]).succeeds();
     host.run(&["consume", "mail", "--limit=1", "--time-limit=30"]).succeeds();

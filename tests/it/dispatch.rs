@@ -108,9 +108,9 @@ fn what_is_no_json_is_refused() {
     project.write("body", b"{\"name\": \"\xff\"}");
     let body = std::fs::File::open(project.file("body")).unwrap();
     let output = project.command(&["dispatch", r"App\Queued\A", "-"]).stdin(body).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("the message is not JSON: invalid utf-8"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("the message is not JSON: invalid utf-8"), "{stderr}");
     assert_eq!(project.pending("other"), 0);
 }
 

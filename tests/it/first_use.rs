@@ -54,35 +54,35 @@ fn what_init_says_leads_from_an_empty_folder_to_handled_messages() {
     let line = |what: &str| steps.lines().map(str::trim).find(|line| line.contains(what)).expect(what).to_owned();
 
     run(shell(&project, &line(" config check"))).succeeds();
-    let told = run(shell(&project, &line(" dispatch "))).succeeds();
-    assert!(told.stdout.contains("handled now"), "{told:?}");
+    let output = run(shell(&project, &line(" dispatch "))).succeeds();
+    assert!(output.stdout.contains("handled now"), "{output:?}");
     assert_eq!(project.lines("var/handled.log").len(), 1);
-    let told = run(shell(&project, &line("cat "))).succeeds();
-    assert!(told.stdout.contains(r#"App\Message\High\Note"#) && told.stdout.contains("Hello"), "{told:?}");
+    let output = run(shell(&project, &line("cat "))).succeeds();
+    assert!(output.stdout.contains(r#"App\Message\High\Note"#) && output.stdout.contains("Hello"), "{output:?}");
 
     let crontab = line("* * * * * ");
     let _cron = Running::start(&project, "cron", shell(&project, crontab.trim_start_matches("* * * * * ")));
     wait_until("workers of all three priorities run", || {
         ["prio_high", "prio_normal", "prio_low"].iter().all(|name| project.is_running(name))
     });
-    let told = run(shell(&project, &line(" dispatch "))).succeeds();
-    assert!(told.stdout.contains("queued on prio_high_queue"), "{told:?}");
+    let output = run(shell(&project, &line(" dispatch "))).succeeds();
+    assert!(output.stdout.contains("queued on prio_high_queue"), "{output:?}");
     wait_until("a worker has handled it", || project.lines("var/handled.log").len() == 2);
-    let told = run(shell(&project, &line(" status"))).succeeds();
-    assert!(told.stdout.contains("prio_high (prio_high_queue)"), "{told:?}");
+    let output = run(shell(&project, &line(" status"))).succeeds();
+    assert!(output.stdout.contains("prio_high (prio_high_queue)"), "{output:?}");
     assert_eq!(project.lines("cron.err"), Vec::<String>::new());
 }
 
 #[test]
 fn init_leaves_a_file_that_is_there() {
     let project = Project::new("# mine\n");
-    let told = project.run(&["init"]).exits(2);
-    assert!(told.stderr.contains("config.yaml is there already"), "{told:?}");
+    let output = project.run(&["init"]).exits(2);
+    assert!(output.stderr.contains("config.yaml is there already"), "{output:?}");
     assert_eq!(project.lines("config.yaml"), ["# mine"]);
-    let told = project.run(&["init", "--config", "no/such/folder.yaml"]).exits(1);
-    assert!(told.stderr.contains("no/such/folder.yaml cannot be written"), "{told:?}");
-    let told = project.run(&["init", "-q", "--config", "other.yaml"]).succeeds();
-    assert_eq!((told.stdout, told.stderr), (String::new(), String::new()));
+    let output = project.run(&["init", "--config", "no/such/folder.yaml"]).exits(1);
+    assert!(output.stderr.contains("no/such/folder.yaml cannot be written"), "{output:?}");
+    let output = project.run(&["init", "-q", "--config", "other.yaml"]).succeeds();
+    assert_eq!((output.stdout, output.stderr), (String::new(), String::new()));
     project.run(&["config", "check", "--config", "other.yaml"]).succeeds();
 }
 
@@ -90,11 +90,11 @@ fn init_leaves_a_file_that_is_there() {
 fn without_a_configuration_it_is_said_how_to_begin() {
     let project = empty_folder();
     for command in [&["status"][..], &["cron"], &["dispatch", "A"], &["config", "check"]] {
-        let told = project.run(command).exits(2);
-        assert!(told.stderr.contains("minutely init"), "{told:?}");
+        let output = project.run(command).exits(2);
+        assert!(output.stderr.contains("minutely init"), "{output:?}");
     }
-    let told = project.run(&[]).exits(2);
-    assert!(told.stderr.contains("minutely init") && told.stderr.contains("dispatch"), "{told:?}");
+    let output = project.run(&[]).exits(2);
+    assert!(output.stderr.contains("minutely init") && output.stderr.contains("dispatch"), "{output:?}");
     assert_eq!(std::fs::read_dir(project.path()).unwrap().count(), 0);
 }
 
@@ -114,13 +114,13 @@ fn quiet_commands_print_nothing_on_success() {
         &["cron"],
         &["supervise"],
     ] {
-        let told = project.run(&[command, &["-q"]].concat()).succeeds();
-        assert_eq!((told.stdout.as_str(), told.stderr.as_str()), ("", ""), "{command:?}");
+        let output = project.run(&[command, &["-q"]].concat()).succeeds();
+        assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""), "{command:?}");
     }
-    let told = project.run(&["alive", "mail", "-q"]).exits(1);
-    assert_eq!((told.stdout.as_str(), told.stderr.as_str()), ("", ""));
-    let told = project.run(&["dispatch", "Nobody", "-q"]).exits(1);
-    assert!(told.stderr.contains("no handler"), "{told:?}");
+    let output = project.run(&["alive", "mail", "-q"]).exits(1);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
+    let output = project.run(&["dispatch", "Nobody", "-q"]).exits(1);
+    assert!(output.stderr.contains("no handler"), "{output:?}");
 }
 
 #[test]
@@ -180,14 +180,14 @@ fn a_type_is_routed_and_handled_by_its_interfaces() {
 fn contaos_crontab_line_and_configuration_are_understood() {
     let project = Project::new(include_str!("../fixtures/contao.yaml"));
     project.write(".env", "DATABASE_URL=sqlite:///%kernel.project_dir%/data.db\n");
-    let told = project.run(&["config", "check"]).succeeds();
+    let output = project.run(&["config", "check"]).succeeds();
     for expected in [
         "framework.messenger.buses: is ignored",
         "contao.messenger.workers[0]: is not started",
         "contao.messenger.workers[2]: is not started",
         "add `command: php bin/console messenger:consume {transports} {options}`",
     ] {
-        assert!(told.stderr.contains(expected), "{expected} is not in:\n{}", told.stderr);
+        assert!(output.stderr.contains(expected), "{expected} is not in:\n{}", output.stderr);
     }
     let plan = project.json(&["contao:cron", "--dry-run"]);
     assert_eq!(plan["workers"].as_array().unwrap().iter().filter(|worker| worker["start"] == 0).count(), 3, "{plan}");
@@ -195,10 +195,10 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     // With a handler here, what is doubtful is what Symfony writes.
     let handlers = "handlers: {'*': {exec: [cat]}}\n";
     project.write("config.yaml", format!("{handlers}{}", include_str!("../fixtures/contao.yaml")));
-    let told = project.run(&["config", "check"]).succeeds();
+    let output = project.run(&["config", "check"]).succeeds();
     let expected = "framework.messenger.transports.contao_prio_high_doctrine: is consumed here, but Symfony writes";
-    assert!(told.stderr.contains(expected) && !told.stderr.contains("is not started"), "{told:?}");
-    assert_eq!(told.stderr.matches("messenger.transport.symfony_serializer").count(), 3, "{told:?}");
+    assert!(output.stderr.contains(expected) && !output.stderr.contains("is not started"), "{output:?}");
+    assert_eq!(output.stderr.matches("messenger.transport.symfony_serializer").count(), 3, "{output:?}");
 
     // And with the line, nothing of that is.
     let worker = "-\n                command: php bin/console messenger:consume {transports} {options}\n";
@@ -207,6 +207,6 @@ fn contaos_crontab_line_and_configuration_are_understood() {
         include_str!("../fixtures/contao.yaml")
             .replace("-\n                # Read", &format!("{worker}                # Read")),
     );
-    let told = project.run(&["config", "check"]).succeeds();
-    assert_eq!(told.stderr.lines().count(), 1, "{told:?}");
+    let output = project.run(&["config", "check"]).succeeds();
+    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
 }

@@ -59,13 +59,13 @@ fn commands_without_descriptors_end_with_an_error_that_names_the_limit() {
             &["stop-workers"],
         ] {
             let output = limited(&project, &format!("ulimit -n {descriptors}"), arguments).output().unwrap();
-            let told = String::from_utf8_lossy(&output.stderr);
-            let case = format!("{arguments:?} with {descriptors}: {:?}: {told}", output.status);
-            assert!(output.status.code().is_some_and(|code| code != 101) && !told.contains("panicked"), "{case}");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let case = format!("{arguments:?} with {descriptors}: {:?}: {stderr}", output.status);
+            assert!(output.status.code().is_some_and(|code| code != 101) && !stderr.contains("panicked"), "{case}");
             // With less the system's loader cannot read the program.
             if (4..=10).contains(&descriptors) {
                 assert_eq!(output.status.code(), Some(1), "{case}");
-                assert!(told.contains(&format!("(`ulimit -n`, {descriptors} here) are used up: raise")), "{case}");
+                assert!(stderr.contains(&format!("(`ulimit -n`, {descriptors} here) are used up: raise")), "{case}");
             }
         }
     }
@@ -212,9 +212,9 @@ fn a_burst_is_handled_where_few_processes_are_allowed() {
     assert_eq!(account.project.pending("failed"), 0);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));
-    let told = account.project.log() + &account.project.lines("supervisor.err").join("\n");
-    assert!(!told.contains("panicked"), "{told}");
-    assert!(told.contains("held back: this user may have 24 processes and threads"), "{told}");
+    let output = account.project.log() + &account.project.lines("supervisor.err").join("\n");
+    assert!(!output.contains("panicked"), "{output}");
+    assert!(output.contains("held back: this user may have 24 processes and threads"), "{output}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn without_the_cache_no_worker_is_started_and_the_reason_told() {
     let host = cluster.host("{desired_size: 1, max: 2, scope: cluster}");
     fs::write(cluster.shared.path().join("cache"), "not a folder").unwrap();
     let mut cron = host.start("supervise", &["supervise"]);
-    wait_until("it is told", || {
+    wait_until("it is reported", || {
         host.lines("supervise.err").join("\n").contains("workers on all hosts could not be counted")
     });
     assert_eq!(workers(&host), 0);

@@ -86,11 +86,11 @@ fn supervise_starts_workers_and_takes_them_along_when_it_is_stopped() {
     assert!(project.processes().is_empty());
     assert_eq!(project.json(&["dispatch", "Note", "2"])["outcome"], "handled");
     // Also where there is no terminal: in a container, and under systemd.
-    let told = project.lines("supervise.err");
+    let log = project.lines("supervise.err");
     for what in ["supervising", "started a worker", "0 pending, one worker per 2", "all workers have finished"] {
-        assert!(told.iter().any(|line| line.contains(what)), "{what} is not in {told:?}");
+        assert!(log.iter().any(|line| line.contains(what)), "{what} is not in {log:?}");
     }
-    assert!(!told.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{told:?}");
+    assert!(!log.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{log:?}");
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn a_supervisor_that_does_nothing_any_more_is_replaced() {
     wait_until("the stuck one is killed", || stuck.is_over());
     wait_until("the next one is at work", || project.json(&["status"])["supervisor"]["pid"] == next.pid());
     assert_eq!(pids(&project), worker, "its worker lives on");
-    let told = format!("killed the supervisor, which did nothing any more, to take its place pid={}", stuck.pid());
-    assert!(project.lines("cron.err").join("\n").contains(&told) && project.log().contains(&told));
+    let expected = format!("killed the supervisor, which did nothing any more, to take its place pid={}", stuck.pid());
+    assert!(project.lines("cron.err").join("\n").contains(&expected) && project.log().contains(&expected));
 }
 
 /// Tells [`sleeps_uninterruptibly`] that it is wanted.
@@ -179,8 +179,8 @@ fn a_supervisor_that_waits_for_a_disk_is_reported_and_not_replaced() {
     lock.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(150)).unwrap();
 
     let next = project.run(&["cron"]).exits(1);
-    let told = "is not replaced: it waits for a disk or a network file system that does not answer; see to that";
-    assert!(next.stderr.contains(told) && project.log().contains(told), "{next:?}");
+    let expected = "is not replaced: it waits for a disk or a network file system that does not answer; see to that";
+    assert!(next.stderr.contains(expected) && project.log().contains(expected), "{next:?}");
     assert!(sleeps(), "it was left alone");
 }
 
@@ -192,16 +192,16 @@ fn two_configurations_in_one_folder_do_not_share_a_state_directory_unnoticed() {
     wait_until("a worker runs", || pids(&project).len() == 1);
     let real = std::fs::canonicalize(project.path()).unwrap();
     let (ours, other) = (real.join("other.yaml"), real.join("config.yaml"));
-    let told = format!("is in use by another configuration, {}: give {}", other.display(), ours.display());
+    let expected = format!("is in use by another configuration, {}: give {}", other.display(), ours.display());
     let is_refused = || {
         let run = project.run(&["--config", "other.yaml", "cron"]).exits(1);
-        assert!(run.stderr.contains(&told) && project.log().contains(&told), "{run:?}");
+        assert!(run.stderr.contains(&expected) && project.log().contains(&expected), "{run:?}");
     };
     is_refused();
     let run = project.run(&["--config", "other.yaml", "stop-workers"]).exits(1);
-    assert!(run.stderr.contains(&told) && run.stdout.is_empty(), "{run:?}");
+    assert!(run.stderr.contains(&expected) && run.stdout.is_empty(), "{run:?}");
     let run = project.run(&["--config", "other.yaml", "status", "--format", "json"]).succeeds();
-    assert!(run.stderr.starts_with("warning: ") && run.stderr.contains(&told), "{run:?}");
+    assert!(run.stderr.starts_with("warning: ") && run.stderr.contains(&expected), "{run:?}");
     assert_eq!(run.json()["workers"][0]["definition"], "mail", "{run:?}");
     let run = project.run(&["status"]).succeeds();
     assert_eq!(run.stderr, "", "one's own is nothing to warn of");
@@ -431,7 +431,7 @@ fn a_program_that_is_not_there_is_told_and_others_start() {
     );
     let mut supervisor = project.start("supervise", &["supervise"]);
     wait_until("the other worker runs", || project.workers().len() == 1);
-    wait_until("it is told", || project.lines("supervise.err").join("\n").contains("/nowhere/program"));
+    wait_until("it is reported", || project.lines("supervise.err").join("\n").contains("/nowhere/program"));
     supervisor.signal(Signal::SIGTERM);
     supervisor.ends();
 }

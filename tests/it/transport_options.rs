@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::cache::open_store;
 use minutely::config::{Problem, Secret, TransportConfig};
-use minutely::transport::{Context, Liveness, Transports, built_in_factories};
+use minutely::transport::{FactoryContext, Liveness, Transports, built_in_factories};
 
 struct Nobody;
 
@@ -32,7 +32,7 @@ fn config(dsn: &str, options: &str) -> TransportConfig {
 
 /// The problems of a transport in a project's folder.
 fn check_in(dir: &Path, dsn: &str, options: &str) -> Vec<Problem> {
-    let context = Context {
+    let context = FactoryContext {
         project_dir: dir.to_owned(),
         state_dir: dir.join("var"),
         connections: IndexMap::new(),
@@ -100,7 +100,7 @@ fn options_without_effect_are_warned_of_by_name() {
             assert!(problem.message.starts_with(&format!("{option} has no effect here: ")), "{problem:?}");
         }
     }
-    // Nothing is said where a value asks for what is done anyway.
+    // An option that asks for the default behaviour is not reported.
     for (dsn, options) in [
         ("redis://h/s", "{lazy: true, timeout: 0, read_timeout: 0.0, retry_interval: '0'}"),
         ("amqp://h", "{persistent: false, read_timeout: 0}"),
@@ -140,7 +140,7 @@ fn files_for_tls_are_those_of_the_config_files_folder() {
 
 #[test]
 fn mistakes_in_options_for_tls_are_named() {
-    for (dsn, options, said) in [
+    for (dsn, options, expected) in [
         ("redis://h/s", "{ssl: {cafile: /etc/passwd}}", "ssl is for rediss:"),
         ("rediss://h/s", "{ssl: {verify_peer: false}}", "does not look whom it talks to"),
         ("rediss://h/s", "{ssl: {ca: x}}", "unknown key \"ca\"; known: cafile"),
@@ -149,6 +149,6 @@ fn mistakes_in_options_for_tls_are_named() {
         ("amqps://h", "{cert: /etc/passwd}", "cert and key go together"),
     ] {
         let problems = check(dsn, options);
-        assert!(problems.iter().any(|problem| problem.message.contains(said)), "{dsn} {options}: {problems:?}");
+        assert!(problems.iter().any(|problem| problem.message.contains(expected)), "{dsn} {options}: {problems:?}");
     }
 }

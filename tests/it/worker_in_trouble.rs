@@ -47,35 +47,35 @@ fn times(project: &Project, what: &str) -> usize {
 }
 
 #[test]
-fn what_failed_for_good_rests_and_is_counted() {
+fn what_failed_for_good_is_parked_and_counted() {
     let project = Project::new(CONFIG);
     failed(&project, "Fail");
     assert_eq!(stats(&project, "failed"), [1, 0, 1]);
     let _worker = project.start("worker", &["consume", "failed", "--sleep=20ms"]);
-    wait_until("it rests", || times(&project, "rests on the failure transport") == 1);
+    wait_until("it is parked", || times(&project, "parked on the failure transport") == 1);
     assert_eq!(project.lines("tries"), ["high", "failed", "failed"], "its own strategy has one retry");
     failed(&project, "Never");
-    wait_until("that rests too", || times(&project, "rests on the failure transport") == 2);
+    wait_until("that is parked too", || times(&project, "parked on the failure transport") == 2);
     assert_eq!(project.lines("nevers"), ["high", "failed"], "exit code 65 is not retried there either");
-    assert_eq!(project.lines("tries").len(), 3, "nothing is tried while it rests");
-    wait_until("both are put away", || stats(&project, "failed") == [0, 2, 2]);
+    assert_eq!(project.lines("tries").len(), 3, "nothing is tried while it is parked");
+    wait_until("both are delayed", || stats(&project, "failed") == [0, 2, 2]);
     let status = project.json(&["status"]);
     let failed = status["transports"].as_array().unwrap().iter().find(|one| one["name"] == "failed").unwrap();
     assert_eq!((&failed["pending"], &failed["delayed"]), (&0.into(), &2.into()));
     let text = project.run(&["stats", "failed"]).succeeds().stdout;
-    assert!(text.contains("failed keeps 2 that failed for good, 2 of them at rest"), "{text}");
+    assert!(text.contains("failed keeps 2 that failed for good, 2 of them parked"), "{text}");
 }
 
 #[test]
-fn what_rests_is_tried_once_more_by_whoever_asks() {
+fn a_worker_started_by_hand_tries_parked_messages_once() {
     let project = Project::new(CONFIG);
     for _ in 0..2 {
         failed(&project, "Mended");
     }
-    let rests = |n| move |project: &Project| times(project, "rests on the failure transport") == n;
+    let parked = |n| move |project: &Project| times(project, "parked on the failure transport") == n;
     let worker = project.start("worker", &["consume", "failed", "--sleep=20ms"]);
-    wait_until("they rest", || rests(2)(&project));
-    wait_until("they are put away", || stats(&project, "failed")[1] == 2);
+    wait_until("they are parked", || parked(2)(&project));
+    wait_until("they are delayed", || stats(&project, "failed")[1] == 2);
     drop(worker);
     assert_eq!(project.lines("tries").len(), 2 + 4);
     project.run(&["consume", "failed", "--limit=2", "--time-limit=50"]).succeeds();
@@ -87,12 +87,12 @@ fn what_rests_is_tried_once_more_by_whoever_asks() {
 }
 
 #[test]
-fn a_supervised_worker_lets_what_rests_rest() {
+fn a_supervised_worker_leaves_parked_messages_alone() {
     let workers = "workers:\n  - {transports: [failed], options: [--sleep=20ms, --time-limit=2]}\n";
     let project = Project::new(&format!("{CONFIG}{workers}"));
     failed(&project, "Never");
     let _supervisor = project.start("supervise", &["supervise"]);
-    wait_until("it rests", || times(&project, "rests on the failure transport") == 1);
+    wait_until("it is parked", || times(&project, "parked on the failure transport") == 1);
     wait_until("three workers have come and gone", || times(&project, "stopped: the time limit") >= 3);
     assert_eq!(project.lines("nevers"), ["high", "failed"]);
 }
@@ -158,7 +158,7 @@ fn a_handler_that_ends_with_its_host_uses_up_no_retry() {
             worker.signal(Signal::SIGTERM);
         } else {
             worker.signal(Signal::SIGTERM);
-            wait_until("the worker hears it", || times(&project, "finishing what is in hand") == 1);
+            wait_until("the worker hears it", || times(&project, "finishing the messages in hand") == 1);
             killpg(handler, signal).unwrap();
         }
         assert_eq!(worker.ends(), Some(0));
@@ -251,7 +251,7 @@ fn a_worker_that_ends_tries_a_store_that_fails_again_after_pauses() {
     handler(&project);
     take_database_away(&project);
     worker.signal(Signal::SIGTERM);
-    wait_until("the worker hears it", || times(&project, "finishing what is in hand") == 1);
+    wait_until("the worker hears it", || times(&project, "finishing the messages in hand") == 1);
     project.write("go", "");
     assert_eq!(worker.ends(), Some(0));
     let tries = times(&project, "handled messages could not be acknowledged");

@@ -196,7 +196,7 @@ fn a_message_too_large_for_its_failure_transport_goes_there_without_its_largest_
     let headers: Vec<serde_json::Value> =
         project.lines("headers").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(headers[1]["X-Minutely-Left-Out"], r"App\Huge");
-    wait_until("it rests there", || counts(&project, "failed") == (Some(0), Some(1)));
+    wait_until("it is parked there", || counts(&project, "failed") == (Some(0), Some(1)));
     project.run(&["consume", "failed", "--limit=1", "--time-limit=50"]).succeeds();
     assert_eq!(project.lines("headers").len(), 3, "and is tried once more by whoever asks");
 }

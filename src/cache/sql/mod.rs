@@ -15,12 +15,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use self::dialect::SqlDialect;
-use super::{CLOCK_TOLERANCE, CacheError, Fact, Store};
+use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
 use crate::config::{Options, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::sql as connect;
 
-/// Where `table_name` is not given.
 /// An entry is removed this long after it has expired, in milliseconds.
 const SWEEP_AFTER: u64 = 3_600_000;
 /// The most entries removed at once, because somebody waits for it.
@@ -53,7 +52,7 @@ enum Failed {
 #[async_trait]
 trait SqlDatabase: Send + Sync + 'static {
     /// As errors name it.
-    fn place(&self) -> String;
+    fn location(&self) -> String;
     async fn run(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<EntryRow>, Failed>;
     /// Runs a statement that creates the table, in a database that is created too where that is possible.
     async fn create(&self, sql: &str) -> Result<(), Failed>;
@@ -80,7 +79,7 @@ pub(super) fn on_sqlite(
     spec: &TransportSpec,
     project_dir: &Path,
     connections: &Connections,
-) -> Result<Arc<dyn Store>, Vec<Problem>> {
+) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let table = table_name(&mut options);
     let path = connect::sqlite::path(spec, project_dir);
@@ -95,7 +94,7 @@ pub(super) fn on_sqlite(
 
 /// A cache on a PostgreSQL server, or all that is wrong with its description.
 #[cfg(feature = "postgres")]
-pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
+pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let table = table_name(&mut options);
     let address = connect::postgres::read_address(spec, &mut options);
@@ -106,7 +105,7 @@ pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Re
 
 /// A cache on a MySQL or MariaDB server, or all that is wrong with its description.
 #[cfg(feature = "mysql")]
-pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn Store>, Vec<Problem>> {
+pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let table = table_name(&mut options);
     let address = connect::mysql::read_address(spec, &mut options);
@@ -138,13 +137,13 @@ impl<S: SqlDatabase> SqlStore<S> {
         let [a, b, c, d] = if dialect.numbered { ["$1", "$2", "$3", "$4"] } else { ["?"; 4] };
         // What is from further in the future was written before the clock was set back, and says nothing about now.
         let tolerance = CLOCK_TOLERANCE.as_millis();
-        let one = format!("WHERE fact_group = {a} AND fact_key = {b}");
+        let one = format!("WHERE entry_group = {a} AND entry_key = {b}");
         let insert = format!(
-            "INTO {t} (fact_group, fact_key, value, written_at, expires_at) \
+            "INTO {t} (entry_group, entry_key, value, written_at, expires_at) \
              VALUES ({a}, {b}, {c}, {now}, {now} + {d})"
         );
         let (put, take_over, claim) = if dialect.on_conflict {
-            let update = "ON CONFLICT (fact_group, fact_key) DO UPDATE SET value = excluded.value, \
+            let update = "ON CONFLICT (entry_group, entry_key) DO UPDATE SET value = excluded.value, \
                           written_at = excluded.written_at, expires_at = excluded.expires_at";
             let free = format!(
                 "{t}.value = excluded.value OR {t}.expires_at <= excluded.written_at \
@@ -165,21 +164,21 @@ impl<S: SqlDatabase> SqlStore<S> {
         let over = format!("expires_at < {now} - {SWEEP_AFTER}");
         let sweep = if dialect.on_conflict {
             // Twice: an entry that is put again meanwhile has not expired any more.
-            let some = format!("SELECT fact_group, fact_key FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}");
-            format!("DELETE FROM {t} WHERE {over} AND (fact_group, fact_key) IN ({some})")
+            let some = format!("SELECT entry_group, entry_key FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}");
+            format!("DELETE FROM {t} WHERE {over} AND (entry_group, entry_key) IN ({some})")
         } else {
             format!("DELETE FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}")
         };
-        let columns = format!("SELECT fact_key, value, {now} - written_at, expires_at - {now} FROM {t}");
+        let columns = format!("SELECT entry_key, value, {now} - written_at, expires_at - {now} FROM {t}");
         Self {
             create: format!(
-                "CREATE TABLE IF NOT EXISTS {t} (fact_group {key} NOT NULL, fact_key {key} NOT NULL, \
+                "CREATE TABLE IF NOT EXISTS {t} (entry_group {key} NOT NULL, entry_key {key} NOT NULL, \
                  value {value} NOT NULL, written_at {time} NOT NULL, expires_at {time} NOT NULL, \
-                 PRIMARY KEY (fact_group, fact_key))"
+                 PRIMARY KEY (entry_group, entry_key))"
             ),
             remove: format!("DELETE FROM {t} {one}"),
             list: format!(
-                "{columns} WHERE fact_group = {a} AND expires_at > {now} AND written_at <= {now} + {tolerance}"
+                "{columns} WHERE entry_group = {a} AND expires_at > {now} AND written_at <= {now} + {tolerance}"
             ),
             holder: format!("{columns} {one}"),
             unclaim: format!("DELETE FROM {t} {one} AND value = {c}"),
@@ -192,7 +191,7 @@ impl<S: SqlDatabase> SqlStore<S> {
     }
 
     fn error(&self, action: &'static str, source: Box<dyn std::error::Error + Send + Sync>) -> CacheError {
-        CacheError { place: self.database.place(), action, known: false, source }
+        CacheError { location: self.database.location(), action, known: false, source }
     }
 
     /// Reads; what is not there yet has no rows.
@@ -245,7 +244,7 @@ impl<S: SqlDatabase> SqlStore<S> {
 }
 
 #[async_trait]
-impl<S: SqlDatabase> Store for SqlStore<S> {
+impl<S: SqlDatabase> CacheStore for SqlStore<S> {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         self.write(&self.put, [group, key, value], ttl).await
     }
@@ -254,20 +253,20 @@ impl<S: SqlDatabase> Store for SqlStore<S> {
         self.change(&self.remove, &[group, key]).await
     }
 
-    async fn list(&self, group: &str) -> Result<Vec<Fact>, CacheError> {
+    async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         let rows = self.read(&self.list, vec![Argument::Text(group.to_owned())]).await?;
         let now = SystemTime::now();
-        let mut facts: Vec<Fact> = rows
+        let mut entries: Vec<CacheEntry> = rows
             .into_iter()
-            .map(|row| Fact {
+            .map(|row| CacheEntry {
                 key: row.key,
                 value: row.value,
                 written_at: now.checked_sub(millis(row.age)).unwrap_or(now),
                 expires_at: now + millis(row.left),
             })
             .collect();
-        facts.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(facts)
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(entries)
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
@@ -300,8 +299,8 @@ impl<S: SqlDatabase> Store for SqlStore<S> {
         }
     }
 
-    fn place(&self) -> String {
-        self.database.place()
+    fn location(&self) -> String {
+        self.database.location()
     }
 
     fn close_idle(&self) {

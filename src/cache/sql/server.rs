@@ -40,7 +40,7 @@ impl<S: Session> Server<S> {
 
 #[async_trait]
 impl<S: Session> SqlDatabase for Server<S> {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         self.connection.location().to_string()
     }
 

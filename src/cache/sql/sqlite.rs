@@ -22,7 +22,7 @@ impl SqliteFile {
 
 #[async_trait]
 impl SqlDatabase for SqliteFile {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         self.database.path().display().to_string()
     }
 

@@ -8,7 +8,7 @@ use super::super::fixture::eventually;
 use super::file::LeaseFile;
 use super::host_id::ID_LENGTH;
 use super::*;
-use crate::cache::{FileStore, Store};
+use crate::cache::{FileStore, CacheStore};
 use crate::config::Autoscale;
 
 /// Hosts with state directories of their own, and a cache that they share.
@@ -29,7 +29,7 @@ impl Cluster {
             autoscale: Autoscale { desired_size: 1, min: 1, max: 3, scope: Scope::Cluster },
             command: None,
         };
-        let cache = Arc::new(Cache::new(Arc::new(FileStore::new(dir.path().join("cache"))) as Arc<dyn Store>));
+        let cache = Arc::new(Cache::new(Arc::new(FileStore::new(dir.path().join("cache"))) as Arc<dyn CacheStore>));
         Self { dir, cache, definition }
     }
 

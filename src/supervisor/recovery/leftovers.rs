@@ -22,14 +22,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How far, in seconds, a process's start time and a file's modification time may differ for the same moment.
 const CLOCK_TOLERANCE: u64 = 5;
 
-/// A dead worker that has left a note.
+/// A dead worker that has left messages in flight.
 #[derive(Debug, Clone)]
 pub(super) struct DeadWorker {
     pub process: ProcessId,
     /// The value of `MINUTELY_WORKER` in its environment, and in that of all it has started.
     pub mark: String,
-    /// When it last wrote its note, in seconds since 1970.
-    pub noted_at: u64,
+    /// When it last recorded its messages in flight, in seconds since 1970.
+    pub recorded_at: u64,
 }
 
 /// Ends what a dead worker has left running, including what those processes start meanwhile. `true` if all of it is gone.
@@ -79,7 +79,7 @@ impl Leftovers {
     ///
     /// If no process has that pid, the session may be that of a later process, itself dead by now, that had the same pid. One
     /// member identifies it as the worker's: it has the worker's mark in its environment, or it was started between the
-    /// worker's start and the last change of its note, when the pid was the worker's.
+    /// worker's start and the last change of its record, when the pid was the worker's.
     fn running(&mut self) -> Vec<ProcessId> {
         let process = self.worker.process;
         let mut members = session::members(process.pid);
@@ -96,7 +96,7 @@ impl DeadWorker {
     /// Did this worker, or something that it had started, certainly start this member of its session?
     fn has_started(&self, member: &ProcessId) -> bool {
         let earliest = self.process.started_at.saturating_sub(CLOCK_TOLERANCE);
-        let latest = self.noted_at.saturating_add(CLOCK_TOLERANCE);
+        let latest = self.recorded_at.saturating_add(CLOCK_TOLERANCE);
         (earliest..=latest).contains(&member.started_at) || self.has_marked(member.pid)
     }
 
@@ -115,7 +115,7 @@ mod tests {
 
     use super::super::super::fixture::eventually;
     use super::super::super::slots::Slots;
-    use super::super::notes::{self, NoteOfTheDead};
+    use super::super::in_flight_files::{self, DeadWorkersFile};
     use super::*;
 
     /// The leader of a session in which something else runs, both with this mark.
@@ -138,27 +138,27 @@ mod tests {
         let slots = Slots::new(dir.path());
         let mut worker = worker("");
         let process = ProcessId::of(worker.id()).unwrap();
-        let path = notes::path(&slots, "mail", 0, process, "");
+        let path = in_flight_files::path(&slots, "mail", 0, process, "");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert!(notes::of_the_dead(&slots).is_empty(), "it lives");
+        assert!(in_flight_files::of_dead_workers(&slots).is_empty(), "it lives");
         worker.kill().unwrap();
         eventually("it is dead, and not reaped", || !process.is_alive());
         assert_eq!(session::members(process.pid).len(), 1);
-        let NoteOfTheDead { worker: dead, .. } = notes::of_the_dead(&slots).pop().unwrap();
+        let DeadWorkersFile { worker: dead, .. } = in_flight_files::of_dead_workers(&slots).pop().unwrap();
         assert!(end(dead).await);
         assert_eq!(session::members(process.pid), []);
         worker.wait().unwrap();
     }
 
     #[tokio::test]
-    async fn a_process_started_long_after_the_note_is_known_by_its_mark_and_strangers_are_left_alone() {
+    async fn a_process_started_long_after_the_record_is_found_by_its_mark_and_others_are_left_alone() {
         let mut worker = worker("17ab");
         let process = ProcessId::of(worker.id()).unwrap();
         worker.kill().unwrap();
         worker.wait().unwrap();
         let process = ProcessId { started_at: process.started_at - 3600, ..process };
-        let dead = |mark: &str| DeadWorker { process, mark: mark.to_owned(), noted_at: now() - 1800 };
+        let dead = |mark: &str| DeadWorker { process, mark: mark.to_owned(), recorded_at: now() - 1800 };
         for another in ["17a", "17abc", ""] {
             assert!(end(dead(another)).await);
             assert_eq!(session::members(process.pid).len(), 1, "a later process had the same pid");

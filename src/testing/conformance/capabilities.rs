@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 
 use super::Stage;
 use super::stage::{DEADLINE, HOUR, Queue, bodies, deliveries, ids, message, message_of, never_received};
-use crate::transport::{Counting, Counts, KeepingAlive, Listing, MessageId, Moving, REST, Receipt, Releasing};
+use crate::transport::{Counting, Counts, KeepingAlive, Listing, MessageId, Moving, PARKED_FOR, Receipt, Releasing};
 
 /// The part of a transport that a test is about.
 macro_rules! part {
@@ -31,7 +31,7 @@ part!(releasing: Releasing);
 part!(keeping_alive: KeepingAlive);
 part!(moving: Moving);
 
-pub async fn it_can_do_what_it_is_said_to(stage: &Stage, said: &[&str]) {
+pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
     let queue = stage.open("a");
     assert!(queue.receiver.is_some(), "a transport without a receiver cannot be tested");
     for (part, is_there) in [
@@ -40,12 +40,12 @@ pub async fn it_can_do_what_it_is_said_to(stage: &Stage, said: &[&str]) {
         ("listing", queue.listing.is_some()),
         ("releasing", queue.releasing.is_some()),
         ("keeping_alive", queue.keeping_alive.is_some()),
-        ("resting", queue.resting.is_some()),
+        ("parking", queue.parking.is_some()),
         ("retrying", queue.retrying.is_some()),
         ("moving", queue.moving.is_some()),
         ("waking", queue.waking.is_some()),
     ] {
-        assert_eq!(is_there, said.contains(&part), "`{part}`: is it there (left), is it in the list (right)?");
+        assert_eq!(is_there, declared.contains(&part), "`{part}`: is it there (left), is it in the list (right)?");
     }
     for (ability, needed) in [
         ("listing", "stable_ids"),
@@ -54,7 +54,7 @@ pub async fn it_can_do_what_it_is_said_to(stage: &Stage, said: &[&str]) {
         ("auto_setup", "setting_up"),
         ("release_by_others", "releasing"),
     ] {
-        assert!(!said.contains(&ability) || said.contains(&needed), "`{ability}` needs `{needed}` in the list");
+        assert!(!declared.contains(&ability) || declared.contains(&needed), "`{ability}` needs `{needed}` in the list");
     }
 }
 
@@ -222,29 +222,29 @@ pub async fn keeping_alive_touches_only_what_is_in_flight(stage: &Stage) {
     assert_eq!(queue.receive(2).await.len(), 1);
 }
 
-pub async fn what_rests_is_counted_and_resumed(stage: &Stage) {
+pub async fn parked_messages_are_counted_and_resumed(stage: &Stage) {
     let (queue, other) = (stage.open("a"), stage.open("a"));
-    let resting = queue.resting.clone().unwrap();
-    resting.resume().await.unwrap();
+    let parking = queue.parking.clone().unwrap();
+    parking.resume().await.unwrap();
     queue.send("held").await;
     let held = queue.receive(1).await;
     for n in 0..3 {
         queue.send(n.to_string()).await;
         let received = queue.receive(1).await;
         match &queue.retrying {
-            Some(retrying) => retrying.retry(&received[0].id, message_of(&received[0]), REST).await.unwrap(),
+            Some(retrying) => retrying.retry(&received[0].id, message_of(&received[0]), PARKED_FOR).await.unwrap(),
             None => {
-                queue.send_later(n.to_string(), REST).await;
+                queue.send_later(n.to_string(), PARKED_FOR).await;
                 queue.receiver().reject(&ids(&received)).await.unwrap();
             }
         }
     }
     assert!(queue.receive(9).await.is_empty());
-    let others_resting = other.resting.clone().unwrap();
-    assert_eq!(others_resting.resting(9).await.unwrap(), 3);
-    assert_eq!(others_resting.resting(2).await.unwrap(), 2);
-    others_resting.resume().await.unwrap();
-    assert_eq!(resting.resting(9).await.unwrap(), 0);
+    let others_parking = other.parking.clone().unwrap();
+    assert_eq!(others_parking.parked(9).await.unwrap(), 3);
+    assert_eq!(others_parking.parked(2).await.unwrap(), 2);
+    others_parking.resume().await.unwrap();
+    assert_eq!(parking.parked(9).await.unwrap(), 0);
     let mut resumed = Vec::new();
     while resumed.len() < 3 {
         let received = queue.receive_eventually().await;

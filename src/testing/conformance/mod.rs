@@ -31,7 +31,7 @@
 //!
 //! Every transport is held to the contract of [`Sender`](crate::transport::Sender) and
 //! [`Receiver`](crate::transport::Receiver). The list says what else this one can do; each word adds tests. A word that is
-//! missing, or too many, fails the test `it_can_do_what_it_is_said_to`.
+//! missing, or too many, fails the test `it_can_do_what_is_declared`.
 //!
 //! | a part of [`Transport`] | what its tests need |
 //! | --- | --- |
@@ -40,7 +40,7 @@
 //! | `listing` | `stable_ids` |
 //! | `releasing` | |
 //! | `keeping_alive` | `releasing`, and the option `redeliver_timeout` in seconds |
-//! | `resting` | |
+//! | `parking` | |
 //! | `retrying` | |
 //! | `moving` | |
 //! | `waking` | |
@@ -74,7 +74,7 @@ use indexmap::IndexMap;
 pub use stage::Stage;
 
 use crate::config::{Secret, TransportConfig};
-use crate::transport::{Context, Factory, Liveness, Transport, Transports};
+use crate::transport::{FactoryContext, Factory, Liveness, Transport, Transports};
 
 /// Makes a module of tests that hold a transport to its contract; see [`testing::conformance`](crate::testing::conformance).
 #[macro_export]
@@ -85,10 +85,10 @@ macro_rules! conformance {
             use super::*;
 
             #[test]
-            fn it_can_do_what_it_is_said_to() {
-                let said = [$(::core::stringify!($ability)),*];
+            fn it_can_do_what_is_declared() {
+                let declared = [$(::core::stringify!($ability)),*];
                 $crate::testing::conformance::run($open, async |stage| {
-                    $crate::testing::conformance::capabilities::it_can_do_what_it_is_said_to(stage, &said).await;
+                    $crate::testing::conformance::capabilities::it_can_do_what_is_declared(stage, &declared).await;
                 });
             }
 
@@ -151,8 +151,8 @@ macro_rules! __conformance {
             keeping_alive_touches_only_what_is_in_flight
         );
     };
-    ($open:expr; resting) => {
-        $crate::__conformance!($open; capabilities: what_rests_is_counted_and_resumed);
+    ($open:expr; parking) => {
+        $crate::__conformance!($open; capabilities: parked_messages_are_counted_and_resumed);
     };
     ($open:expr; retrying) => {
         $crate::__conformance!($open; capabilities:
@@ -233,7 +233,7 @@ pub fn open(factory: Arc<dyn Factory>, dir: &Path, queue: &str, dsn: &str, optio
         retry: None,
         failure_transport: None,
     };
-    let context = Context {
+    let context = FactoryContext {
         project_dir: dir.to_owned(),
         state_dir: dir.join("var"),
         connections: IndexMap::new(),

@@ -11,7 +11,7 @@ mod fetching;
 mod message_properties;
 mod options;
 mod publishing;
-mod resting;
+mod parking;
 mod tags;
 mod topology;
 
@@ -27,7 +27,7 @@ use self::consuming::{ConsumedQueue, Consuming, Taken};
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
-    Connecting, Context, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
+    Connecting, FactoryContext, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
     Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
 };
 use crate::config::{Definition, Problem};
@@ -351,7 +351,7 @@ impl Amqp {
         transport.counting = Some(queues.clone());
         transport.setting_up = Some(queues.clone());
         transport.releasing = Some(queues.clone());
-        transport.resting = Some(queues.clone());
+        transport.parking = Some(queues.clone());
         transport.waking = Some(queues.clone());
         transport.prefetching = Some(queues.clone());
         transport.queues = Some(queues.clone());
@@ -382,7 +382,7 @@ impl Factory for AmqpFactory {
         [&options::OPTIONS[..], &connection::amqp::OPTIONS].concat()
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let (address, topology) = options::read(spec, &mut options);
         options.finish()?;

@@ -25,8 +25,8 @@ use self::ids::{delayed_id, due, millis, new_uniqid, now, own_name};
 use self::options::Queue;
 use self::taking::{BEGINNING, MOST_TAKEN};
 use super::{
-    Connecting, Context, Counting, Counts, Delivery, Factory, KeepingAlive, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Connecting, FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, MessageId, Moving, Place, Receipt,
+    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
 use crate::config::{Definition, Problem};
@@ -245,13 +245,13 @@ impl Releasing for Redis {
 }
 
 #[async_trait]
-impl Resting for Redis {
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+impl Parking for Redis {
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError> {
         self.count(cap).await.map(|counts| counts.delayed)
     }
 
     async fn resume(&self) -> Result<(), TransportError> {
-        let (action, now) = ("resuming", now());
+        let (action, now) = ("resuming parked messages", now());
         loop {
             let mut resume = self.invocation(&scripts::RESUME);
             resume.arg(now);
@@ -397,7 +397,7 @@ impl Redis {
         transport.listing = Some(queue.clone());
         transport.releasing = Some(queue.clone());
         transport.keeping_alive = Some(queue.clone());
-        transport.resting = Some(queue.clone());
+        transport.parking = Some(queue.clone());
         transport.waking = Some(queue.clone());
         transport.connecting = Some(queue.clone());
         transport.retrying = Some(queue.clone());
@@ -427,7 +427,7 @@ impl Factory for RedisFactory {
         [&options::OPTIONS[..], &connection::redis::OPTIONS].concat()
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let (address, queue) = options::read(spec, &mut options);
         let connection = self.connections.redis(address).map_err(|error| spec.dsn_problem(error.to_string()));

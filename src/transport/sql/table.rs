@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::super::{
     Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt, Received,
-    Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
 };
 use super::dialect::{Dialect, Request};
 use super::row::{Content, NotText, Stored};
@@ -250,13 +250,13 @@ impl<D: Dialect> Releasing for Table<D> {
 }
 
 #[async_trait]
-impl<D: Dialect> Resting for Table<D> {
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+impl<D: Dialect> Parking for Table<D> {
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError> {
         Ok(self.counts(cap).await?.delayed)
     }
 
     async fn resume(&self) -> Result<(), TransportError> {
-        self.run("resuming", self.dialect.resume(Timestamp::now())).await?;
+        self.run("resuming parked messages", self.dialect.resume(Timestamp::now())).await?;
         self.notify();
         Ok(())
     }
@@ -383,7 +383,7 @@ impl<D: Dialect> Table<D> {
         transport.listing = Some(table.clone());
         transport.releasing = Some(table.clone());
         transport.keeping_alive = Some(table.clone());
-        transport.resting = Some(table.clone());
+        transport.parking = Some(table.clone());
         transport.connecting = Some(table.clone());
         transport.retrying = Some(table.clone());
         transport.moving = Some(table);

@@ -32,7 +32,7 @@ minutely::conformance!(
         listing,
         releasing,
         keeping_alive,
-        resting,
+        parking,
         retrying,
         moving,
         waking,
@@ -55,7 +55,7 @@ minutely::conformance!(
         listing,
         releasing,
         keeping_alive,
-        resting,
+        parking,
         retrying,
         moving,
         waking,
@@ -79,7 +79,7 @@ minutely::conformance!(
         listing,
         releasing,
         keeping_alive,
-        resting,
+        parking,
         retrying,
         moving,
         waking,
@@ -102,7 +102,7 @@ minutely::conformance!(
         listing,
         releasing,
         keeping_alive,
-        resting,
+        parking,
         retrying,
         moving,
         waking,
@@ -125,7 +125,7 @@ minutely::conformance!(
         listing,
         releasing,
         keeping_alive,
-        resting,
+        parking,
         retrying,
         moving,
         waking,
@@ -143,6 +143,6 @@ minutely::conformance!(
 // The broker lends messages to connections, and has neither ids for them nor a say about time.
 minutely::conformance!(
     amqp,
-    [counting, setting_up, releasing, resting, retrying, waking, binary_bodies, auto_setup],
+    [counting, setting_up, releasing, parking, retrying, waking, binary_bodies, auto_setup],
     on!(Amqp)
 );

@@ -178,7 +178,7 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
     producer.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::from_secs(3600)).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("delayed").unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    producer.resting.as_ref().unwrap().resume().await.unwrap();
+    producer.parking.as_ref().unwrap().resume().await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("resumed").unwrap();
 
     for from in [&other, &elsewhere] {

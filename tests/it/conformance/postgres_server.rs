@@ -139,43 +139,43 @@ async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
         let mut listener = PgListener::connect(&stage.database().url()).await.unwrap();
         listener.listen_all(tables).await.unwrap();
         let (retrying, moving) = (transport.retrying.as_ref().unwrap(), transport.moving.as_ref().unwrap());
-        let told = |table: usize, queue: &str| vec![format!("{} {queue}", tables[table])];
+        let expected = |table: usize, queue: &str| vec![format!("{} {queue}", tables[table])];
 
         let first = send(&transport, "1").await;
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "sent");
         send_later(&transport, "2", INTERVAL).await;
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "sent for later");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "sent for later");
         send(&transport, "3").await;
         let received = transport.receive(2).await.unwrap();
         let (received, taken) = (ids(&received), deliveries(&received));
-        heard(&mut listener, &mut connection, tables[0]).await;
+        notifications(&mut listener, &mut connection, tables[0]).await;
         transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "released, two at once");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "released, two at once");
         retrying.retry(&first, &message("1"), INTERVAL).await.unwrap();
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "a"), "retried");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "retried");
         let place = neighbour.moving.as_ref().unwrap().place();
         moving.move_to(&first, &message("1"), &place).await.unwrap().unwrap();
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(0, "b"), "moved to another queue");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "b"), "moved to another queue");
         let place = elsewhere.moving.as_ref().unwrap().place();
         moving.move_to(&received[1], &message("3"), &place).await.unwrap().unwrap();
-        assert_eq!(heard(&mut listener, &mut connection, tables[0]).await, told(1, "a"), "moved to another table");
+        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(1, "a"), "moved to another table");
         transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
         retrying.retry(&received[1], &message("3"), INTERVAL).await.unwrap();
-        assert!(heard(&mut listener, &mut connection, tables[0]).await.is_empty(), "nothing was there to change");
+        assert!(notifications(&mut listener, &mut connection, tables[0]).await.is_empty(), "nothing was there to change");
     }
 }
 
-/// What a listener has been told up to now: the channels and payloads.
-async fn heard(listener: &mut PgListener, connection: &mut PgConnection, channel: &str) -> Vec<String> {
+/// The channels and payloads of the notifications that a listener has received.
+async fn notifications(listener: &mut PgListener, connection: &mut PgConnection, channel: &str) -> Vec<String> {
     // Notifications come in the order of the commits.
     connection.execute(AssertSqlSafe(format!("SELECT pg_notify('{channel}', 'end')"))).await.unwrap();
-    let mut heard = vec![];
+    let mut received = vec![];
     loop {
         let notification = listener.recv().await.unwrap();
         if notification.payload() == "end" {
-            return heard;
+            return received;
         }
-        heard.push(format!("{} {}", notification.channel(), notification.payload()));
+        received.push(format!("{} {}", notification.channel(), notification.payload()));
     }
 }
 
@@ -306,7 +306,7 @@ async fn without_notifications_nothing_is_promised() {
     listener.listen("messenger_messages").await.unwrap();
     let id = send(&without, "{}").await;
     without.retrying.as_ref().unwrap().retry(&id, &message("{}"), Duration::ZERO).await.unwrap();
-    assert!(heard(&mut listener, &mut connection, "messenger_messages").await.is_empty());
+    assert!(notifications(&mut listener, &mut connection, "messenger_messages").await.is_empty());
 }
 
 #[test]
@@ -327,7 +327,7 @@ async fn consumers_of_several_tables_are_woken_over_one_connection() {
         );
         connection.execute(AssertSqlSafe(insert)).await.unwrap();
         let woken = tokio::time::timeout(DEADLINE, table.waking.as_ref().unwrap().wake()).await;
-        woken.expect("a consumer is told").unwrap();
+        woken.expect("a consumer is notified").unwrap();
         assert_eq!(table.receive(1).await.unwrap().len(), 1);
     }
 }
@@ -450,10 +450,10 @@ async fn what_is_resumed_wakes_those_who_wait() {
     connection.execute("DROP TRIGGER notify_trigger ON messenger_messages").await.unwrap();
     listen(&consumer).await;
     send_later(&other, "{}", Duration::from_secs(3600)).await;
-    // The delayed message itself is told of.
+    // The delayed message itself is notified.
     consumer.waking.as_ref().unwrap().wake().await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
-    other.resting.as_ref().unwrap().resume().await.unwrap();
+    other.parking.as_ref().unwrap().resume().await.unwrap();
     tokio::time::timeout(DEADLINE, consumer.waking.as_ref().unwrap().wake()).await.expect("resumed").unwrap();
     assert_eq!(receive_bodies(&consumer).await, ["{}"]);
 }

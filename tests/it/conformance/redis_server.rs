@@ -1,4 +1,4 @@
-//! What concerns Redis alone: Symfony's entries, consumers and groups, and what is said when something is wrong.
+//! What concerns Redis alone: Symfony's entries, consumers and groups, and what is reported when something is wrong.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{Context, Counts, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories};
+use minutely::transport::{FactoryContext, Counts, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories};
 use redis::{Connection, FromRedisValue, cmd};
 
 use super::stage::{
@@ -126,8 +126,8 @@ async fn damaged_entries_are_received_for_what_they_are_and_kept() {
         ["other field", "nonsense", "s:3:\"{}\";", "{}", r#"{"body":{},"headers":{}}"#, "b", "delayed nonsense"]
     );
     assert_eq!(&damaged[5].headers[..], b"[\"x\"]");
-    let said = damaged[0].error.to_string();
-    assert!(said.contains("has no field `message`"), "{said}");
+    let expected = damaged[0].error.to_string();
+    assert!(expected.contains("has no field `message`"), "{expected}");
     assert_eq!(counts(&transport).await, Counts { in_flight: 7, ..Counts::default() });
 }
 
@@ -454,7 +454,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
     ] {
         queued(&transport(&dsn, options)).await.unwrap();
     }
-    for (dsn, said) in [
+    for (dsn, expected) in [
         (format!("redis://hunter3@127.0.0.1:{port}/s"), "password are wrong"),
         (format!("redis://app:hunter3@127.0.0.1:{port}/s"), "password are wrong"),
         (format!("redis://127.0.0.1:{port}/s"), "asks for a password"),
@@ -463,7 +463,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
         ("redis://hunter2@/nowhere/a.sock".to_owned(), "/nowhere/a.sock/0: No such file"),
     ] {
         let text = error_text(queued(&transport(&dsn, "{}")).await);
-        assert!(text.contains(said) && text.contains("\"a\"") && !text.contains("hunter"), "{text}");
+        assert!(text.contains(expected) && text.contains("\"a\"") && !text.contains("hunter"), "{text}");
     }
 }
 
@@ -486,7 +486,7 @@ async fn nothing_that_is_written_waits_for_an_acknowledgement() {
 }
 
 #[test]
-async fn what_a_user_may_not_do_is_said() {
+async fn a_missing_permission_is_named() {
     let options = ["--user", "app", "on", ">hunter2", "~*", "&*", "+@all", "-@stream"];
     let Some(server) = PrivateRedis::start(&options) else { return };
     let transport = transport(&format!("redis://app:hunter2@127.0.0.1:{}", server.port()), "{}");
@@ -550,7 +550,7 @@ fn check(dsn: &str) -> Vec<String> {
         retry: None,
         failure_transport: None,
     };
-    let context = Context {
+    let context = FactoryContext {
         project_dir: "/".into(),
         state_dir: "/".into(),
         connections: IndexMap::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{Context, Liveness, Transports, built_in_factories};
+use minutely::transport::{FactoryContext, Liveness, Transports, built_in_factories};
 
 struct Nobody;
 
@@ -32,9 +32,9 @@ fn config_with(dsn: &str, options: &str) -> IndexMap<String, TransportConfig> {
     IndexMap::from([("a".to_owned(), config)])
 }
 
-fn context(url: &str) -> Context {
+fn context(url: &str) -> FactoryContext {
     let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
-    Context { project_dir: "/".into(), state_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
+    FactoryContext { project_dir: "/".into(), state_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
 }
 
 /// The problems of a DSN with further options, as YAML.

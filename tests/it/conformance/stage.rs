@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
 use minutely::transport::{
-    Context, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError, Transports,
+    FactoryContext, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError, Transports,
     built_in_factories,
 };
 
@@ -193,7 +193,7 @@ pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>]
         retry: None,
         failure_transport: None,
     };
-    let context = Context {
+    let context = FactoryContext {
         project_dir: dir.to_owned(),
         state_dir: dir.join("var"),
         connections: IndexMap::new(),

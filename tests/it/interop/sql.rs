@@ -37,7 +37,7 @@ fn counts(both: &Both) -> (u64, u64) {
     (both.project.pending("async"), both.php.count(&both.project))
 }
 
-fn told(run: &Run) -> String {
+fn stdout_of(run: &Run) -> String {
     format!("{}{}", run.stdout, run.stderr)
 }
 
@@ -152,7 +152,7 @@ fn failed_at_symfonys_retried_here(both: &Both) {
     // It fails here too, and is kept with everything that Symfony had written on it. Symfony's retry and its move to the
     // failure transport are new rows, ours are not.
     both.project.run(&["consume", "failed", "--limit=1"]).succeeds();
-    let shown = told(&both.php.run(&both.project, &["messenger:failed:show", "3", "-vv"]));
+    let shown = stdout_of(&both.php.run(&both.project, &["messenger:failed:show", "3", "-vv"]));
     assert!(shown.contains("exit code 1"), "{shown}");
 }
 
@@ -160,7 +160,7 @@ fn failed_here_shown_and_retried_by_symfony(both: &Both) {
     both.dispatch_here(1, "not here");
     both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
-    let shown = told(&both.php.run(&both.project, &["messenger:failed:show", "1"]));
+    let shown = stdout_of(&both.php.run(&both.project, &["messenger:failed:show", "1"]));
     assert!(shown.contains(r"App\Message\Note") && shown.contains("exit code 1"), "{shown}");
     both.php.run(&both.project, &["messenger:failed:retry", "1", "--force"]);
     assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));

@@ -73,13 +73,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 impl Drop for Exchanges {
     fn drop(&mut self) {
         const HOUR: &str = "3600000";
-        const REST: &str = "86400000";
+        const PARKED_FOR: &str = "86400000";
         let mut queues = Vec::new();
         for queue in ["a", "b", "async", "failed", "ours", "theirs"] {
             let name = self.name(queue);
             let daily = chrono::Utc::now().format("%Y-%m-%dZ");
             // Those that would stay for long: of an hour, of a day, and daily ones of any time.
-            for delay in ["50", HOUR, REST] {
+            for delay in ["50", HOUR, PARKED_FOR] {
                 for of in [
                     format!("{name}__{delay}_delay"),
                     format!("_{name}_{delay}_retry"),

@@ -33,13 +33,13 @@ impl Proxy {
     fn start_with(server: &str, port: u16, delay: Duration) -> Self {
         let (cut, cuts) = watch::channel(0);
         let (end, ended) = tokio::sync::oneshot::channel();
-        let (told, port_of) = mpsc::channel();
+        let (port_sender, port_of) = mpsc::channel();
         let server = server.to_owned();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-                told.send(listener.local_addr().unwrap().port()).unwrap();
+                port_sender.send(listener.local_addr().unwrap().port()).unwrap();
                 tokio::select! {
                     () = serve(listener, server, delay, cuts) => {}
                     _ = ended => {}

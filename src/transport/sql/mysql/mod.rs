@@ -23,7 +23,7 @@ use sqlx::SqlSafeStr;
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
-use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
+use super::super::{FactoryContext, Factory, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
@@ -199,7 +199,7 @@ impl Factory for MysqlFactory {
         [&super::options::OPTIONS[..], &connection::sql::mysql::OPTIONS].concat()
     }
 
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
         if queue.table.split('.').any(|part| part.len() > LONGEST_NAME) {

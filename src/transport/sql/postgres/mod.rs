@@ -16,7 +16,7 @@ use sqlx::{SqlSafeStr, SqlStr};
 
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::waking::Notifications;
-use super::super::{Context, Factory, Transport, TransportSpec, Waking, registry};
+use super::super::{FactoryContext, Factory, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Options, Problem, Setting};
 use crate::connection::sql::Statement;
@@ -173,7 +173,7 @@ impl Factory for PostgresFactory {
         [&super::options::OPTIONS[..], &OPTIONS, &connection::sql::postgres::OPTIONS].concat()
     }
 
-    fn create(&self, spec: &TransportSpec, _context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
         if queue.table.len() > LONGEST_NAME {

@@ -20,8 +20,8 @@ use sqlx::sqlite::SqliteRow;
 use self::queries::Queries;
 use self::row::{ReadRow, bind_message, first_id};
 use super::super::{
-    Context, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Resting, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
+    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, registry,
 };
 use super::{QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
@@ -244,14 +244,14 @@ impl Releasing for Sqlite {
 }
 
 #[async_trait]
-impl Resting for Sqlite {
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+impl Parking for Sqlite {
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError> {
         Ok(self.counts(cap).await?.delayed)
     }
 
     async fn resume(&self) -> Result<(), TransportError> {
         let statement = Statement::new(&self.queries.resume).bind(&self.options.queue).bind(Timestamp::now().text());
-        self.run("resuming", statement).await.map(drop)
+        self.run("resuming parked messages", statement).await.map(drop)
     }
 }
 
@@ -351,7 +351,7 @@ impl Sqlite {
         transport.listing = Some(queue.clone());
         transport.releasing = Some(queue.clone());
         transport.keeping_alive = Some(queue.clone());
-        transport.resting = Some(queue.clone());
+        transport.parking = Some(queue.clone());
         transport.waking = Some(queue.clone());
         transport.retrying = Some(queue.clone());
         transport.moving = Some(queue);
@@ -388,7 +388,7 @@ impl Factory for SqliteFactory {
         super::options::OPTIONS.to_vec()
     }
 
-    fn create(&self, spec: &TransportSpec, context: &Context) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read(&mut options);
         let path = path(spec, &context.project_dir);

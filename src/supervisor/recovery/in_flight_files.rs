@@ -1,4 +1,4 @@
-//! Finds the notes that dead workers have left beside their slots.
+//! Finds the files in which dead workers have recorded their messages in flight, beside their slots.
 
 use std::fs::DirEntry;
 use std::path::PathBuf;
@@ -8,20 +8,20 @@ use super::super::leases;
 use super::super::process::ProcessId;
 use super::super::slots::Slots;
 use super::leftovers::DeadWorker;
-use crate::worker::{Note, UNFINISHED};
+use crate::worker::{InFlightFile, UNFINISHED};
 
 const EXTENSION: &str = "work";
 
-/// A temporary file this old was left by a process that was killed while it wrote a note or a lease.
+/// A temporary file this old was left by a process that was killed while writing such a file, or a lease.
 const TEMPORARY_FOR: Duration = Duration::from_secs(60);
 
-/// A dead worker and its note.
-pub(super) struct NoteOfTheDead {
+/// A dead worker and its file.
+pub(super) struct DeadWorkersFile {
     pub worker: DeadWorker,
-    pub note: Note,
+    pub file: InFlightFile,
 }
 
-/// Where the worker in a slot notes what it has in flight. `mark` is the value of `MINUTELY_WORKER` in its environment.
+/// Where the worker in a slot records its messages in flight. `mark` is the value of `MINUTELY_WORKER` in its environment.
 pub(in crate::supervisor) fn path(
     slots: &Slots,
     definition: &str,
@@ -33,34 +33,34 @@ pub(in crate::supervisor) fn path(
     slots.path(definition, slot).with_file_name(format!("{slot}.{pid}-{started_at}-{mark}.{EXTENSION}"))
 }
 
-/// The notes of all workers that are dead. Removes temporary files that nobody writes any more. Reads some folders.
-pub(super) fn of_the_dead(slots: &Slots) -> Vec<NoteOfTheDead> {
-    let notes = slots.definitions().into_iter().flat_map(|definition| {
+/// The files of all dead workers. Removes abandoned temporary files. Reads a few folders.
+pub(super) fn of_dead_workers(slots: &Slots) -> Vec<DeadWorkersFile> {
+    let found = slots.definitions().into_iter().flat_map(|definition| {
         let files = std::fs::read_dir(slots.dir_of(&definition)).into_iter().flatten().flatten();
         files
             .filter_map(|file| {
                 remove_if_abandoned(&file);
-                note_of_the_dead(slots, &definition, &file)
+                dead_workers_file(slots, &definition, &file)
             })
             .collect::<Vec<_>>()
     });
-    notes.collect()
+    found.collect()
 }
 
-fn note_of_the_dead(slots: &Slots, definition: &str, file: &DirEntry) -> Option<NoteOfTheDead> {
+fn dead_workers_file(slots: &Slots, definition: &str, file: &DirEntry) -> Option<DeadWorkersFile> {
     let name = file.file_name();
     let (slot, process, mark) = parse_name(name.to_str()?)?;
-    // The lock comes first: it does not depend on any clock.
+    // The lock is checked first: it does not depend on any clock.
     let holder = slots.live_slot(definition, slot).ok()?.and_then(|live| live.record);
     if holder.is_some_and(|record| record.process.pid == process.pid) || process.is_alive() {
         return None;
     }
-    let noted_at = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
-    let worker = DeadWorker { process, mark: mark.to_owned(), noted_at };
-    Some(NoteOfTheDead { worker, note: Note::new(file.path()) })
+    let recorded_at = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    let worker = DeadWorker { process, mark: mark.to_owned(), recorded_at };
+    Some(DeadWorkersFile { worker, file: InFlightFile::new(file.path()) })
 }
 
-/// The slot, the worker and its mark from the name of a note.
+/// The slot, the worker and its mark from the name of a file.
 fn parse_name(name: &str) -> Option<(u32, ProcessId, &str)> {
     let (slot, worker) = name.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('.')?;
     let (process, mark) = worker.rsplit_once('-')?;
@@ -70,7 +70,7 @@ fn parse_name(name: &str) -> Option<(u32, ProcessId, &str)> {
     is_mark.then_some((slot.parse().ok()?, process, mark))
 }
 
-/// Removes the temporary file of a note or a lease that was never finished.
+/// Removes a temporary file that was never finished.
 fn remove_if_abandoned(file: &DirEntry) {
     let name = file.file_name();
     let prefixes = [UNFINISHED, leases::TEMPORARY_PREFIX];
@@ -98,12 +98,12 @@ mod tests {
         };
         let removed = [file(".note-abc", 300), file(".lease-abc", 300)];
         let kept = [file(".note-def", 1), file(".lease-def", 1), file("0", 300), file("0.lease", 300)];
-        assert!(of_the_dead(&slots).is_empty());
+        assert!(of_dead_workers(&slots).is_empty());
         assert!(removed.iter().all(|path| !path.exists()) && kept.iter().all(|path| path.exists()));
     }
 
     #[test]
-    fn the_name_of_a_note_holds_the_slot_and_the_worker() {
+    fn the_name_of_the_file_has_the_slot_and_the_worker() {
         let slots = Slots::new("/state".as_ref());
         let process = ProcessId { pid: 17, started_at: 1_800_000_000 };
         let path = path(&slots, "prio.high+low", 3, process, "00ff");

@@ -1,4 +1,4 @@
-//! Messages at rest: the one delay whose queue is known by its name, so that it can be counted and emptied.
+//! Parked messages. Theirs is the one delay whose queue is known by its name, so that it can be counted and emptied.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,18 +7,18 @@ use chrono::{DateTime, Utc};
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::ShortString;
 
-use super::super::{REST, Resting, TransportError};
+use super::super::{PARKED_FOR, Parking, TransportError};
 use super::publishing::To;
 use super::{Amqp, consuming};
 use crate::connection::amqp::AmqpFailure;
 
 #[async_trait]
-impl Resting for Amqp {
-    async fn resting(&self, cap: u64) -> Result<u64, TransportError> {
+impl Parking for Amqp {
+    async fn parked(&self, cap: u64) -> Result<u64, TransportError> {
         let mut sum: u64 = 0;
         for queue in &self.queues {
-            for name in self.queues_at_rest(queue).map_err(|failure| self.error("counting", failure))? {
-                let count = self.count_at_rest(&name).await.map_err(|failure| self.error("counting", failure))?;
+            for name in self.parking_queues(queue).map_err(|failure| self.error("counting", failure))? {
+                let count = self.count_parked(&name).await.map_err(|failure| self.error("counting", failure))?;
                 sum = sum.saturating_add(count);
             }
         }
@@ -28,8 +28,8 @@ impl Resting for Amqp {
     /// Each is sent to its queue and then acknowledged, so that a crash in between leaves it twice, and never not at all.
     async fn resume(&self) -> Result<(), TransportError> {
         for queue in &self.queues {
-            for name in self.queues_at_rest(queue).map_err(|failure| self.error("resuming", failure))? {
-                self.resume_of(queue, &name).await.map_err(|failure| self.error("resuming", failure))?;
+            for name in self.parking_queues(queue).map_err(|failure| self.error("resuming parked messages", failure))? {
+                self.resume_of(queue, &name).await.map_err(|failure| self.error("resuming parked messages", failure))?;
             }
         }
         Ok(())
@@ -37,22 +37,22 @@ impl Resting for Amqp {
 }
 
 impl Amqp {
-    /// Where messages of this queue rest: in one queue, or where each day has its own in those of two days.
-    fn queues_at_rest(&self, queue: &ShortString) -> Result<Vec<ShortString>, AmqpFailure> {
-        let millis = u64::try_from(REST.as_millis()).unwrap_or(u64::MAX);
-        let (now, since) = (Utc::now(), DateTime::<Utc>::from(SystemTime::now() - REST));
+    /// Where messages of this queue are parked: in one queue, or in the queues of two days where each day has its own.
+    fn parking_queues(&self, queue: &ShortString) -> Result<Vec<ShortString>, AmqpFailure> {
+        let millis = u64::try_from(PARKED_FOR.as_millis()).unwrap_or(u64::MAX);
+        let (now, since) = (Utc::now(), DateTime::<Utc>::from(SystemTime::now() - PARKED_FOR));
         let at = |at| self.topology.delay_queue_of(at, millis, queue.as_str(), true);
         let mut names = vec![at(since), at(now)];
         names.dedup();
         let name = |name| {
             ShortString::try_new(name).map_err(|_| {
-                AmqpFailure::own(self.connection.location(), "the name of the queue for what rests is too long")
+                AmqpFailure::own(self.connection.location(), "the name of the queue for parked messages is too long")
             })
         };
         names.into_iter().map(name).collect()
     }
 
-    async fn count_at_rest(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
+    async fn count_parked(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
         // A channel of its own: the broker closes it when a queue is not there.
         let channel = self.connection.channel().await?;
         match consuming::count(&channel, std::slice::from_ref(name))
@@ -68,10 +68,10 @@ impl Amqp {
         }
     }
 
-    /// `name` is where messages of the queue rest.
+    /// `name` is where messages of the queue are parked.
     async fn resume_of(&self, queue: &ShortString, name: &ShortString) -> Result<(), AmqpFailure> {
-        // No more than there are now: what fails meanwhile rests anew.
-        let many = self.count_at_rest(name).await?;
+        // No more than there are now: what fails meanwhile is parked again.
+        let many = self.count_parked(name).await?;
         if many == 0 {
             return Ok(());
         }
