@@ -1,9 +1,9 @@
-//! Names of any length where only so many bytes fit: the beginning, and a checksum of the whole.
+//! Shortens names to a maximum length: keeps the beginning, and adds a checksum of the whole.
 
-/// Comes before the checksum.
+/// Separates the beginning from the checksum.
 const CUT: char = '~';
 
-/// A text of at most `most` bytes (at least 40) for a text of any length: itself, or its beginning and its checksum.
+/// Shortens a text to at most `most` bytes (40 or more): returns it unchanged, or its beginning and a checksum.
 pub(crate) fn bounded(text: String, most: usize) -> String {
     if text.len() <= most { text } else { cut(&text, most) }
 }
@@ -15,7 +15,7 @@ fn cut(name: &str, most: usize) -> String {
     format!("{}{checksum}", &name[..end])
 }
 
-/// 128-bit FNV-1a: the same in every version of this program, and wide enough that two names do not meet by chance.
+/// 128-bit FNV-1a: the same in every version of this program, and wide enough to exclude collisions.
 fn checksum(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;

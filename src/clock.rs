@@ -1,14 +1,14 @@
-//! The time of day, as the clock of the timers tells it.
+//! The time of day, according to tokio's clock.
 //!
-//! Deadlines, delays and waits follow tokio's clock, which a test can pause and move. What is kept with a time of day (the
-//! expiry of a cache entry, the stamp of a retry) has to move with it, or an entry of ten seconds would outlive an hour
-//! that the test has skipped.
+//! Deadlines and delays follow tokio's clock, which tests can pause and advance. Everything that is stored with a time of day (the
+//! expiry of a cache entry, the stamp of a retry) has to follow it too. Otherwise an entry of ten seconds would outlive an hour that
+//! a test has skipped.
 
 use std::time::{self, SystemTime};
 
 use tokio::time::Instant;
 
-/// The time of day; where tokio's clock has been paused or moved, as far off as that clock is.
+/// The time of day. If tokio's clock was paused or advanced, differs from the system's time as that clock does.
 pub(crate) fn now() -> SystemTime {
     let (timers, real, day) = (Instant::now().into_std(), time::Instant::now(), SystemTime::now());
     let ahead = timers.saturating_duration_since(real);
@@ -16,7 +16,7 @@ pub(crate) fn now() -> SystemTime {
     day.checked_add(ahead).and_then(|day| day.checked_sub(behind)).unwrap_or(day)
 }
 
-/// Is tokio's clock paused? It then stands still while the system's goes on.
+/// Whether tokio's clock is paused. It then stands still while the system's clock goes on.
 #[cfg(feature = "testing")]
 pub(crate) fn is_paused() -> bool {
     let (timers, real) = (Instant::now(), time::Instant::now());
@@ -33,12 +33,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_clock_that_goes_is_not_paused() {
+    async fn a_running_clock_is_not_paused() {
         assert!(!is_paused());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_of_day_moves_with_the_clock_of_the_timers() {
+    async fn the_time_of_day_follows_tokios_clock() {
         let (hour, tolerance) = (Duration::from_secs(3600), Duration::from_secs(60));
         let before = now();
         assert!(is_paused());

@@ -4,7 +4,7 @@
 //! EAGAIN. So this program uses few: what is quick is done on the thread that needs it. Code that needs another thread waits
 //! for one, or fails with an error that names the limit. The supervisor checks the limit before it starts workers.
 //!
-//! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it passes, and is no fault of a message.
+//! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a message's fault.
 
 use std::any::Any;
 use std::io;
@@ -19,7 +19,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
-/// How long a thread of the blocking pool stays when it is idle. It looks up a host name now and then.
+/// How long an idle thread of the blocking pool stays. The pool only looks up a host name from time to time.
 const POOL_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The most threads in the blocking pool.
 const MAX_POOL_THREADS: usize = 4;
@@ -28,7 +28,7 @@ const MAX_POOL_THREADS: usize = 4;
 const THREAD_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many descriptors a runtime needs, with some more for what comes first, such as reading the configuration.
+/// How many descriptors a runtime needs, and some more for reading the configuration.
 const RUNTIME_DESCRIPTORS: usize = 8;
 
 /// A runtime on this thread alone.
@@ -37,8 +37,8 @@ pub(crate) fn one_thread() -> io::Result<Runtime> {
     with_small_pool(&mut Builder::new_current_thread()).build()
 }
 
-/// A runtime with `threads` besides this one, so that a handler that computes does not delay the heartbeat. If the system
-/// refuses the threads, it runs on this thread alone.
+/// A runtime with `threads` threads besides this one, so that a handler that computes does not delay the heartbeat. If the system
+/// refuses the threads, the runtime uses only this thread.
 pub(crate) fn several_threads(threads: usize) -> io::Result<Runtime> {
     check_descriptors()?;
     let mut builder = Builder::new_multi_thread();
@@ -96,17 +96,17 @@ async fn pool_thread() -> io::Result<()> {
     catch_unwind(|| tokio::task::spawn_blocking(|| ())).map_err(refused)?.await.map_err(io::Error::other)
 }
 
-/// Did the system refuse a process, a thread, a descriptor or memory because too much of it is in use now?
+/// Whether the system refused a process, a thread, a descriptor or memory because too much of it is in use at the moment.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     exhausted(error).is_some()
 }
 
-/// What to do about such an error, to be appended to it; empty for other errors.
+/// What to do about such an error, as a text to append to it; empty for other errors.
 pub(crate) fn advice(error: &io::Error) -> String {
     exhausted(error).map_or(String::new(), |exhausted| format!("; {exhausted}"))
 }
 
-/// What is used up, and what to do.
+/// Which resource is used up, and what to do.
 fn exhausted(error: &io::Error) -> Option<String> {
     let here = |limit: Option<u64>| limit.map_or(String::new(), |limit| format!(", {limit} here"));
     Some(match Errno::from_raw(error.raw_os_error()?) {

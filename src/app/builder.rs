@@ -1,4 +1,4 @@
-//! What an application adds to its configuration: handlers, middleware and transports in code.
+//! Builds an application: its configuration, and the handlers, middleware and transports that it adds in code.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::transport::{FactoryContext, Factory, Transports, built_in_factories, built_in_factories_on, scheme_options};
 use crate::worker::StopSignal;
 
-/// The configuration's file, where nothing else is said.
+/// The default configuration file.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
 
 /// Builds an [`App`].
@@ -31,7 +31,7 @@ pub struct AppBuilder {
     factories: Vec<Arc<dyn Factory>>,
     worker_program: Option<WorkerProgram>,
     pub(crate) program: Option<Program>,
-    /// The application is a program of nothing but minutely's commands.
+    /// The program has only minutely's commands.
     pub(crate) is_whole_program: bool,
 }
 
@@ -42,7 +42,7 @@ enum Source {
     Code(ConfigBuilder),
 }
 
-/// What `--help` and `--version` call the program.
+/// The program's name and version, for `--help` and `--version`.
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) version: String,
@@ -55,7 +55,7 @@ impl Default for Source {
 }
 
 impl AppBuilder {
-    /// Reads the configuration from a file. Without this and the like it is `config.yaml` in the current folder.
+    /// Reads the configuration from a file. The default is `config.yaml` in the current folder.
     #[must_use]
     pub fn config_file(self, file: impl Into<PathBuf>) -> Self {
         Self { source: Source::File(file.into()), ..self }
@@ -67,31 +67,31 @@ impl AppBuilder {
         Self { source: Source::Text(yaml.into()), ..self }
     }
 
-    /// Takes a configuration made in code, with [`Config::builder`].
+    /// Uses a configuration made in code, with [`Config::builder`].
     #[must_use]
     pub fn config(self, config: ConfigBuilder) -> Self {
         Self { source: Source::Code(config), ..self }
     }
 
-    /// Where relative paths start, and where `.env` is, for a configuration that is no file: the current folder unless
-    /// this says otherwise. For a file it is the file's folder.
+    /// Sets the folder for relative paths and `.env`, for a configuration that is not a file. The default is the current folder. A
+    /// file has its own folder.
     #[must_use]
     pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
         Self { dir: Some(dir.into()), ..self }
     }
 
-    /// What `--help` and `--version` of [`cli::main`](crate::cli::main) call the program: `env!("CARGO_PKG_NAME")` and
-    /// `env!("CARGO_PKG_VERSION")`, as a rule.
+    /// Sets the program's name and version for `--help` and `--version` of [`cli::main`](crate::cli::main): usually
+    /// `env!("CARGO_PKG_NAME")` and `env!("CARGO_PKG_VERSION")`.
     #[must_use]
     pub fn program(self, name: impl Into<String>, version: impl Into<String>) -> Self {
         Self { program: Some(Program { name: name.into(), version: version.into() }), ..self }
     }
 
-    /// The arguments with which this program becomes a worker, up to and with the name of the command:
-    /// `["queue", "consume"]` where the commands are under `myapp queue`. The supervisor adds transports and options.
+    /// Sets the arguments with which this program becomes a worker, including the name of the command: `["queue", "consume"]` if
+    /// the commands are under `myapp queue`. The supervisor adds transports and options.
     ///
-    /// A supervisor that runs as a command knows them: they are the arguments it was started with, up to its own name.
-    /// Say them where a supervisor runs inside the application, or where workers need other ones.
+    /// A supervisor that runs as a command knows them: they are the arguments before its own name. Set them if a supervisor runs
+    /// inside the application, or if workers need others.
     #[must_use]
     pub fn worker_arguments<T: Into<OsString>>(self, arguments: impl IntoIterator<Item = T>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
@@ -130,17 +130,17 @@ impl AppBuilder {
     /// let app = App::builder().state(Mailer { sender: "shop@example.com".into() }).handle(send_email);
     /// ```
     ///
-    /// [`Argument`](crate::handler::Argument) lists what a handler can ask for, and
-    /// [`HandlerFn`](crate::handler::HandlerFn) what it may return. It goes by the function's path
-    /// (`shop::mail::send_email`), which tells a retry what has succeeded: a function that moves, and any closure, is better
-    /// added with [`AppBuilder::handle_named`].
+    /// [`Argument`](crate::handler::Argument) lists the possible arguments, and
+    /// [`HandlerFn`](crate::handler::HandlerFn) the possible results. The handler's name is the function's path
+    /// (`shop::mail::send_email`), by which a retry knows which handlers have succeeded. Add functions that may be moved, and
+    /// closures, with [`AppBuilder::handle_named`].
     #[must_use]
     pub fn handle<F: HandlerFn<Args>, Args: 'static>(self, handler: F) -> Self {
         self.function(from_fn(handler))
     }
 
-    /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one: the compiler's
-    /// own name for it changes with the code around it.
+    /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one, because the
+    /// compiler's name for it changes with the code around it.
     #[must_use]
     pub fn handle_named<F: HandlerFn<Args>, Args: 'static>(self, name: impl Into<String>, handler: F) -> Self {
         self.function(from_fn(handler).named(name))
@@ -150,26 +150,26 @@ impl AppBuilder {
         const {
             assert!(
                 F::MESSAGES == 1,
-                "a handler has exactly one argument that is a message; one for any message is added with `handler(pattern, …)`"
+                "a handler has exactly one argument that is a message; add a handler for any message with `handler(pattern, …)`"
             );
         }
         if let Some(message) = F::message() {
-            self.handlers.know_interfaces(message.name, message.interfaces.iter().map(|name| (*name).to_owned()));
+            self.handlers.add_interfaces(message.name, message.interfaces.iter().map(|name| (*name).to_owned()));
             self.handlers.register(message.name, Arc::new(handler));
         }
         self
     }
 
-    /// Gives handlers something that they share, a pool of connections for example. A handler gets a clone of it by its type:
-    /// `State(pool): State<PgPool>`. There is one of each type; the last one counts.
+    /// Adds a value that handlers share, such as a connection pool. A handler gets a clone of it by its type:
+    /// `State(pool): State<PgPool>`. There is one value of each type; a later one replaces it.
     #[must_use]
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.handlers.states.insert(state);
         self
     }
 
-    /// The same for something that is made when a handler first needs it, so that commands without handlers do not wait for
-    /// it, and within the runtime that they run in. A failure is that of the handler; the next message tries again.
+    /// Like [`AppBuilder::state`], for a value that is created when a handler first needs it: commands without handlers do not
+    /// wait for it, and it is created inside the runtime. If that fails, the handler fails, and the next message tries again.
     ///
     /// ```
     /// # use minutely::App;
@@ -189,7 +189,7 @@ impl AppBuilder {
         self
     }
 
-    /// Makes a message known that only handlers for one of its [interfaces](Message::INTERFACES) handle.
+    /// Adds a message type that is only handled by handlers for its [interfaces](Message::INTERFACES).
     #[must_use]
     pub fn message<M: Message>(mut self) -> Self {
         self.handlers.add_type::<M>();
@@ -204,7 +204,7 @@ impl AppBuilder {
         self
     }
 
-    /// Adds middleware, which sees each message after the middleware added before it. An async function becomes middleware
+    /// Adds middleware. Messages pass it after the middleware that was added before. An async function becomes middleware
     /// with [`bus::from_fn`](crate::bus::from_fn).
     #[must_use]
     pub fn middleware(mut self, middleware: impl Middleware + 'static) -> Self {
@@ -212,21 +212,21 @@ impl AppBuilder {
         self
     }
 
-    /// Adds a kind of transport, for DSN schemes of its own.
+    /// Adds a kind of transport with its own DSN schemes.
     #[must_use]
     pub fn transport(mut self, factory: Arc<dyn Factory>) -> Self {
         self.factories.push(factory);
         self
     }
 
-    /// Reads the configuration and builds the application, or says all that is wrong. Opens nothing, and needs no
-    /// runtime: transports connect when they are first used.
+    /// Reads the configuration and builds the application, or reports all mistakes. Opens nothing and needs no runtime:
+    /// transports connect when they are first used.
     pub fn build(self) -> Result<App, Error> {
         Ok(self.build_checked(|_| Vec::new())?)
     }
 
-    /// The application is a program of nothing but these commands, so that it becomes a worker by `--config FILE consume`,
-    /// in the configuration's folder.
+    /// The program has only minutely's commands. It then becomes a worker with `--config FILE consume`, in the configuration's
+    /// folder.
     pub(crate) fn into_whole_program(mut self) -> Self {
         self.is_whole_program = true;
         if self.worker_program.is_none() {
@@ -245,7 +245,7 @@ impl AppBuilder {
         config::schema(&scheme_options(&factories), &cache_options())
     }
 
-    /// Does it run code of the application's own, and not only programs?
+    /// Whether handlers or middleware are Rust code of the application, and not only programs.
     pub(crate) fn has_code(&self) -> bool {
         self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
     }
@@ -258,14 +258,14 @@ impl AppBuilder {
         }
     }
 
-    /// As [`AppBuilder::build`]. `check` adds problems that only the caller knows of.
+    /// Like [`AppBuilder::build`]. `check` adds problems that only the caller can find.
     pub(crate) fn build_checked(mut self, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
         let (config, problems) = read(take(&mut self.source), self.dir.take())?;
         self.assemble(config, problems, None, check)
     }
 
-    /// As [`AppBuilder::build`], for a test: all queues and the cache are in memory, and `first` sees all messages before the
-    /// application's own middleware.
+    /// Like [`AppBuilder::build`], for a test: all queues and the cache are in memory, and messages pass `first` before the
+    /// application's middleware.
     #[cfg(feature = "testing")]
     pub(crate) fn build_in_memory(
         mut self,
@@ -275,7 +275,7 @@ impl AppBuilder {
     ) -> Result<App, Problems> {
         let (mut config, problems) = read(take(&mut self.source), self.dir.take())?;
         adjust(&mut config);
-        // Of two factories for one scheme the later one wins.
+        // Of two factories for a scheme, the later one wins.
         self.factories = vec![queues];
         self.middleware.insert(0, Arc::new(first));
         self.assemble(config, problems, Some(Arc::new(crate::cache::MemoryStore::default())), |_| Vec::new())
@@ -329,7 +329,7 @@ impl AppBuilder {
         }
 
         for (message_type, interfaces) in &config.interfaces {
-            self.handlers.know_interfaces(message_type, interfaces.iter().cloned());
+            self.handlers.add_interfaces(message_type, interfaces.iter().cloned());
         }
         for (pattern, handlers) in &config.handlers {
             for handler in handlers {
@@ -360,7 +360,7 @@ impl AppBuilder {
 fn read(source: Source, dir: Option<PathBuf>) -> Result<(Config, Problems), Problems> {
     let in_code = || {
         in_folder(dir).map_err(|why| {
-            let list = vec![Problem::error("", format!("its folder cannot be told: {why}"))];
+            let list = vec![Problem::error("", format!("its folder cannot be determined: {why}"))];
             Problems { file: "configuration".to_owned(), list }
         })
     };
@@ -371,8 +371,8 @@ fn read(source: Source, dir: Option<PathBuf>) -> Result<(Config, Problems), Prob
     }
 }
 
-/// What stands for a configuration that is no file: this program, in the folder where relative paths start. Two programs that
-/// share a state directory by mistake are told apart by it.
+/// Identifies a configuration that is not a file: by this program and the folder for relative paths. Distinguishes programs that
+/// share a state directory by mistake.
 fn in_folder(dir: Option<PathBuf>) -> std::io::Result<PathBuf> {
     let dir = std::path::absolute(dir.unwrap_or_else(|| ".".into()))?;
     let program = std::env::current_exe()?;

@@ -1,4 +1,4 @@
-//! Puts an application together: configuration, transports, middleware, handlers; and uses it: dispatching, working.
+//! An application: builds it from configuration, transports, middleware and handlers, and uses it to dispatch and to work.
 
 mod builder;
 mod checks;
@@ -23,7 +23,7 @@ use crate::message::{Envelope, Message};
 use crate::transport::Transports;
 use crate::worker::StopSignal;
 
-/// An application, ready to dispatch and to consume. Clones are one application. Nothing is opened before it is used.
+/// An application, ready to dispatch and to consume. Clones share everything. Nothing is opened before its first use.
 ///
 /// ```
 /// use minutely::App;
@@ -56,7 +56,7 @@ use crate::worker::StopSignal;
 #[derive(Clone)]
 pub struct App {
     pub(crate) config: Arc<Config>,
-    /// What is doubtful in the configuration. Mistakes do not get this far.
+    /// The warnings about the configuration. (Mistakes are errors of the builder.)
     pub(crate) warnings: Arc<Problems>,
     pub(crate) transports: Arc<Transports>,
     pub(crate) bus: Bus,
@@ -66,7 +66,7 @@ pub struct App {
     pub(crate) heartbeats: Heartbeats,
     /// Asks workers of all processes to stop.
     pub(crate) stop_signal: StopSignal,
-    /// How this program becomes a worker, if that is known.
+    /// How the supervisor starts this program as a worker, if that is known.
     pub(crate) worker_program: Option<Arc<WorkerProgram>>,
     handles_messages: bool,
     /// The options of all transports, by scheme.
@@ -74,7 +74,7 @@ pub struct App {
 }
 
 impl App {
-    /// An application with nothing but what its configuration says.
+    /// A builder for an application.
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
     }
@@ -84,8 +84,8 @@ impl App {
         config::schema(&self.transport_options, &cache_options())
     }
 
-    /// Sends a message where routing says, or handles it at once when routing says nothing. Nothing happens until the
-    /// [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
+    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing happens until
+    /// the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
     /// `app.dispatch(&message).delay(minutes).to(["mail"]).await?`.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         self.bus.dispatch(message)
@@ -96,17 +96,17 @@ impl App {
         self.bus.dispatch_envelope(envelope)
     }
 
-    /// What dispatches messages, for those who need nothing else of the application.
+    /// The bus, for code that only dispatches messages.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
     }
 
-    /// What the configuration says.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What is doubtful in the configuration and stops nothing.
+    /// Warnings about the configuration.
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.warnings.warnings()
     }
@@ -116,12 +116,12 @@ impl App {
         &self.transports
     }
 
-    /// Is there anything here that could handle a message: a handler, or middleware of the application's own?
+    /// Whether anything here could handle a message: a handler, or middleware of the application.
     pub(crate) fn handles_messages(&self) -> bool {
         self.handles_messages
     }
 
-    /// Why workers of a definition could do nothing: they are this program's own, which has no handler.
+    /// Why workers of a definition could not handle anything: they are this program's own, and it has no handler.
     pub(crate) fn why_idle(&self, worker: &WorkerDefinition) -> Option<String> {
         (worker.command.is_none() && !self.handles_messages).then(|| NO_HANDLER.to_owned())
     }

@@ -1,4 +1,4 @@
-//! The supervisor of an application's workers.
+//! A supervisor for an application's workers.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -14,14 +14,14 @@ use super::App;
 use crate::error::Error;
 use crate::supervisor::{Lifetime, Supervisor, TickReport, keep_inherited_from_children};
 
-/// How often a supervisor that finds another one at work looks again.
+/// How often a supervisor that has found another one checks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How the supervisor starts this program as a worker.
 pub(crate) struct WorkerProgram {
     /// Its arguments, without transports and options.
     pub(crate) arguments: Vec<OsString>,
-    /// Where it runs; else in the supervisor's own folder.
+    /// The folder that it runs in; by default the supervisor's.
     pub(crate) dir: Option<PathBuf>,
 }
 
@@ -46,27 +46,27 @@ impl App {
     }
 }
 
-/// A supervisor about to be started in this process. Made by [`App::supervisor`].
+/// A supervisor to be started in this process. Created by [`App::supervisor`].
 #[must_use = "nothing is supervised until the supervisor is started"]
 pub struct SupervisorBuilder {
     app: App,
 }
 
-/// A supervisor that runs in this process. It goes on when this is dropped, until the runtime ends.
+/// A supervisor that runs in this process. If this is dropped, it goes on until the runtime ends.
 pub struct SupervisorHandle {
     stop: oneshot::Sender<Workers>,
     task: JoinHandle<Result<(), Error>>,
 }
 
-/// What becomes of the workers when their supervisor ends.
+/// What to do with the workers when their supervisor ends.
 enum Workers {
     Finish,
     GoOn,
 }
 
 impl App {
-    /// A supervisor in this process: it keeps the workers that the configuration defines running, as `minutely supervise`
-    /// does. They are processes; where they are this program's own, it says with which arguments it becomes a worker:
+    /// A supervisor in this process: it keeps the workers that the configuration defines running, like `minutely supervise`.
+    /// Workers are processes. For workers that are this program itself, set
     /// [`AppBuilder::worker_arguments`](super::AppBuilder::worker_arguments).
     ///
     /// ```no_run
@@ -78,14 +78,14 @@ impl App {
     /// # }
     /// ```
     ///
-    /// Of several supervisors of one state directory one is at work; another one takes over when it has ended.
+    /// Of several supervisors with the same state directory, one works; when it has ended, another takes over.
     pub fn supervisor(&self) -> SupervisorBuilder {
         SupervisorBuilder { app: self.clone() }
     }
 }
 
 impl SupervisorBuilder {
-    /// Starts it as a task of the current runtime.
+    /// Starts the supervisor as a task of the current runtime.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -99,7 +99,7 @@ impl SupervisorBuilder {
 }
 
 impl SupervisorHandle {
-    /// Asks all workers to finish what they have in hand, and waits until they have ended.
+    /// Asks all workers to finish their current messages and to end, and waits until they have ended.
     pub async fn stop(self) -> Result<(), Error> {
         self.end(Workers::Finish).await
     }
@@ -110,7 +110,7 @@ impl SupervisorHandle {
     }
 
     async fn end(self, workers: Workers) -> Result<(), Error> {
-        // It may have ended already, with an error that is about to be returned.
+        // The task may have ended already, with an error that is returned below.
         let _ = self.stop.send(workers);
         match self.task.await {
             Ok(ended) => ended,
@@ -129,7 +129,7 @@ async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) 
         if let Some(lock) = lock {
             break lock;
         }
-        tracing::debug!("another supervisor is at work");
+        tracing::debug!("another supervisor is running");
         tokio::select! {
             () = tokio::time::sleep(LOOK_AGAIN) => {}
             Ok(_) = &mut stopped => return Ok(()),
@@ -139,7 +139,7 @@ async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) 
     let stop = async {
         match stopped.await {
             Ok(wish) => workers = Some(wish),
-            // Nobody can stop it any more.
+            // Nothing can stop it any more.
             Err(_) => pending().await,
         }
     };
@@ -150,7 +150,7 @@ async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) 
     Ok(())
 }
 
-/// Logs why workers were started. That they were, and what failed, is in the log already.
+/// Logs why workers were started. That they were started, and what failed, is logged elsewhere.
 pub(crate) fn explain(report: &TickReport) {
     for planned in report.plan.workers.iter().filter(|planned| planned.start > 0) {
         tracing::info!("{}: {}", planned.name, planned.reason);

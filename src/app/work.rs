@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::transport::{TransportError, Transports};
 use crate::worker::{InProcessWorker, Limits, Options, Presence, Stop, StopReason, Summary, Worker, owner};
 
-/// What a worker asks again after, when nothing was pending and its store does not tell of new messages.
+/// The default interval of polling a store that has no pending messages and does not wake consumers.
 const SLEEP: Duration = Duration::from_secs(1);
 
-/// A worker about to be started in this process. Made by [`App::worker`].
+/// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
 pub struct WorkerBuilder {
     app: App,
@@ -25,15 +25,15 @@ pub struct WorkerBuilder {
     options: Options,
 }
 
-/// A worker that runs in this process. It goes on when this is dropped, until the runtime ends.
-#[must_use = "a worker that is not stopped leaves what it has in hand to be delivered again"]
+/// A worker that runs in this process. If this is dropped, it goes on until the runtime ends.
+#[must_use = "the messages in flight of a worker that is not stopped are delivered again"]
 pub struct WorkerHandle {
     stop: Stop,
     task: JoinHandle<Result<Summary, TransportError>>,
 }
 
 impl App {
-    /// A worker in this process: it consumes these transports, the first one before all others.
+    /// A worker in this process, which consumes these transports. The first one has priority.
     ///
     /// ```no_run
     /// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
@@ -45,9 +45,9 @@ impl App {
     /// # }
     /// ```
     ///
-    /// A message that this process dispatches wakes it at once. `status` shows it, apart from the workers that the supervisor
-    /// starts: it has none of their slots, and does not count for their `max`. `stop-workers` does not stop it, because
-    /// nobody would start it again.
+    /// Messages that this process dispatches wake it at once. `status` shows it separately from the workers that a supervisor
+    /// starts: it has no slot, and does not count towards their `max`. `stop-workers` does not stop it, because nothing would
+    /// start it again.
     pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
         let options = Options {
             transports: transports.into_iter().map(Into::into).collect(),
@@ -62,7 +62,7 @@ impl App {
         WorkerBuilder { app: self.clone(), queues: Vec::new(), options }
     }
 
-    /// The transports, of which those to consume are narrowed to these queues, if there are any.
+    /// The transports. Those to consume are limited to the given queues, if there are any.
     pub(crate) fn narrowed_to(&self, consumed: &[String], queues: &[String]) -> Result<Transports, Error> {
         let mut transports = Transports::clone(&self.transports);
         if queues.is_empty() {
@@ -110,33 +110,31 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long to wait before asking again when nothing was pending, where the store does not tell of new messages.
-    /// Default: 1 s.
+    /// How long to wait before polling again if no message was pending and the store does not wake consumers. Default: 1 s.
     pub fn sleep(mut self, time: Duration) -> Self {
         self.options.sleep = time.max(Duration::from_millis(1));
         self
     }
 
-    /// Tells the transports this often that messages are still being handled, so that those that take long are not
-    /// delivered again.
+    /// Keeps messages alive at this interval, so that those with slow handlers are not delivered again.
     pub fn keepalive(mut self, every: Duration) -> Self {
         self.options.keepalive = Some(every.max(Duration::from_millis(1)));
         self
     }
 
-    /// Moves messages that nothing here can handle to the failure transport, even when there is nothing else.
+    /// Moves messages that nothing here can handle to the failure transport, even if a transport has nothing else.
     pub fn move_unhandleable(mut self) -> Self {
         self.options.move_unhandleable = true;
         self
     }
 
-    /// Of transports with several queues (amqp:), consumes these alone.
+    /// Consumes only these queues, for transports with several (amqp:).
     pub fn queues<T: Into<String>>(mut self, queues: impl IntoIterator<Item = T>) -> Self {
         self.queues = queues.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Starts it as a task of the current runtime. Fails when a transport does not exist or cannot be consumed, and when there
+    /// Starts the worker as a task of the current runtime. Fails if a transport does not exist or cannot be consumed, or if there
     /// is no handler.
     ///
     /// # Panics
@@ -188,20 +186,20 @@ impl WorkerBuilder {
         let presence = Presence::announce(&app.config.state_dir, &in_process);
         let presence = presence.inspect_err(|error| {
             let dir = app.config.state_dir.display();
-            tracing::warn!("`status` does not show this worker: nothing can be written in {dir}: {error}");
+            tracing::warn!("`status` does not show this worker, because {dir} cannot be written to: {error}");
         });
         Ok((worker, presence.ok()))
     }
 }
 
 impl WorkerHandle {
-    /// Asks the worker to finish the messages it has in hand, and waits until it has. How it ended.
+    /// Asks the worker to finish its current messages and to end, and waits until it has ended. Returns what it has done.
     pub async fn stop(self) -> Result<Summary, Error> {
         self.request_stop();
         self.wait().await
     }
 
-    /// Asks the worker to finish the messages it has in hand and to end. Does not wait for it.
+    /// Asks the worker to finish its current messages and to end. Does not wait.
     pub fn request_stop(&self) {
         self.stop.request(StopReason::Asked);
     }
@@ -217,7 +215,7 @@ impl WorkerHandle {
         }
     }
 
-    /// Has it ended?
+    /// Whether the worker has ended.
     pub fn is_finished(&self) -> bool {
         self.task.is_finished()
     }

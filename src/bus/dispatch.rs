@@ -1,4 +1,4 @@
-//! A message about to be dispatched, and what became of it.
+//! A message to be dispatched, and the result of dispatching it.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -39,7 +39,8 @@ impl Dispatch {
         Self { bus, envelope }
     }
 
-    /// Delivers the message no sooner than this (to the millisecond). Where it is handled at once, the delay means nothing.
+    /// Delays the message: it is delivered no sooner than this (to the millisecond). A message that is handled during its
+    /// dispatch is not delayed.
     pub fn delay(self, delay: Duration) -> Self {
         self.stamp(DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) })
     }
@@ -66,7 +67,7 @@ impl IntoFuture for Dispatch {
     }
 }
 
-/// What became of a dispatched message: it is queued, was handled here, or both where it went to several transports.
+/// The result of a dispatch: the message is queued, was handled here, or both if it was sent to several transports.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatched {
     envelope: Envelope,
@@ -78,25 +79,25 @@ pub struct Dispatched {
 pub struct Queued {
     /// The transport it was sent to.
     pub transport: String,
-    /// The transport that holds it: another one where `transport` is an auto-fallback.
+    /// The transport that holds it: another one if `transport` is an auto-fallback.
     pub queued_on: String,
     /// Its id there.
     pub id: String,
-    /// Why it is there, where there was a choice.
+    /// Why it is there, if there was a choice.
     pub reason: Option<String>,
 }
 
-/// Why a message was handled while it was dispatched.
+/// Why a message was handled during its dispatch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HandledNow {
-    /// The transport that keeps no messages; none where the message is not routed anywhere.
+    /// The transport that did not queue it; `None` if the message is not routed to any.
     pub transport: Option<String>,
     /// Why it was not queued.
     pub reason: String,
 }
 
-/// A handler that has handled the message during its dispatch.
+/// A handler that handled the message during its dispatch, and what it returned.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HandlerResult {
@@ -107,7 +108,7 @@ pub struct HandlerResult {
 }
 
 impl Dispatched {
-    /// The queues that hold the message, in the order it was sent to them. Empty when it was only handled.
+    /// The queues that hold the message, in the order it was sent to them. Empty if it was only handled.
     pub fn queued(&self) -> Vec<Queued> {
         let stamps = self.envelope.all::<SentStamp>().into_iter();
         stamps
@@ -120,7 +121,7 @@ impl Dispatched {
             .collect()
     }
 
-    /// Why it was handled during the dispatch, by each transport that kept nothing. Empty when it was only queued.
+    /// Why it was handled during the dispatch, for each transport that did not queue it. Empty if it was only queued.
     pub fn handled_now(&self) -> Vec<HandledNow> {
         let stamps = self.envelope.all::<HandledNowStamp>().into_iter();
         stamps
@@ -128,18 +129,18 @@ impl Dispatched {
             .collect()
     }
 
-    /// What the handlers returned that have handled the message during the dispatch. Empty when it was only queued.
+    /// What the handlers returned that handled the message during the dispatch. Empty if it was only queued.
     pub fn results(&self) -> Vec<HandlerResult> {
         let stamps = self.envelope.all::<HandledStamp>().into_iter();
         stamps.map(|HandledStamp { result, handler_name }| HandlerResult { handler: handler_name, result }).collect()
     }
 
-    /// Does some queue hold it?
+    /// Whether at least one queue holds it.
     pub fn is_queued(&self) -> bool {
         self.envelope.last::<SentStamp>().is_some()
     }
 
-    /// Was it handled during the dispatch?
+    /// Whether it was handled during the dispatch.
     pub fn is_handled(&self) -> bool {
         self.envelope.last::<HandledNowStamp>().is_some()
     }

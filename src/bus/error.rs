@@ -57,10 +57,9 @@ pub struct HandlingFailed {
 }
 
 impl HandlingFailed {
-    /// What is to become of the message. Where a handler was interrupted or could not begin, the message was not tried in full. Otherwise it
-    /// is as Symfony Messenger 7.2 decides: one failure that asks for a retry in any
-    /// case gets it, after the shortest delay that any asks for; and only when no failure can be mended, nothing is tried
-    /// again.
+    /// What to do with the message. If a handler was interrupted or could not start, that decides. Otherwise the rules are those
+    /// of Symfony Messenger 7.2: if any failure demands a retry, the message is retried after the shortest delay that any
+    /// demands. It is given up only if all failures are unrecoverable.
     pub fn verdict(&self) -> Verdict {
         let verdicts = || self.failures.iter().map(|(_, error)| error.verdict);
         if verdicts().any(|verdict| verdict == Verdict::NotBegun) {
@@ -74,7 +73,7 @@ impl HandlingFailed {
             Verdict::RetryAlways(delay) => Some(delay),
             _ => None,
         });
-        // `None` is less than any delay, and means that the strategy's is as good as any other.
+        // `None` stands for the strategy's delay, and counts only if no failure names one.
         match delays.min_by_key(|delay| (delay.is_none(), *delay)) {
             Some(delay) => Verdict::RetryAlways(delay),
             None if verdicts().all(|verdict| verdict == Verdict::Unrecoverable) => Verdict::Unrecoverable,
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_is_told_with_its_handler() {
+    fn every_failure_is_reported_with_its_handler() {
         let failed = |failures: &[(&str, &str)]| HandlingFailed {
             envelope: Envelope::from_json(r"App\Mail", "{}"),
             failures: failures.iter().map(|(name, text)| ((*name).to_owned(), HandlerError::failed(text))).collect(),

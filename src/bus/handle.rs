@@ -18,8 +18,8 @@ pub(super) struct HandleMiddleware {
 
 #[async_trait]
 impl Middleware for HandleMiddleware {
-    /// Every handler gets its turn, whatever became of those before it; one that has succeeded in an earlier try does not
-    /// run again (Symfony's `HandleMessageMiddleware`).
+    /// Calls every handler, also after another one has failed. A handler that has succeeded in an earlier attempt is not
+    /// called again (as in Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
         if handlers.is_empty() {
@@ -55,7 +55,7 @@ impl HandleMiddleware {
     }
 }
 
-/// Calls a handler. A panic is its failure, and not the worker's.
+/// Calls a handler. A panic counts as a failure of the handler, and does not end the worker.
 async fn call(handler: &dyn Handler, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
     caught(async { handler.handle(context).await }).await.unwrap_or_else(|text| {
         Err(HandlerError {

@@ -1,4 +1,4 @@
-//! What a message passes on its way.
+//! Middleware: code that every message passes through.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
 use crate::message::Envelope;
 
-/// Sees each message on its way: when it is dispatched, and again (with a
+/// Is called for each message: when it is dispatched, and again (with a
 /// [`ReceivedStamp`](crate::message::ReceivedStamp)) when a worker has received it.
 ///
-/// An async function is middleware, see [`from_fn`]. A type of one's own, where there is something to keep:
+/// An async function is the simplest middleware, see [`from_fn`]. A type of your own can hold data:
 ///
 /// ```
 /// use minutely::bus::{DispatchError, Middleware, Next};
@@ -23,15 +23,14 @@ use crate::message::Envelope;
 /// #[minutely::async_trait]
 /// impl Middleware for Log {
 ///     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
-///         println!("{}: {} is coming", self.prefix, envelope.message_type());
+///         println!("{}: {} passes", self.prefix, envelope.message_type());
 ///         next.run(envelope).await
 ///     }
 /// }
 /// ```
 #[async_trait]
 pub trait Middleware: Send + Sync {
-    /// Passes the message on with `next.run(envelope)`, or refuses it with an error. It may do something before and after
-    /// that.
+    /// Passes the message on with `next.run(envelope)`, and may act before and after that. An error refuses the message.
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError>;
 }
 
@@ -43,7 +42,7 @@ pub trait Middleware: Send + Sync {
 /// use minutely::message::Envelope;
 ///
 /// async fn log(envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
-///     println!("{} is coming", envelope.message_type());
+///     println!("{} passes", envelope.message_type());
 ///     next.run(envelope).await
 /// }
 ///
@@ -77,10 +76,10 @@ impl<M: Middleware + ?Sized> Middleware for Arc<M> {
     }
 }
 
-/// The rest of a message's way.
+/// The middleware that comes after this one, ending with sending or handling the message.
 pub struct Next {
     bus: Bus,
-    /// Which middleware comes next.
+    /// The index of the next middleware.
     position: usize,
     cancellation: CancellationToken,
 }
@@ -95,12 +94,12 @@ impl Next {
         &self.bus
     }
 
-    /// Is cancelled when the worker that has received the message is asked to stop.
+    /// Is cancelled when the worker that received the message is asked to stop.
     pub fn cancellation(&self) -> &CancellationToken {
         &self.cancellation
     }
 
-    /// Goes on. At the end of the way the message is returned as it arrived there.
+    /// Passes the message on. Returns it as it is when the last middleware has finished.
     pub async fn run(self, envelope: Envelope) -> Result<Envelope, DispatchError> {
         let Self { bus, position, cancellation } = self;
         match bus.middleware.get(position).map(Arc::clone) {

@@ -1,4 +1,4 @@
-//! Dispatches: through middleware, to the transports that routing names, or to the handlers.
+//! Dispatches messages: through middleware, to the transports that the routing names, or to the handlers.
 //!
 //! ```text
 //! dispatch ─▶ the application's middleware ─▶ send ─▶ a transport, which queues it
@@ -33,7 +33,7 @@ use notify::LocalWorkers;
 use panic::caught;
 use send::SendMiddleware;
 
-/// Dispatches messages. Clones are one bus.
+/// Dispatches messages. Clones share one bus.
 ///
 /// ```
 /// use minutely::App;
@@ -64,7 +64,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus whose messages see `middleware` in this order before they are sent or handled.
+    /// A bus whose messages pass `middleware` in this order before they are sent or handled.
     pub fn new(
         middleware: Vec<Arc<dyn Middleware>>,
         routing: Arc<Routing>,
@@ -73,19 +73,18 @@ impl Bus {
     ) -> Self {
         let mut all = middleware;
         let local_workers = LocalWorkers::default();
-        let handlers_known = Arc::clone(&handlers);
         all.push(Arc::new(SendMiddleware {
             routing,
             transports,
-            handlers: handlers_known,
+            handlers: Arc::clone(&handlers),
             local_workers: local_workers.clone(),
         }));
         all.push(Arc::new(HandleMiddleware { handlers }));
         Self { middleware: all.into(), local_workers }
     }
 
-    /// Sends a message where routing says, or handles it at once when routing says nothing. Nothing happens until the
-    /// [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
+    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing happens
+    /// until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         let envelope = Envelope::new(message)
             .map_err(|error| DispatchError::Unwritable { message_type: M::TYPE.to_owned(), source: error });
@@ -97,7 +96,7 @@ impl Bus {
         Dispatch::new(self.clone(), Ok(envelope))
     }
 
-    /// Notifies a worker of this process when a message is queued for it that is due now.
+    /// Notifies a worker of this process when this bus has queued a message for it that is due now.
     pub(crate) fn notify_of(&self, queues: impl Iterator<Item = String>) -> Arc<Notify> {
         self.local_workers.add(queues.collect())
     }
@@ -106,9 +105,9 @@ impl Bus {
         Next::first(self.clone(), cancellation).run(envelope).await
     }
 
-    /// Has a message handled that was received from a transport, as its
-    /// [`ReceivedStamp`](crate::message::ReceivedStamp) says. A panic on its way is an error, so that whoever has received
-    /// the message can see to it. `cancellation` tells handlers that the worker is to stop.
+    /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp) says. A
+    /// panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the worker is
+    /// asked to stop.
     pub async fn handle_received(
         &self,
         envelope: Envelope,
@@ -119,7 +118,7 @@ impl Bus {
     }
 }
 
-/// A handler that dispatches further messages has the bus as an argument.
+/// For handlers that dispatch further messages.
 impl Argument for Bus {
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         let bus = context.extension::<Self>().cloned();

@@ -1,11 +1,11 @@
-//! Keeps a panic in the application's code from taking the worker with it.
+//! Keeps a panic in the application's code from ending the worker.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-/// What the future gives, or what its `panic!` said. What it was working on is not looked at afterwards.
+/// The future's result, or the text of its panic. What the future was working on is not used afterwards.
 pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
         let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -1,4 +1,4 @@
-//! Where a message goes.
+//! Which transports a message is sent to.
 
 use indexmap::{IndexMap, IndexSet};
 
@@ -16,8 +16,8 @@ impl Routing {
         Self { by_pattern }
     }
 
-    /// The transports for a message, in sending order, each once. Those of its type and of its interfaces add up; a
-    /// wildcard counts only when nothing more specific has matched (Symfony's `SendersLocator`, since 6.2).
+    /// The transports for a message, in sending order, each once: those of its type and of its interfaces. A wildcard counts
+    /// only if nothing more specific matches (as in Symfony's `SendersLocator`, since 6.2).
     pub fn transports(&self, message_type: &str, interfaces: &[&str]) -> Vec<String> {
         let mut transports = IndexSet::new();
         for pattern in matching_patterns(message_type, interfaces) {
@@ -29,7 +29,7 @@ impl Routing {
         transports.into_iter().collect()
     }
 
-    /// What is said of exactly this type or wildcard.
+    /// The transports of exactly this type or wildcard.
     pub fn exactly(&self, pattern: &str) -> &[String] {
         self.by_pattern.get(pattern).map(Vec::as_slice).unwrap_or_default()
     }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_specific_wins_and_wildcards_fill_in() {
+    fn the_most_specific_pattern_wins_and_wildcards_are_a_fallback() {
         let rules = [
             ("*", vec!["all"]),
             (r"App\*", vec!["app"]),

@@ -1,4 +1,4 @@
-//! Sends a message to the transports that routing, or the message itself, names.
+//! Sends a message to the transports that the routing or a stamp names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::message::{
 };
 use crate::transport::{Sent, Transport, Transports};
 
-/// What Symfony's default bus is called; a Symfony worker refuses messages of buses that it does not know.
+/// The name of Symfony's default bus. A Symfony worker refuses messages of unknown buses.
 const BUS: &str = "messenger.bus.default";
 
 pub(super) struct SendMiddleware {
     pub(super) routing: Arc<Routing>,
     pub(super) transports: Arc<Transports>,
-    /// They know what messages go by besides their type.
+    /// They know the interfaces of each message type.
     pub(super) handlers: Arc<Handlers>,
     pub(super) local_workers: LocalWorkers,
 }
@@ -37,14 +37,15 @@ impl Middleware for SendMiddleware {
             return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
         }
         let (envelope, handle_now) = self.send(envelope, &transports).await?;
-        // Once, however many transports say so, and only after the others have it safe: a failure here would otherwise
-        // keep it from them.
+        // Handled once, however many transports ask for it, and only after the others have stored the message: a failing
+        // handler must not keep it from them.
         if handle_now { next.run(envelope).await } else { Ok(envelope) }
     }
 }
 
 impl SendMiddleware {
-    /// Where the message goes, each transport once, by the name it was asked for. All are found, or nothing is sent.
+    /// The transports for the message, each once, by the name that was asked for. Fails before anything is sent if one does
+    /// not exist.
     fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<Transport>>, DispatchError> {
         let names = match envelope.last::<TransportNamesStamp>() {
             Some(stamp) => stamp.transport_names,
@@ -57,7 +58,7 @@ impl SendMiddleware {
         found.collect::<Result<_, _>>().map_err(|source| DispatchError::Sending { source, sent: Vec::new() })
     }
 
-    /// Sends to each in turn. Does one of them want the message handled now?
+    /// Sends the message to each transport in turn. Also returns whether one of them wants it handled now.
     async fn send(
         &self,
         mut envelope: Envelope,

@@ -60,7 +60,7 @@ impl Scene {
         }
     }
 
-    /// A handler that fails if it is told an error.
+    /// A handler that fails if it is given an error.
     fn handler(
         mut self,
         pattern: &str,
@@ -124,7 +124,7 @@ fn handled_by(envelope: &Envelope) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_message_goes_where_routing_says_and_is_not_handled() {
+async fn a_routed_message_is_queued_and_not_handled() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     let envelope = scene.bus(&[(r"App\Async", &["one", "two"])]).dispatch(&mail()).await.unwrap().into_envelope();
     let sent = envelope.all::<SentStamp>();
@@ -150,7 +150,7 @@ async fn a_message_that_is_not_routed_is_handled_at_once() {
 }
 
 #[tokio::test]
-async fn a_message_says_itself_where_it_goes() {
+async fn a_stamp_overrides_the_routing() {
     let scene = Scene::new();
     let names = TransportNamesStamp { transport_names: vec!["two".into(), "two".into()] };
     let envelope = Envelope::new(&mail()).unwrap().with(&names).with(&DelayStamp { delay: 60_000 });
@@ -160,7 +160,7 @@ async fn a_message_says_itself_where_it_goes() {
 }
 
 #[tokio::test]
-async fn where_a_message_was_to_go_is_not_sent_along() {
+async fn the_stamp_that_names_transports_is_not_sent() {
     let scene = Scene::new();
     let names = TransportNamesStamp { transport_names: vec!["two".into()] };
     let envelope = Envelope::new(&mail()).unwrap().with(&names);
@@ -172,7 +172,7 @@ async fn where_a_message_was_to_go_is_not_sent_along() {
 }
 
 #[tokio::test]
-async fn it_is_handled_once_however_many_transports_say_now() {
+async fn a_message_for_several_synchronous_transports_is_handled_once() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Err(HandlerError::failed("no")));
     let bus = scene.bus(&[(Mail::TYPE, &["now", "one", "soon"])]);
     let envelope = Envelope::new(&mail()).unwrap().with(&DelayStamp { delay: 60_000 });
@@ -183,7 +183,7 @@ async fn it_is_handled_once_however_many_transports_say_now() {
 }
 
 #[tokio::test]
-async fn a_transport_that_is_down_is_told_with_where_the_message_is_queued() {
+async fn an_error_of_one_transport_names_those_that_have_queued_the_message() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     let bus = scene.bus(&[(Mail::TYPE, &["one", "now", "down", "two"])]);
     let error = bus.dispatch(&mail()).await.unwrap_err();
@@ -196,7 +196,7 @@ async fn a_transport_that_is_down_is_told_with_where_the_message_is_queued() {
 }
 
 #[tokio::test]
-async fn an_unknown_transport_is_noticed_before_anything_is_sent() {
+async fn an_unknown_transport_is_an_error_before_anything_is_sent() {
     let scene = Scene::new();
     let error = scene.bus(&[(Mail::TYPE, &["one", "nope"])]).dispatch(&mail()).await.unwrap_err();
     assert_eq!(error.to_string(), r#"there is no transport "nope""#);
@@ -257,13 +257,13 @@ async fn a_message_whose_handlers_have_all_succeeded_is_done() {
 }
 
 #[tokio::test]
-async fn a_message_without_a_handler_is_an_error_that_knows_a_similar_type() {
+async fn the_error_for_a_missing_handler_suggests_a_similar_type() {
     let scene = Scene::new().handler(r"App\Mial", "send", || Ok(())).handler(r"Other\*", "other", || Ok(()));
     let error = scene.bus(&[]).dispatch(&mail()).await.unwrap_err();
     assert_eq!(error.to_string(), r#"there is no handler for messages of type "App\Mail", did you mean "App\Mial"?"#);
 }
 
-/// Writes down what passes.
+/// Records the messages that pass.
 struct Watch(&'static str, Calls);
 
 #[async_trait]
@@ -276,7 +276,7 @@ impl Middleware for Watch {
     }
 }
 
-/// Lets nothing pass.
+/// Refuses every message.
 struct Refuse(fn() -> DispatchError);
 
 #[async_trait]
@@ -287,7 +287,7 @@ impl Middleware for Refuse {
 }
 
 #[tokio::test]
-async fn middleware_is_around_sending_and_handling_in_the_order_it_was_given() {
+async fn middleware_runs_around_sending_and_handling_in_its_order() {
     let mut scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     scene.middleware =
         vec![Arc::new(Watch("outer", Arc::clone(&scene.calls))), Arc::new(Watch("inner", Arc::clone(&scene.calls)))];
@@ -298,7 +298,7 @@ async fn middleware_is_around_sending_and_handling_in_the_order_it_was_given() {
 }
 
 #[tokio::test]
-async fn middleware_that_refuses_or_panics_keeps_the_message_from_its_handlers() {
+async fn a_message_that_middleware_refuses_or_panics_on_is_not_handled() {
     let mut scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     scene.middleware = vec![Arc::new(Refuse(|| DispatchError::Refused("not on Sundays".into())))];
     let error = scene.bus(&[]).dispatch(&mail()).await.unwrap_err();

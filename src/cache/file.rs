@@ -1,7 +1,7 @@
-//! Entries as small files: one folder per group, one file per entry, replaced by renaming.
+//! Keeps entries in small files: one folder per group, one file per entry, replaced by renaming.
 //!
-//! Files are read and written by the thread that asks, without a thread of their own: they are small, and threads are
-//! counted where processes are limited. What may have to wait, the lock of a claim, is tried again instead.
+//! Files are read and written on the caller's thread: they are small, and threads count where processes are limited. Only the
+//! lock of a claim may have to be waited for, which is done by trying again.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -20,13 +20,13 @@ use crate::clock;
 /// Begins the names of files that are still being written.
 const UNFINISHED: &str = ".new-";
 
-/// A file untouched for this long is looked at when its folder is next written to, and removed if it has expired.
+/// A file that has not been modified for this long is checked when its folder is written to, and removed if it has expired.
 const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 
-/// Between two tries to get the lock of a group's claims, which is held for an instant.
-const BETWEEN_TRIES: Duration = Duration::from_millis(2);
+/// The pause between two attempts to lock a group's claims. The lock is held only for an instant.
+const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Keeps entries under a folder, which is created (for its owner only) when the first one is put.
+/// Keeps entries in a folder, which is created (for its owner only) when the first one is written.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     dir: PathBuf,
@@ -35,7 +35,7 @@ pub struct FileStore {
 /// A file's content. Times are milliseconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// Where the file's name is too short for it.
+    /// The key, if the file's name cannot hold it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     value: String,
@@ -53,8 +53,8 @@ impl FileStore {
         self.dir.join(FileName::of(group).text)
     }
 
-    /// An entry's folder, and its name there.
-    fn place_of(&self, group: &str, key: &str) -> (PathBuf, FileName) {
+    /// An entry's folder, and its file's name there.
+    fn path_of(&self, group: &str, key: &str) -> (PathBuf, FileName) {
         (self.group_dir(group), FileName::of(key))
     }
 
@@ -66,7 +66,7 @@ impl FileStore {
 #[async_trait]
 impl CacheStore for FileStore {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
-        let (dir, name) = self.place_of(group, key);
+        let (dir, name) = self.path_of(group, key);
         let put = || {
             create_dir(&dir)?;
             write(&dir, &name, value, ttl)
@@ -75,7 +75,7 @@ impl CacheStore for FileStore {
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
-        let (dir, name) = self.place_of(group, key);
+        let (dir, name) = self.path_of(group, key);
         remove(&dir.join(name.text)).map_err(self.error("written"))
     }
 
@@ -86,7 +86,7 @@ impl CacheStore for FileStore {
     }
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
-        let (dir, name) = self.place_of(group, key);
+        let (dir, name) = self.path_of(group, key);
         create_dir(&dir).map_err(self.error("written"))?;
         let _lock = lock(&dir).await.map_err(self.error("written"))?;
         let claim = || {
@@ -104,7 +104,7 @@ impl CacheStore for FileStore {
     }
 
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
-        let (dir, name) = self.place_of(group, key);
+        let (dir, name) = self.path_of(group, key);
         if !dir.exists() {
             return Ok(());
         }
@@ -115,7 +115,7 @@ impl CacheStore for FileStore {
     }
 }
 
-/// The owner of a claim that has not expired. A damaged claim is nobody's.
+/// The owner of a claim that has not expired. A damaged claim has no owner.
 fn holder(path: &Path) -> io::Result<Option<String>> {
     match read(path)? {
         Content::Entry(entry) if is_current(&entry, clock::now()) => Ok(Some(entry.value)),
@@ -123,8 +123,8 @@ fn holder(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Held by whoever looks at a claim and changes it. Beside the group's folder, in which every file is an entry, and for an
-/// instant only; the kernel lets go of it when its holder dies.
+/// Locks the claims of a group, to check and change one. The lock file is beside the group's folder, in which every file is an
+/// entry. It is held only for an instant, and the kernel releases it if its holder dies.
 async fn lock(dir: &Path) -> io::Result<File> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let path = dir.with_file_name(file_name::lock_of(name));
@@ -132,7 +132,7 @@ async fn lock(dir: &Path) -> io::Result<File> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(BETWEEN_TRIES).await,
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_RETRY_PAUSE).await,
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
@@ -142,7 +142,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// States an entry from now on, and removes old ones.
+/// Writes an entry, and removes expired ones.
 fn write(dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
     let now = clock::now();
     sweep(dir, now);
@@ -157,8 +157,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file beside its place and renames it there, so that a reader sees the old content or the new. Not synced to
-/// the disk: after a power cut there are no workers whose heartbeat could matter.
+/// Writes a temporary file and renames it, so that a reader sees the old content or the new. Not synced to disk: after a power
+/// failure there are no workers whose heartbeat could matter.
 fn replace(dir: &Path, name: &str, stored: &Stored) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(&serde_json::to_vec(stored)?)?;
@@ -189,13 +189,13 @@ fn read_entries(dir: &Path, now: SystemTime) -> io::Result<Vec<CacheEntry>> {
 /// What a file holds.
 enum Content {
     Entry(CacheEntry),
-    /// There is no entry: it is still being written, has gone in the meantime, or never was a file.
+    /// There is no entry: it is still being written, was removed meanwhile, or is not a regular file.
     None,
-    /// Something that nobody has written here. The file by device and number.
+    /// Not the content of an entry. The file's device and inode.
     Damaged((u64, u64)),
 }
 
-/// Reads an entry. A file that cannot be read says nothing about what is in it, so that this is an error.
+/// Reads an entry. A file that cannot be read is an error, because its content is not known.
 fn read(path: &Path) -> io::Result<Content> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if is_unfinished(path) {
@@ -204,7 +204,7 @@ fn read(path: &Path) -> io::Result<Content> {
     let with_path =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}{}", path.display(), advice(&error)));
     let mut text = Vec::new();
-    // Never waits at a named pipe.
+    // Does not block on a named pipe.
     let file = match File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::None),
         file => file.map_err(with_path)?,
@@ -225,7 +225,7 @@ fn read(path: &Path) -> io::Result<Content> {
     }))
 }
 
-/// What a person can do about a file that cannot be read.
+/// What to do about a file that cannot be read.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; it belongs to another user: remove it",
@@ -233,7 +233,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Removes a damaged file, unless it has been replaced by a good one.
+/// Removes a damaged file, unless it was replaced meanwhile.
 fn remove_damaged(path: &Path, damaged: (u64, u64)) {
     if path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == damaged) {
         let _ = fs::remove_file(path);
@@ -244,7 +244,7 @@ fn is_current(entry: &CacheEntry, now: SystemTime) -> bool {
     entry.expires_at > now && entry.written_at <= now + CLOCK_TOLERANCE
 }
 
-/// Removes what the killed left behind: entries long expired, and files never finished.
+/// Removes what killed processes left behind: entries that expired long ago, and unfinished files.
 fn sweep(dir: &Path, now: SystemTime) {
     let Ok(files) = fs::read_dir(dir) else { return };
     for file in files.flatten() {
@@ -258,11 +258,11 @@ fn sweep(dir: &Path, now: SystemTime) {
             Ok(Content::Entry(entry)) => !is_current(&entry, now),
             Ok(Content::Damaged(_)) => true,
             Ok(Content::None) => is_unfinished(&path),
-            // Who knows what it says.
+            // Its content is not known.
             Err(_) => false,
         };
         if over {
-            // Another process may be sweeping too; whoever is second finds nothing.
+            // If another process sweeps too, the second one finds nothing.
             let _ = fs::remove_file(path);
         }
     }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn entries_are_kept_per_group_and_any_name_will_do() {
+    async fn entries_are_kept_per_group_and_keys_may_be_any_text() {
         let (_dir, store) = store();
         for key in ["a", "../../escape", "b/c", ".hidden", "ümlaut", ""] {
             if key.is_empty() {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_ends_with_its_time() {
+    async fn an_entry_expires() {
         let (_dir, store) = store();
         store.put("g", "over", "v", Duration::ZERO).await.unwrap();
         store.put("g", "still", "v", MINUTE).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_from_before_the_clock_was_set_back_is_not_believed() {
+    async fn an_entry_from_before_the_clock_was_set_back_is_ignored() {
         let (_dir, store) = store();
         store.put("g", "a", "v", MINUTE).await.unwrap();
         let tomorrow = millis(SystemTime::now() + 1440 * MINUTE);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn of_many_who_claim_a_place_one_gets_it() {
+    async fn one_of_many_concurrent_claims_succeeds() {
         let (_dir, store) = store();
         let claims = (0..16).map(|n| {
             let store = store.clone();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_files_are_passed_over() {
+    async fn damaged_files_are_skipped() {
         let (_dir, store) = store();
         store.put("g", "good", "v", MINUTE).await.unwrap();
         for (name, content) in [("empty", &b""[..]), ("text", b"hello"), ("bytes", b"\xff\0"), ("half", b"{\"value\":")]
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_is_an_error_and_stays() {
+    async fn a_file_that_cannot_be_read_is_an_error_and_stays() {
         let (_dir, store) = store();
         store.put("g", "alive", "v", 100 * MINUTE).await.unwrap();
         let path = store.group_dir("g").join("alive");
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_named_pipe_holds_nobody_up() {
+    async fn a_named_pipe_does_not_block() {
         let (_dir, store) = store();
         store.put("g", "alive", "v", 100 * MINUTE).await.unwrap();
         nix::unistd::mkfifo(&store.group_dir("g").join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_of_any_length_are_kept() {
+    async fn keys_of_any_length_are_kept() {
         let (_dir, store) = store();
         let long = |end: &str| format!("supervisor@host:{}/{end}", "/folder".repeat(80));
         let group = format!("heartbeat/{}", "é".repeat(200));
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_waits_for_the_lock_without_holding_up_its_thread() {
+    async fn a_claim_waits_for_the_lock_without_blocking_its_thread() {
         let (_dir, store) = store();
         store.put("g", "a", "v", MINUTE).await.unwrap();
         let held = lock(&store.group_dir("g")).await.unwrap();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_killed_left_is_swept_away() {
+    async fn what_killed_processes_left_is_removed() {
         let (_dir, store) = store();
         store.put("g", "dead", "v", Duration::ZERO).await.unwrap();
         store.put("g", "alive", "v", 100 * MINUTE).await.unwrap();

@@ -1,4 +1,4 @@
-//! A cache's memory of what it read a moment ago, and its patience with a store that does not answer.
+//! A cache in front of a store: keeps what was read a moment ago, and limits the time that a slow store may take.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +9,36 @@ use tokio::time::Instant;
 use super::{CacheError, CacheEntry, CacheStore};
 use crate::clock;
 
-/// How old an answer from memory may be. A producer that dispatches thousands of messages a second asks the store four
-/// times a second; the price is that it may learn this much later that the last worker has gone.
+/// How long entries that were read are served from memory. A producer that dispatches thousands of messages a second reads the
+/// store four times a second. In return, it may notice this much later that the last worker has gone.
 pub const READ_TTL: Duration = Duration::from_millis(250);
 
-/// How long the store may take to answer: a dispatch may be waiting.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the store may take to respond: a dispatch may be waiting.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A store that failed is left alone for so many times as long as it took to fail, within bounds: one that refuses at
-/// once is asked again soon, and one that does not answer at all costs but a small part of the time.
+/// After a failure, the store is not used for this many times the time that it took to fail, between the shortest and the longest
+/// pause. So a store that refuses at once is tried again soon, and one that does not respond costs only a small part of the time.
 const PAUSE_FACTOR: u32 = 5;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A store with a short memory.
+/// A store, with its recent entries in memory.
 pub struct Cache {
     store: Arc<dyn CacheStore>,
-    recent: moka::sync::Cache<String, Arc<Answer>>,
+    recent: moka::sync::Cache<String, Arc<RecentRead>>,
     down: Mutex<Option<Down>>,
 }
 
-/// What a store has answered.
-struct Answer {
+/// Entries that were read from the store.
+struct RecentRead {
     entries: Vec<CacheEntry>,
-    /// Here, and not by the memory's own clock, which no test can pause.
+    /// By tokio's clock, which tests can pause, unlike that of the memory cache.
     read_at: Instant,
 }
 
-/// What is known of a store that does not do its work at present.
+/// A store that failed a moment ago.
 struct Down {
-    /// When it is asked again.
+    /// When it is used again.
     until: Instant,
     /// What went wrong.
     why: String,
@@ -61,7 +61,7 @@ impl Cache {
         self.write(group, self.store.remove(group, key)).await
     }
 
-    /// See [`CacheStore::list`]. Always asks the store.
+    /// See [`CacheStore::list`]. Always reads the store.
     pub async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         self.ask("read", self.store.list(group)).await
     }
@@ -76,13 +76,13 @@ impl Cache {
         self.write(group, self.store.unclaim(group, key, owner)).await
     }
 
-    /// The entries of a group as they were at most a quarter of a second ago, less those that have expired since.
+    /// The entries of a group as they were at most a quarter of a second ago, without those that have expired since.
     pub async fn list_recent(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
         let answer = match self.recent.get(group).filter(|answer| answer.read_at.elapsed() < READ_TTL) {
             Some(answer) => answer,
             None => {
                 let (read_at, entries) = (Instant::now(), self.list(group).await?);
-                let answer = Arc::new(Answer { entries, read_at });
+                let answer = Arc::new(RecentRead { entries, read_at });
                 self.recent.insert(group.to_owned(), Arc::clone(&answer));
                 answer
             }
@@ -91,7 +91,7 @@ impl Cache {
         Ok(answer.entries.iter().filter(|entry| entry.expires_at > now).cloned().collect())
     }
 
-    /// See [`CacheStore::set_up`]. Takes its time.
+    /// See [`CacheStore::set_up`]. Without a time limit.
     pub async fn set_up(&self) -> Result<(), CacheError> {
         self.store.set_up().await
     }
@@ -107,8 +107,8 @@ impl Cache {
         result
     }
 
-    /// Waits for the store, but not for long; where it failed a moment ago, not at all, and the error says that this is
-    /// [known already](CacheError::known).
+    /// Waits for the store, up to the time limit. If it failed a moment ago, returns that error at once, marked as
+    /// [known](CacheError::known).
     async fn ask<T>(
         &self,
         action: &'static str,
@@ -118,8 +118,8 @@ impl Cache {
             return Err(CacheError { location: self.store.location(), action, known: true, source: why.into() });
         }
         let begun = Instant::now();
-        let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-            let source = format!("no answer within {} s", PATIENCE.as_secs()).into();
+        let result = tokio::time::timeout(STORE_TIMEOUT, asked).await.unwrap_or_else(|_| {
+            let source = format!("no response within {} s", STORE_TIMEOUT.as_secs()).into();
             Err(CacheError { location: self.store.location(), action, known: false, source })
         });
         *self.down() = result.as_ref().err().map(|error| {
@@ -129,7 +129,7 @@ impl Cache {
         result
     }
 
-    /// What went wrong a moment ago. After the pause one caller asks, and the others do not wait for what it finds.
+    /// The error of a moment ago. After the pause, one caller tries the store again, and the others do not wait for the result.
     fn is_down(&self) -> Option<String> {
         let mut down = self.down();
         let known = down.as_mut()?;
@@ -137,12 +137,12 @@ impl Cache {
         if now < known.until {
             return Some(known.why.clone());
         }
-        known.until = now + PATIENCE;
+        known.until = now + STORE_TIMEOUT;
         None
     }
 
     fn down(&self) -> MutexGuard<'_, Option<Down>> {
-        // A panic while the lock is held leaves nothing half done.
+        // A panic while the lock is held leaves nothing half changed.
         self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{CacheError, CacheEntry, CacheStore};
 use crate::clock;
 
-/// Stands in for an expiry after the end of time.
+/// The longest time to live. Longer ones could overflow.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Keeps entries in this process. Clones share them.
@@ -33,7 +33,7 @@ impl MemoryStore {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with what has not expired of a group.
+    /// Calls `action` with the entries of a group that have not expired.
     fn with<T>(&self, group: &str, action: impl FnOnce(&mut Group) -> T) -> T {
         let (mut groups, now) = (self.groups(), Instant::now());
         let group = groups.entry(group.to_owned()).or_default();
@@ -97,7 +97,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn entries_expire_by_the_clock_of_the_timers_also_in_the_memory_of_what_was_read() {
+    async fn entries_expire_by_tokios_clock_also_those_read_from_memory() {
         let cache = Cache::new(Arc::new(MemoryStore::default()));
         cache.put("g", "a", "", MINUTE).await.unwrap();
         cache.put("g", "b", "", 3 * MINUTE).await.unwrap();

@@ -1,7 +1,8 @@
-//! Small entries that processes share, each with an expiry: who is consuming what, and when workers were asked to stop.
+//! Small entries that processes share, each with an expiry: which workers consume which transports, and when workers were asked
+//! to stop.
 //!
-//! Entries live in *groups*, because the question is "who pings transport X?" and not "what did pinger 17 say?". A store
-//! keeps them ([`FileStore`] by default); [`Cache`] answers repeated reads from memory for a moment.
+//! Entries are in *groups*, which are read as a whole: all heartbeats of a transport, for example. A store keeps them
+//! ([`FileStore`] by default). [`Cache`] serves repeated reads from memory for a moment.
 
 mod file;
 mod file_name;
@@ -23,54 +24,53 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use thiserror::Error;
 
-/// An entry from further in the future than this was written before the clock was set back, and says nothing about now.
+/// An entry written further in the future than this was written before the clock was set back, and is ignored.
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// One entry that has not expired.
+/// An entry that has not expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheEntry {
     /// Unique within its group.
     pub key: String,
-    /// What it says.
+    /// Its content.
     pub value: String,
-    /// When it was last put.
+    /// When it was last written.
     pub written_at: SystemTime,
-    /// When it stops being true.
+    /// When it expires.
     pub expires_at: SystemTime,
 }
 
-/// Keeps entries where several processes see them.
+/// Keeps entries that several processes can read.
 ///
-/// Groups and keys may hold any text. An entry is read whole or not at all, also while it is being written or when its
-/// writer is killed.
+/// Groups and keys may be any text. An entry is read completely or not at all, even while it is being written, or if its writer
+/// is killed.
 #[async_trait]
 pub trait CacheStore: Send + Sync {
-    /// States an entry, in place of an earlier one of the same key, for `ttl` from now.
+    /// Writes an entry that expires after `ttl`. Replaces an earlier one with the same key.
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError>;
 
-    /// Withdraws an entry. One that is not there is no error.
+    /// Removes an entry. It is no error if there is none.
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError>;
 
-    /// The entries of a group that have not expired, in the order of their keys. What cannot be read is left out, with a
-    /// warning.
+    /// The entries of a group that have not expired, in the order of their keys. Damaged entries are left out, with a warning.
     async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError>;
 
-    /// Takes the place `key` for `owner`, for `ttl` from now: `true` when it is now, or was already, `owner`'s; `false`
-    /// when it is another's. Of many who ask at once, one gets it. A claim is an entry whose value is its owner.
+    /// Claims `key` for `owner`, for `ttl` from now. Returns `true` if the claim is now, or was already, `owner`'s, and `false`
+    /// if it is another's. If several ask at once, exactly one gets it. A claim is an entry whose value is its owner.
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError>;
 
-    /// Gives a place back. One that is another's, or nobody's, is left as it is.
+    /// Gives a claim up. Does nothing if it is not `owner`'s.
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError>;
 
-    /// Where it is, as errors name it: a path or a server, without secrets.
+    /// Where the store is, as errors name it: a path or a server, without secrets.
     fn location(&self) -> String;
 
-    /// Creates what is missing. Putting an entry does this too.
+    /// Creates what is missing. Writing an entry does this too.
     async fn set_up(&self) -> Result<(), CacheError> {
         Ok(())
     }
 
-    /// Nothing is going to be asked of it for some seconds: it may close what it holds open.
+    /// Closes what is open, because the store will not be used for some seconds. Its next use opens it again.
     fn close_idle(&self) {}
 }
 
@@ -78,11 +78,11 @@ pub trait CacheStore: Send + Sync {
 #[derive(Debug, Error)]
 #[error("the cache at {location} could not be {action}: {source}")]
 pub struct CacheError {
-    /// Where it is: a path or a server, without secrets.
+    /// Where the cache is: a path or a server, without secrets.
     pub location: String,
     /// `read` or `written`.
     pub action: &'static str,
-    /// It went wrong a moment ago, and the store has not been asked again since.
+    /// The error is that of an earlier call a moment ago. The store has not been asked again since.
     pub known: bool,
     /// What went wrong.
     #[source]

@@ -1,4 +1,4 @@
-//! Makes the store of a cache that a configuration describes as it describes transports: by a DSN, with options.
+//! Creates the store of a cache, which the configuration describes like a transport: by a DSN, with options.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::{FileStore, CacheStore, sql};
 use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig, TransportSpec, nearest};
 use crate::connection::{Connections, StoreKind};
 
-/// Makes the store of a cache, or says everything that is wrong with its description. What is doubtful is added to the
-/// warnings. Opens nothing: a store connects when it is first used.
+/// Creates the store of a cache, or reports all mistakes in its description. Adds to `warnings`. Opens nothing: a store connects
+/// when it is first used.
 ///
-/// Relative paths start at `project_dir`; `databases` has the URL of each name in `doctrine://NAME`.
+/// Relative paths start at `project_dir`; `databases` has the URL for each name in `doctrine://NAME`.
 pub fn open_store(
     config: &TransportConfig,
     project_dir: &Path,
@@ -22,7 +22,7 @@ pub fn open_store(
     open_store_on(&Connections::default(), config, project_dir, databases, warnings)
 }
 
-/// The same, on connections that the application's transports use too.
+/// The same, sharing connections with the application's transports.
 pub(crate) fn open_store_on(
     connections: &Connections,
     config: &TransportConfig,
@@ -84,7 +84,7 @@ fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn CacheSto
     let mut options = spec.options();
     let path = spec.store.path();
     if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
-        let ways = "it names no folder: write file:relative/path or file:///absolute/path";
+        let ways = "it does not name a folder: write file:relative/path or file:///absolute/path";
         options.push(spec.dsn_problem(ways));
     }
     options.finish()?;
@@ -102,6 +102,6 @@ fn unusable(spec: &TransportSpec, scheme: &str, kind: Option<StoreKind>) -> Prob
     if kind.is_none() && nearest(scheme, known.iter().copied()).is_some() {
         return Problem::unknown(spec.dsn_path(), "scheme", scheme, known);
     }
-    let why = "keeps no entries: the cache is at file:, sqlite:, postgres:, mysql:, redis:, or at doctrine://NAME";
+    let why = "cannot be a cache: use file:, sqlite:, postgres:, mysql:, redis: or doctrine://NAME";
     spec.dsn_problem(format!("\"{scheme}:\" {why}"))
 }

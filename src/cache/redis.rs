@@ -14,7 +14,7 @@ use crate::config::{Definition, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::redis::{Address, OPTIONS, RedisConnection, RedisFailure};
 
-/// What all scripts begin with. The key is the group's.
+/// The beginning of all scripts. The key is the group's hash.
 const COMMON: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -22,7 +22,7 @@ local function read(text)
   local written, expires, value = text:match('^(%d+):(%d+):(.*)$')
   return tonumber(written), tonumber(expires), value
 end
-local function is_true(written, expires)
+local function is_current(written, expires)
   return expires and expires > now and written <= now + TOLERANCE
 end
 local function write(key, value, ttl)
@@ -40,24 +40,24 @@ macro_rules! script {
     };
 }
 
-// Key, value, time to live. Removes what is over.
+// Key, value, time to live. Also removes expired entries.
 script!(
     PUT = r"
 local all = redis.call('HGETALL', KEYS[1])
 for n = 1, #all, 2 do
   local written, expires = read(all[n + 1])
-  if not is_true(written, expires) then redis.call('HDEL', KEYS[1], all[n]) end
+  if not is_current(written, expires) then redis.call('HDEL', KEYS[1], all[n]) end
 end
 write(ARGV[1], ARGV[2], tonumber(ARGV[3]))"
 );
 
-// Gives keys, values, and for how long each has been and will be true.
+// Returns keys, values, and how many milliseconds ago each was written and in how many it expires.
 script!(
     LIST = r"
 local entries, all = {}, redis.call('HGETALL', KEYS[1])
 for n = 1, #all, 2 do
   local written, expires, value = read(all[n + 1])
-  if is_true(written, expires) then entries[#entries + 1] = {all[n], value, now - written, expires - now} end
+  if is_current(written, expires) then entries[#entries + 1] = {all[n], value, now - written, expires - now} end
 end
 return entries"
 );
@@ -68,7 +68,7 @@ script!(
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held then
   local written, expires, owner = read(held)
-  if is_true(written, expires) and owner ~= ARGV[2] then return 0 end
+  if is_current(written, expires) and owner ~= ARGV[2] then return 0 end
 end
 write(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 return 1"
@@ -84,14 +84,14 @@ if held then
 end"
 );
 
-/// What may be said of a cache on a Redis server.
+/// The options of a cache on a Redis server.
 pub(super) fn options() -> Vec<Definition> {
     [&[PREFIX.definition][..], &OPTIONS].concat()
 }
 
 const PREFIX: Setting<String> = Setting::text("prefix", "minutely:", "what keys begin with");
 
-/// A cache on a Redis server, or all that is wrong with its description.
+/// A cache on a Redis server, or all mistakes in its description.
 pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let address = Address::read_with_database(spec, &mut options);
@@ -101,7 +101,7 @@ pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Resul
     Ok(Arc::new(RedisStore { connection, prefix }))
 }
 
-/// The cache under keys with a common prefix.
+/// The cache, in keys with a common prefix.
 struct RedisStore {
     connection: Arc<RedisConnection>,
     prefix: String,
@@ -119,7 +119,7 @@ impl RedisStore {
         let mut invocation = script.key(format!("{}{group}", self.prefix));
         invocation.arg(arguments);
         if let Some(ttl) = ttl {
-            // A number that Lua holds exactly.
+            // At most a number that Lua represents exactly.
             invocation.arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50));
         }
         self.connection

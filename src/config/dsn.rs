@@ -1,17 +1,17 @@
-//! Takes a DSN apart: `scheme://user:password@host:port/path?option=value`.
+//! Parses DSNs: `scheme://user:password@host:port/path?option=value`.
 //!
 //! A DSN only looks like a URL. `sqlite:var/queue.db` has no host, `redis://one:6379,two:6379` has two, and
-//! `redis://secret@/run/redis.sock` has a password and none, all of which a URL parser refuses. So the outer form is cut
-//! here, and only what is inside (escapes, query parameters) is read as in a URL.
+//! `redis://secret@/run/redis.sock` has a password but no host. A URL parser refuses all of them. So the structure is parsed here, and
+//! only escapes and query parameters are read as in a URL.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
-/// A DSN in parts, each with its percent-escapes resolved.
+/// A parsed DSN. Percent-escapes are decoded.
 ///
-/// `Debug` and `Display` show it without passwords; no other way out of here does.
+/// Only `Debug` and `Display` hide passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dsn {
     scheme: String,
@@ -23,37 +23,37 @@ pub struct Dsn {
     parameters: Vec<(String, String)>,
 }
 
-/// One of the hosts a DSN names.
+/// One of a DSN's hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// A host name or address (IPv6 without its brackets), or a mere name as in `doctrine://default`. May be empty.
+    /// A host name or address (IPv6 without its brackets), or another name as in `doctrine://default`. May be empty.
     pub name: String,
-    /// The port, where one is given.
+    /// The port, if there is one.
     pub port: Option<u16>,
 }
 
-/// Why a text is no DSN. Does not repeat the text, which may hold a password.
+/// Why a text is not a DSN. Does not repeat the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DsnError {
     /// It does not start with a scheme.
     #[error("a DSN starts with a scheme, as in \"sync://\" or \"sqlite:var/queue.db\"; this one does not")]
     NoScheme,
     /// It has a `#`, which would cut off the rest.
-    #[error("a DSN has no \"#\"; inside a user name, password or file name it is written as %23")]
+    #[error("a DSN cannot contain \"#\"; write it as %23 in a user name, password or file name")]
     Fragment,
-    /// What follows the host's colon is no port.
+    /// The text after the host's colon is not a port.
     #[error(
         "the port is not a number from 0 to 65535; if there is no port, a user name or password holds one of / ? # @ : \
          which must be percent-encoded there"
     )]
     Port,
-    /// The escapes of a part do not make up UTF-8.
-    #[error("the percent-escapes in the {0} do not make up UTF-8 text")]
+    /// The escapes of a part are not valid UTF-8.
+    #[error("the percent-escapes in the {0} are not valid UTF-8")]
     Escapes(&'static str),
 }
 
 impl Dsn {
-    /// Takes a DSN apart.
+    /// Parses a DSN.
     pub fn parse(text: &str) -> Result<Self, DsnError> {
         let (scheme, rest) = text.trim().split_once(':').ok_or(DsnError::NoScheme)?;
         if !is_scheme(scheme) {
@@ -67,7 +67,7 @@ impl Dsn {
             Some(place) => place.split_at(place.find('/').unwrap_or(place.len())),
             None => ("", place),
         };
-        // The last @, as in PHP's parse_url(): an unescaped one in a password is common.
+        // The last @, as in PHP's parse_url(), because passwords often contain one that is not escaped.
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
@@ -96,7 +96,7 @@ impl Dsn {
         &self.scheme
     }
 
-    /// The user name. In a Redis DSN without a password this *is* the password: never show it on its own.
+    /// The user name. In a Redis DSN without a password, this *is* the password: never show it.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
@@ -106,7 +106,7 @@ impl Dsn {
         self.password.as_deref()
     }
 
-    /// The first host's name; empty where there is none.
+    /// The first host's name; empty if there is none.
     pub fn host(&self) -> &str {
         self.hosts.first().map_or("", |host| &host.name)
     }
@@ -116,22 +116,22 @@ impl Dsn {
         self.hosts.first().and_then(|host| host.port)
     }
 
-    /// All hosts, in the order given.
+    /// All hosts, in order.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
-    /// What follows the host, with its leading slash; in a DSN without `//`, all up to the parameters.
+    /// The path after the host, with its leading slash. In a DSN without `//`, everything before the parameters.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The parts of the path between its slashes; a slash that is written as `%2F` is inside a part.
+    /// The segments of the path. A slash written as `%2F` does not separate segments.
     pub fn path_segments(&self) -> &[String] {
         &self.segments
     }
 
-    /// The query parameters, in the order given. Their values may hold passwords.
+    /// The query parameters, in order. Their values may contain passwords.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
@@ -169,7 +169,7 @@ impl fmt::Display for Dsn {
         }
         match (&self.user, &self.password) {
             (Some(user), Some(_)) => write!(f, "{user}:***@")?,
-            // `redis://secret@host`: a lone user name may be a password.
+            // `redis://secret@host`: a user name without a password may be the password.
             (Some(_), None) => write!(f, "***@")?,
             (None, Some(_)) => write!(f, ":***@")?,
             (None, None) => {}
@@ -203,7 +203,7 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// Is this a parameter whose value must not be shown? (`auth` and `password` in Redis, `secret_key` in SQS, …)
+/// Whether the value of a parameter must not be shown. (`auth` and `password` in Redis, `secret_key` in SQS, …)
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["pass", "auth", "secret", "token", "key"].iter().any(|word| key.contains(word))
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_dsn_is_taken_apart() {
+    fn every_kind_of_dsn_is_parsed() {
         let cases = [
             ("sync://", "sync", "", ""),
             ("in-memory://", "in-memory", "", ""),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dsn_is_refused_without_being_repeated() {
+    fn a_text_that_is_not_a_dsn_is_refused_and_not_repeated() {
         let cases = [
             ("", DsnError::NoScheme),
             ("async", DsnError::NoScheme),
@@ -321,7 +321,7 @@ mod tests {
         }
 
         #[test]
-        fn an_encoded_password_is_read_back_and_never_shown(password in "[^a-z*]{4,20}") {
+        fn an_encoded_password_is_decoded_and_never_shown(password in "[^a-z*]{4,20}") {
             let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
             let dsn = parse(&format!("mysql://app:{encoded}@db/app"));
             prop_assert_eq!(dsn.password(), Some(password.as_str()));

@@ -1,43 +1,43 @@
-//! Durations as people write them: `5`, `0.5`, `500ms`, `5s`, `2m`, `1h`.
+//! Parses durations: `5`, `0.5`, `500ms`, `5s`, `2m`, `1h`.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// The longest duration that is taken, a hundred years: adding it to any moment of our time cannot overflow.
+/// The longest duration that is accepted: a hundred years. Adding it to the current time cannot overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Why a text is no duration. Does not repeat the text, which may come from a secret place.
+/// Why a text is not a duration. Does not repeat the text, which may be secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DurationError {
-    /// Not of the form.
+    /// The format is wrong.
     #[error("a duration is a number of seconds, or a number with a unit: 500ms, 5s, 2m, 1h")]
     Form,
-    /// Not of the form, where a bare number means milliseconds.
+    /// The format is wrong, where a number without a unit means milliseconds.
     #[error("a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h")]
     FormMillis,
-    /// Longer than anyone waits.
+    /// The duration is too long.
     #[error("a duration is at most 100 years")]
     TooLong,
 }
 
 impl From<DurationError> for String {
-    /// For parsers of command-line arguments, whose errors are text.
+    /// The error as text, for parsers of command-line arguments.
     fn from(error: DurationError) -> Self {
         error.to_string()
     }
 }
 
-/// The unit of a number that is written without one.
+/// The default unit of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Everywhere but where Symfony has milliseconds.
+    /// Used everywhere, except where Symfony has milliseconds.
     Seconds,
     /// In `retry_strategy`, as in Symfony, and in some options of transports.
     Milliseconds,
 }
 
-/// Reads a duration: seconds, or a number with one of the units `ms`, `s`, `m`, `h`. Fractions are allowed (`0.5`,
+/// Parses a duration: seconds, or a number with one of the units `ms`, `s`, `m`, `h`. Fractions are allowed (`0.5`,
 /// `1.5h`); signs, exponents and more than a hundred years are not.
 ///
 /// ```
@@ -50,12 +50,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     parse(text, Unit::Seconds)
 }
 
-/// Reads a duration; a number without a unit is of `default`.
+/// Parses a duration. A number without a unit has the unit `default`.
 pub(super) fn parse(text: &str, default: Unit) -> Result<Duration, DurationError> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    // Without this, "." alone and numbers like "5." or ".5" would be up to the float parser's taste.
+    // Without this, the float parser would decide about ".", "5." and ".5".
     if !number.starts_with(|c: char| c.is_ascii_digit()) || number.ends_with('.') {
         return Err(default.form());
     }
@@ -98,7 +98,7 @@ impl Unit {
         }
     }
 
-    /// So many of them.
+    /// A duration of this many units.
     pub(super) fn of(self, number: u32) -> Duration {
         match self {
             Self::Seconds => Duration::from_secs(number.into()),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn other_texts_are_refused() {
         for text in ["", " ", "s", "-5", "+5", "5x", "5S", "1e3", "nan", "inf", ".", ".5", "5.", "1.2.3", "5 5", "½"] {
             assert_eq!(parse_duration(text), Err(DurationError::Form), "{text}");
         }

@@ -1,4 +1,4 @@
-//! The environment a configuration is read in: that of the process, then `.env.local`, then `.env` beside the file.
+//! The environment variables of a configuration: those of the process, then `.env.local`, then `.env` beside the file.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -8,15 +8,15 @@ use std::path::Path;
 
 use super::problem::{Problem, Problems};
 
-/// Variables by name. Holds secrets: no `Debug`, and no error shows a value.
+/// Variables by name. They may be secrets, so there is no `Debug`, and no error shows a value.
 #[derive(Default)]
 pub(super) struct Environment {
     variables: HashMap<String, String>,
 }
 
 impl Environment {
-    /// The variables of the process (`real`), which win, and of `.env.local` and `.env` in `dir`, as Symfony's Dotenv
-    /// loads them. The process's own environment is not changed: `.env` is for the configuration.
+    /// The variables of the process (`real`), which have precedence, and of `.env.local` and `.env` in `dir`, as Symfony's Dotenv
+    /// loads them. The process's environment is not changed: `.env` is only for the configuration.
     pub(super) fn load(
         dir: &Path,
         real: impl IntoIterator<Item = (OsString, OsString)>,
@@ -28,14 +28,14 @@ impl Environment {
                 problems.push(Problem::error(name, message));
             }
         }
-        // What is not UTF-8 could not be part of a configuration anyway.
+        // A value that is not UTF-8 cannot be used in a configuration.
         variables.extend(
             real.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
         );
         Self { variables }
     }
 
-    /// A variable's value. Set to nothing is set.
+    /// A variable's value. An empty variable is set.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
@@ -53,7 +53,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Environment {
     }
 }
 
-/// Adds a file's variables. No file, no variables. Up to a mistake in it, they are taken.
+/// Adds a file's variables, up to the first mistake. A missing file has none.
 fn read_file(path: &Path, variables: &mut HashMap<String, String>) -> Result<(), String> {
     let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?,
@@ -68,14 +68,14 @@ fn read_file(path: &Path, variables: &mut HashMap<String, String>) -> Result<(),
     Ok(())
 }
 
-/// The error without the line it is about, which may hold a password.
+/// The error without the line's text, which may contain a password.
 fn explain(error: &dotenvy::Error, text: &str) -> String {
     let line = match error {
         dotenvy::Error::LineParse(line, _) => text.find(line.as_str()).map(|at| text[..at].matches('\n').count() + 1),
         _ => None,
     };
     let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-    format!("{place}must be NAME=value, with quotes around a value that has spaces, quotes or # in it")
+    format!("{place}must be NAME=value; quote values with spaces, quotes or #")
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_wins_over_env_local_and_that_over_env() {
+    fn the_process_has_precedence_over_env_local_and_that_over_env() {
         let (environment, problems) =
             load(&[(".env", "A=1\nB=1\nC=1\n# no\n"), (".env.local", "export B='2'\nC=\"2\"\n")], &[("C", "3")]);
         assert_eq!(
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_a_file_is_told_by_line_and_without_its_text() {
+    fn a_mistake_in_a_file_is_reported_by_line_without_the_text() {
         let (environment, problems) = load(&[(".env", "A=1\n\nPASSWORD=hunter2 x\nB=1\n")], &[]);
         assert_eq!(environment.get("A"), Some("1"));
         let text = problems.to_string();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_quote_a_byte_order_mark_and_a_folder_are_no_traps() {
+    fn an_open_quote_a_byte_order_mark_and_a_folder_are_handled() {
         assert!(load(&[(".env", "A=\"hunter2\n")], &[]).1.any_error());
         assert_eq!(load(&[(".env", "\u{feff}A=1\n")], &[]).0.get("A"), Some("1"));
 

@@ -1,4 +1,4 @@
-//! Finds the keys where they may stand: at the top of the file, or where Symfony and Contao have them.
+//! Finds the keys in their possible places: at the top of the file, or where Symfony and Contao have them.
 
 use indexmap::IndexMap;
 use serde_yaml::Value;
@@ -9,17 +9,17 @@ use super::problem::{Problem, nearest};
 use super::section::{Node, Reader, displayable, join};
 use super::transports::check_serializer;
 
-/// The values of all keys, from wherever they stand.
+/// The values of all keys, wherever they are in the file.
 pub(super) struct Sources {
     found: Vec<(&'static str, Node)>,
     doctrine: Option<Value>,
-    /// The Symfony application writes what is read here on all transports that do not say otherwise.
+    /// Whether the Symfony application writes JSON on all transports without a serializer of their own.
     pub(super) writes_json: bool,
 }
 
 impl Sources {
-    /// Looks through the whole file. A file with `framework` or `contao` at its top is a Symfony application's, and may
-    /// have any other keys, as long as they do not look like typing errors.
+    /// Reads the whole file. A file with `framework` or `contao` at its top belongs to a Symfony application. It may have any
+    /// other keys, unless they look like typing errors.
     pub(super) fn find(root: Node, reader: &mut Reader) -> Self {
         let mut sources = Self { found: Vec::new(), doctrine: None, writes_json: false };
         let entries = root.entries("a mapping", reader).unwrap_or_default();
@@ -47,13 +47,13 @@ impl Sources {
         sources
     }
 
-    /// The entries of a mapping that may be given in several places, though each entry only once.
+    /// The entries of a mapping that may be in several places. Each entry may occur only once.
     pub(super) fn entries(&mut self, key: &str, expected: &str, reader: &mut Reader) -> IndexMap<String, Node> {
         let mut merged: IndexMap<String, Node> = IndexMap::new();
         for node in self.take(key) {
             for (name, entry) in node.entries(expected, reader).unwrap_or_default() {
                 match merged.get(&name) {
-                    Some(other) => reader.error(&entry.path, format!("is given a second time: see {}", other.path)),
+                    Some(other) => reader.error(&entry.path, format!("is set a second time: see {}", other.path)),
                     None => {
                         merged.insert(name, entry);
                     }
@@ -63,12 +63,12 @@ impl Sources {
         merged
     }
 
-    /// A value that may be given in one place only.
+    /// A value that may be in one place only.
     pub(super) fn one(&mut self, key: &str, reader: &mut Reader) -> Option<Node> {
         let mut nodes = self.take(key).into_iter();
         let first = nodes.next()?;
         for other in nodes {
-            reader.error(&other.path, format!("is given a second time: see {}", first.path));
+            reader.error(&other.path, format!("is set a second time: see {}", first.path));
         }
         Some(first)
     }
@@ -105,7 +105,7 @@ impl Sources {
         self.found.extract_if(.., |(name, _)| *name == key).map(|(_, node)| node).collect()
     }
 
-    /// Takes the keys of `framework.messenger` or `contao.messenger` out.
+    /// Takes the keys from `framework.messenger` or `contao.messenger`.
     fn add_application(&mut self, application: Node, known: &'static [Definition], reader: &mut Reader) {
         if !application.is_mapping() {
             return;
@@ -116,7 +116,7 @@ impl Sources {
                 refuse_typo(&key, ["messenger"], &application_path, reader);
                 continue;
             }
-            // `messenger: false` and `messenger: ~` are how Symfony is told to do without.
+            // `messenger: false` and `messenger: ~` turn it off in Symfony.
             if node.is_null() || node.is_false() || node.turns_itself_off() {
                 continue;
             }
@@ -136,7 +136,7 @@ impl Sources {
     }
 }
 
-/// `framework.messenger.serializer`. Does it make the application write what is read here?
+/// Whether `framework.messenger.serializer` makes the application write JSON, which can be read here.
 fn read_serializer(node: Node, reader: &mut Reader) -> bool {
     let path = node.path.clone();
     let mut writes_json = false;
@@ -160,7 +160,7 @@ fn read_symfony_serializer(node: Node, reader: &mut Reader) {
     for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
         if key == "format" && node.text("the name of a format", reader).is_some_and(|format| format != "json") {
             reader
-                .warning(&node.path, "is ignored: messages are read and written as JSON, and nothing else can be read");
+                .warning(&node.path, "is ignored: messages are always read and written as JSON");
         }
     }
 }
@@ -172,7 +172,7 @@ fn doctrine_url(name: &str, connection: Value) -> Option<(String, Node)> {
     Some((name.to_owned(), Node::new(path, url)))
 }
 
-/// A key that may be anything, unless it is nearly one of ours.
+/// Checks a key that may be anything, unless it is similar to one of ours.
 fn refuse_typo<'k>(key: &str, known: impl IntoIterator<Item = &'k str>, path: &str, reader: &mut Reader) {
     if let Some(near) = nearest(key, known) {
         reader.error(path, format!("unknown key \"{}\", did you mean \"{near}\"?", displayable(key)));

@@ -1,7 +1,7 @@
-//! `%env(…)%` and `%kernel.project_dir%` in values, as Symfony spells them.
+//! Resolves `%env(…)%` and `%kernel.project_dir%` in values, in Symfony's notation.
 //!
-//! DSNs hold percent-encoding (`amqp://…/%2f`, `p%40ss`), which must survive. So a `%` starts a placeholder only when a
-//! parameter's name and another `%` follow, and the name does not begin like an encoded byte (two hex digits).
+//! DSNs contain percent-encoding (`amqp://…/%2f`, `p%40ss`), which must survive. So a `%` starts a placeholder only if a parameter's
+//! name and another `%` follow, and the name does not start like an encoded byte (two hex digits).
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use super::env::Environment;
 use super::problem::nearest;
 use super::section::displayable;
 
-/// What may stand before a variable's name, besides `default:x:`.
+/// The processors that may precede a variable's name, besides `default:x:`.
 const PROCESSORS: &[&str] = &["resolve", "int", "float", "bool", "string", "trim", "urlencode"];
 
-/// The parameters there are.
+/// The known parameters.
 const PARAMETERS: &[&str] = &["kernel.project_dir", "kernel.environment"];
 
-/// Far longer than any real one; keeps a strange file from costing time.
+/// The longest placeholder that is looked for. Far longer than any real one; limits the time that a strange file takes.
 const LONGEST_EXPRESSION: usize = 1000;
 
-/// RFC 3986's unreserved characters stay, as with PHP's `rawurlencode`.
+/// RFC 3986's unreserved characters are not encoded, as in PHP's `rawurlencode`.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Resolves placeholders.
@@ -39,7 +39,7 @@ enum Piece<'t> {
     Parameter(&'t str),
 }
 
-/// A part of an `%env(…)%` before the variable's name.
+/// A processor: a part of an `%env(…)%` before the variable's name.
 enum Step<'t> {
     Default(&'t str),
     Process(&'t str),
@@ -52,13 +52,13 @@ impl<'a> Placeholders<'a> {
         Self { environment, project_dir: project_dir.to_string_lossy().into_owned(), environment_name }
     }
 
-    /// The text with its placeholders filled in; a number, boolean or null where it is nothing but one `%env(…)%` that
-    /// gives one. The error says what is wrong, and never shows a variable's value.
+    /// Resolves the placeholders in a text. If the text is exactly one `%env(…)%`, the result may be a number, boolean or null.
+    /// The error says what is wrong, and never contains a variable's value.
     pub(super) fn resolve(&self, text: &str) -> Result<Value, String> {
         self.fill(text, &mut Vec::new())
     }
 
-    /// The known parameters filled in, and everything else left alone: for text that is not part of the file, such as
+    /// Resolves known parameters, and leaves everything else unchanged. For text that is not part of the file, such as
     /// `DATABASE_URL="sqlite:///%kernel.project_dir%/var/data.db"`.
     pub(super) fn fill_parameters(&self, text: &str) -> String {
         PARAMETERS.iter().fold(text.to_owned(), |text, name| match self.parameter(name) {
@@ -67,7 +67,7 @@ impl<'a> Placeholders<'a> {
         })
     }
 
-    /// `open` are the variables being resolved right now.
+    /// `open` are the variables that are being resolved.
     fn fill(&self, text: &str, open: &mut Vec<String>) -> Result<Value, String> {
         let pieces = pieces(text)?;
         if let [Piece::Env(expression)] = pieces[..] {
@@ -94,7 +94,7 @@ impl<'a> Placeholders<'a> {
         }
     }
 
-    /// What stands between `%env(` and `)%`.
+    /// Resolves the text between `%env(` and `)%`.
     fn env(&self, expression: &str, open: &mut Vec<String>) -> Result<Value, String> {
         let (steps, name) = steps(expression)?;
         let mut value = self.environment.get(name).map(|value| Value::String(self.fill_parameters(value)));
@@ -118,7 +118,7 @@ impl<'a> Placeholders<'a> {
         })
     }
 
-    /// Symfony takes the default for a parameter's name. What is none here is taken for the value itself.
+    /// In Symfony, the default is the name of a parameter. Here, a text that is not a parameter's name is the value itself.
     fn default(&self, default: &str) -> Value {
         match default {
             "" => Value::Null,
@@ -128,10 +128,10 @@ impl<'a> Placeholders<'a> {
         }
     }
 
-    /// `%env(resolve:NAME)%`: the variable's value may hold placeholders itself.
+    /// `%env(resolve:NAME)%`: resolves the placeholders in the variable's value.
     fn resolve_inside(&self, name: &str, value: &Value, open: &mut Vec<String>) -> Result<Value, String> {
         if open.iter().any(|opened| opened == name) {
-            return Err(format!("environment variable {name} leads back to itself"));
+            return Err(format!("environment variable {name} refers to itself"));
         }
         open.push(name.to_owned());
         let resolved = self.fill(&text_of(value), open);
@@ -167,7 +167,7 @@ fn pieces(text: &str) -> Result<Vec<Piece<'_>>, String> {
     Ok(pieces)
 }
 
-/// A parameter's name up to its `%`, and what follows that.
+/// A parameter's name up to its `%`, and the text after that.
 fn parameter_name(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.')?;
     let (name, rest) = text.split_at(end);
@@ -177,12 +177,12 @@ fn parameter_name(text: &str) -> Option<(&str, &str)> {
     rest.strip_prefix('%').filter(|_| named && !encoded).map(|rest| (name, rest))
 }
 
-/// Takes `int:default:5:NAME` apart: what is done, outermost first, and the variable's name.
+/// Parses `int:default:5:NAME`: the processors, outermost first, and the variable's name.
 fn steps(expression: &str) -> Result<(Vec<Step<'_>>, &str), String> {
     if expression.len() > LONGEST_EXPRESSION {
         return Err(format!("%env(…)% is longer than {LONGEST_EXPRESSION} bytes"));
     }
-    // A default may be a whole DSN.
+    // A default may be a complete DSN.
     let shown = displayable(expression);
     let mut steps = Vec::new();
     let mut rest = expression;
@@ -210,8 +210,8 @@ fn steps(expression: &str) -> Result<(Vec<Step<'_>>, &str), String> {
     Ok((steps, rest))
 }
 
-/// Parts the `x` of `default:x:…` from the rest. It may hold colons (`default:sqlite:var/app.db:DSN`): the rest is the
-/// variable's name and the processors right before it, or starts with the next `default`.
+/// Separates the `x` of `default:x:…` from the rest. It may contain colons (`default:sqlite:var/app.db:DSN`): the rest is the
+/// variable's name and the processors directly before it, or starts with the next `default`.
 fn split_default(text: &str) -> Option<(&str, &str)> {
     if let Some((default, chain)) = text.split_once(":default:") {
         return Some((default, &text[text.len() - chain.len() - "default:".len()..]));
@@ -246,7 +246,7 @@ fn process(processor: &str, name: &str, value: Value) -> Result<Value, String> {
     })
 }
 
-/// As PHP's `FILTER_VALIDATE_BOOL`, and numbers other than zero.
+/// Like PHP's `FILTER_VALIDATE_BOOL`; numbers other than zero are true.
 fn truth(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes")
         || text.parse::<f64>().is_ok_and(|number| number != 0.0)
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_filled_in_anywhere() {
+    fn placeholders_are_resolved_anywhere_in_a_text() {
         for (text, expected) in [
             ("", ""),
             ("plain", "plain"),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn one_whole_placeholder_keeps_its_type() {
+    fn a_single_placeholder_keeps_its_type() {
         assert_eq!(resolve("%env(int:MAX)%"), Ok(Value::from(7)));
         assert_eq!(resolve("%env(int:default:5:NONE)%"), Ok(Value::from(5)));
         assert_eq!(resolve("%env(float:RATE)%"), Ok(Value::from(0.5)));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filled_in_says_why() {
+    fn a_placeholder_that_cannot_be_resolved_says_why() {
         for (text, expected) in [
             ("%env(NMAE)%", "environment variable NMAE is not set (there is NAME)"),
             ("%env(NAME", "not closed"),
@@ -369,7 +369,7 @@ mod tests {
             ("%env(json:NAME)%", "unknown processor \"json\" in %env(json:NAME)%; known: default:x, resolve, int"),
             ("%kernel.projct_dir%", "did you mean %kernel.project_dir%? known"),
             ("%H%M", "unknown parameter %H%; known"),
-            ("%env(resolve:LOOP)%", "leads back to itself"),
+            ("%env(resolve:LOOP)%", "refers to itself"),
             ("%env(resolve:int:SECRET)%", "environment variable SECRET is not a whole number"),
             ("%env(float:SECRET)%", "environment variable SECRET is not a number"),
         ] {

@@ -1,25 +1,25 @@
-//! Mistakes in a configuration, as a person reads them.
+//! Mistakes in a configuration, in a form for people.
 
 use std::fmt;
 
-/// One mistake, or one doubt.
+/// A mistake or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where in the file: `workers[1].transports[0]`. Empty for the file as a whole.
     pub path: String,
-    /// What was found there, what is allowed, and what to do. Never contains a password.
+    /// What is wrong, what is allowed, and what to do. Never contains a password.
     pub message: String,
-    /// A warning is told and does not stop anything.
+    /// Whether it is only a warning, which is shown and prevents nothing.
     pub warning: bool,
 }
 
 impl Problem {
-    /// A mistake that must be mended before anything starts.
+    /// A mistake. Nothing starts until it is fixed.
     pub fn error(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into(), warning: false }
     }
 
-    /// Something that works, though likely not as meant.
+    /// A warning: something works, but probably not as intended.
     pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into(), warning: true }
     }
@@ -39,7 +39,7 @@ impl Problem {
     }
 }
 
-/// The name a typo was probably meant to be.
+/// The name that a typing error was probably meant to be.
 pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = found.to_lowercase();
     names
@@ -53,34 +53,34 @@ pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 /// All problems of one configuration, in the order they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
-    /// The file, as the person named it.
+    /// The file, as named by the user.
     pub file: String,
-    /// What was found.
+    /// The problems.
     pub list: Vec<Problem>,
 }
 
 impl Problems {
-    /// None yet.
+    /// No problems yet.
     pub fn new(file: impl Into<String>) -> Self {
         Self { file: file.into(), list: Vec::new() }
     }
 
-    /// Adds one.
+    /// Adds a problem.
     pub fn push(&mut self, problem: Problem) {
         self.list.push(problem);
     }
 
-    /// Is there one that must be mended?
+    /// Whether there are mistakes.
     pub fn any_error(&self) -> bool {
         self.list.iter().any(|problem| !problem.warning)
     }
 
-    /// Those that must be mended.
+    /// The mistakes.
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter().filter(|problem| !problem.warning)
     }
 
-    /// Those that need not.
+    /// The warnings.
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter().filter(|problem| problem.warning)
     }

@@ -660,15 +660,15 @@ fn mistakes_in_nested_files_are_told() {
         ("framewrk: {messenger: {}}", "unknown key \"framewrk\", did you mean \"framework\"?"),
         (
             "framework: {messenger: {transports: {a: 'x:'}}}\ntransports: {a: 'y:'}",
-            "framework.messenger.transports.a: is given a second time: see transports.a",
+            "framework.messenger.transports.a: is set a second time: see transports.a",
         ),
         (
             "contao: {messenger: {workers: []}}\nworkers: []",
-            "contao.messenger.workers: is given a second time: see workers",
+            "contao.messenger.workers: is set a second time: see workers",
         ),
         (
             "framework: {messenger: {transports: {a: 'x:'}, failure_transport: a}}\nfailure_transport: a",
-            "framework.messenger.failure_transport: is given a second time: see failure_transport",
+            "framework.messenger.failure_transport: is set a second time: see failure_transport",
         ),
     ] {
         let found = problems(text);

@@ -1,10 +1,10 @@
-//! Validates a value by a JSON schema, as far as [`schema`](super::schema()) uses what draft 2020-12 offers. For tests: a
-//! validator for all of it would bring more crates than the whole program needs of its kind.
+//! Validates a value against a JSON schema. Supports the part of draft 2020-12 that [`schema`](super::schema()) uses. For tests: a
+//! complete validator would add too many dependencies.
 
 use regex_lite::Regex;
 use serde_json::{Map, Value};
 
-/// Is it valid? If not, where and by which keyword. A keyword that is not known here is a mistake in the schema.
+/// Validates a value. The error says where it is invalid, and by which keyword. Unknown keywords are mistakes in the schema.
 pub(crate) fn validate(value: &Value, schema: &Value) -> Result<(), String> {
     Validator { root: schema }.check(value, schema, "")
 }
@@ -32,7 +32,7 @@ impl Validator<'_> {
         self.check(value, schema, "").is_ok()
     }
 
-    /// Does a keyword hold? The error is that of a part of the value.
+    /// Whether the value satisfies a keyword. The error is that of a part of the value.
     fn holds(
         &self,
         keyword: &str,

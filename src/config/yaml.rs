@@ -1,7 +1,7 @@
-//! YAML text to a tree, with merge keys (`<<`) merged, and with a bound on what aliases may blow it up to.
+//! Parses YAML text into a tree. Resolves merge keys (`<<`), and limits how far aliases may expand it.
 //!
-//! `serde_yaml`'s own `Value` has no such bound (a list of a thousand aliases of a list of a thousand items is legal),
-//! and its `apply_merge` leaves merges within merged mappings undone and changes the order of the keys.
+//! `serde_yaml`'s own `Value` has no such limit (a list of a thousand aliases of a list of a thousand items is legal). Its
+//! `apply_merge` does not resolve merges inside merged mappings, and changes the order of the keys.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,24 +12,24 @@ use serde_yaml::{Mapping, Value};
 
 use super::section::displayable;
 
-/// Values in a file, with aliases written out. A file of the longest length with no alias has fewer.
+/// The most values in a file, with aliases expanded. A file of the maximum length without aliases has fewer.
 const MOST_VALUES: usize = 1_000_000;
 
-/// Brackets open at once. The parser goes through all of them at every token, so that a file of nothing but brackets
-/// would take hours; and it gives up at 128 levels in any case, though only at the end.
+/// The most nested brackets. The parser examines all of them at every token, so a file of only brackets would take hours. It
+/// refuses more than 128 levels anyway, but only at the end.
 const DEEPEST: usize = 300;
 
-/// The tree of a text; a text with nothing in it is null. The error names line and column.
+/// Parses a text. An empty text is null. The error names line and column.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Value::Null);
     }
     if brackets(text) > DEEPEST {
-        return Err("is not valid YAML for a configuration: brackets within brackets, too many of them".to_owned());
+        return Err("is not valid YAML for a configuration: too many nested brackets".to_owned());
     }
     let left = Cell::new(MOST_VALUES);
     Tree { left: &left }.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| match error.location() {
-        // The library's text usually, though not always, ends with the place.
+        // The library's text usually ends with line and column, but not always.
         Some(at) if !error.to_string().contains(&format!("line {}", at.line())) => {
             format!("is not valid YAML: {error} at line {} column {}", at.line(), at.column())
         }
@@ -37,7 +37,7 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
     })
 }
 
-/// The most brackets that are open at once, with those in quotes and comments, which hardly matter.
+/// The depth of nested brackets. Counts those in quotes and comments too, which hardly matter.
 fn brackets(text: &str) -> usize {
     let (mut open, mut most) = (0_usize, 0);
     for byte in text.bytes() {
@@ -59,7 +59,7 @@ struct Tree<'b> {
 impl Tree<'_> {
     fn count<E: Error>(self) -> Result<(), E> {
         let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| E::custom("aliases make more of this file than any configuration needs"))?);
+        self.left.set(left.ok_or_else(|| E::custom("aliases expand this file beyond the size of any configuration"))?);
         Ok(())
     }
 }
@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
                 merged.push(value);
             } else if mapping.contains_key(&key) {
                 let key = key.as_str().map_or_else(|| "a key".to_owned(), |key| format!("\"{}\"", displayable(key)));
-                return Err(A::Error::custom(format!("{key} is there twice in one mapping")));
+                return Err(A::Error::custom(format!("{key} occurs twice in one mapping")));
             } else {
                 mapping.insert(key, value);
             }
@@ -150,7 +150,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Adds what `mapping` does not have itself. Of several merged mappings the first wins.
+/// Adds the entries that `mapping` does not have itself. Of several merged mappings, the first wins.
 fn merge(mapping: &mut Mapping, from: Value) -> Result<(), &'static str> {
     match from {
         Value::Mapping(from) => {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merge_keys_are_merged_at_any_depth_and_keep_the_order() {
+    fn merge_keys_are_resolved_at_any_depth_and_keep_the_order() {
         let text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {first: 0, <<: [*b, {x: 9, w: 9}], last: 0}\n";
         let tree = parse(text).unwrap();
         let expected: Value = serde_yaml::from_str("{first: 0, last: 0, y: 2, x: 1, w: 9}").unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_line_and_column() {
+    fn mistakes_are_reported_with_line_and_column() {
         for text in ["a: 1\nb: [\n", "a: 1\na: 2\n", "a: 1\n  b: 2\n", "a: *nobody", "a: \"App\\Message\"", "\tb: 1"] {
             let message = parse(text).unwrap_err();
             assert!(message.contains("line "), "{text}: {message}");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_refused_before_they_go_off() {
+    fn alias_bombs_are_refused_before_they_expand() {
         let mut laughs = String::from("a0: &a0 [lol]\n");
         for n in 1..30 {
             let aliases = vec![format!("*a{}", n - 1); 10].join(", ");

@@ -1,5 +1,5 @@
-//! Watches files that other processes write, without a thread and without looking at them: by inotify, on Linux. Elsewhere,
-//! and where inotify's limits are used up, watching is an error, and who wants to know of changes has to look.
+//! Watches files that other processes write, by inotify on Linux: without a thread, and without polling. On other systems, and if
+//! inotify's limits are used up, watching is an error, and the caller has to poll.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,30 +11,29 @@ use self::inotify::Watching;
 #[cfg(not(target_os = "linux"))]
 use self::nowhere::Watching;
 
-/// Some files, of which any may be missing, or be replaced by another at any time. Watched from the first
-/// [`look`](FileWatch::look) on.
+/// Watches some files, from the first [`look`](FileWatch::look) on. Any of them may be missing, or be replaced at any time.
 pub(crate) struct FileWatch {
-    /// Where they are now: a symbolic link may come to lead elsewhere.
+    /// Returns their current paths: the target of a symbolic link may change.
     files: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
     watching: Mutex<Option<Arc<Watching>>>,
 }
 
-/// What has been seen of the files.
+/// The changes of the files that have been seen.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Changes {
-    /// How many changes, of which several in a row may count as one.
+    /// How many changes. Several in a row may count as one.
     pub(crate) count: u64,
-    /// When the last one was seen, or watching began.
+    /// When the last change was seen, or watching began.
     pub(crate) last: Instant,
 }
 
 impl FileWatch {
-    /// Watches nothing yet.
+    /// A watch that has not begun.
     pub(crate) fn new(files: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static) -> Self {
         Self { files: Box::new(files), watching: Mutex::new(None) }
     }
 
-    /// What has been seen up to now. What happens from now on is seen by the next look, and by [`FileWatch::changed`].
+    /// The changes seen so far. Later ones are seen by the next call, and by [`FileWatch::changed`].
     pub(crate) fn look(&self) -> io::Result<Changes> {
         let mut slot = self.slot();
         let watching = match &*slot {
@@ -46,7 +45,7 @@ impl FileWatch {
         changes
     }
 
-    /// Returns when there were other changes than those seen in a look. Safe to cancel, and to call from several tasks.
+    /// Returns when there were other changes than `seen`. Cancel safe. May be called from several tasks.
     pub(crate) async fn changed(&self, seen: Changes) -> io::Result<()> {
         let watching = self.slot().as_ref().map(Arc::clone);
         let Some(watching) = watching else { return Ok(()) };
@@ -79,19 +78,19 @@ mod inotify {
 
     use super::Changes;
 
-    /// Of a file: written, closed by a writer, replaced or deleted (which changes its attributes), moved.
+    /// Events of a file: written, closed by a writer, replaced or deleted (which changes its attributes), moved.
     const OF_A_FILE: AddWatchFlags = AddWatchFlags::IN_MODIFY
         .union(AddWatchFlags::IN_CLOSE_WRITE)
         .union(AddWatchFlags::IN_ATTRIB)
         .union(AddWatchFlags::IN_MOVE_SELF)
         .union(AddWatchFlags::IN_DELETE_SELF);
-    /// Of a folder, while a file is missing in it: a file comes, or the folder goes.
+    /// Events of a folder with a missing file: a file was created, or the folder removed.
     const OF_A_FOLDER: AddWatchFlags = AddWatchFlags::IN_CREATE
         .union(AddWatchFlags::IN_MOVED_TO)
         .union(AddWatchFlags::IN_MOVE_SELF)
         .union(AddWatchFlags::IN_DELETE_SELF)
         .union(AddWatchFlags::IN_ONLYDIR);
-    /// What leaves the files as they are, and where they are.
+    /// Events that do not change the files or their paths.
     const WRITTEN: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE);
 
     pub(super) struct Watching {
@@ -102,9 +101,9 @@ mod inotify {
 
     struct State {
         last: Instant,
-        /// Is it still to be found out which files there are?
+        /// Whether it must be checked which files exist.
         stale: bool,
-        /// The names that are waited for, in these folders.
+        /// The names of missing files, by folder.
         missing: Vec<OsString>,
         folders: Vec<WatchDescriptor>,
     }
@@ -141,14 +140,14 @@ mod inotify {
             let mut count = self.count.subscribe();
             while *count.borrow_and_update() == seen {
                 tokio::select! {
-                    // Another task has read of the change.
+                    // Another task has read the event.
                     _ = count.changed() => {}
                     ready = self.inotify.readable() => {
                         let all_read = |_: &AsyncFd<Descriptor>| {
                             self.read()?;
                             Err::<(), _>(io::ErrorKind::WouldBlock.into())
                         };
-                        // An error is one of reading, or that all has been read.
+                        // The error may mean that everything has been read.
                         if let Ok(Err(error)) = ready?.try_io(all_read) {
                             return Err(error);
                         }
@@ -158,10 +157,10 @@ mod inotify {
             Ok(())
         }
 
-        /// Watches the files that are there, and the folders of those that are not.
+        /// Watches the files that exist, and the folders of those that do not.
         fn find(&self, state: &mut State, files: &[PathBuf]) -> io::Result<()> {
             for folder in state.folders.drain(..) {
-                // It may be gone, and its watch with it.
+                // The file may be gone, and its watch with it.
                 let _ = self.inotify().rm_watch(folder);
             }
             state.missing.clear();
@@ -172,14 +171,14 @@ mod inotify {
                 let folder = file.parent().unwrap_or(Path::new("/"));
                 state.folders.push(self.inotify().add_watch(folder, OF_A_FOLDER)?);
                 state.missing.extend(file.file_name().map(OsStr::to_owned));
-                // It may have come before its folder was watched.
+                // The file may have been created before its folder was watched.
                 self.watch(file)?;
             }
             (state.stale, state.last) = (false, Instant::now());
             Ok(())
         }
 
-        /// Is there such a file to watch?
+        /// Whether the file could be watched.
         fn watch(&self, file: &Path) -> io::Result<bool> {
             match self.inotify().add_watch(file, OF_A_FILE) {
                 Ok(_) => Ok(true),
@@ -188,9 +187,9 @@ mod inotify {
             }
         }
 
-        /// Reads what there is to read.
+        /// Reads all events.
         fn read(&self) -> io::Result<()> {
-            // One reader at a time, so that what one has read is counted before another finds nothing left.
+            // One reader at a time: its events are counted before another reader finds none left.
             let mut state = self.state();
             let mut changed = false;
             loop {
@@ -213,17 +212,17 @@ mod inotify {
         }
 
         fn state(&self) -> MutexGuard<'_, State> {
-            // A panic while the lock is held leaves at worst a change uncounted.
+            // At worst, a panic while the lock is held loses a change.
             self.state.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 
     impl State {
-        /// Does an event say that a file has changed?
+        /// Whether an event means that a file has changed.
         fn apply(&mut self, event: &InotifyEvent) -> bool {
             let relevant = match &event.name {
                 Some(name) => self.missing.contains(name),
-                // That the watch on a folder has been taken off.
+                // The watch on a folder was removed.
                 None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
             };
             self.stale |= relevant && !WRITTEN.contains(event.mask);
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_watched_however_it_comes_and_goes() {
+    async fn a_file_is_watched_when_it_is_created_replaced_and_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let (file, other) = (dir.path().join("file"), dir.path().join("other"));
         let watch = watch(&[&file]);
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_are_told() {
+    async fn all_waiting_tasks_are_woken() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "1").unwrap();

@@ -1,6 +1,6 @@
-//! Which DSN schemes lead to which kind of store.
+//! The kinds of stores, and their DSN schemes.
 
-/// What keeps messages or cache entries outside of this process.
+/// A kind of store for messages or cache entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreKind {
     /// An SQLite file.
@@ -18,7 +18,7 @@ pub(crate) enum StoreKind {
 impl StoreKind {
     const ALL: [Self; 5] = [Self::Sqlite, Self::Postgres, Self::Mysql, Self::Redis, Self::Amqp];
 
-    /// The kind that DSNs of this scheme lead to, also where this build comes without it.
+    /// The kind of store for DSNs with this scheme, even if this build does not support it.
     pub(crate) fn of_scheme(scheme: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.schemes().contains(&scheme))
     }
@@ -34,7 +34,7 @@ impl StoreKind {
         }
     }
 
-    /// Does this build come with it?
+    /// Whether this build supports it.
     pub(crate) fn is_in_this_build(self) -> bool {
         match self {
             Self::Sqlite => true,

@@ -1,24 +1,24 @@
-//! Where a connection leads to, as errors and `config check` name it.
+//! Names the server of a connection in errors and in `config check`.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A server and what is used of it: a database, a virtual host. Without user and password.
+/// A server and the part of it that is used: a database or a virtual host. Without user and password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Location {
     text: Arc<str>,
-    /// How much of the text is the server.
+    /// How many bytes of the text are the server.
     server: usize,
 }
 
 impl Location {
-    /// On a server in the network: `host:port/part`, `[::1]:port/part`.
+    /// A server in the network: `host:port/part`, `[::1]:port/part`.
     pub(crate) fn on_host(host: &str, port: u16, part: impl fmt::Display) -> Self {
         let server = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self::of(&server, part)
     }
 
-    /// Behind a Unix socket: `/run/server.sock/part`.
+    /// A server behind a Unix socket: `/run/server.sock/part`.
     pub(crate) fn on_socket(path: impl fmt::Display, part: impl fmt::Display) -> Self {
         Self::of(&path.to_string(), part)
     }
@@ -27,7 +27,7 @@ impl Location {
         Self { text: format!("{server}/{part}").into(), server: server.len() }
     }
 
-    /// Server and part: equal for all connections to the same.
+    /// Server and part. Equal for all connections to the same.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_names_the_server_and_what_is_used_of_it() {
+    fn a_location_names_the_server_and_the_part_that_is_used() {
         for (location, text, server) in [
             (Location::on_host("db", 5432, "app"), "db:5432/app", "db:5432"),
             (Location::on_host("db", 5432, ""), "db:5432/", "db:5432"),

@@ -1,12 +1,12 @@
-//! One connection per server and process, shared by every transport and cache there: addresses, TLS, reconnecting, errors.
+//! One connection per server and process, shared by all transports and caches there: addresses, TLS, reconnecting, errors.
 //!
-//! A connection is named by its address: server, database and login. [`Connections`] gives everybody who asks for the
-//! same address the same connection. Nothing is opened before it is first used; what is idle can be closed
-//! (`close_idle`), and opens again with the next request. What was under way when a connection broke fails, because
-//! nobody knows whether the server has done it.
+//! A connection is identified by its address: server, database and login. [`Connections`] returns the same connection for the same
+//! address. Nothing is opened before its first use. An idle connection can be closed (`close_idle`); the next request opens it
+//! again. Requests that were in progress when a connection broke fail, because it is not known whether the server has executed
+//! them.
 //!
-//! What queues and cache entries look like on a server is not known here: `transport` and `cache` know that, and send
-//! statements, commands or messages.
+//! This module does not know how queues and cache entries are stored on a server. `transport` and `cache` do, and send statements,
+//! commands or messages.
 
 #[cfg(feature = "amqp")]
 pub(crate) mod amqp;
@@ -36,7 +36,7 @@ use self::registry::Registry;
 
 /// The connections of one application in one process. Clones share them.
 ///
-/// It keeps none of them open: a connection is closed when the last transport or cache that uses it is dropped.
+/// It does not keep them open: a connection is closed when the last transport or cache that uses it is dropped.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Registries>);
 
@@ -60,7 +60,7 @@ impl Connections {
         self.0.sqlite.get_or_create(path, |path| sql::sqlite::Database::new(path.clone()))
     }
 
-    /// The connection to a PostgreSQL server. Fails where the address cannot be used.
+    /// The connection to a PostgreSQL server. Fails if the address cannot be used.
     #[cfg(feature = "postgres")]
     pub(crate) fn postgres(
         &self,
@@ -73,7 +73,7 @@ impl Connections {
         })
     }
 
-    /// The connection to a MySQL or MariaDB server. Fails where the address cannot be used.
+    /// The connection to a MySQL or MariaDB server. Fails if the address cannot be used.
     #[cfg(feature = "mysql")]
     pub(crate) fn mysql(
         &self,
@@ -85,7 +85,7 @@ impl Connections {
         })
     }
 
-    /// The connection to a Redis server. Fails where the address cannot be used.
+    /// The connection to a Redis server. Fails if the address cannot be used.
     #[cfg(feature = "redis")]
     pub(crate) fn redis(&self, address: redis::Address) -> ::redis::RedisResult<Arc<redis::RedisConnection>> {
         self.0.redis.get_or_try_create(address, redis::RedisConnection::new)

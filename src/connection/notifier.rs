@@ -1,4 +1,4 @@
-//! Tells waiting tasks that a server has reported a change.
+//! Notifies waiting tasks that a server has reported a change.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// Counts the changes of each key that somebody subscribed to. A subscriber compares counts, so it misses no change that
-/// came while it was not waiting.
+/// Counts the changes of each key with subscribers. A subscriber compares counts, so it misses no change while it is not waiting.
 pub(crate) struct Notifier<K> {
     counters: Mutex<HashMap<K, Arc<watch::Sender<u64>>>>,
 }
@@ -19,7 +18,7 @@ impl<K> Default for Notifier<K> {
 }
 
 impl<K: Eq + Hash + Clone> Notifier<K> {
-    /// The count of changes of these keys, together. All that happened before counts as seen.
+    /// The total count of changes of these keys. Earlier changes count as seen.
     pub(crate) fn subscribe<const N: usize>(&self, keys: [K; N]) -> watch::Receiver<u64> {
         let mut counters = self.counters();
         let known = keys.iter().find_map(|key| counters.get(key).cloned());
@@ -30,7 +29,7 @@ impl<K: Eq + Hash + Clone> Notifier<K> {
         counter.subscribe()
     }
 
-    /// A key has changed. Does nothing where nobody has subscribed to it.
+    /// Counts a change of a key. Does nothing if it has no subscribers.
     pub(crate) fn notify(&self, key: &K) {
         if let Some(counter) = self.counters().get(key) {
             counter.send_modify(|count| *count += 1);
@@ -44,14 +43,14 @@ impl<K: Eq + Hash + Clone> Notifier<K> {
         }
     }
 
-    /// All keys that somebody subscribed to.
+    /// All keys with subscribers.
     #[cfg(feature = "redis")]
     pub(crate) fn keys(&self) -> Vec<K> {
         self.counters().keys().cloned().collect()
     }
 
     fn counters(&self) -> MutexGuard<'_, HashMap<K, Arc<watch::Sender<u64>>>> {
-        // A panic while the lock is held leaves at worst an entry out.
+        // At worst, a panic while the lock is held loses an entry.
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What is shared by all who ask for the same key, for as long as one of them holds it.
+//! Values that are shared by all callers with the same key, for as long as one of them holds the value.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ impl<K, V> Default for Registry<K, V> {
 }
 
 impl<K: Eq + Hash, V> Registry<K, V> {
-    /// The value that somebody holds under this key, or a new one.
+    /// The value that is in use under this key, or a new one.
     pub(super) fn get_or_create(&self, key: K, create: impl FnOnce(&K) -> V) -> Arc<V> {
         match self.get_or_try_create(key, |key| Ok::<V, Infallible>(create(key))) {
             Ok(value) => value,
@@ -25,9 +25,9 @@ impl<K: Eq + Hash, V> Registry<K, V> {
         }
     }
 
-    /// The same, where creating may fail.
+    /// The same, if creating may fail.
     pub(super) fn get_or_try_create<E>(&self, key: K, create: impl FnOnce(&K) -> Result<V, E>) -> Result<Arc<V>, E> {
-        // A panic while the lock is held leaves at worst an entry out.
+        // At worst, a panic while the lock is held loses an entry.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = shared.get(&key).and_then(Weak::upgrade) {
             return Ok(value);
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_shared_for_as_long_as_somebody_holds_it() {
+    fn a_value_is_shared_for_as_long_as_it_is_in_use() {
         let registry = Registry::default();
         let first = registry.get_or_create("a", |_| 1);
         assert_eq!(*registry.get_or_create("a", |_| 2), 1);
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_created_is_tried_again() {
+    fn creating_is_tried_again_after_a_failure() {
         let registry = Registry::default();
         assert_eq!(registry.get_or_try_create("a", |_| Err::<i32, _>("no")).unwrap_err(), "no");
         assert_eq!(*registry.get_or_create("a", |_| 1), 1);

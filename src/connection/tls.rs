@@ -1,6 +1,6 @@
-//! What the options of a DSN say about TLS: whom to trust, and who this side is. Files are in PEM format.
+//! Reads the TLS options of a DSN: the authorities to trust, and this side's certificate. Files are in PEM format.
 //!
-//! SQL drivers read such files themselves, and have the names of their options in their addresses.
+//! SQL drivers read such files themselves. Their options are part of their addresses.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -15,8 +15,7 @@ use crate::config::Kind;
 use crate::config::Setting;
 use crate::config::{Definition, Options, TransportSpec};
 
-/// PHP's options for TLS, as far as there is something to choose. The others ask for a connection that does not look whom it
-/// talks to.
+/// The supported ones of PHP's options for TLS. The others would turn off verifying the server.
 #[cfg(feature = "redis")]
 pub(in crate::connection) const SSL: Definition =
     Definition::new("ssl", Kind::Section(SSL_KEYS), "TLS, as PHP has it; `rediss:` only")
@@ -37,7 +36,7 @@ const YES: &[&str] = &["true", "1", "on", "yes"];
 const NO: &[&str] = &["false", "0", "off", "no"];
 #[cfg(feature = "redis")]
 const UNVERIFIED: &str =
-    "a connection that does not look whom it talks to is not made; name the authority with `cafile`";
+    "the server is always verified; name its authority with `cafile`";
 
 /// php-amqp's options for TLS.
 #[cfg(feature = "amqp")]
@@ -56,9 +55,9 @@ const fn file(name: &'static str, help: &'static str) -> Setting<Option<String>>
     Setting::text(name, "", help).of_kind("file").optional()
 }
 
-/// What a connection trusts and shows. Connections that differ in it are not shared.
+/// The authorities that a connection trusts, and its own certificate. Connections that differ in it are not shared.
 ///
-/// It has no `Debug`, as it holds a private key.
+/// It has no `Debug`, because it contains a private key.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(in crate::connection) struct Tls {
     /// The certificates of authorities to trust.
@@ -68,7 +67,7 @@ pub(in crate::connection) struct Tls {
 }
 
 impl Tls {
-    /// Reads the option `ssl`: PHP's options for TLS, as far as there is something to choose. None where there is no TLS.
+    /// Reads the option `ssl`, a map of PHP's options for TLS. `None` without TLS.
     #[cfg(feature = "redis")]
     pub(in crate::connection) fn read_ssl_map(
         spec: &TransportSpec,
@@ -123,14 +122,14 @@ impl Tls {
             }
         }
         if key.is_none() {
-            // PHP looks for the key in the certificate's file where none is named.
+            // If no key is named, PHP looks for it in the certificate's file.
             key.clone_from(&certificate);
         }
         tls.identity = certificate.zip(key);
         is_tls.then_some(tls)
     }
 
-    /// Reads `cacert`, `cert` and `key`: php-amqp's options for TLS. None where there is no TLS.
+    /// Reads `cacert`, `cert` and `key`, php-amqp's options for TLS. `None` without TLS.
     #[cfg(feature = "amqp")]
     pub(in crate::connection) fn read_files(
         spec: &TransportSpec,
@@ -140,7 +139,7 @@ impl Tls {
         let [authorities, certificate, key] =
             [AUTHORITIES, CERTIFICATE, KEY].map(|setting| content_of(&setting, spec, options, is_tls));
         if certificate.is_some() != key.is_some() {
-            let message = "cert and key go together: the one is of no use without the other";
+            let message = "cert and key are needed together; one of them is missing";
             options.refuse(if key.is_some() { "key" } else { "cert" }, message);
         }
         is_tls.then(|| Self { authorities, identity: certificate.zip(key) })
@@ -172,8 +171,8 @@ fn content_of(
 
 /// The certificates in a file, or in the files of a folder, which PHP calls `capath`.
 ///
-/// In a folder where certificates have the names that OpenSSL looks them up by (`5ed36f99.0`, made by `openssl rehash`) they
-/// alone are read, as the same ones are likely to be there under other names too.
+/// If the folder has names by which OpenSSL looks certificates up (`5ed36f99.0`, made by `openssl rehash`), only those files are
+/// read, because the same certificates are probably there under other names too.
 fn certificates(path: &Path) -> io::Result<String> {
     if !path.is_dir() {
         return fs::read_to_string(path);
@@ -200,7 +199,7 @@ fn certificates(path: &Path) -> io::Result<String> {
     Ok(all)
 }
 
-/// Is it a name that OpenSSL looks for: eight hexadecimal digits, a dot, and a number?
+/// Whether OpenSSL looks for files with this name: eight hexadecimal digits, a dot, and a number.
 fn is_hash(file: &Path) -> bool {
     let Some((hash, number)) = file.file_name().and_then(OsStr::to_str).and_then(|name| name.split_once('.')) else {
         return false;

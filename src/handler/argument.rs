@@ -1,4 +1,4 @@
-//! What a handler function may ask for.
+//! The arguments that a handler function may have.
 
 use std::any::type_name;
 use std::future::Future;
@@ -6,7 +6,7 @@ use std::future::Future;
 use super::{CancellationToken, HandlerContext, HandlerError, States};
 use crate::message::{Envelope, Message, Stamp};
 
-/// An argument of a handler function: its message, or something else that it needs.
+/// An argument of a handler function: its message, or anything else that it needs.
 ///
 /// | argument | what it is |
 /// | --- | --- |
@@ -15,10 +15,10 @@ use crate::message::{Envelope, Message, Stamp};
 /// | [`Bus`](crate::bus::Bus) | dispatches further messages |
 /// | [`Envelope`] | the message with all its stamps |
 /// | [`Stamped<S>`], `Option<Stamped<S>>` | the latest stamp of a class |
-/// | [`Attempt`] | which try this is |
+/// | [`Attempt`] | the number of this attempt |
 /// | [`CancellationToken`] | is cancelled when the worker is asked to stop |
 ///
-/// An application may have arguments of its own:
+/// An application may define arguments of its own:
 ///
 /// ```
 /// use minutely::handler::{Argument, HandlerContext, HandlerError};
@@ -28,7 +28,7 @@ use crate::message::{Envelope, Message, Stamp};
 /// impl Argument for Tenant {
 ///     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
 ///         let tenant = context.envelope().headers().get("X-Tenant").cloned();
-///         tenant.map(Self).ok_or_else(|| HandlerError::unrecoverable("the message is of no tenant"))
+///         tenant.map(Self).ok_or_else(|| HandlerError::unrecoverable("the message has no tenant"))
 ///     }
 /// }
 /// ```
@@ -43,16 +43,16 @@ pub trait Argument: Sized + Send + 'static {
     #[doc(hidden)]
     const MESSAGE: Option<MessageType> = None;
 
-    /// Gets it for one message. An error is the handler's: it is not called.
+    /// Gets the argument for one message. An error counts as a failure of the handler, which is not called.
     fn extract(context: &HandlerContext<'_>) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 
-    /// What the application lacks for it, told when the application is built.
+    /// What the application lacks for this argument, reported when the application is built.
     fn missing(_states: &States) -> Option<String> {
         None
     }
 }
 
-/// What a message goes by.
+/// The names by which a message is routed and handled.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct MessageType {
@@ -68,7 +68,7 @@ impl<M: Message> Argument for M {
         envelope.message().map_err(|error| HandlerError {
             class: "minutely::handler::WrongBody".to_owned(),
             ..HandlerError::unrecoverable(format!(
-                "the body of \"{}\" is no {}: {error}",
+                "the body of \"{}\" cannot be read as {}: {error}",
                 envelope.message_type(),
                 type_name::<M>()
             ))
@@ -76,7 +76,7 @@ impl<M: Message> Argument for M {
     }
 }
 
-/// Something that all handlers share: a pool of connections, a client, settings. A clone of what was given to
+/// Something that all handlers share: a connection pool, a client, settings. A clone of the value passed to
 /// [`AppBuilder::state`](crate::AppBuilder::state) or [`AppBuilder::lazy_state`](crate::AppBuilder::lazy_state), found by its
 /// type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Argument for CancellationToken {
     }
 }
 
-/// Which try of the message this is: 1 for the first.
+/// The number of this attempt to handle the message, starting at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -115,8 +115,8 @@ impl Argument for Attempt {
     }
 }
 
-/// The latest stamp of a class on the message. A message without one fails for good; `Option<Stamped<S>>` is for stamps that
-/// may be missing.
+/// The latest stamp of a class on the message. A message without one fails, and is not retried; use `Option<Stamped<S>>` for a
+/// stamp that may be missing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stamped<S>(pub S);
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Is cancelled when the worker is asked to stop, by a signal for example. A handler that takes long may end early, with an
-/// error that has the message delivered again. A message that is handled while it is dispatched is never cancelled.
+/// Is cancelled when the worker is asked to stop, by a signal for example. A long-running handler may then return an error, and
+/// the message is retried. It is never cancelled while a message is handled during its dispatch.
 ///
-/// Clones are one.
+/// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct CancellationToken {
     cancelled: Option<Arc<watch::Sender<bool>>>,
 }
 
 impl CancellationToken {
-    /// One that can be cancelled.
+    /// A token that can be cancelled.
     pub(crate) fn new() -> Self {
         Self { cancelled: Some(Arc::new(watch::Sender::new(false))) }
     }
@@ -26,7 +26,7 @@ impl CancellationToken {
         }
     }
 
-    /// Is the worker asked to stop?
+    /// Whether the worker is asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.as_ref().is_some_and(|cancelled| *cancelled.borrow())
     }
@@ -34,7 +34,7 @@ impl CancellationToken {
     /// Returns when the worker is asked to stop.
     pub async fn cancelled(&self) {
         match &self.cancelled {
-            // The channel is open for as long as this value lives: its sender is in it.
+            // The channel stays open for as long as this value exists, which has its sender.
             Some(cancelled) => drop(cancelled.subscribe().wait_for(|cancelled| *cancelled).await.map(drop)),
             None => pending().await,
         }

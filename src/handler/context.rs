@@ -5,9 +5,9 @@ use std::any::Any;
 use super::{CancellationToken, HandlerError, States};
 use crate::message::{Envelope, RedeliveryStamp};
 
-/// What a handler is called with: the message in its envelope, and what the application has besides.
+/// What a handler is called with: the message in its envelope, and the application's states.
 ///
-/// Handlers that are functions name what they need as [arguments](super::Argument).
+/// Functions as handlers get what they need as [arguments](super::Argument).
 pub struct HandlerContext<'a> {
     envelope: &'a Envelope,
     states: &'a States,
@@ -31,7 +31,7 @@ impl<'a> HandlerContext<'a> {
         self.envelope
     }
 
-    /// Which try of this message this is: 1 for the first.
+    /// The number of this attempt to handle the message, starting at 1.
     pub fn attempt(&self) -> u32 {
         self.envelope.last::<RedeliveryStamp>().map_or(0, |stamp| stamp.retry_count).saturating_add(1)
     }
@@ -41,12 +41,12 @@ impl<'a> HandlerContext<'a> {
         self.cancellation
     }
 
-    /// A state of the application, which is made now if it has not been.
+    /// A state of the application. A lazy one is created now if it does not exist yet.
     pub async fn state<T: Clone + Send + Sync + 'static>(&self) -> Result<T, HandlerError> {
         self.states.get().await
     }
 
-    /// Something that the caller has put here: the bus.
+    /// Something that the caller has added: the bus.
     pub(crate) fn extension<T: 'static>(&self) -> Option<&'a T> {
         self.extensions.iter().find_map(|extension| extension.downcast_ref())
     }

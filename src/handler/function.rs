@@ -13,18 +13,18 @@ use serde_json::Value;
 use super::argument::{Argument, MessageType};
 use super::{Handler, HandlerContext, HandlerError, States};
 
-/// An async function that is a handler: its arguments are what it needs, in any order ([`Argument`]), and it returns `()` or
-/// a `Result`.
+/// An async function that can be a handler. Its arguments are what it needs, in any order ([`Argument`]). It returns `()` or a
+/// `Result`.
 ///
-/// `Args` is the tuple of its arguments, which the compiler finds out by itself.
+/// `Args` is the tuple of its arguments, which the compiler infers.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no handler",
+    message = "`{Self}` is not a handler",
     label = "not an async function that can handle messages",
     note = "a handler is an `async fn`, or a closure that returns a future, of up to eight arguments; each is its message (a \
             type that implements `Message`), `State<T>`, `Bus`, `Envelope`, `Stamped<S>`, `Attempt` or `CancellationToken`",
     note = "it returns `()` or `Result<T, E>`, where `T` can be serialized and `E` is `HandlerError`, an error, \
             `anyhow::Error`, `Box<dyn Error + Send + Sync>`, `String` or `&str`",
-    note = "its future is `Send`: it holds nothing across an `.await` that cannot go to another thread, such as `Rc`"
+    note = "its future is `Send`: it holds nothing across an `.await` that cannot be sent to another thread, such as an `Rc`"
 )]
 pub trait HandlerFn<Args>: Send + Sync + 'static {
     /// How many of its arguments are messages.
@@ -39,7 +39,7 @@ pub trait HandlerFn<Args>: Send + Sync + 'static {
     #[doc(hidden)]
     fn missing(states: &States) -> Vec<String>;
 
-    /// Gets the arguments and calls it.
+    /// Gets the arguments, and calls the function.
     #[doc(hidden)]
     fn call<'a>(&'a self, context: &'a HandlerContext<'a>) -> BoxFuture<'a, Result<Value, HandlerError>>;
 }
@@ -93,7 +93,7 @@ handler_fn!(A, B, C, D, E, G, H, I);
             `anyhow::Error`, `Box<dyn Error + Send + Sync>`, `String` or `&str`"
 )]
 pub trait HandlerReturn {
-    /// What is kept of it.
+    /// The result that is kept, as JSON.
     fn into_result(self) -> Result<Value, HandlerError>;
 }
 
@@ -106,9 +106,9 @@ impl HandlerReturn for () {
 impl<T: Serialize, E: Into<HandlerError>> HandlerReturn for Result<T, E> {
     fn into_result(self) -> Result<Value, HandlerError> {
         let result = serde_json::to_value(self.map_err(Into::into)?);
-        // It has done its work, which is not to be done again.
+        // The message was handled, and must not be handled again.
         Ok(result.unwrap_or_else(|error| {
-            tracing::error!(%error, "what a handler returned cannot be written as JSON, and is not kept");
+            tracing::error!(%error, "the value that a handler returned cannot be written as JSON, and is dropped");
             Value::Null
         }))
     }
@@ -121,7 +121,7 @@ pub struct FunctionHandler<F, Args> {
     arguments: PhantomData<fn(Args)>,
 }
 
-/// An async function as a handler, to be registered for a wildcard, an interface or under a name of its own.
+/// Makes a handler of an async function, to register it for a wildcard or an interface, or under a name of its own.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -137,8 +137,8 @@ pub struct FunctionHandler<F, Args> {
 /// let app = App::builder().handler(r"App\Message\*", Arc::new(from_fn(audit).named("audit")));
 /// ```
 ///
-/// It goes by the function's path (`shop::mail::send_email`), which changes when the function is moved; a message that waits
-/// for its retry at that moment is then handled again by all its handlers. [`FunctionHandler::named`] avoids that.
+/// Its name is the function's path (`shop::mail::send_email`), which changes if the function is moved. A message that waits for
+/// its retry at that moment is then handled again by all its handlers. [`FunctionHandler::named`] avoids that.
 pub fn from_fn<F: HandlerFn<Args>, Args: 'static>(function: F) -> FunctionHandler<F, Args> {
     FunctionHandler { name: None, function, arguments: PhantomData }
 }
@@ -151,7 +151,7 @@ impl<F: HandlerFn<Args>, Args> FunctionHandler<F, Args> {
     }
 }
 
-/// Does the compiler number a function of this name, so that its name changes with the code around it?
+/// Whether the compiler numbers functions with such a name, so that it changes with the code around it.
 fn is_numbered(path: &str) -> bool {
     path.ends_with("{{closure}}") || path.contains("}}#") || !path.contains("::")
 }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_function_gets_what_it_needs_in_any_order() {
+    async fn a_function_gets_its_arguments_in_any_order() {
         let mut states = States::default();
         states.insert(Arc::new(AtomicU32::new(5)));
         states.insert("Ada");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_may_be_any_error() {
+    async fn a_handler_may_fail_with_any_error() {
         async fn io(_: Add) -> Result<(), HandlerError> {
             Err(std::io::Error::other("disk"))?
         }
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_known_by_its_path_and_a_closure_needs_a_name() {
+    fn a_function_is_named_by_its_path_and_a_closure_needs_a_name() {
         let states = States::default();
         let function = from_fn(nothing);
         assert!(function.name().ends_with("function::tests::nothing"));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_missing_is_noticed_before_any_message_comes() {
+    fn a_missing_state_is_reported_when_the_application_is_built() {
         async fn needs(_: Add, _: State<String>) {}
         let problems = from_fn(needs).problems(&States::default());
         assert!(problems[0].starts_with("needs a state of type alloc::string::String; add one with"), "{problems:?}");

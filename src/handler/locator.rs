@@ -14,40 +14,40 @@ use crate::message::Message;
 #[derive(Default, Clone)]
 pub struct Handlers {
     by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
-    /// What messages go by besides their type; a received message does not say it.
+    /// The interfaces of each message type. A received message does not contain them.
     interfaces: IndexMap<String, IndexSet<String>>,
-    /// What they share.
+    /// The states that they share.
     pub(crate) states: States,
 }
 
 impl Handlers {
-    /// Makes a message's interfaces known, so that handlers registered for one of them are found for received messages as
-    /// well.
+    /// Adds a message type with its interfaces, so that received messages find handlers that are registered for an
+    /// interface.
     pub fn add_type<M: Message>(&mut self) {
-        self.know_interfaces(M::TYPE, M::INTERFACES.iter().map(|name| (*name).to_owned()));
+        self.add_interfaces(M::TYPE, M::INTERFACES.iter().map(|name| (*name).to_owned()));
     }
 
-    /// Adds to the interfaces that are known of a type.
-    pub fn know_interfaces(&mut self, message_type: &str, interfaces: impl IntoIterator<Item = String>) {
+    /// Adds interfaces to a message type.
+    pub fn add_interfaces(&mut self, message_type: &str, interfaces: impl IntoIterator<Item = String>) {
         let known = self.interfaces.entry(message_type.to_owned()).or_default();
         known.extend(interfaces);
     }
 
-    /// The interfaces of a type: those that its message says itself (`own`), then the others that are known.
+    /// The interfaces of a type: those that the message brings along (`own`), then those that were added.
     pub fn interfaces<'a>(&'a self, message_type: &str, own: &[&'a str]) -> Vec<&'a str> {
         let known = self.interfaces.get(message_type).into_iter().flatten().map(String::as_str);
         own.iter().copied().chain(known).collect::<IndexSet<_>>().into_iter().collect()
     }
 
-    /// Every type whose interfaces are known.
+    /// Every type that was added.
     pub fn known_types(&self) -> impl Iterator<Item = &str> {
         self.interfaces.keys().map(String::as_str)
     }
 
     /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`).
     ///
-    /// One handler may be registered for several of them, and still handles each message once. Two different handlers of
-    /// one name are told apart, in the stamps of a retry too: the second goes by `name#2`.
+    /// One handler may be registered for several of them, and still handles each message once. If two different handlers have
+    /// the same name, the second is renamed to `name#2`, so that the stamps of a retry can tell them apart.
     pub fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
         let handler = match self.is_taken(handler.name(), &handler) {
             true => Arc::new(Renamed { name: self.free_name(&handler), handler }),
@@ -59,22 +59,22 @@ impl Handlers {
         }
     }
 
-    /// All handlers of a message, each once, those of its own type first. Unlike routing, wildcards add to what is more
-    /// specific.
+    /// All handlers of a message, each once, those of its own type first. Unlike in routing, wildcards add to more specific
+    /// patterns.
     pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
         let patterns = matching_patterns(message_type, &self.interfaces(message_type, interfaces));
         let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
         let mut seen = HashSet::new();
-        // Names are unique among handlers, so that one seen twice is the same handler.
+        // Names are unique among handlers.
         matching.filter(|handler| seen.insert(handler.name())).cloned().collect()
     }
 
-    /// Every type or wildcard with its handlers, in the order they were registered.
+    /// Every type or wildcard with its handlers, in the order of registration.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<dyn Handler>])> {
         self.by_pattern.iter().map(|(pattern, handlers)| (pattern.as_str(), handlers.as_slice()))
     }
 
-    /// Is there another handler than this one that goes by the name?
+    /// Whether another handler has this name.
     fn is_taken(&self, name: &str, handler: &Arc<dyn Handler>) -> bool {
         self.by_pattern.values().flatten().any(|other| other.name() == name && !Arc::ptr_eq(other, handler))
     }
@@ -112,13 +112,13 @@ impl Handler for Renamed {
     }
 }
 
-/// The names a message answers to, most specific first: its type, its interfaces, then the wildcards of its namespaces
-/// from the innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
+/// The patterns that match a message, most specific first: its type, its interfaces, the wildcards of its namespaces from the
+/// innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
 pub fn matching_patterns(message_type: &str, interfaces: &[&str]) -> Vec<String> {
     let mut patterns = vec![message_type.to_owned()];
     patterns.extend(interfaces.iter().map(|name| (*name).to_owned()));
     let namespaces = message_type.rmatch_indices('\\').map(|(end, _)| &message_type[..end]);
-    // A leading backslash opens no namespace.
+    // A leading backslash does not start a namespace.
     patterns.extend(namespaces.filter(|namespace| !namespace.is_empty()).map(|namespace| format!(r"{namespace}\*")));
     patterns.push("*".to_owned());
     let mut seen = HashSet::new();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_answers_to_its_namespaces() {
+    fn a_type_matches_the_wildcards_of_its_namespaces() {
         let patterns = matching_patterns(r"App\Message\SendEmail", &[r"App\Async"]);
         assert_eq!(patterns, [r"App\Message\SendEmail", r"App\Async", r"App\Message\*", r"App\*", "*"]);
         assert_eq!(matching_patterns("plain", &[]), ["plain", "*"]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_handler_that_matches_is_found_most_specific_first() {
+    fn all_matching_handlers_are_found_most_specific_first() {
         let mut handlers = Handlers::default();
         for (pattern, name) in [
             ("*", "log"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn two_handlers_of_one_name_are_told_apart() {
+    fn handlers_with_the_same_name_are_numbered() {
         let mut handlers = Handlers::default();
         for pattern in [r"App\Mail", r"App\Mail", r"App\*"] {
             handlers.register(pattern, Arc::new(Named("send")));

@@ -1,8 +1,8 @@
-//! What handles a message: typed Rust functions, and the `exec` handlers a configuration file can name.
+//! What handles a message: typed Rust functions, and the `exec` handlers that a configuration file can name.
 //!
-//! A [`Handler`] gets a [`HandlerContext`] and says by its result what is to become of it: done, try again by the retry
-//! strategy, try again whatever the strategy says, or never again. [`Handlers`] finds all handlers of a message, as
-//! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
+//! A [`Handler`] gets a [`HandlerContext`]. Its result says what to do with the message: it is done, is retried as the retry
+//! strategy says, is retried in any case, or is not retried. [`Handlers`] finds all handlers of a message as Symfony's locator
+//! does: those of its type, of its interfaces, and of every wildcard that matches.
 
 mod argument;
 mod cancellation;
@@ -28,19 +28,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-/// Handles messages. Runs at least once per message, and again after a crash: make repeating it harmless.
+/// Handles messages. Runs at least once per message, and again after a crash, so it must be safe to repeat.
 #[async_trait]
 pub trait Handler: Send + Sync {
-    /// Its name: stable across restarts, and unique among the handlers of one message, because it travels in the
-    /// `HandledStamp` of a retry so that a handler that succeeded does not run again.
+    /// Its name: stable across restarts, and unique among the handlers of a message. A retried message carries the names of
+    /// the handlers that have succeeded (`HandledStamp`), so that they do not run again.
     fn name(&self) -> &str;
 
-    /// Handles one message. What it returns is kept: whoever has dispatched a message that was handled at once sees it, and
-    /// it travels with a retry. `Value::Null` says nothing.
+    /// Handles one message. The value it returns is kept: the caller that dispatched a message handled at once gets it, and
+    /// a retried message carries it. `Value::Null` means that there is no result.
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError>;
 
-    /// What keeps it from working in this application, a state that it needs for example. Told when the application is
-    /// built, each after the handler's name.
+    /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the application
+    /// is built, each after the handler's name.
     fn problems(&self, _states: &States) -> Vec<String> {
         Vec::new()
     }
@@ -49,19 +49,19 @@ pub trait Handler: Send + Sync {
 /// What a failure means for the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Try again as the retry strategy says.
+    /// Retry as the retry strategy says.
     Retry,
-    /// Try again even when the strategy's retries are used up, after this delay or else the strategy's.
+    /// Retry even if the strategy's retries are used up, after this delay, or by default the strategy's.
     RetryAlways(Option<Duration>),
-    /// Never try again: it goes to the failure transport.
+    /// Do not retry: the message goes to the failure transport.
     Unrecoverable,
-    /// The handler could not begin, for want of something that its host lacks for the moment: try again, without counting
-    /// this try.
+    /// The handler could not start, because the host is short of something at the moment. Retry without counting this
+    /// attempt.
     NotBegun,
-    /// The handler was ended from outside before it was done, by a host that shuts down for example: try again, without
-    /// counting this try, unless that has happened several times in a row.
+    /// The handler was ended from outside before it was done, by a host that shuts down for example. Retry without counting
+    /// this attempt, unless it has happened several times in a row.
     Interrupted {
-        /// Only where the worker is told to stop at about the same time. Otherwise it is a failure like any other.
+        /// Counts as an interruption only if the worker is asked to stop at about the same time, and otherwise as a failure.
         if_stopping: bool,
     },
 }
@@ -69,7 +69,7 @@ pub enum Verdict {
 /// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`].
 #[derive(Debug)]
 pub struct HandlerError {
-    /// What is to become of the message.
+    /// What to do with the message.
     pub verdict: Verdict,
     /// The kind of error, for people and for PHP: a type or class name.
     pub class: String,
@@ -85,12 +85,12 @@ impl HandlerError {
         Self { verdict: Verdict::Retry, class: "minutely::HandlerError".into(), code: 0, message: message.to_string() }
     }
 
-    /// A failure that no retry can mend: the message goes to the failure transport.
+    /// A failure that a retry cannot remedy: the message goes to the failure transport.
     pub fn unrecoverable(message: impl fmt::Display) -> Self {
         Self { verdict: Verdict::Unrecoverable, ..Self::failed(message) }
     }
 
-    /// A passing failure: retried however often it has been, after `delay` or else the strategy's delay.
+    /// A temporary failure: the message is retried in any case, after `delay`, or by default the strategy's delay.
     pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         Self { verdict: Verdict::RetryAlways(delay), ..Self::failed(message) }
     }
@@ -105,7 +105,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
         let mut source = error.source();
         while let Some(cause) = source {
             let cause_text = cause.to_string();
-            // Many errors say in their own text what caused them.
+            // Many errors repeat their cause in their own text.
             if !message.contains(&cause_text) {
                 message = format!("{message}: {cause_text}");
             }
@@ -113,7 +113,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
         }
         let failed = Self::failed(message);
         let class = type_name::<E>();
-        // A text, or a box around anything, is no kind of error.
+        // The type of a text, or of a box around any error, is not the kind of the error.
         let is_kind = !["&", "alloc::string::", "alloc::boxed::"].iter().any(|prefix| class.starts_with(prefix));
         if is_kind { Self { class: class.to_owned(), ..failed } } else { failed }
     }

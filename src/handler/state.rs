@@ -1,4 +1,4 @@
-//! What all handlers of an application share.
+//! The states that all handlers of an application share.
 
 use std::any::{Any, TypeId, type_name};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub struct States {
     by_type: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
 }
 
-/// A state, and how it is made when it is first needed.
+/// A state, and the function that creates it when it is first needed.
 struct Cell<T> {
     value: OnceCell<T>,
     make: Option<Make<T>>,
@@ -45,12 +45,12 @@ impl States {
         self.by_type.insert(TypeId::of::<T>(), Arc::new(cell));
     }
 
-    /// Is there a state of this type?
+    /// Whether there is a state of this type.
     pub fn has<T: 'static>(&self) -> bool {
         self.by_type.contains_key(&TypeId::of::<T>())
     }
 
-    /// A clone of the state. One that is made lazily is made now, once; where that fails it is tried again the next time.
+    /// A clone of the state. A lazy state is created by the first call; if that fails, the next call tries again.
     pub async fn get<T: Clone + Send + Sync + 'static>(&self) -> Result<T, HandlerError> {
         let cell = self.by_type.get(&TypeId::of::<T>()).and_then(|cell| cell.downcast_ref::<Cell<T>>());
         let Some(cell) = cell else {
@@ -59,12 +59,12 @@ impl States {
         let made = cell.value.get_or_try_init(|| async {
             match &cell.make {
                 Some(make) => make().await,
-                // Such a cell is filled from the start.
+                // Unreachable: such a cell has its value from the start.
                 None => Err(HandlerError::failed(format!("there is no state of type {}", type_name::<T>()))),
             }
         });
         let made = made.await.map_err(|error| HandlerError {
-            message: format!("the state {} could not be made: {}", type_name::<T>(), error.message),
+            message: format!("the state {} could not be created: {}", type_name::<T>(), error.message),
             ..error
         });
         made.cloned()
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_state_is_made_when_it_is_needed_and_once() {
+    async fn a_lazy_state_is_created_once_when_it_is_needed() {
         let made = Arc::new(AtomicU32::new(0));
         let mut states = States::default();
         states.insert("Ada");
@@ -92,7 +92,7 @@ mod tests {
         assert!(states.has::<u32>() && !states.has::<u64>());
         assert_eq!(states.get::<&str>().await.unwrap(), "Ada");
         assert_eq!(made.load(Ordering::Relaxed), 0);
-        assert!(states.get::<u32>().await.unwrap_err().message.ends_with("u32 could not be made: not yet"));
+        assert!(states.get::<u32>().await.unwrap_err().message.ends_with("u32 could not be created: not yet"));
         for _ in 0..2 {
             assert_eq!(states.get::<u32>().await.unwrap(), 7);
         }

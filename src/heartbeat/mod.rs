@@ -1,4 +1,4 @@
-//! Who is consuming what, as producers see it.
+//! Which transports are being consumed, as producers see it.
 //!
 //! A heartbeat is a cache entry that says "transport X is being consumed", and expires. Each worker has its own for each
 //! transport, so that the clean stop of one worker does not hide the others. A supervisor has heartbeats too, called
@@ -32,7 +32,7 @@ impl Heartbeats {
         Self { cache }
     }
 
-    /// Says that `owner` consumes the transport, for `ttl` from now. Owners must be unique.
+    /// Writes the heartbeat of `owner`, which consumes the transport. It expires after `ttl`. Owners must be unique.
     pub async fn beat(&self, transport: &str, owner: &str, ttl: Duration) -> Result<(), CacheError> {
         self.cache.put(&group(transport), owner, "", ttl).await
     }
@@ -55,9 +55,9 @@ impl Liveness for Heartbeats {
             match self.cache.list_recent(&group(transport)).await {
                 Ok(entries) if !entries.is_empty() => return true,
                 Ok(_) => {}
-                // The fallback then handles the message: slower, but no message waits for nobody.
-                Err(error) if error.known => tracing::debug!(transport, %error, "taken as not running"),
-                Err(error) => tracing::warn!(transport, %error, "heartbeats cannot be read; taken as not running"),
+                // The fallback then handles the message: slower, but no message waits without a consumer.
+                Err(error) if error.known => tracing::debug!(transport, %error, "assumed not to be running"),
+                Err(error) => tracing::warn!(transport, %error, "heartbeats cannot be read; assumed not to be running"),
             }
         }
         false

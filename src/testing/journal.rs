@@ -1,4 +1,4 @@
-//! What became of each message of a test.
+//! Records what happened to each message of a test.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,19 +14,19 @@ const SHOWN: usize = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happened {
-    /// A queue has taken it.
+    /// It was queued.
     Sent,
     /// All its handlers have handled it.
     Handled,
-    /// A handler failed in a worker, which sees to what becomes of the message.
+    /// A handler failed in a worker, which retries the message or gives it up.
     Tried,
-    /// It failed while it was dispatched, or a worker has given it up.
+    /// It failed during its dispatch, or a worker has given it up.
     Failed,
-    /// It waits on a queue.
+    /// It is in a queue.
     Waits,
 }
 
-/// A message at one point of its way.
+/// A message, and what happened to it.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) happened: Happened,

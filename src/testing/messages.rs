@@ -1,4 +1,4 @@
-//! Messages that a test looks at.
+//! Messages to be checked by a test.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,14 +9,14 @@ use crate::message::{Envelope, Message};
 
 /// Messages of one type, as a slice, with assertions that print everything that happened when they fail.
 pub struct Messages<M> {
-    /// What is said of them: `was sent`.
+    /// What happened to them, for the texts of panics: `was sent`.
     what: &'static str,
     list: Vec<Recorded<M>>,
-    /// All that happened, for who reads why a test failed.
+    /// Everything that happened, for the texts of panics.
     happened: String,
 }
 
-/// A message, and what is known of it. It is used like the message itself.
+/// A message with its metadata. It derefs to the message.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Recorded<M> {
@@ -24,9 +24,9 @@ pub struct Recorded<M> {
     pub message: M,
     /// The message with its stamps.
     pub envelope: Envelope,
-    /// The queue it was sent to, or came from; none where it was handled without one.
+    /// The queue it was sent to, or came from; `None` if it was handled without one.
     pub transport: Option<String>,
-    /// With which delay it was sent.
+    /// The delay with which it was sent.
     pub delay: Duration,
     /// Why it failed.
     pub error: Option<String>,
@@ -38,7 +38,7 @@ impl<M: Message> Messages<M> {
         let list = of_type
             .map(|entry| Recorded {
                 message: entry.envelope.message::<M>().unwrap_or_else(|error| {
-                    panic!("a message that {what} is no {}: {error}\n{entry}", std::any::type_name::<M>())
+                    panic!("a message that {what} cannot be read as {}: {error}\n{entry}", std::any::type_name::<M>())
                 }),
                 transport: entry.transport.clone(),
                 delay: entry.delay(),
@@ -49,11 +49,11 @@ impl<M: Message> Messages<M> {
         Self { what, list, happened }
     }
 
-    /// The only one there is.
+    /// The only one.
     ///
     /// # Panics
     ///
-    /// Where there is none, or several.
+    /// If there is none, or several.
     #[track_caller]
     pub fn only(mut self) -> Recorded<M> {
         self.assert_count(1);
@@ -64,7 +64,7 @@ impl<M: Message> Messages<M> {
     ///
     /// # Panics
     ///
-    /// Where there are more or fewer.
+    /// If there are more or fewer.
     #[track_caller]
     pub fn assert_count(&self, count: usize) {
         assert!(self.list.len() == count, "{}", self.unlike(&format!("{count} of type {}", M::TYPE)));
@@ -74,17 +74,17 @@ impl<M: Message> Messages<M> {
     ///
     /// # Panics
     ///
-    /// Where there is one.
+    /// If there is any.
     #[track_caller]
     pub fn assert_none(&self) {
         self.assert_count(0);
     }
 
-    /// Checks that there is one like this.
+    /// Checks that at least one meets a condition.
     ///
     /// # Panics
     ///
-    /// Where there is none that `is_wanted`.
+    /// If there is none that `is_wanted`.
     #[track_caller]
     pub fn assert_any(&self, is_wanted: impl Fn(&Recorded<M>) -> bool) {
         let found = self.list.iter().any(is_wanted);

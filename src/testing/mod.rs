@@ -1,8 +1,8 @@
-//! What applications, and authors of transports, test with: queues in memory, what became of each message, and the
+//! Tools for tests of applications and transports: queues in memory, a record of what happened to each message, and the
 //! [`conformance`] suite.
 //!
-//! [`AppBuilder::test`] builds the application as it is, with its own configuration, handlers and middleware, except that
-//! every queue and the cache are in memory. Then a test dispatches, lets workers run, and looks at what happened:
+//! [`AppBuilder::test`] builds the application with its own configuration, handlers and middleware, but with all queues and the cache
+//! in memory. A test then dispatches messages, runs workers, and checks what happened:
 //!
 //! ```
 //! use minutely::App;
@@ -42,11 +42,11 @@
 //!
 //! # Time
 //!
-//! Delays, retries, limits and heartbeats follow tokio's clock. Under `#[tokio::test(start_paused = true)]` that clock
-//! stands still while something is to be done, and jumps to the next deadline when there is nothing: a message with a
-//! delay of an hour, or a retry in ten minutes, is handled at once, and `tokio::time::Instant` says that the time has
-//! passed. A program that a handler starts, or a real server that it asks, cannot be paused: to such a test the clock
-//! jumps while it waits, and every timeout strikes. Use an ordinary clock there.
+//! Delays, retries, limits and heartbeats follow tokio's clock. Under `#[tokio::test(start_paused = true)]`, that clock stands still
+//! while there is something to do, and jumps to the next deadline when there is nothing. So a message with a delay of an hour, or a
+//! retry in ten minutes, is handled at once, and `tokio::time::Instant` shows that the time has passed. A program or a real server
+//! that a handler waits for cannot be paused: the clock jumps during the wait, and timeouts expire. Do not pause the clock in such
+//! tests.
 
 pub mod conformance;
 mod journal;
@@ -73,33 +73,33 @@ use crate::worker::{Limits, Options, Stop, StopReason, Summary, Worker, is_failu
 
 use journal::{Entry, Happened, Journal, Recorder};
 
-/// After so many messages in one [`TestApp::work_until_idle`] there will be no end to them.
+/// After this many messages, [`TestApp::work_until_idle`] assumes that there is no end to them.
 const MOST: usize = 10_000;
 
-/// The name under which the workers of a test ping.
+/// The owner of the heartbeats of a test's workers.
 const WORKER: &str = "worker";
 
-/// The name under which an assumed worker pings.
+/// The owner of the heartbeats of an assumed worker.
 const ASSUMED: &str = "assumed";
 
-/// The failure transport of a configuration that has none: in a test nothing is discarded unseen.
+/// The failure transport that a test adds if the configuration has none, so that no message is discarded unnoticed.
 const FAILED: &str = "minutely.testing.failed";
 
 const IN_MEMORY: &str = "in-memory://";
 
-/// The schemes of transports that pass messages on and keep none.
+/// The schemes of transports that store no messages.
 const SENDERS: [&str; 3] = ["sync", "auto-fallback", "contao-auto-fallback"];
 
-/// Workers in memory are told of what comes, and need not look.
+/// The poll interval. Queues in memory wake their workers, which hardly need to poll.
 const SLEEP: Duration = Duration::from_secs(86_400);
 
-/// For how long an assumed worker is believed to run.
+/// How long an assumed worker counts as running.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// An application whose queues and cache are in memory, with a record of what became of each message. It is used like an
-/// [`App`]. Clones are one application.
+/// An application whose queues and cache are in memory, with a record of what happened to each message. It derefs to an [`App`].
+/// Clones share everything.
 ///
-/// Made by [`AppBuilder::test`].
+/// Created by [`AppBuilder::test`].
 #[derive(Clone)]
 pub struct TestApp {
     app: App,
@@ -109,31 +109,31 @@ pub struct TestApp {
     _state_dir: Arc<TempDir>,
 }
 
-/// What workers did, in [`TestApp::work_until_idle`] and its like.
+/// What workers did during [`TestApp::work_until_idle`] or [`TestApp::work_for`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Worked {
     /// Messages handled successfully.
     pub handled: u64,
-    /// Tries that failed.
+    /// Failed attempts.
     pub failed: u64,
 }
 
 impl AppBuilder {
-    /// Builds the application for a test: every transport but `sync://` and auto-fallbacks becomes a queue in memory,
-    /// whatever its DSN and options say. The cache is in memory too, and the state directory a temporary one. Everything else is as
-    /// the configuration and the code say; what is wrong with it is an error as in [`AppBuilder::build`]. Only DSNs and
-    /// options of transports are not looked at; `config check` does that.
+    /// Builds the application for a test. Every transport except `sync://` and auto-fallbacks becomes a queue in memory, whatever
+    /// its DSN and options say. The cache is in memory too, and the state directory is temporary. Everything else is as configured,
+    /// and mistakes are errors as in [`AppBuilder::build`]. Only the DSNs and options of transports are not checked; `config
+    /// check` does that.
     ///
-    /// Where the configuration has no failure transport, the test has one, so that [`TestApp::failed`] shows what an
+    /// If the configuration has no failure transport, the test adds one, so that [`TestApp::failed`] shows messages that the
     /// application would discard.
     ///
     /// # Panics
     ///
-    /// Where no temporary folder can be made.
+    /// If no temporary folder can be created.
     pub fn test(self) -> Result<TestApp, Error> {
         let (queues, journal) = (Arc::new(InMemoryFactory::default()), Arc::new(Journal::default()));
-        let state_dir = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder can be made: {error}"));
+        let state_dir = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder can be created: {error}"));
         let app = self.build_in_memory(Arc::clone(&queues), Recorder(Arc::clone(&journal)), |config| {
             state_dir.path().clone_into(&mut config.state_dir);
             put_in_memory(config);
@@ -142,7 +142,7 @@ impl AppBuilder {
     }
 }
 
-/// Makes every transport that keeps messages a queue in memory, and gives what fails for good a place.
+/// Replaces every transport that stores messages by a queue in memory, and adds a failure transport if there is none.
 fn put_in_memory(config: &mut Config) {
     for transport in config.transports.values_mut() {
         let scheme = transport.dsn.0.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -174,56 +174,56 @@ impl Deref for TestApp {
 }
 
 impl TestApp {
-    /// Messages of type `M` that were sent to a queue so far, in order, by the test or by handlers: once for each queue, and
-    /// whether they have been handled since or not.
+    /// The messages of type `M` that were sent to queues so far, by the test or by handlers, in order. Once for each queue, and
+    /// whether or not they have been handled since.
     pub fn sent<M: Message>(&self) -> Messages<M> {
         self.messages("was sent", self.journal.find(Happened::Sent))
     }
 
-    /// Messages of type `M` that wait on a queue now, due or delayed.
+    /// The messages of type `M` that are in queues now, due or delayed.
     pub fn queued<M: Message>(&self) -> Messages<M> {
         self.messages("waits on a queue", self.queued_anywhere())
     }
 
-    /// Messages of type `M` that all of their handlers have handled, in order: by a worker, or while they were dispatched.
+    /// The messages of type `M` that all their handlers have handled, by a worker or during their dispatch, in order.
     pub fn handled<M: Message>(&self) -> Messages<M> {
         self.messages("was handled", self.journal.find(Happened::Handled))
     }
 
-    /// Messages of type `M` that failed for good: those that a worker has put on a failure transport, and those that failed
-    /// while they were dispatched.
+    /// The messages of type `M` that failed for good: those that a worker has moved to a failure transport, and those that failed
+    /// during their dispatch.
     pub fn failed<M: Message>(&self) -> Messages<M> {
         self.messages("failed for good", self.failed_for_good())
     }
 
-    /// Lets workers run on all queues but failure transports, in the order of the configuration, until nothing is due.
-    /// Returns once the last message has been acknowledged.
+    /// Runs workers on all queues except failure transports, in the order of the configuration, until nothing is due. Returns
+    /// when the last message has been acknowledged.
     ///
-    /// Under a [paused clock](self#time), what is delayed or waits for a retry is handled too, each in its time, until the
-    /// queues are empty. Under an ordinary clock it stays where it is.
+    /// With a [paused clock](self#time), delayed messages and retries are handled too, each when it is due, until the queues are
+    /// empty. With a running clock, they stay in their queues.
     ///
     /// # Panics
     ///
-    /// After 10 000 messages: handlers that dispatch anew whatever they handle would keep it busy for ever. Such an
-    /// application is tested with [`TestApp::work_for`].
+    /// After 10 000 messages: handlers that dispatch a new message for each one would keep it busy for ever. Test such an
+    /// application with [`TestApp::work_for`].
     pub async fn work_until_idle(&self) -> Worked {
         let queues = self.queues();
         let idle = self.idle(&queues, clock::is_paused());
         self.work(queues.clone(), idle).await
     }
 
-    /// Lets workers run on all queues but failure transports for this long, and finish what they have in hand. Under a
-    /// [paused clock](self#time) this takes no time.
+    /// Runs workers on all queues except failure transports for this long, and lets them finish their current messages. Takes no
+    /// time with a [paused clock](self#time).
     pub async fn work_for(&self, time: Duration) -> Worked {
         self.work(self.queues(), tokio::time::sleep(time)).await
     }
 
-    /// From now on producers believe that a worker consumes this transport, so that an auto-fallback queues its messages.
-    /// Else they do so only while workers run.
+    /// Makes producers assume from now on that a worker consumes this transport, so that an auto-fallback queues its messages.
+    /// Otherwise they assume so only while workers run.
     pub async fn assume_worker(&self, transport: &str) -> Result<(), Error> {
         let target = self.app.transports.target(transport)?;
         for name in [transport, target.name()] {
-            // The cache is in memory, and never down.
+            // The cache is in memory and cannot fail.
             let _ = self.app.heartbeats.beat(name, ASSUMED, FOR_EVER).await;
         }
         Ok(())
@@ -233,7 +233,7 @@ impl TestApp {
         Messages::new(what, of_all_types, self.to_string())
     }
 
-    /// All messages on queues, of all types.
+    /// All messages in queues, of all types.
     fn queued_anywhere(&self) -> Vec<Entry> {
         let mut waiting = Vec::new();
         for queue in self.queues() {
@@ -254,7 +254,7 @@ impl TestApp {
         failed
     }
 
-    /// The queues that messages wait on to be handled.
+    /// All queues except failure transports.
     fn queues(&self) -> Vec<String> {
         self.all_queues().filter(|name| !self.is_failure_transport(name)).collect()
     }
@@ -272,7 +272,7 @@ impl TestApp {
         is_failure_transport(&self.app.config, &self.app.transports, transport)
     }
 
-    /// Lets a worker run until `end`.
+    /// Runs a worker until `end`.
     async fn work(&self, queues: Vec<String>, end: impl Future<Output = ()>) -> Worked {
         if queues.is_empty() {
             return Worked { handled: 0, failed: 0 };
@@ -304,25 +304,25 @@ impl TestApp {
         Worked { handled, failed }
     }
 
-    /// Returns when nothing is due on these queues, or in hand; `and_later`, when there is nothing left on them at all.
+    /// Returns when no message in these queues is due or in flight; with `and_later`, when they are empty.
     async fn idle(&self, queues: &[String], and_later: bool) {
         let before = self.journal.tries();
         loop {
             let mut left = pin!(self.queues.left());
-            // From here on nothing is missed; what has left already is seen below.
+            // Created before the queues are checked below, so that no change is missed.
             left.as_mut().enable();
             let backlog = self.queues.backlog(queues);
             if backlog.now == 0 && (backlog.later == 0 || !and_later) {
                 return;
             }
             let handled = self.journal.tries() - before;
-            assert!(handled < MOST, "there is no end: {handled} messages were handled, and more are there\n{self}");
+            assert!(handled < MOST, "there is no end: {handled} messages were handled, and there are more\n{self}");
             left.await;
         }
     }
 }
 
-/// All that happened so far, one message in each line, and what waits.
+/// Everything that happened so far, one message in each line, and the messages in queues.
 impl fmt::Display for TestApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kept = self.failed_for_good().into_iter().filter(|entry| entry.transport.is_some());

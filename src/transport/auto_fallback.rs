@@ -1,7 +1,7 @@
-//! `auto-fallback://NAME?target=T&fallback=F`: sends to a queue while somebody consumes it, and handles messages now (or
-//! queues them elsewhere) when nobody does. Contao's `contao-auto-fallback` transport.
+//! `auto-fallback://NAME?target=T&fallback=F`: sends messages to a queue while a worker consumes it. Otherwise handles them at
+//! once, or sends them to another queue. Contao's `contao-auto-fallback` transport.
 //!
-//! It only sends. Whoever consumes or counts it consumes or counts its target: see [`Transports::target`].
+//! It only sends. To consume or count it means to consume or count its target: see [`Transports::target`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::{Sender, Sent, Transport, TransportError, TransportSpec};
 use crate::config::{Definition, Problem, Setting, TransportConfig};
 use crate::message::Encoded;
 
-/// `contao-auto-fallback` is what Contao calls it.
+/// `contao-auto-fallback` is Contao's name for it.
 pub(super) const SCHEMES: [&str; 2] = ["auto-fallback", "contao-auto-fallback"];
 
-/// What may be said of an auto-fallback, in the DSN or under `options:`.
+/// The options of an auto-fallback, in the DSN or under `options:`.
 pub(super) const OPTIONS: [Definition; 2] = [TARGET.definition, FALLBACK.definition];
 const TARGET: Setting<Option<String>> =
     Setting::text("target", "", "where messages go while `NAME` or the target is being consumed")
@@ -31,20 +31,21 @@ const FALLBACK: Setting<Option<String>> =
         .optional()
         .required();
 
-/// Knows whether somebody consumes a transport.
+/// Knows whether a transport is being consumed.
 #[async_trait]
 pub trait Liveness: Send + Sync {
-    /// Whether any of these is being consumed. `false` when that cannot be found out: the fallback strands nothing.
+    /// Whether any of these transports is being consumed. `false` if that cannot be found out: no message is stranded by the
+    /// fallback.
     async fn is_running(&self, transports: &[&str]) -> bool;
 }
 
-/// Sends to its target while that is being consumed, else to its fallback.
+/// Sends to its target while that is being consumed, and otherwise to its fallback.
 pub(super) struct AutoFallback {
     pub(super) name: String,
     pub(super) target: Arc<Transport>,
     pub(super) fallback: Arc<Transport>,
-    /// The names that a worker may have been told to consume so that messages on the target are handled: this one's, the
-    /// target's, and, where that is an auto-fallback, its target's.
+    /// The names under which a worker may consume the target: this transport's, the target's, and if that is an auto-fallback,
+    /// its target's.
     pub(super) consumed_as: Vec<String>,
     pub(super) liveness: Arc<dyn Liveness>,
 }
@@ -62,12 +63,12 @@ impl AutoFallback {
 
 #[async_trait]
 impl Sender for AutoFallback {
-    /// To the target while somebody consumes, else to the fallback.
+    /// Sends to the target while it is being consumed, and otherwise to the fallback.
     ///
-    /// When the target is being consumed but cannot take the message (its store is down, full, not set up), the fallback
-    /// takes it as well: producers are to work whether or not the queue does. Where the failure left open whether the
-    /// target has stored the message, it may then be handled twice, which at-least-once delivery allows for; failing
-    /// the dispatch instead would make its caller try again, to the same effect.
+    /// If the target is being consumed but cannot store the message (its store is down, full, or not set up), the fallback
+    /// gets it too: producers have to work whether or not the queue does. The message may then be handled twice, if the
+    /// target has stored it despite the error. At-least-once delivery allows that, and an error would make the caller try
+    /// again to the same effect.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let name = &self.name;
         if !self.is_running().await {
@@ -76,7 +77,7 @@ impl Sender for AutoFallback {
         match self.target.sender.send(message, delay).await {
             Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
             Err(error) => {
-                tracing::warn!(transport = %name, %error, "the target did not take a message; its fallback does");
+                tracing::warn!(transport = %name, %error, "the target did not take a message; the fallback does");
                 let why = format!("\"{name}\" is running, but \"{}\" did not take the message", self.target.name());
                 self.send_to_fallback(message, delay, why).await
             }
@@ -91,13 +92,13 @@ fn because(sent: Sent, why: String) -> Sent {
     }
 }
 
-/// The names of the transports that an auto-fallback stands between.
+/// The names of the two transports that an auto-fallback chooses between.
 pub(super) struct References {
     pub(super) target: String,
     pub(super) fallback: String,
 }
 
-/// Reads an auto-fallback's DSN and options. Whether the two it names fit is seen once they are made.
+/// Reads an auto-fallback's DSN and options. Whether the two transports fit is checked when they have been created.
 pub(super) fn references(
     spec: &TransportSpec,
     configs: &IndexMap<String, TransportConfig>,
@@ -130,7 +131,7 @@ mod tests {
     use super::super::{InMemory, SyncTransport, Transports};
     use super::*;
 
-    /// Says that the transports in it are running.
+    /// Reports these transports as running.
     struct Running(&'static [&'static str]);
 
     #[async_trait]
@@ -150,7 +151,7 @@ mod tests {
         }
     }
 
-    /// `prio` between `queue` and `sync`.
+    /// The auto-fallback `prio`, with the target `queue` and the fallback `sync`.
     fn transports(running: &'static [&'static str], queue: impl Into<Transport>) -> Transports {
         let mut transports = Transports::default();
         transports.insert(queue);
@@ -176,20 +177,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_is_handled_at_once_while_nobody_consumes() {
+    async fn a_message_is_handled_at_once_while_the_target_is_not_consumed() {
         let sent = send(&transports(&["other"], InMemory::new("queue")), "prio").await;
         assert_eq!(sent, Sent::HandleNow { reason: "\"prio\" is not running".into() });
     }
 
     #[tokio::test]
-    async fn the_fallback_takes_what_a_running_target_cannot() {
+    async fn the_fallback_takes_what_a_running_target_refuses() {
         let transports = transports(&["prio"], Transport::sender("queue", Arc::new(Down)));
         let Sent::HandleNow { reason } = send(&transports, "prio").await else { panic!() };
         assert_eq!(reason, "\"prio\" is running, but \"queue\" did not take the message");
     }
 
     #[tokio::test]
-    async fn whoever_consumes_an_auto_fallback_consumes_its_target_through_any_number_of_them() {
+    async fn consuming_an_auto_fallback_consumes_its_target_also_when_nested() {
         let mut transports = transports(&["queue"], InMemory::new("queue"));
         transports.insert_auto_fallback("outer", "prio", "sync", Arc::new(Running(&["queue"]))).unwrap();
         assert!(transports.get("outer").unwrap().receiver.is_none());
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_auto_fallback_stands_between_transports_that_there_are() {
+    fn an_auto_fallback_needs_transports_that_exist() {
         let mut transports = transports(&[], InMemory::new("queue"));
         for (target, fallback) in [("queeu", "sync"), ("queue", "snyc")] {
             let result = transports.insert_auto_fallback("a", target, fallback, Arc::new(Running(&[])));

@@ -1,4 +1,4 @@
-//! What a transport is: a sender, a receiver unless it only sends, and whatever else it can do.
+//! What a transport is: a sender, usually a receiver, and whatever else it can do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,55 +12,54 @@ use super::{
 };
 use crate::message::Encoded;
 
-/// Takes messages.
+/// Stores messages in a queue.
 ///
-/// Called by many tasks at once. A call may be cancelled; then the message may have been stored or not.
+/// Called by many tasks at once. A call may be cancelled; the message may then be stored or not.
 #[async_trait]
 pub trait Sender: Send + Sync {
-    /// Stores a message, due after `delay` and not before. When this returns [`Sent::Queued`], the message survives a crash
-    /// of everything.
+    /// Stores a message, due after `delay` and not before. Once this returns [`Sent::Queued`], the message survives a crash of
+    /// any process.
     ///
-    /// - Body and headers come back from [`Receiver::receive`] as they are here. What the store cannot hold, ever, is
-    ///   refused with [`TransportError::Unstorable`], and nothing is stored.
-    /// - A delay may be of any length. One that is too long for the store ends as late as the store allows, or is refused
-    ///   with [`TransportError::Unstorable`].
-    /// - A table, stream or folder that is missing is created, or the answer is [`TransportError::NotSetUp`].
+    /// - [`Receiver::receive`] returns body and headers unchanged. A message that the store can never hold is refused with
+    ///   [`TransportError::Unstorable`], and nothing is stored.
+    /// - A delay may be of any length. If the store does not allow it, it ends as late as the store allows, or the message is
+    ///   refused with [`TransportError::Unstorable`].
+    /// - A missing table, stream or folder is created, or the result is [`TransportError::NotSetUp`].
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError>;
 }
 
-/// Gives messages to consumers, and lets them go once they are handled.
+/// Delivers messages to consumers, and removes them when they were handled.
 ///
-/// Called by many tasks at once. A call may be cancelled; messages that a cancelled `receive` took are in flight, and
-/// pending again after `redeliver_timeout`, never lost.
+/// Called by many tasks at once. A call may be cancelled; messages that a cancelled `receive` has taken are in flight, and
+/// pending again after `redeliver_timeout`. They are never lost.
 #[async_trait]
 pub trait Receiver: Send + Sync {
-    /// Takes up to `up_to` due messages, oldest first. They are in flight from then on: no other consumer receives them
-    /// until they are released or `redeliver_timeout` is over.
+    /// Takes up to `up_to` due messages, oldest first. From then on they are in flight: no other consumer receives them until
+    /// they are released, or `redeliver_timeout` is over.
     ///
-    /// - Returns at once, with no messages when none is due, or when `up_to` is 0.
-    /// - May return fewer than are due; some when some are due.
-    /// - A store that is missing holds no messages, where sending creates it; otherwise the answer is
-    ///   [`TransportError::NotSetUp`]. After this error, and after [`TransportError::Unsupported`], a worker stops. After
-    ///   any other it tries again.
+    /// - Returns at once, with no messages if none is due or `up_to` is 0.
+    /// - May return fewer than are due, but at least one if any is due.
+    /// - A missing store holds no messages if sending creates it; otherwise the result is [`TransportError::NotSetUp`]. A
+    ///   worker stops after this error and after [`TransportError::Unsupported`]. After any other error it tries again.
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError>;
 
-    /// The messages were handled: they leave the store.
+    /// Removes messages that were handled.
     ///
-    /// Called with any number of ids, of messages that this receiver has received by one call or several. Every other id
-    /// is passed over without an error: of a message that is gone, of another queue, of no message at all. The same holds
-    /// for [`Receiver::reject`].
+    /// Called with any number of ids of messages that this receiver has received, in one call or several. Any other id is
+    /// skipped without an error: of a message that is gone, of another queue, of no message at all. The same holds for
+    /// [`Receiver::reject`].
     ///
-    /// A message that this receiver has held for longer than `redeliver_timeout` may be with another consumer. It was
-    /// handled, so it leaves the store all the same, where the store allows that.
+    /// After `redeliver_timeout`, another consumer may have the message too. It was handled, so it is removed all the same,
+    /// if the store allows that.
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 
-    /// The messages are given up, or are stored elsewhere by now: they leave the store.
+    /// Removes messages that are given up, or stored elsewhere by now.
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 }
 
-/// A transport, as its [`Factory`](super::Factory) makes it: its parts, all but the sender optional.
+/// A transport, as its [`Factory`](super::Factory) creates it: a sender, and optional parts.
 ///
-/// What a transport cannot do is `None` here, and whoever needs it says so. One type may be all the parts:
+/// A part is `None` if the transport cannot do it; whoever needs it then reports an error. One type may implement all parts:
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -74,27 +73,27 @@ pub trait Receiver: Send + Sync {
 #[non_exhaustive]
 pub struct Transport {
     name: String,
-    /// Takes messages.
+    /// Stores messages.
     pub sender: Arc<dyn Sender>,
-    /// Gives them to consumers. `None`: nothing can be consumed here.
+    /// Delivers them to consumers. `None`: nothing can be consumed here.
     pub receiver: Option<Arc<dyn Receiver>>,
     /// Counts messages: for autoscaling, `stats` and `status`.
     pub counting: Option<Arc<dyn Counting>>,
     /// Creates tables, streams, exchanges: for `setup`.
     pub setting_up: Option<Arc<dyn SettingUp>>,
-    /// Shows messages without taking them.
+    /// Shows messages without receiving them.
     pub listing: Option<Arc<dyn Listing>>,
-    /// Puts back what was received. Without it, workers take one message at a time.
+    /// Releases received messages. Without it, workers receive one message at a time.
     pub releasing: Option<Arc<dyn Releasing>>,
-    /// Holds messages in flight for longer than `redeliver_timeout`.
+    /// Keeps messages in flight for longer than `redeliver_timeout`.
     pub keeping_alive: Option<Arc<dyn KeepingAlive>>,
     /// Counts messages that are parked after they failed for good, and makes them due again.
     pub parking: Option<Arc<dyn Parking>>,
     /// Wakes waiting consumers. Without it they poll.
     pub waking: Option<Arc<dyn Waking>>,
-    /// Has messages sent ahead of asking for them.
+    /// Fetches messages before they are needed.
     pub prefetching: Option<Arc<dyn Prefetching>>,
-    /// Has several queues, of which a consumer may want some.
+    /// Has several queues, some of which a consumer may select.
     pub queues: Option<Arc<dyn Queues>>,
     /// Holds a connection to a server.
     pub connecting: Option<Arc<dyn Connecting>>,
@@ -105,7 +104,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A transport that takes messages and from which none can be consumed.
+    /// A transport from which nothing can be consumed.
     pub fn sender(name: impl Into<String>, sender: Arc<impl Sender + 'static>) -> Self {
         Self {
             name: name.into(),
@@ -126,7 +125,7 @@ impl Transport {
         }
     }
 
-    /// A transport that keeps messages for consumers.
+    /// A transport that stores messages for consumers.
     pub fn queue(name: impl Into<String>, queue: Arc<impl Sender + Receiver + 'static>) -> Self {
         Self { receiver: Some(Arc::clone(&queue) as Arc<dyn Receiver>), ..Self::sender(name, queue) }
     }

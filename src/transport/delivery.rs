@@ -1,4 +1,4 @@
-//! A message as a transport knows it: its id, one delivery of it, and how many there are.
+//! A message from a transport's view: its id, its deliveries, and counts.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::message::{Encoded, UndecodableError};
 /// keeps no worker busy.
 pub const PARKED_FOR: Duration = Duration::from_secs(86_400);
 
-/// A message's id on its transport, unique there for as long as the message is.
+/// A message's id on its transport, unique for as long as the message exists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub String);
 
@@ -21,53 +21,53 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// What became of a message that was sent.
+/// The result of sending a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// It waits in a store, and survives this process.
+    /// It is in a store, and survives this process.
     Queued {
         /// The transport that holds it.
         transport: String,
         /// Its id there.
         id: MessageId,
-        /// Why it is there, where there was a choice.
+        /// Why it is there, if there was a choice.
         reason: Option<String>,
     },
-    /// Nothing was stored: the caller handles the message now.
+    /// Nothing was stored: the caller has to handle the message now.
     HandleNow {
         /// Why.
         reason: String,
     },
 }
 
-/// Identifies one delivery of a message, as a receipt handle does in Amazon SQS. A consumer can release a message, or keep
-/// it alive, only with the receipt of its last delivery: not once another consumer has received it. Empty where the message
-/// was listed and not received.
+/// Identifies one delivery of a message, like a receipt handle in Amazon SQS. A message can be released or kept alive only with
+/// the receipt of its last delivery, and so not after another consumer has received it. Empty if the message was listed and not
+/// received.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
-/// A message in flight, as its consumer knows it.
+/// A message in flight, as its consumer identifies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The message's id.
     pub id: MessageId,
-    /// One of these is valid. Keeping a message alive may change its receipt; while that is not confirmed, there are two.
+    /// One of these is valid. Keeping a message alive may change its receipt; until that is confirmed, there are two.
     pub receipts: Vec<Receipt>,
 }
 
-/// A message taken from a store. It stays there, in flight, until it is acknowledged, rejected, retried or released.
+/// A message that was received. It stays in its store, in flight, until it is acknowledged, rejected, retried or released.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// Its id.
     pub id: MessageId,
     /// Identifies this delivery of it.
     pub receipt: Receipt,
-    /// The message; or, where the stored content is damaged, what can still be read of it.
+    /// The message; or what can be read of it, if the stored content is damaged.
     pub message: Result<Encoded, Damaged>,
 }
 
 impl Received {
-    /// What releases it, or keeps it alive.
+    /// Identifies this delivery, to release the message or keep it alive.
     pub fn delivery(&self) -> Delivery {
         Delivery { id: self.id.clone(), receipts: vec![self.receipt.clone()] }
     }
@@ -84,10 +84,10 @@ pub struct Damaged {
     pub error: UndecodableError,
 }
 
-/// How many messages a transport holds, by state. Each number stops at the cap it was counted with.
+/// How many messages a transport holds, by state. No count is higher than the cap that was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Due, waiting for a consumer. In flight for longer than `redeliver_timeout` counts as pending.
+    /// Due, and waiting for a consumer. Includes messages in flight for longer than `redeliver_timeout`.
     pub pending: u64,
     /// Not due yet.
     pub delayed: u64,
@@ -100,8 +100,8 @@ pub struct Counts {
 pub struct Listed {
     /// The message.
     pub received: Received,
-    /// When it becomes due, where the store knows.
+    /// When it becomes due, if the store knows that.
     pub available_at: Option<SystemTime>,
-    /// Whether a consumer has it in hand.
+    /// Whether it is in flight.
     pub in_flight: bool,
 }

@@ -1,11 +1,11 @@
-//! What a transport says when it could not do what it was asked.
+//! Errors of transports.
 
 use thiserror::Error;
 
-/// Why a transport could not do what it was asked. Names the transport; never contains a password.
+/// Why a call to a transport failed. Names the transport. Never contains a password.
 #[derive(Debug, Error)]
 pub enum TransportError {
-    /// The store answered with an error, or did not answer.
+    /// The store responded with an error, or did not respond.
     #[error("transport \"{transport}\": {action} failed: {source}")]
     Store {
         /// The transport's name.
@@ -21,18 +21,18 @@ pub enum TransportError {
     NotSetUp {
         /// The transport's name.
         transport: String,
-        /// What is missing, with its place.
+        /// What is missing, and where.
         what: String,
     },
-    /// The store cannot hold this message, ever.
+    /// The store can never hold this message.
     #[error("transport \"{transport}\" cannot hold this message: {why}")]
     Unstorable {
         /// The transport's name.
         transport: String,
-        /// What is in the way.
+        /// The reason.
         why: String,
     },
-    /// The transport cannot do this, ever.
+    /// The transport can never do this.
     #[error("transport \"{transport}\" cannot {what}: {why}")]
     Unsupported {
         /// The transport's name.
@@ -48,7 +48,7 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// What a store answered, with the transport and the action.
+    /// A store's error, with the transport and the action.
     pub(crate) fn store(
         transport: &str,
         action: &'static str,

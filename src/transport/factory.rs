@@ -1,4 +1,4 @@
-//! Makes all transports of a configuration, and finds everything wrong with them before anything is opened.
+//! Creates all transports of a configuration, and finds all mistakes before anything is opened.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,32 +10,32 @@ use super::auto_fallback::{self, AutoFallback, References};
 use super::{Liveness, Transport, TransportError, TransportSpec, registry};
 use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig};
 
-/// What transports share.
+/// What a [`Factory`] needs to create transports, besides their descriptions.
 #[derive(Clone)]
 pub struct FactoryContext {
-    /// Where relative paths in DSNs start.
+    /// The folder that relative paths in DSNs start at.
     pub project_dir: PathBuf,
-    /// Where processes of this host leave word for each other.
+    /// The folder for files by which processes on this host notify each other.
     pub state_dir: PathBuf,
     /// Database URLs by connection name, for `doctrine://NAME`.
     pub connections: IndexMap<String, Secret>,
-    /// Knows what is being consumed.
+    /// Knows which transports are being consumed.
     pub liveness: Arc<dyn Liveness>,
 }
 
-/// Makes the transports of some DSN schemes. Keeps what they share (connections, say).
+/// Creates the transports of some DSN schemes. Holds what they share, such as connections.
 pub trait Factory: Send + Sync {
     /// The schemes, in lower case.
     fn schemes(&self) -> &'static [&'static str];
 
-    /// The options that its transports take, in the DSN or under `options:`. Any other option is a mistake; the JSON schema
-    /// of the configuration has these.
+    /// The options of its transports, in the DSN or under `options:`. Any other option is a mistake. The JSON schema of the
+    /// configuration is generated from them.
     fn options(&self) -> Vec<Definition> {
         Vec::new()
     }
 
-    /// Makes a transport, or says everything that is wrong with its description. Opens nothing: a transport connects
-    /// when it is first used.
+    /// Creates a transport, or reports all mistakes in its description. Opens nothing: a transport connects when it is first
+    /// used.
     fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>>;
 
     /// What a person should know before using such a transport.
@@ -64,13 +64,12 @@ pub fn scheme_options(factories: &[Arc<dyn Factory>]) -> Vec<SchemeOptions> {
 #[derive(Clone, Default)]
 pub struct Transports {
     by_name: IndexMap<String, Arc<Transport>>,
-    /// The queue that is behind each auto-fallback.
+    /// The queue behind each auto-fallback.
     targets: HashMap<String, String>,
 }
 
 impl Transports {
-    /// Makes all transports, or says everything that is wrong with them. Warnings are not among that:
-    /// [`Transports::build`] has them.
+    /// Creates all transports, or reports all mistakes. Leaves warnings out; [`Transports::build`] has them.
     pub fn new(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
@@ -81,7 +80,7 @@ impl Transports {
         if problems.is_empty() { Ok(transports) } else { Err(problems) }
     }
 
-    /// Makes all transports that can be made, and says everything that is wrong, or doubtful, with them. Opens nothing.
+    /// Creates all transports that can be created, and reports all mistakes and warnings. Opens nothing.
     pub fn build(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
@@ -90,15 +89,15 @@ impl Transports {
         build(configs, factories, context)
     }
 
-    /// Adds a transport, in place of one of the same name.
+    /// Adds a transport. Replaces one with the same name.
     pub fn insert(&mut self, transport: impl Into<Transport>) {
         let transport = transport.into();
         self.targets.remove(transport.name());
         self.by_name.insert(transport.name().to_owned(), Arc::new(transport));
     }
 
-    /// Adds a transport that sends to `target` while that is being consumed, else to `fallback`. Fails when one of these
-    /// two is not there yet.
+    /// Adds a transport that sends to `target` while that is being consumed, and otherwise to `fallback`. Fails if one of the
+    /// two does not exist yet.
     pub fn insert_auto_fallback(
         &mut self,
         name: &str,
@@ -122,7 +121,7 @@ impl Transports {
         self.by_name.get(name).cloned().ok_or_else(|| TransportError::Unknown(name.to_owned()))
     }
 
-    /// The transport that consuming and counting `name` really reads: itself, or, of an auto-fallback, the target.
+    /// The transport to read when `name` is consumed or counted: for an auto-fallback its target, otherwise itself.
     pub fn target(&self, name: &str) -> Result<Arc<Transport>, TransportError> {
         self.get(self.targets.get(name).map_or(name, String::as_str))
     }
@@ -138,7 +137,7 @@ impl Transports {
     }
 }
 
-/// Makes what can be made; the problems are in the order of the configuration.
+/// Creates the transports that can be created. The problems are in the order of the configuration.
 fn build(
     configs: &IndexMap<String, TransportConfig>,
     factories: &[Arc<dyn Factory>],
@@ -169,12 +168,12 @@ fn build(
     }
 
     for (name, (spec, _)) in &auto_fallbacks {
-        if let Some(way) = way_back(name, &auto_fallbacks) {
-            problems[*name].push(spec.dsn_problem(format!("it leads to itself: {}", way.join(" → "))));
+        if let Some(path) = cycle(name, &auto_fallbacks) {
+            problems[*name].push(spec.dsn_problem(format!("it leads to itself: {}", path.join(" → "))));
         }
     }
-    // Each round makes those whose parts are there. What is left at the end is on a circle, or stands on a transport
-    // that could not be made; both have been reported.
+    // Each round creates those whose target and fallback exist. Those left at the end lead to themselves, or to a transport
+    // that could not be created. Both have been reported.
     loop {
         let made = transports.by_name.len();
         auto_fallbacks.retain(|name, (spec, References { target, fallback })| {
@@ -216,22 +215,22 @@ fn factory_for<'a>(
     Err(vec![Problem::unknown(spec.dsn_path(), "scheme", scheme, known)])
 }
 
-/// The way from an auto-fallback over targets and fallbacks back to itself, if there is one.
-fn way_back<'a>(
+/// The path from an auto-fallback through targets and fallbacks back to itself, if there is one.
+fn cycle<'a>(
     start: &'a str,
     auto_fallbacks: &'a IndexMap<&str, (TransportSpec, References)>,
 ) -> Option<Vec<&'a str>> {
     let mut seen = IndexSet::new();
-    let mut ways = vec![vec![start]];
-    while let Some(way) = ways.pop() {
-        let Some((_, references)) = way.last().and_then(|name| auto_fallbacks.get(name)) else { continue };
+    let mut paths = vec![vec![start]];
+    while let Some(path) = paths.pop() {
+        let Some((_, references)) = path.last().and_then(|name| auto_fallbacks.get(name)) else { continue };
         for next in [references.target.as_str(), references.fallback.as_str()] {
-            let longer = [way.as_slice(), &[next]].concat();
+            let longer = [path.as_slice(), &[next]].concat();
             if next == start {
                 return Some(longer);
             }
             if seen.insert(next) {
-                ways.push(longer);
+                paths.push(longer);
             }
         }
     }
@@ -279,7 +278,7 @@ mod tests {
         transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()
     }
 
-    /// Those that every build has.
+    /// The factories that every build has.
     fn factories() -> [Arc<dyn Factory>; 3] {
         [Arc::new(SyncFactory), Arc::new(InMemoryFactory::default()), Arc::new(SqliteFactory::default())]
     }
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn contaos_default_transports_are_made_without_touching_anything() {
+    fn contaos_default_transports_are_created_without_opening_anything() {
         let mut list = vec![("sync", "sync://".to_owned())];
         list.push(("contao_failure", "doctrine://default?table_name=tl_message_queue&queue_name=failure".into()));
         for prio in ["high", "normal", "low"] {
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_in_memory_is_warned_of() {
+    fn there_is_a_warning_about_a_transport_in_memory() {
         let found = check(&[("a", "in-memory://", "{}")]);
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("?transports.a: "), "{found:?}");

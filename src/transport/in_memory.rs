@@ -1,5 +1,5 @@
-//! `in-memory://`: messages wait in this process, and are gone with it. For tests, and for a program that is its own
-//! and only worker.
+//! `in-memory://`: keeps messages in this process, and loses them when it ends. For tests, and for programs that are their own
+//! only worker.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::clock;
 use crate::config::{Definition, Problem, Setting};
 use crate::message::Encoded;
 
-/// Stands in for a delay that ends after the end of time.
+/// The longest delay. Longer ones could overflow.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Keeps messages in this process. Clones share one queue.
@@ -31,13 +31,13 @@ pub struct InMemory {
     store: Arc<Store>,
 }
 
-/// The queues that messages can move between in one step.
+/// Queues between which messages can move in one step.
 struct Store {
     number: u64,
     state: Mutex<State>,
-    /// A message came, or came back, in some queue.
+    /// Notified when a message in any queue was added or is due again.
     changed: Notify,
-    /// A message left, or is somewhere else.
+    /// Notified when a message has left its queue.
     left: Notify,
 }
 
@@ -54,7 +54,7 @@ struct Queue {
     waiting: BTreeSet<(Instant, u64)>,
     /// Those in flight, by the time they were received.
     in_flight: BTreeSet<(Instant, u64)>,
-    /// How many there have been.
+    /// How many deliveries there have been.
     deliveries: u64,
 }
 
@@ -62,7 +62,7 @@ struct Stored {
     message: Encoded,
     due: Instant,
     received: Option<Instant>,
-    /// The number of its last delivery among all of its queue.
+    /// The number of its last delivery, unique in its queue.
     delivery: u64,
 }
 
@@ -95,7 +95,7 @@ impl Queue {
         Some(stored)
     }
 
-    /// Changes whether, and since when, a message is in flight.
+    /// Sets since when a message is in flight, or that it is not.
     fn mark(&mut self, id: u64, received: Option<Instant>) {
         let Some(stored) = self.messages.get_mut(&id) else { return };
         match stored.received {
@@ -109,7 +109,7 @@ impl Queue {
         stored.received = received;
     }
 
-    /// Puts back what has been in flight for too long.
+    /// Makes messages pending that have been in flight for too long.
     fn redeliver(&mut self, now: Instant, timeout: Duration) {
         while let Some(&(received, id)) = self.in_flight.first()
             && now.duration_since(received) >= timeout
@@ -118,7 +118,7 @@ impl Queue {
         }
     }
 
-    /// Is the message in flight, and by this delivery?
+    /// Whether the message is in flight with one of these receipts.
     fn is_held(&self, id: u64, receipts: &[Receipt]) -> bool {
         let stored = self.messages.get(&id).filter(|stored| stored.received.is_some());
         stored.is_some_and(|stored| receipts.contains(&stored.receipt()))
@@ -130,12 +130,12 @@ impl Queue {
 }
 
 impl InMemory {
-    /// An empty queue of its own.
+    /// A new, empty queue.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), redeliver_timeout: REDELIVER_TIMEOUT.default_value(), store: Arc::default() }
     }
 
-    /// The same queue, where messages in flight become pending again after this time instead of an hour.
+    /// Sets how long a message may be in flight before it is pending again. The default is an hour.
     #[must_use]
     pub fn with_redeliver_timeout(mut self, timeout: Duration) -> Self {
         self.redeliver_timeout = timeout;
@@ -147,7 +147,7 @@ impl InMemory {
         self.store.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the queue as it is now.
+    /// Calls `action` with the queue, up to date.
     fn with_queue<T>(&self, action: impl FnOnce(&mut Queue, Instant) -> T) -> T {
         let mut state = self.state();
         let queue = state.queues.entry(self.name.clone()).or_default();
@@ -168,7 +168,7 @@ impl InMemory {
 
 #[async_trait]
 impl Sender for InMemory {
-    /// Stores a message. Unlike in other transports it does not survive this process.
+    /// Stores a message. Unlike in other transports, it does not survive this process.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let mut state = self.state();
         state.last_id += 1;
@@ -305,7 +305,7 @@ impl KeepingAlive for InMemory {
 impl Waking for InMemory {
     async fn wake(&self) -> Result<(), TransportError> {
         let mut changed = std::pin::pin!(self.store.changed.notified());
-        // From here on no change is missed; what is there already is seen below.
+        // Enabled before the queue is checked below, so that no change is missed.
         changed.as_mut().enable();
         let next = self.with_queue(|queue, _| {
             let due = queue.waiting.first().map(|(due, _)| *due);
@@ -368,7 +368,7 @@ impl Moving for InMemory {
     }
 }
 
-/// Where a queue is.
+/// The location of a queue.
 #[derive(Debug)]
 struct QueuePlace {
     /// The number of the store.
@@ -393,13 +393,13 @@ impl From<InMemory> for Transport {
     }
 }
 
-/// Makes [`InMemory`] transports. Those of one factory and one name are one queue.
+/// Creates [`InMemory`] transports. Those with the same name, from the same factory, share a queue.
 #[derive(Default)]
 pub struct InMemoryFactory {
     store: Arc<Store>,
 }
 
-/// How many messages some queues hold.
+/// How many messages a set of queues holds.
 #[cfg(feature = "testing")]
 pub(crate) struct Backlog {
     /// Due, or in flight.
@@ -414,7 +414,7 @@ impl InMemoryFactory {
         self.store.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What these queues hold, all seen at one instant.
+    /// What these queues hold at this moment.
     pub(crate) fn backlog(&self, queues: &[String]) -> Backlog {
         let (state, now) = (self.state(), Instant::now());
         let queues = queues.iter().filter_map(|name| state.queues.get(name));
@@ -431,7 +431,7 @@ impl InMemoryFactory {
         queue.into_iter().flatten().map(|(_, stored)| stored.message.clone()).collect()
     }
 
-    /// Ends when a message has left its queue.
+    /// Is ready when a message has left its queue.
     pub(crate) fn left(&self) -> tokio::sync::futures::Notified<'_> {
         self.store.left.notified()
     }

@@ -1,9 +1,9 @@
-//! Where messages wait: one file or folder per transport, each made by a factory that is found by the DSN's scheme.
+//! Queues for messages. Each transport is a file or folder, and a factory that is found by the DSN's scheme creates it.
 //!
-//! A [`Transport`] consists of small parts. A [`Sender`] takes messages; a [`Receiver`] gives them to consumers, and lets
-//! them go once they are handled. Everything else (counting, setting up, listing, …) is optional and a part of its own,
-//! `None` where a transport cannot do it. The traits say what each call must bear, and a suite of tests
-//! (`minutely::testing::conformance`, feature `testing`) holds every transport to it.
+//! A [`Transport`] consists of small parts. A [`Sender`] stores messages. A [`Receiver`] delivers them to consumers, and removes
+//! them when they were handled. Everything else (counting, setting up, listing, …) is an optional part of its own, and `None` if
+//! a transport cannot do it. The traits say what each call must guarantee, and a suite of tests
+//! (`minutely::testing::conformance`, feature `testing`) checks every transport against them.
 //!
 //! A message in a store is *pending* (due, waiting), *delayed* (waiting to become due) or *in flight* (received by a
 //! consumer that has not acknowledged it; pending again after `redeliver_timeout`).
@@ -18,8 +18,8 @@
 //!
 //! # A transport of your own
 //!
-//! Two traits for its queue, one for its factory, which an application adds by
-//! [`AppBuilder::transport`](crate::AppBuilder::transport). This one keeps messages in memory, on `shelf://`:
+//! Two traits for its queue, and one for its factory, which an application adds with
+//! [`AppBuilder::transport`](crate::AppBuilder::transport). This one keeps messages in memory, at `shelf://`:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -41,7 +41,7 @@
 //!
 //! struct Stored {
 //!     message: Encoded,
-//!     /// When it is due; in flight, when it is due again.
+//!     /// When it is due; if it is in flight, when it is due again.
 //!     due: Instant,
 //! }
 //!
@@ -75,7 +75,7 @@
 //!
 //!     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
 //!         let mut messages = self.messages.lock().unwrap();
-//!         // What is no id of ours, or gone, is passed over.
+//!         // Ids that are unknown, or of messages that are gone, are skipped.
 //!         for id in ids.iter().filter_map(|id| id.0.parse::<u64>().ok()) {
 //!             messages.remove(&id);
 //!         }
@@ -95,7 +95,7 @@
 //!     }
 //!
 //!     fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
-//!         // No options: any that is given is a mistake.
+//!         // It has no options: any option is reported as a mistake.
 //!         spec.options().finish()?;
 //!         let shelf = Shelf { name: spec.name.clone(), ..Shelf::default() };
 //!         Ok(Transport::queue(&spec.name, Arc::new(shelf)))

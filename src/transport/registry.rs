@@ -7,8 +7,8 @@ use super::in_memory::InMemoryFactory;
 use super::sync::SyncFactory;
 use crate::connection::{Connections, StoreKind};
 
-/// Makes the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. The factory is
-/// made with the connections that all share.
+/// Generates the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. All factories
+/// share the same connections.
 macro_rules! registry {
     ($($name:ident: $schemes:expr => $factory:expr $(, feature = $feature:literal)?;)+) => {
         $(
@@ -16,18 +16,17 @@ macro_rules! registry {
             pub(super) const $name: &[&str] = $schemes;
         )+
 
-        /// Every scheme, also those that this build comes without.
+        /// Every scheme, including those that are not in this build.
         pub(super) fn known_schemes() -> impl Iterator<Item = &'static str> {
             [$($name),+].into_iter().flatten().copied()
         }
 
-        /// The factories that come with this build, for [`Transports::new`](super::Transports::new). `auto-fallback` needs
-        /// none.
+        /// The factories in this build, for [`Transports::new`](super::Transports::new). `auto-fallback` needs none.
         pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
             built_in_factories_on(&Connections::default())
         }
 
-        /// The same, on connections that the application's cache uses too.
+        /// The same, sharing connections with the application's cache.
         pub(crate) fn built_in_factories_on(connections: &Connections) -> Vec<Arc<dyn Factory>> {
             vec![$(
                 $(#[cfg(feature = $feature)])?

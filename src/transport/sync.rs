@@ -1,4 +1,4 @@
-//! `sync://`: nothing waits; a message that is sent here is handled during its dispatch.
+//! `sync://`: nothing is queued. A message that is sent here is handled during its dispatch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{FactoryContext, Factory, Sender, Sent, Transport, TransportError, Tr
 use crate::config::Problem;
 use crate::message::Encoded;
 
-/// Hands every message back to be handled at once.
+/// Returns every message to be handled at once.
 #[derive(Debug)]
 pub struct SyncTransport {
     name: String,
@@ -24,7 +24,7 @@ impl SyncTransport {
 
 #[async_trait]
 impl Sender for SyncTransport {
-    /// Nothing is stored. A delay is not waited for, as in Symfony.
+    /// Stores nothing. A delay is ignored, as in Symfony.
     async fn send(&self, _message: &Encoded, _delay: Duration) -> Result<Sent, TransportError> {
         Ok(Sent::HandleNow { reason: format!("transport \"{}\" is synchronous", self.name) })
     }
@@ -36,7 +36,7 @@ impl From<SyncTransport> for Transport {
     }
 }
 
-/// Makes [`SyncTransport`]s. They have no options.
+/// Creates [`SyncTransport`]s. They have no options.
 #[derive(Debug, Default)]
 pub struct SyncFactory;
 

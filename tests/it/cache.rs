@@ -292,7 +292,7 @@ async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
 #[test]
 fn mistakes_are_found_with_their_place() {
     for (dsn, expected) in [
-        ("sync://", "keeps no entries"),
+        ("sync://", "cannot be a cache"),
         ("nonsense", "starts with a scheme"),
         ("file:", "names no folder"),
         ("amqp://u:hunter2@h/", "\"amqp:\""),
@@ -584,7 +584,7 @@ fn a_cache_that_never_answers_stops_nothing() {
     wait_until("a worker handles it", || host.lines("handled") == ["1", "2"]);
     let status = host.run(&["status"]).exits(1);
     assert!(status.stdout.contains("A supervisor is at work") && status.stdout.contains('?'), "{status:?}");
-    assert_eq!(status.stderr.matches("no answer within 1 s").count(), 1, "reported once: {status:?}");
+    assert_eq!(status.stderr.matches("no response within 1 s").count(), 1, "reported once: {status:?}");
     let status: serde_json::Value = host.run(&["status", "--format=json"]).exits(1).json();
     assert_eq!(status["transports"][0]["running"], serde_json::Value::Null);
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);

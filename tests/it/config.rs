@@ -113,7 +113,7 @@ fn a_file_that_cannot_be_a_configuration_says_why() {
         ("", "is a folder, not a configuration file; name the file with --config FILE or MINUTELY_CONFIG"),
         ("latin1.yaml", "is not UTF-8 text (line 2); save it as UTF-8"),
         ("broken.yaml", "is not valid YAML: "),
-        ("twice.yaml", "is not valid YAML: \"workers\" is there twice in one mapping at line "),
+        ("twice.yaml", "is not valid YAML: \"workers\" occurs twice in one mapping at line "),
         ("empty.yaml", "the file is empty; `minutely init` writes a first one"),
         ("long.yaml", "is longer than 1024 KiB, so it is no configuration"),
     ] {

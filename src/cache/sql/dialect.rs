@@ -1,4 +1,4 @@
-//! Where the databases differ in how they keep the cache.
+//! How the databases differ in storing the cache.
 
 /// Parts of statements.
 pub(super) struct SqlDialect {
@@ -10,11 +10,11 @@ pub(super) struct SqlDialect {
     pub(super) value: &'static str,
     /// The type of the columns for times.
     pub(super) time: &'static str,
-    /// Are arguments numbered (`$1`)? Otherwise they are question marks.
+    /// Whether arguments are numbered (`$1`). Otherwise they are question marks.
     pub(super) numbered: bool,
-    /// `ON CONFLICT … DO UPDATE`, or MySQL's `ON DUPLICATE KEY UPDATE`.
+    /// Whether it has `ON CONFLICT … DO UPDATE`. Otherwise it has MySQL's `ON DUPLICATE KEY UPDATE`.
     pub(super) on_conflict: bool,
-    /// What a name is quoted with.
+    /// The character that names are quoted with.
     pub(super) quote: char,
 }
 
@@ -31,7 +31,7 @@ pub(super) const SQLITE: SqlDialect = SqlDialect {
 #[cfg(feature = "postgres")]
 pub(super) const POSTGRES: SqlDialect = SqlDialect {
     now: "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
-    // Bytes: any text, whatever the encoding of the database.
+    // Bytes: any text can be stored, whatever the encoding of the database.
     key: "BYTEA",
     value: "BYTEA",
     time: "BIGINT",
@@ -43,7 +43,7 @@ pub(super) const POSTGRES: SqlDialect = SqlDialect {
 #[cfg(feature = "mysql")]
 pub(super) const MYSQL: SqlDialect = SqlDialect {
     now: "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
-    // Bytes: keys that differ in an accent or in case are two. As long as MySQL 5.6 can have it in an index.
+    // Bytes: keys that differ only in case or accents are distinct. The length is what MySQL 5.6 can index.
     key: "VARBINARY(767)",
     value: "LONGBLOB",
     time: "BIGINT",

@@ -22,7 +22,7 @@ use crate::connection::sql as connect;
 
 /// An entry is removed this long after it has expired, in milliseconds.
 const SWEEP_AFTER: u64 = 3_600_000;
-/// The most entries removed at once, because somebody waits for it.
+/// The most entries removed at once: a caller waits for it.
 const SWEPT_AT_ONCE: u32 = 1000;
 /// Every 64th write removes expired entries.
 const SWEEP_EVERY: u32 = 64;
@@ -43,18 +43,18 @@ struct EntryRow {
 
 /// Why a statement failed.
 enum Failed {
-    /// The table is not there.
+    /// The table does not exist.
     Missing,
     Otherwise(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A database that statements are run on.
+/// A database that executes the statements.
 #[async_trait]
 trait SqlDatabase: Send + Sync + 'static {
-    /// As errors name it.
+    /// Where it is, as errors name it.
     fn location(&self) -> String;
     async fn run(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<EntryRow>, Failed>;
-    /// Runs a statement that creates the table, in a database that is created too where that is possible.
+    /// Executes a statement that creates the table. Creates the database first, where that is possible.
     async fn create(&self, sql: &str) -> Result<(), Failed>;
     fn close_idle(&self) {}
 }
@@ -66,7 +66,7 @@ struct SqlStore<S> {
     put: String,
     remove: String,
     list: String,
-    /// Takes the place of a row that may be replaced, where `claim` alone cannot do that.
+    /// Replaces an expired claim, on databases where `claim` alone cannot do that.
     take_over: Option<String>,
     claim: String,
     holder: String,
@@ -74,7 +74,7 @@ struct SqlStore<S> {
     sweep: String,
 }
 
-/// A cache in an SQLite file, or all that is wrong with its description.
+/// A cache in an SQLite file, or all mistakes in its description.
 pub(super) fn on_sqlite(
     spec: &TransportSpec,
     project_dir: &Path,
@@ -92,7 +92,7 @@ pub(super) fn on_sqlite(
     Ok(Arc::new(SqlStore::new(database, &table, &dialect::SQLITE)))
 }
 
-/// A cache on a PostgreSQL server, or all that is wrong with its description.
+/// A cache on a PostgreSQL server, or all mistakes in its description.
 #[cfg(feature = "postgres")]
 pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
@@ -103,7 +103,7 @@ pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Re
     Ok(Arc::new(SqlStore::new(server::Server { connection }, &table, &dialect::POSTGRES)))
 }
 
-/// A cache on a MySQL or MariaDB server, or all that is wrong with its description.
+/// A cache on a MySQL or MariaDB server, or all mistakes in its description.
 #[cfg(feature = "mysql")]
 pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
@@ -135,7 +135,7 @@ impl<S: SqlDatabase> SqlStore<S> {
         let SqlDialect { now, key, value, time, .. } = dialect;
         let t = format!("{0}{table}{0}", dialect.quote);
         let [a, b, c, d] = if dialect.numbered { ["$1", "$2", "$3", "$4"] } else { ["?"; 4] };
-        // What is from further in the future was written before the clock was set back, and says nothing about now.
+        // An entry from further in the future was written before the clock was set back, and is ignored.
         let tolerance = CLOCK_TOLERANCE.as_millis();
         let one = format!("WHERE entry_group = {a} AND entry_key = {b}");
         let insert = format!(
@@ -153,8 +153,8 @@ impl<S: SqlDatabase> SqlStore<S> {
         } else {
             let update = "ON DUPLICATE KEY UPDATE value = VALUES(value), written_at = VALUES(written_at), \
                           expires_at = VALUES(expires_at)";
-            // ON DUPLICATE KEY UPDATE has no condition, and an IF() that gives a BLOB its own value confuses MariaDB:
-            // the column then compares equal to what it was not given. So there are two steps, each safe by itself.
+            // ON DUPLICATE KEY UPDATE has no condition, and an IF() that assigns a BLOB its own value confuses MariaDB: the
+            // column then compares equal to a value that it does not have. So there are two steps, each safe by itself.
             let take_over = format!(
                 "UPDATE {t} SET value = ?, expires_at = {now} + ?, written_at = {now} {one} \
                  AND (value = ? OR expires_at <= {now} OR written_at > {now} + {tolerance})"
@@ -163,7 +163,7 @@ impl<S: SqlDatabase> SqlStore<S> {
         };
         let over = format!("expires_at < {now} - {SWEEP_AFTER}");
         let sweep = if dialect.on_conflict {
-            // Twice: an entry that is put again meanwhile has not expired any more.
+            // The condition is repeated, because an entry that was written again meanwhile is no longer expired.
             let some = format!("SELECT entry_group, entry_key FROM {t} WHERE {over} LIMIT {SWEPT_AT_ONCE}");
             format!("DELETE FROM {t} WHERE {over} AND (entry_group, entry_key) IN ({some})")
         } else {
@@ -194,7 +194,7 @@ impl<S: SqlDatabase> SqlStore<S> {
         CacheError { location: self.database.location(), action, known: false, source }
     }
 
-    /// Reads; what is not there yet has no rows.
+    /// Reads rows. A missing table has none.
     async fn read(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<EntryRow>, CacheError> {
         match self.database.run(sql, arguments).await {
             Ok(rows) => Ok(rows),
@@ -203,7 +203,7 @@ impl<S: SqlDatabase> SqlStore<S> {
         }
     }
 
-    /// Writes, and creates the table when it is missing.
+    /// Writes an entry. Creates the table if it is missing.
     async fn write(&self, sql: &str, texts: [&str; 3], ttl: Duration) -> Result<(), CacheError> {
         let arguments = || {
             let mut arguments: Vec<Argument> = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
@@ -279,9 +279,9 @@ impl<S: SqlDatabase> CacheStore for SqlStore<S> {
             }
         }
         self.write(&self.claim, [group, key, owner], ttl).await?;
-        // Whoever has it keeps it until it expires or is given back, so that this is not too late to ask.
-        let place = vec![Argument::Text(group.to_owned()), Argument::Text(key.to_owned())];
-        Ok(self.read(&self.holder, place).await?.iter().any(|row| row.value == owner))
+        // It is not too late to check: an owner keeps a claim until it expires or is given up.
+        let key = vec![Argument::Text(group.to_owned()), Argument::Text(key.to_owned())];
+        Ok(self.read(&self.holder, key).await?.iter().any(|row| row.value == owner))
     }
 
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
@@ -290,8 +290,8 @@ impl<S: SqlDatabase> CacheStore for SqlStore<S> {
 
     async fn set_up(&self) -> Result<(), CacheError> {
         let created = self.database.create(&self.create).await;
-        // Two who create it at once may be in each other's way; then it is there. And what was there before under this
-        // name may be another's.
+        // If two processes create it at once, one may fail, but then it exists. And an existing table of this name may be
+        // another application's.
         let works = self.database.run(&self.list, vec![Argument::Text(String::new())]).await;
         match (created, works) {
             (_, Ok(_)) => Ok(()),

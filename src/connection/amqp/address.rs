@@ -38,7 +38,7 @@ pub(crate) const OPTIONS: [Definition; 21] = [
     Definition::refused(
         "verify",
         &["true", "1", "on", "yes"],
-        "a connection that does not look whom it talks to is not made; name the broker's authority with `cacert`",
+        "the broker is always verified; name its authority with `cacert`",
     ),
     Definition::refused("sasl_method", &["0"], "users log in with name and password (PLAIN), and no other way"),
 ];
@@ -63,14 +63,14 @@ const CHANNEL_MAX: Setting<Option<u64>> =
 const CONNECTION_NAME: Setting<String> =
     Setting::text("connection_name", "minutely", "the connection's name in the broker's lists");
 
-/// A number, of which 0 stands for the default.
+/// A number; 0 means the default.
 fn nonzero<T: TryFrom<u64>>(setting: &Setting<Option<u64>>, options: &mut Options<'_>) -> Option<T> {
     options.get(setting).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
 }
 
 /// A broker, a virtual host on it, and a login. Transports with equal addresses share a connection.
 ///
-/// It has no `Debug`, as it holds the password.
+/// It has no `Debug`, because it contains the password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(super) host: String,
@@ -87,7 +87,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Reads the address out of the description of a transport; gives also the exchange in its path.
+    /// Reads the address from the description of a transport. Also returns the exchange in its path.
     pub(crate) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Self, Option<String>) {
         let dsn = &spec.dsn;
         if dsn.hosts().len() > 1 {

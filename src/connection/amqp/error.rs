@@ -1,4 +1,4 @@
-//! Errors of AMQP brokers: with the broker, and what to do about it.
+//! Errors of AMQP brokers: they name the broker, and say what to do.
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::connection::Location;
 use crate::threads;
 
-/// Why a broker did not do what it was asked. Names the broker and the virtual host, and no secret.
+/// Why a request to a broker failed. Names the broker and the virtual host, without secrets.
 #[derive(Debug, Error)]
 #[error("{location}: {reason}{}", self.advice())]
 pub(crate) struct AmqpFailure {
@@ -33,12 +33,12 @@ impl AmqpFailure {
         Self { location: location.clone(), reason: Reason::Own(reason.into()) }
     }
 
-    /// The exchange or queue is not there.
+    /// Whether an exchange or queue is missing.
     pub(crate) fn is_missing(&self) -> bool {
         self.kind() == Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
     }
 
-    /// What the broker says, without more words.
+    /// The broker's own text.
     pub(crate) fn reason(&self) -> String {
         self.reason.to_string()
     }
@@ -53,7 +53,7 @@ impl AmqpFailure {
         }
     }
 
-    /// What a person can do about it.
+    /// What to do about it.
     fn advice(&self) -> &'static str {
         match self.kind() {
             Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
@@ -70,7 +70,7 @@ impl AmqpFailure {
     }
 }
 
-/// An error without the words that the driver puts around each.
+/// An error without the text that the driver adds to each.
 fn plainly(error: &lapin::Error) -> String {
     match error.kind() {
         ErrorKind::IOError(error) => format!("{error}{}", threads::advice(error)),
@@ -78,8 +78,8 @@ fn plainly(error: &lapin::Error) -> String {
         ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_) => {
             "the connection is closed".to_owned()
         }
-        ErrorKind::MissingHeartbeatError => "the broker has not been heard of for too long".to_owned(),
-        ErrorKind::InvalidProtocolVersion(_) => "what answers there does not speak AMQP 0-9-1".to_owned(),
+        ErrorKind::MissingHeartbeatError => "the broker has sent no heartbeat for too long".to_owned(),
+        ErrorKind::InvalidProtocolVersion(_) => "the server there does not speak AMQP 0-9-1".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct AmqpConnection {
 
 impl AmqpConnection {
     pub(crate) fn new(address: Address) -> Self {
-        // Whoever connects with TLS first decides on the cryptography; another choice than this one would do as well.
+        // The first to install a TLS provider wins; any provider works here.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self { location: address.location(), address, connection: Mutex::new(None) }
     }
@@ -48,13 +48,13 @@ impl AmqpConnection {
 
     /// Closes the connection until the next channel is opened.
     pub(crate) fn close_idle(&self) {
-        // While somebody opens it there is nothing to close.
+        // While another task opens it, there is nothing to close.
         if let Ok(mut connection) = self.connection.try_lock() {
             *connection = None;
         }
     }
 
-    /// An error that the driver has found.
+    /// An error that the driver reported.
     pub(crate) fn failure(&self, error: lapin::Error) -> AmqpFailure {
         AmqpFailure::new(&self.location, error)
     }

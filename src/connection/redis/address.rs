@@ -1,4 +1,4 @@
-//! Where a Redis server is, and as whom to connect: what a DSN and its options say about that.
+//! Reads the address of a Redis server and the login from a DSN and its options.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::connection::tls::{SSL, Tls};
 
 const PORT: u16 = 6379;
 
-/// What may be said of a connection, in the DSN or under `options:`.
+/// The options of a connection, in the DSN or under `options:`.
 pub(crate) const OPTIONS: [Definition; 13] = [
     DATABASE.definition,
     PASSWORD.definition,
@@ -51,7 +51,7 @@ const NO_SENTINEL: &str = "Sentinel is not asked here: name the primary itself, 
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.
 ///
-/// It has no `Debug`, as it holds the password.
+/// It has no `Debug`, because it contains the password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     server: Server,
@@ -67,7 +67,7 @@ enum Server {
 }
 
 impl Address {
-    /// Reads the address out of the description of a transport.
+    /// Reads the address from the description of a transport.
     pub(crate) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> Self {
         let dsn = &spec.dsn;
         if dsn.hosts().len() > 1 {
@@ -109,7 +109,7 @@ impl Address {
         address
     }
 
-    /// As the driver wants it.
+    /// The address in the driver's form.
     pub(super) fn connection_info(&self) -> RedisResult<ConnectionInfo> {
         let address = match self.server.clone() {
             Server::Host { name, port, tls: None } => ConnectionAddr::Tcp(name, port),
@@ -126,12 +126,12 @@ impl Address {
         if let Some(password) = &self.password {
             redis = redis.set_password(password);
         }
-        // What is written in several parts does not wait for the server's delayed acknowledgement of the first.
+        // Without Nagle's algorithm: a request in several parts must not wait for a delayed acknowledgement of the first.
         let tcp = TcpSettings::default().set_nodelay(true);
         Ok(address.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
     }
 
-    /// What there is to trust and to show besides what the system trusts.
+    /// The certificates to trust besides the system's, and this side's certificate.
     pub(super) fn certificates(&self) -> Option<TlsCertificates> {
         let Server::Host { tls: Some(tls), .. } = &self.server else { return None };
         let pem = |text: &String| text.clone().into_bytes();

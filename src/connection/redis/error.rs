@@ -1,11 +1,11 @@
-//! Errors of Redis servers: with the server, and what to do about it.
+//! Errors of Redis servers: they name the server, and say what to do.
 
 use redis::RedisError;
 use thiserror::Error;
 
 use crate::connection::Location;
 
-/// Why a server did not do what it was asked. Names the server and the database, and no secret.
+/// Why a request to a server failed. Names the server and the database, without secrets.
 #[derive(Debug, Error)]
 #[error("{location}: {reason}")]
 pub(crate) struct RedisFailure {
@@ -28,28 +28,28 @@ impl RedisFailure {
         Self { location: location.clone(), reason: Reason::Driver(error) }
     }
 
-    /// One that the server knows nothing of.
+    /// An error that was found without the server.
     pub(crate) fn own(location: &Location, reason: String) -> Self {
         Self { location: location.clone(), reason: Reason::Own(reason) }
     }
 
-    /// The stream, or the consumer group in it, is not there.
+    /// Whether the stream, or its consumer group, is missing.
     pub(crate) fn is_missing(&self) -> bool {
-        // Scripts put their own words around what the server says.
+        // The server embeds its error in a text about the script.
         self.says("NOGROUP") || self.says("requires the key to exist") || self.is_no_key()
     }
 
-    /// The stream is not there.
+    /// Whether the stream is missing.
     pub(crate) fn is_no_key(&self) -> bool {
         self.says("no such key")
     }
 
-    /// The group is there already.
+    /// Whether the group exists already.
     pub(crate) fn is_there_already(&self) -> bool {
         self.says("BUSYGROUP")
     }
 
-    /// The server's memory is full.
+    /// Whether the server's memory is full.
     pub(crate) fn is_full(&self) -> bool {
         self.says("OOM")
     }
@@ -59,7 +59,7 @@ impl RedisFailure {
     }
 }
 
-/// Should what comes next be asked on another connection? The name of a server may lead to another one by now.
+/// Whether the next request needs a new connection. The server's name may lead to another server by now.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
     let wrong_server = says(error, "READONLY") || says(error, "NOAUTH");
     error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() || wrong_server
@@ -80,7 +80,7 @@ fn says(error: &RedisError, word: &str) -> bool {
 
 const TOO_OLD: &str = "; this server is too old: Redis 6.2 is the oldest that works";
 
-/// What a person can do about it.
+/// What to do about it.
 fn advice(error: &RedisError) -> &'static str {
     let about = [
         ("WRONGPASS", "; the DSN's user and password are wrong"),

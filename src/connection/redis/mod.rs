@@ -1,11 +1,10 @@
 //! The one connection that a process has to a Redis server.
 //!
-//! The first request opens it; the first request after it broke opens it again. Requests that were under way when it broke
-//! fail.
+//! The first request opens it, and the first request after it broke opens it again. Requests in progress when it breaks fail.
 //!
-//! The server reports changes without being asked: client-side caching in its broadcasting mode (`CLIENT TRACKING … BCAST
-//! PREFIX`) names every key that somebody else changes, over the same connection and at no cost while nothing happens. A
-//! blocking read would keep that connection from everything else.
+//! The server notifies of changes over the same connection: client-side caching in broadcasting mode (`CLIENT TRACKING … BCAST
+//! PREFIX`) names every key that another client changes. A blocking read, in contrast, would block the connection for everything
+//! else.
 
 mod address;
 mod error;
@@ -27,7 +26,7 @@ use crate::threads;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer may take. It ends the wait for a server that has vanished without a word.
+/// How long a response may take. Ends the wait for a server that is gone without closing the connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to a server. Opens with the first request.
@@ -35,9 +34,9 @@ pub(crate) struct RedisConnection {
     client: Client,
     location: Location,
     open: Mutex<Option<Open>>,
-    /// The keys whose changes somebody waits for.
+    /// The keys whose changes are waited for.
     changes: Arc<Notifier<String>>,
-    /// Does the server report changes now?
+    /// Whether the server reports changes at present.
     reports_changes: Arc<AtomicBool>,
 }
 
@@ -49,7 +48,7 @@ struct Open {
 
 impl RedisConnection {
     pub(crate) fn new(address: &Address) -> RedisResult<Self> {
-        // Whoever connects with TLS first decides on the cryptography; another choice than this one would do as well.
+        // The first to install a TLS provider wins; any provider works here.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             client: match address.certificates() {
@@ -68,7 +67,7 @@ impl RedisConnection {
         &self.location
     }
 
-    /// Does something on the connection, and returns the answer.
+    /// Runs a request on the connection, and returns the response.
     pub(crate) async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
@@ -82,42 +81,42 @@ impl RedisConnection {
         })
     }
 
-    /// The count of changes of these keys, together, that the server reports from the next time on that it is connected to.
+    /// The total count of changes of these keys, as reported by the server from the next connection on.
     pub(crate) fn subscribe<const N: usize>(&self, keys: [&str; N]) -> watch::Receiver<u64> {
         self.changes.subscribe(keys.map(str::to_owned))
     }
 
-    /// This process has changed a key, which the server does not report to it.
+    /// Counts a change that this process made: the server does not report it.
     pub(crate) fn changed(&self, key: &str) {
         self.changes.notify(&key.to_owned());
     }
 
-    /// Is the server reporting changes? Connects, if need be.
+    /// Whether the server reports changes. Connects if necessary.
     pub(crate) async fn listen(&self) -> Result<bool, RedisFailure> {
         self.connection().await.map_err(|error| self.failure(error))?;
         Ok(self.reports_changes())
     }
 
-    /// Is the server reporting changes at present?
+    /// Whether the server reports changes at present.
     pub(crate) fn reports_changes(&self) -> bool {
         self.reports_changes.load(Ordering::Relaxed)
     }
 
     /// Closes the connection until the next request.
     pub(crate) fn close_idle(&self) {
-        // While somebody opens it there is nothing to close.
+        // While another task opens it, there is nothing to close.
         if let Ok(mut open) = self.open.try_lock() {
             *open = None;
             self.reports_changes.store(false, Ordering::Relaxed);
         }
     }
 
-    /// An error found in an answer.
+    /// An error found in a response.
     pub(crate) fn failure(&self, error: RedisError) -> RedisFailure {
         RedisFailure::new(&self.location, error)
     }
 
-    /// An error that the server knows nothing of.
+    /// An error that was found without the server.
     pub(crate) fn refusal(&self, reason: String) -> RedisFailure {
         RedisFailure::own(&self.location, reason)
     }
@@ -152,7 +151,7 @@ impl RedisConnection {
                         }
                     }
                 }
-                // All keys are gone, or the connection is: anything may have changed.
+                // All keys were removed, or the connection was lost: anything may have changed.
                 _ => changes.notify_all(),
             }
             Ok::<_, std::convert::Infallible>(())
@@ -169,10 +168,10 @@ impl RedisConnection {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// Asks the server to report changes. Where it does not allow that, or does not know it, consumers poll.
+    /// Asks the server to report changes. If it does not allow or support that, consumers poll.
     async fn track_changes(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let prefixes = shortest(self.changes.keys());
-        // Without any it would report changes of all keys there are.
+        // Without prefixes, it would report changes of all keys.
         if prefixes.is_empty() {
             return Ok(());
         }
@@ -184,13 +183,13 @@ impl RedisConnection {
         match tracking.exec_async(connection).await {
             Ok(()) => self.reports_changes.store(true, Ordering::Relaxed),
             Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
-            Err(error) => tracing::info!(server = %self.location, %error, "the server does not tell of new messages"),
+            Err(error) => tracing::info!(server = %self.location, %error, "the server does not notify of new messages; workers poll"),
         }
         Ok(())
     }
 }
 
-/// Those names that no other name is a prefix of: the server refuses prefixes that overlap.
+/// The names without those that have another name as a prefix: the server refuses overlapping prefixes.
 fn shortest(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names.dedup_by(|name, before| name.starts_with(before.as_str()));

@@ -1,4 +1,4 @@
-//! Where a server is, and as whom to connect: what a DSN, or the URL of a Doctrine connection, says about that.
+//! Reads the address of a server and the login from a DSN, or from the URL of a Doctrine connection.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::config::{Definition, Dsn, Kind, Options, Setting, Support, TransportSpec};
 use crate::connection::Location;
 
-/// The word for a parameter whose value is a file's path.
+/// The kind of parameters whose value is a file's path.
 const FILE: &str = "file";
 
 /// A parameter of the connection.
@@ -19,14 +19,14 @@ pub(super) const fn file(name: &'static str, help: &'static str) -> Definition {
     Definition::new(name, Kind::Text(FILE), help).of_connection()
 }
 
-/// A parameter that tells PHP what the server itself tells here.
+/// A parameter that PHP needs, and that is read from the server here.
 pub(super) const fn hint(name: &'static str) -> Definition {
     Definition::accepted(name, "means nothing here: the server is asked").of_connection()
 }
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.
 ///
-/// It has no `Debug`, as it holds the password.
+/// It has no `Debug`, because it contains the password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) user: Option<String>,
@@ -38,16 +38,16 @@ pub(crate) struct Address {
     parameters: BTreeMap<&'static str, String>,
 }
 
-/// A path as drivers take it: as text.
+/// A path in the form that drivers accept: text.
 fn absolute(spec: &TransportSpec, path: &str) -> String {
     spec.file(path).to_str().map_or_else(|| path.to_owned(), str::to_owned)
 }
 
 impl Address {
-    /// Reads the address out of a transport's description, and its parameters too.
+    /// Reads the address and its parameters from a transport's description.
     ///
-    /// In the URL of a Doctrine connection any parameter may stand, as the connection is for others too. In a DSN of the
-    /// transport's own the parameters are among its options, and unknown ones are mistakes.
+    /// The URL of a Doctrine connection may have any parameter, because other programs use it too. In a transport's own DSN, the
+    /// parameters are options of the transport, and unknown ones are mistakes.
     pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, known: &[Definition]) -> Self {
         let store = &spec.store;
         if store.hosts().len() > 1 {
@@ -91,8 +91,8 @@ impl Address {
         self.parameters.get(name).map(String::as_str)
     }
 
-    /// Is the server on this host, by what is written? Then nobody else sees what is sent, and encrypting it would take longer
-    /// than all else that connecting takes.
+    /// Whether the address says that the server is on this host. Then nobody else can read what is sent, and encrypting it would
+    /// take longer than everything else about connecting.
     pub(crate) fn is_this_host(&self, default_host: &str) -> bool {
         let host = self.host.as_deref().unwrap_or(default_host);
         host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

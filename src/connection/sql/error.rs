@@ -1,4 +1,4 @@
-//! Errors of SQL servers: with the server, and what to do about it.
+//! Errors of SQL servers: they name the server, and say what to do.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::session::Session;
 use crate::connection::Location;
 
-/// Why a server did not do what it was asked. Names the server and the database, and no secret.
+/// Why a request to a server failed. Names the server and the database, without secrets.
 #[derive(Debug, Clone, Error)]
 #[error("{location}: {reason}{advice}")]
 pub(crate) struct ServerError {
@@ -26,16 +26,16 @@ enum Reason {
     Own(&'static str),
 }
 
-/// What an error means for what comes next.
+/// What an error means for the request and the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The table, or the schema it is in, is not there.
+    /// The table or its schema is missing.
     Missing,
-    /// Somebody else stands in the way, so that trying again helps. Nothing has been changed.
+    /// Another connection has a lock, so trying again helps. Nothing was changed.
     Busy,
-    /// The statement was refused. The connection does its work still.
+    /// The statement was refused. The connection is still usable.
     Refused,
-    /// Nothing is known about the connection any more.
+    /// The state of the connection is unknown.
     Broken,
 }
 
@@ -54,7 +54,7 @@ impl ServerError {
     }
 }
 
-/// An error without the words that sqlx puts around each.
+/// An error without the text that sqlx adds to each.
 fn plainly(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => match error.code() {

@@ -30,7 +30,7 @@ pub(crate) use self::{
     statement::{Row, Statement, Value},
 };
 
-/// Is it a name that needs no quoting: letters, digits and `_`, not one of SQLite's own?
+/// Whether a name needs no quoting: it has only letters, digits and `_`, and is not reserved by SQLite.
 pub(crate) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

@@ -1,38 +1,38 @@
-//! What every kind of SQL server has its own way for: one open connection.
+//! One open connection, as every kind of SQL server implements it.
 
 use super::error::Fault;
 use super::statement::{Row, Statement};
 
 /// An open connection.
 pub(crate) trait Session: Sized + Send + 'static {
-    /// Where to connect, and as whom.
+    /// The address and login.
     type Settings: Send + Sync + 'static;
-    /// What can be asked of it; a statement at least, which is a transaction by itself.
+    /// A request; at least a statement, which is a transaction by itself.
     type Request: From<Statement> + Send + Sync + 'static;
 
     /// Connects. Refuses a server that is too old.
     fn connect(settings: &Self::Settings) -> impl Future<Output = Result<Self, sqlx::Error>> + Send;
 
-    /// Does all of a request or nothing of it.
+    /// Performs a request completely, or not at all.
     fn perform(&mut self, request: &Self::Request) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
 
-    /// Fails when the server is not there any more.
+    /// Checks the connection. Fails if the server is gone.
     fn ping(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Reads what the server sends without being asked; returns when the connection is gone. Safe to cancel.
+    /// Reads what the server sends on its own. Returns when the connection is lost. Cancel safe.
     fn idle(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Is there still a connection? A request that replaces the connection may fail in between.
+    /// Whether there is still a connection. A request that replaces the connection may have failed in between.
     fn is_open(&self) -> bool {
         true
     }
 
-    /// Says goodbye.
+    /// Closes the connection cleanly.
     fn close(self) -> impl Future<Output = ()> + Send;
 
     /// What an error means.
     fn fault(error: &sqlx::Error) -> Fault;
 
-    /// What to do about an error; begins with `; ` where it is not empty.
+    /// What to do about an error. Starts with `; ` unless it is empty.
     fn advice(error: &sqlx::Error) -> &'static str;
 }

@@ -1,11 +1,11 @@
 //! The one connection that a process has to an SQL server.
 //!
-//! A task of its own holds the connection and performs requests one after the other. So a caller that gives up waiting
-//! leaves nothing half done, and an idle task can listen to the server.
+//! A task holds the connection and performs requests one after the other. So a caller that stops waiting leaves nothing half done,
+//! and while the task is idle, it can listen to the server.
 //!
-//! The first request opens the connection; the first request after it broke opens it again. A request that was under way
-//! when it broke fails. A request that met somebody else's lock is repeated with random pauses until a time limit; that
-//! is safe because it has changed nothing.
+//! The first request opens the connection, and the first request after it broke opens it again. A request in progress when it breaks
+//! fails. A request that meets another connection's lock is repeated with random pauses, up to a time limit. That is safe because it
+//! has changed nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,18 +20,18 @@ use crate::connection::Location;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one attempt at a request may take: longer than the server lets it wait for a lock. It ends the wait for a
-/// server that has vanished without a word.
+/// How long one attempt at a request may take: longer than the server lets it wait for a lock. Ends the wait for a server that is
+/// gone without closing the connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// A connection that was idle for longer is asked whether it is still there. Servers and routers drop idle ones.
+/// A connection that was idle for longer is checked before use: servers and routers drop idle connections.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long that answer may take.
+/// How long that check may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long saying goodbye may take.
+/// How long closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long locks of others are waited for in all.
+/// How long to wait for locks of other connections in total.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries there is a random pause of up to this.
+/// The longest of the random pauses between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection to a server. Opens with the first request, and closes when it is dropped.
@@ -41,11 +41,11 @@ pub(crate) struct SharedConnection<S: Session> {
     jobs: Mutex<Option<mpsc::UnboundedSender<Command<S>>>>,
 }
 
-/// What the task is told to do.
+/// What the task has to do.
 enum Command<S: Session> {
-    /// To perform a request.
+    /// Perform a request.
     Perform(Job<S>),
-    /// To close the connection until the next request.
+    /// Close the connection until the next request.
     CloseIdle,
 }
 
@@ -56,7 +56,7 @@ struct Job<S: Session> {
 }
 
 impl<S: Session> SharedConnection<S> {
-    /// A connection that is not opened yet.
+    /// A connection that is not open yet.
     pub(crate) fn new(settings: S::Settings, location: Location) -> Self {
         Self { settings: Arc::new(settings), location, jobs: Mutex::new(None) }
     }
@@ -66,25 +66,25 @@ impl<S: Session> SharedConnection<S> {
         &self.location
     }
 
-    /// How it connects.
+    /// The settings for connecting.
     #[cfg(feature = "postgres")]
     pub(crate) fn settings(&self) -> &S::Settings {
         &self.settings
     }
 
-    /// Performs a request to its end, also when the caller does not wait for that.
+    /// Performs a request to its end, even if the caller stops waiting.
     pub(crate) async fn perform(&self, request: impl Into<S::Request>) -> Result<Vec<Row>, ServerError> {
         let (answer, answered) = oneshot::channel();
         self.submit(Job { request: request.into(), since: Instant::now(), answer });
         answered.await.unwrap_or_else(|_| Err(ServerError::own(&self.location, "the program is ending")))
     }
 
-    /// An error of this server's that the driver found in an answer.
+    /// An error of this server that the driver found in a response.
     pub(crate) fn error(&self, error: sqlx::Error) -> ServerError {
         ServerError::new::<S>(&self.location, error)
     }
 
-    /// Closes the connection once the requests made before are done. The next one opens it again.
+    /// Closes the connection after the requests made before. The next request opens it again.
     pub(crate) fn close_idle(&self) {
         if let Some(jobs) = self.jobs().as_ref() {
             let _ = jobs.send(Command::CloseIdle);
@@ -97,7 +97,7 @@ impl<S: Session> SharedConnection<S> {
         if let Some(open) = jobs.as_ref() {
             match open.send(command) {
                 Ok(()) => return,
-                // The runtime that the task was in is gone, and the task with it.
+                // The task's runtime is gone, and the task with it.
                 Err(mpsc::error::SendError(unsent)) => command = unsent,
             }
         }
@@ -109,12 +109,12 @@ impl<S: Session> SharedConnection<S> {
     }
 
     fn jobs(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Command<S>>>> {
-        // A panic while the lock is held leaves at worst a task too many.
+        // At worst, a panic while the lock is held leaves a superfluous task.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the task holds.
+/// The state of the task.
 struct Task<S: Session> {
     settings: Arc<S::Settings>,
     location: Location,
@@ -136,14 +136,14 @@ impl<S: Session> Task<S> {
                 }
             };
             match command {
-                // Whoever asked has gone away before it was begun.
+                // The caller stopped waiting before the request was started.
                 Some(Command::Perform(job)) if job.answer.is_closed() => {}
                 Some(Command::Perform(job)) => {
                     let answer = self.answer(&job).await;
                     let _ = job.answer.send(answer);
                 }
                 Some(Command::CloseIdle) => self.close().await,
-                // Nobody uses this connection any more.
+                // The connection is no longer used.
                 None => return self.close().await,
             }
         }
@@ -155,7 +155,7 @@ impl<S: Session> Task<S> {
         }
     }
 
-    /// Tries until it works, fails for a reason other than a lock, or has taken too long.
+    /// Tries until the request succeeds, fails for another reason than a lock, or has taken too long.
     async fn answer(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -169,7 +169,7 @@ impl<S: Session> Task<S> {
     }
 
     async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
-        // Out of its place for as long as nobody knows what becomes of it.
+        // Taken out, so that it is dropped if the request is aborted.
         let mut session = self.session(job.since).await?;
         let error = match timeout(REQUEST_TIMEOUT, session.perform(&job.request)).await {
             Ok(Ok(rows)) => {
@@ -177,7 +177,7 @@ impl<S: Session> Task<S> {
                 return Ok(rows);
             }
             Ok(Err(error)) => ServerError::new::<S>(&self.location, error),
-            Err(_) => ServerError::own(&self.location, "no answer within a minute"),
+            Err(_) => ServerError::own(&self.location, "no response within a minute"),
         };
         if error.fault() != Fault::Broken && session.is_open() {
             self.keep(session);
@@ -190,14 +190,14 @@ impl<S: Session> Task<S> {
         self.used = Instant::now();
     }
 
-    /// The session there is, or a new one.
+    /// The open session, or a new one.
     async fn session(&mut self, since: Instant) -> Result<S, ServerError> {
         if let Some(mut session) = self.session.take()
             && (self.used.elapsed() < IDLE || matches!(timeout(PING_TIMEOUT, session.ping()).await, Ok(Ok(()))))
         {
             return Ok(session);
         }
-        // Those who waited while connecting failed need not wait for it to fail again.
+        // Callers that waited while connecting failed do not wait for it to fail again.
         if let Some((at, error)) = &self.refused
             && *at > since
         {
@@ -213,7 +213,7 @@ impl<S: Session> Task<S> {
     }
 }
 
-/// Returns when a session has ended by itself; never when there is none.
+/// Returns when a session has ended by itself. Never returns if there is none.
 async fn ended<S: Session>(session: Option<&mut S>) {
     match session {
         Some(session) => session.idle().await,

@@ -1,4 +1,4 @@
-//! SQL with its arguments, and the rows it gives, in a form that does not depend on the server.
+//! SQL with its arguments, and the rows that it returns, in a form that does not depend on the server.
 
 use sqlx::SqlStr;
 
@@ -14,15 +14,15 @@ pub(crate) struct Statement {
 pub(crate) enum Value {
     Null,
     Number(i64),
-    /// An array, as PostgreSQL has them.
+    /// An array, for PostgreSQL.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL has no arrays"))]
     Numbers(Vec<i64>),
     Text(String),
-    /// Text as it comes, which need not be UTF-8.
+    /// Text as received. May not be UTF-8.
     Bytes(Vec<u8>),
 }
 
-/// A row of fields, in the order the statement names them.
+/// A row of fields, in the statement's order.
 pub(crate) struct Row(Vec<Value>);
 
 impl Statement {
@@ -44,7 +44,7 @@ impl Row {
         Self(fields)
     }
 
-    /// A field that is a number, or a truth value.
+    /// Reads a field as a number, or a boolean as 0 or 1.
     pub(crate) fn number(&self, field: usize) -> Result<i64, sqlx::Error> {
         match self.field(field)? {
             Value::Number(number) => Ok(*number),
@@ -52,7 +52,7 @@ impl Row {
         }
     }
 
-    /// A field that is text, taken out; empty where it is NULL.
+    /// Takes the text of a field. NULL is empty.
     pub(crate) fn take_text(&mut self, field: usize) -> Result<Vec<u8>, sqlx::Error> {
         self.field(field)?;
         match std::mem::replace(&mut self.0[field], Value::Null) {

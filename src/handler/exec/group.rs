@@ -1,4 +1,4 @@
-//! A program with everything it starts, ended together.
+//! A program and all processes that it starts, which end together.
 
 use std::io;
 use std::process::ExitStatus;
@@ -9,17 +9,17 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// How long a program that is asked to end may take, before it is killed.
+/// How long a program that is asked to end (SIGTERM) may take before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// How often to look whether all of a group have gone.
-const GLANCE: Duration = Duration::from_millis(20);
+/// The interval of checking whether all processes of a group are gone.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A program that runs in a process group of its own. When it is dropped while the program runs, all of the group is
-/// killed: nothing goes on for a message that will be delivered to somebody else.
+/// A program that runs in a process group of its own. If this is dropped while the program runs, the whole group is killed, so
+/// that nothing goes on with a message that will be delivered to another consumer.
 pub(super) struct Group {
     child: Child,
-    /// `None` once the group needs no more signals, or may be another's: its number is free when all have gone.
+    /// `None` once the group must get no more signals: after its end, another group may have the same id.
     id: Option<Pid>,
 }
 
@@ -36,7 +36,7 @@ impl Group {
         &mut self.child
     }
 
-    /// Waits for the program's end. When it has not come after `limit`, ends the whole group; the answer is then `None`.
+    /// Waits for the program's end. After `limit`, ends the whole group and returns `None`.
     pub(super) async fn wait(&mut self, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
         let in_time = match limit {
             None => Some(self.child.wait().await),
@@ -46,18 +46,18 @@ impl Group {
             self.end().await;
             return Ok(None);
         };
-        // What the program has left in the background is meant to be there.
+        // What the program left in the background is meant to go on.
         self.id = None;
         status.map(Some)
     }
 
-    /// Asks all to end, waits for a while, and kills whoever is left.
+    /// Asks all processes of the group to end, waits, and kills those that are left.
     async fn end(&mut self) {
         self.signal(Some(Signal::SIGTERM));
         let gone = async {
             let _ = self.child.wait().await;
             while self.signal(None) {
-                sleep(GLANCE).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         let gone = timeout(GRACE, gone).await.is_ok();
@@ -68,7 +68,7 @@ impl Group {
         self.id = None;
     }
 
-    /// Sends a signal to all, or with `None` only looks. Is anyone there?
+    /// Sends a signal to the group; with `None`, only checks it. Returns whether any process is left.
     fn signal(&self, signal: Option<Signal>) -> bool {
         self.id.is_some_and(|id| killpg(id, signal).is_ok())
     }

@@ -1,4 +1,5 @@
-//! A program as a handler: the body on its standard input, the facts in its environment, its exit code the outcome.
+//! A program as a handler: it gets the body on standard input and the metadata in environment variables, and its exit code is
+//! the result.
 
 mod group;
 mod output;
@@ -27,35 +28,35 @@ use crate::threads;
 use group::Group;
 use output::Output;
 
-/// A worker's own affairs: a program it runs that is minutely too must not take the worker's slot for its own.
+/// Variables that are for the worker alone. A handler that runs minutely itself must not mistake the worker's slot for its own.
 const WITHHELD: [&str; 2] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD"];
 
-/// The input was bad, and will be bad again (`EX_DATAERR` of `sysexits.h`).
+/// The message is invalid and will stay invalid (`EX_DATAERR` in `sysexits.h`).
 const UNRECOVERABLE: i32 = 65;
 
-/// Something passing is in the way (`EX_TEMPFAIL` of `sysexits.h`).
+/// A temporary failure (`EX_TEMPFAIL` in `sysexits.h`).
 const TRY_AGAIN: i32 = 75;
 
-/// What a shell says when the program that it ran was ended by SIGTERM or SIGKILL: 128 and the signal.
+/// A shell's exit code if the program that it ran was ended by SIGTERM or SIGKILL: 128 plus the signal.
 const TERMINATED: i32 = 143;
 const KILLED: i32 = 137;
 
-/// How long output is read on when the program has ended. What it printed is there at once; what it has left in the
-/// background may hold the pipe open for ever.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long output is still read after the program has ended. What it printed is there at once, but processes that it left in
+/// the background may keep the pipe open for ever.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a process is waited for that the system refuses, because there are too many, or too many open files. In between
-/// there are pauses, doubled each time.
-const PROCESS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait if the system refuses to start a process, because there are too many processes or open files. The pause
+/// between two attempts doubles, from the first to the longest.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How large `MINUTELY_HEADERS` may become. Linux takes no variable of 128 KiB or more, and all of them together share
-/// their room with the arguments.
-const HEADERS_MOST: usize = 96 * 1024;
+/// The largest size of `MINUTELY_HEADERS`, in bytes. Linux refuses variables of 128 KiB or more, and all variables share
+/// their space with the arguments.
+const MAX_HEADERS: usize = 96 * 1024;
 
-/// How many characters of a command line are part of the handler's name.
-const NAME_MOST: usize = 100;
+/// How many characters of the command line are part of the handler's name.
+const MAX_NAME: usize = 100;
 
 /// Runs a program for each message.
 pub struct Exec {
@@ -67,7 +68,7 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// A handler that runs the program in `dir`. A program with a `/` in its name is a path that starts there too; any
+    /// A handler that runs the program in the folder `dir`. A program with a `/` in its name is a path relative to `dir`; any
     /// other is looked up in `PATH`.
     pub fn new(config: &ExecConfig, dir: &Path) -> Self {
         let mut words = config.exec.iter().cloned();
@@ -81,10 +82,9 @@ impl Exec {
         }
     }
 
-    /// Starts the program. Where the system has no process (or open file) for it, waits for one: that says nothing about the
-    /// message.
+    /// Starts the program. Waits if the system refuses a process (or an open file): that is not the message's fault.
     async fn start(&self, envelope: &Envelope) -> Result<Group, HandlerError> {
-        let deadline = Instant::now() + PROCESS_PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         let mut pause = FIRST_PAUSE;
         loop {
             let refused = match Group::start(&mut self.command(envelope)) {
@@ -93,7 +93,7 @@ impl Exec {
             };
             if pause == FIRST_PAUSE {
                 let (handler, advice) = (&self.name, threads::advice(&refused));
-                tracing::warn!(handler, "waiting for a process to run the handler in{advice}");
+                tracing::warn!(handler, "waiting until a process can be started for the handler{advice}");
             }
             sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
@@ -102,7 +102,7 @@ impl Exec {
 
     fn not_started(&self, error: &io::Error) -> HandlerError {
         let verdict = match error.kind() {
-            // The message is in the environment; where that is refused, no retry will make it acceptable.
+            // The message is part of the environment. If that is refused, a retry does not help.
             io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => Verdict::Unrecoverable,
             _ if threads::is_refusal(error) => Verdict::NotBegun,
             _ => Verdict::Retry,
@@ -140,18 +140,18 @@ impl Exec {
         let child = group.child();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
 
-        // All at once: a program may print before it has read everything.
-        let talk = pin!(future::join3(feed(stdin, envelope.body()), output.read(stdout), output.read(stderr)));
+        // Concurrently: a program may print before it has read everything.
+        let streams = pin!(future::join3(feed(stdin, envelope.body()), output.read(stdout), output.read(stderr)));
         let end = pin!(group.wait(self.timeout));
-        let status = match future::select(end, talk).await {
-            Either::Left((status, talk)) => {
-                let _ = timeout(LAST_WORDS, talk).await;
+        let status = match future::select(end, streams).await {
+            Either::Left((status, streams)) => {
+                let _ = timeout(OUTPUT_TIMEOUT, streams).await;
                 status?
             }
             Either::Right((_, end)) => end.await?,
         };
         match status {
-            Some(status) => judge(status, &output.last_lines()),
+            Some(status) => result_of(status, &output.last_lines()),
             None => Err(timed_out(self.timeout.unwrap_or_default(), &output.last_lines())),
         }
     }
@@ -168,23 +168,23 @@ impl Handler for Exec {
     }
 }
 
-/// Gives the program the body. One that does not want to read it all is free not to.
+/// Writes the body to the program's standard input. A program need not read all of it.
 async fn feed(stdin: Option<ChildStdin>, body: &[u8]) {
     if let Some(mut stdin) = stdin
         && let Err(error) = stdin.write_all(body).await
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        tracing::warn!(%error, "the program could not be given the whole body");
+        tracing::warn!(%error, "the body could not be written to the program's standard input");
     }
 }
 
-/// What the end of the program means for the message.
-fn judge(status: ExitStatus, output: &str) -> Result<(), HandlerError> {
+/// What the program's exit status means for the message.
+fn result_of(status: ExitStatus, output: &str) -> Result<(), HandlerError> {
     let (what, verdict) = match status.code() {
         Some(0) => return Ok(()),
         Some(UNRECOVERABLE) => (format!("exit code {UNRECOVERABLE}, which asks for no retry"), Verdict::Unrecoverable),
         Some(TRY_AGAIN) => (format!("exit code {TRY_AGAIN}, which asks for a retry"), Verdict::RetryAlways(None)),
-        // A program may end with these of its own accord, so that they mean something only when the worker is to stop.
+        // A program may also exit with these by itself, so they count only if the worker is asked to stop.
         Some(code @ (TERMINATED | KILLED)) => (format!("exit code {code}"), Verdict::Interrupted { if_stopping: true }),
         Some(code) => (format!("exit code {code}"), Verdict::Retry),
         None => (format!("killed by {}", signal_name(status)), killed(status)),
@@ -192,8 +192,8 @@ fn judge(status: ExitStatus, output: &str) -> Result<(), HandlerError> {
     Err(failure("Failed", status.code().unwrap_or_default(), verdict, with_output(what, output)))
 }
 
-/// A timeout of ours is not among these. SIGTERM is somebody's wish, and at first says nothing about the message; SIGKILL may
-/// be the system's, which had no memory left for what the message took.
+/// The verdict for a program that was killed by others (and not by its timeout). SIGTERM says nothing about the message at first.
+/// SIGKILL may come from the kernel, because handling the message took too much memory.
 fn killed(status: ExitStatus) -> Verdict {
     match status.signal().map(Signal::try_from) {
         Some(Ok(Signal::SIGTERM)) => Verdict::Interrupted { if_stopping: false },
@@ -219,7 +219,7 @@ fn signal_name(status: ExitStatus) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// The message's id on the transport it was received from; empty when it is handled during its dispatch.
+/// The message's id on the transport that it was received from; empty if it is handled during its dispatch.
 fn message_id(envelope: &Envelope) -> String {
     let stamp = envelope.last::<ReceivedStamp>().and_then(|_| envelope.last::<TransportMessageIdStamp>());
     match stamp.map(|stamp| stamp.id) {
@@ -229,49 +229,49 @@ fn message_id(envelope: &Envelope) -> String {
     }
 }
 
-/// The headers as JSON. Where there is too much of them for the environment (PHP's stack traces, as a rule), the largest
-/// are left out: a program can do without them, and not without the message.
+/// The headers as JSON. If they are too large for the environment (usually because of PHP's stack traces), the largest are left
+/// out: a handler can do without them, but not without the message.
 fn headers_for_environment(mut headers: Headers) -> String {
     let json = headers_to_json(&headers);
-    if json.len() <= HEADERS_MOST {
+    if json.len() <= MAX_HEADERS {
         return json;
     }
-    let lone = |name: &str, value: &str| headers_to_json(&Headers::from([(name.to_owned(), value.to_owned())])).len();
+    let alone = |name: &str, value: &str| headers_to_json(&Headers::from([(name.to_owned(), value.to_owned())])).len();
     let mut sizes: Vec<(usize, String)> =
-        headers.iter().map(|(name, value)| (lone(name, value), name.clone())).collect();
+        headers.iter().map(|(name, value)| (alone(name, value), name.clone())).collect();
     sizes.sort_by(|a, b| b.cmp(a));
     let mut length = json.len();
     let mut left_out = HashSet::new();
     for (size, name) in sizes {
-        if length <= HEADERS_MOST {
+        if length <= MAX_HEADERS {
             break;
         }
         if left_out.len() < 3 {
             tracing::warn!(header = name, "left out of MINUTELY_HEADERS, which would be too large");
         }
-        // Of its own two braces one makes up for the comma, and the other is one too many.
+        // `size` has two braces. One makes up for the comma; the other is not part of the whole.
         length -= size - 1;
         left_out.insert(name);
     }
     if left_out.len() > 3 {
-        tracing::warn!(headers = left_out.len(), "in all left out of MINUTELY_HEADERS");
+        tracing::warn!(headers = left_out.len(), "headers left out of MINUTELY_HEADERS in total");
     }
     headers.retain(|name, _| !left_out.contains(name));
     headers_to_json(&headers)
 }
 
-/// The command line, as far as it fits; what does not fit stays distinct by a checksum.
+/// The command line. If it is too long, it is cut, and a checksum keeps it distinct.
 fn name_of(words: &[String]) -> String {
     let line = shell_words::join(words);
     let shown = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    match shown.char_indices().nth(NAME_MOST) {
+    match shown.char_indices().nth(MAX_NAME) {
         None => format!("exec {shown}"),
         Some((end, _)) => format!("exec {}… ({:08x})", &shown[..end], checksum(line.as_bytes())),
     }
 }
 
-/// 32-bit FNV-1a. The standard library's hash may change with its version, and would take the names of handlers in
-/// queued messages with it.
+/// 32-bit FNV-1a. The standard library's hash may change between versions, and the names of handlers in queued messages must
+/// not.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

@@ -1,4 +1,4 @@
-//! What a program prints: logged line by line as it comes, and the end of it kept.
+//! A program's output: logged line by line as it comes. The last lines are kept for the error's text.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,16 +10,17 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// How many lines are kept for the error's text.
 pub(super) const KEPT_LINES: usize = 20;
 
-/// How many bytes of them. An error's text travels in the headers of every further retry.
+/// How many bytes of them are kept. Every further retry carries the error's text in its headers.
 pub(super) const KEPT_BYTES: usize = 4096;
 
-/// Longer lines are cut into pieces of this many bytes. A piece of invalid UTF-8 may triple in size, and still be kept.
+/// Longer lines are cut into pieces of this many bytes. A piece of invalid UTF-8 may triple in size, and still fits into
+/// [`KEPT_BYTES`].
 const LINE: usize = 1024;
 
-/// How many bytes of one message's output are logged: a program gone wild must not fill the disk.
+/// How many bytes of one message's output are logged, so that a program that prints without end does not fill the disk.
 pub(super) const LOGGED: usize = 1 << 20;
 
-/// Takes what one program prints on all its pipes.
+/// Collects what a program prints on all its pipes.
 pub(super) struct Output<L> {
     state: Mutex<State>,
     log: L,
@@ -33,12 +34,12 @@ struct State {
 }
 
 impl<L: Fn(&str)> Output<L> {
-    /// Nothing yet. `log` is called for every line, up to [`LOGGED`] bytes.
+    /// An empty output. `log` is called for every line, up to [`LOGGED`] bytes.
     pub(super) fn new(log: L) -> Self {
         Self { state: Mutex::default(), log }
     }
 
-    /// Reads lines until the pipe's end. Holds no more than [`LINE`] bytes of them, whatever comes.
+    /// Reads lines until the pipe's end. Holds at most [`LINE`] bytes at a time.
     pub(super) async fn read(&self, pipe: Option<impl AsyncRead + Unpin>) {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = [0; 8192];
@@ -113,7 +114,7 @@ impl State {
     }
 }
 
-/// How much of a cut line to take so that no character is cut in two.
+/// How many bytes of a cut line to take so that no character is split.
 fn whole_characters(line: &[u8]) -> usize {
     match from_utf8(line) {
         Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_put_together_from_what_comes() {
+    fn lines_are_assembled_from_pieces() {
         let (lines, last) = lines_of(&[b"one\ntw", b"o\r\n\n", b"", b"three"]);
         assert_eq!(lines, ["one", "two", "three"]);
         assert_eq!(last, "one\ntwo\nthree");
@@ -170,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_matter_how_output_is_cut_up_the_lines_are_the_same(
+        fn the_lines_do_not_depend_on_how_output_is_split(
             bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'a'), any::<u8>()], 0..5000),
             size in 1..3000_usize,
         ) {

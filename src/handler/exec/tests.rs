@@ -65,7 +65,7 @@ async fn assert_gone(pid: Pid) {
 }
 
 #[tokio::test]
-async fn a_program_gets_the_body_and_the_facts() {
+async fn a_program_gets_the_body_and_the_metadata() {
     let (dir, exec) = shell(
         "cat > body; printf %s \"$MINUTELY_HEADERS\" > headers; \
          echo \"$MINUTELY_MESSAGE_TYPE|$MINUTELY_MESSAGE_ID|$MINUTELY_TRANSPORT|$MINUTELY_ATTEMPT\" > facts",
@@ -92,7 +92,7 @@ async fn a_message_that_is_handled_during_its_dispatch_has_no_id_and_no_transpor
 }
 
 #[tokio::test]
-async fn a_program_with_a_slash_is_looked_for_in_the_configurations_folder() {
+async fn a_program_with_a_slash_is_relative_to_the_configurations_folder() {
     let (dir, exec) = exec(&["bin/handle", "with space", "$HOME;"], None);
     fs::create_dir(dir.path().join("bin")).unwrap();
     let script = "#!/bin/sh\npwd -P > where; printf '%s\\n' \"$@\" > arguments\n";
@@ -109,7 +109,7 @@ async fn a_program_with_a_slash_is_looked_for_in_the_configurations_folder() {
 }
 
 #[tokio::test]
-async fn exit_codes_say_what_becomes_of_the_message() {
+async fn exit_codes_decide_about_the_message() {
     for (script, verdict, code, text) in [
         ("exit 1", Verdict::Retry, 1, "exit code 1"),
         ("exit 65", Verdict::Unrecoverable, 65, "exit code 65, which asks for no retry"),
@@ -147,7 +147,7 @@ async fn a_program_that_cannot_be_started_is_named() {
 }
 
 #[tokio::test]
-async fn a_type_that_no_environment_takes_is_not_retried() {
+async fn a_type_that_cannot_be_an_environment_variable_is_not_retried() {
     let (_dir, exec) = shell("exit 0");
     for message_type in ["a\0b".to_owned(), "x".repeat(200_000)] {
         let error = run(&exec, &Envelope::from_json(message_type, "{}")).await.unwrap_err();
@@ -190,13 +190,13 @@ async fn a_program_may_close_its_output_and_go_on() {
 }
 
 #[tokio::test]
-async fn endless_lines_and_odd_bytes_are_borne() {
+async fn endless_lines_and_invalid_utf8_do_no_harm() {
     let error = failure_of("head -c 5000000 /dev/zero; printf '\\377\\n'; exit 1").await;
     assert!(error.message.ends_with('\u{fffd}') && error.message.len() <= KEPT_BYTES + 100);
 }
 
 #[tokio::test]
-async fn a_program_that_takes_too_long_is_ended_with_all_it_has_started() {
+async fn a_program_that_times_out_is_ended_with_all_it_has_started() {
     let (dir, exec) =
         exec(&["sh", "-c", "sleep 600 & echo $! > grandchild; echo waiting; wait"], Some(Duration::from_millis(300)));
     let started = Instant::now();
@@ -217,7 +217,7 @@ async fn a_program_is_given_time_to_end_even_behind_its_shell() {
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_want_to_end_is_killed() {
+async fn a_program_that_ignores_sigterm_is_killed() {
     let (dir, exec) = exec(
         &["sh", "-c", "trap '' TERM; sleep 600 & echo $! > grandchild; while :; do sleep 0.05; done"],
         Some(Duration::from_millis(300)),
@@ -228,7 +228,7 @@ async fn a_program_that_does_not_want_to_end_is_killed() {
 }
 
 #[tokio::test]
-async fn dropping_the_handling_kills_all_that_was_started() {
+async fn dropping_the_future_kills_all_that_was_started() {
     let (dir, exec) = shell("trap '' TERM; sleep 600 & echo $! > grandchild; wait");
     let handling = tokio::spawn(async move { exec.run(&message("{}")).await });
     let grandchild = pid_in(&dir, "grandchild").await;
@@ -238,7 +238,7 @@ async fn dropping_the_handling_kills_all_that_was_started() {
 }
 
 #[tokio::test]
-async fn what_is_left_in_the_background_does_not_hold_up_the_message() {
+async fn a_background_process_does_not_delay_the_message() {
     let (dir, exec) = shell("sleep 600 & echo $! > background; echo bye; exit 3");
     let error = run(&exec, &message("x".repeat(1 << 20))).await.unwrap_err();
     assert_eq!(error.message, "exit code 3: bye");
@@ -248,13 +248,13 @@ async fn what_is_left_in_the_background_does_not_hold_up_the_message() {
 }
 
 #[test]
-fn many_headers_are_cut_to_what_the_environment_holds_in_no_time() {
+fn many_headers_are_cut_quickly_to_what_the_environment_holds() {
     let mut headers: Headers = (0..200_000).map(|n| (format!("X-{n}"), "v".to_owned())).collect();
     headers.insert("X-Large".to_owned(), "é\n".repeat(50_000));
     let begun = std::time::Instant::now();
     let json = headers_for_environment(headers);
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    assert!(json.len() <= HEADERS_MOST && json.len() > HEADERS_MOST - 100, "{}", json.len());
+    assert!(json.len() <= MAX_HEADERS && json.len() > MAX_HEADERS - 100, "{}", json.len());
     let kept: std::collections::HashMap<String, String> = serde_json::from_str(&json).unwrap();
     assert!(!kept.contains_key("X-Large"));
 }

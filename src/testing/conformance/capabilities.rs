@@ -1,4 +1,4 @@
-//! What the optional parts of a transport do.
+//! Tests of the optional parts of transports.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -58,7 +58,7 @@ pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
     }
 }
 
-pub async fn pending_delayed_and_in_flight_are_counted_apart(stage: &Stage) {
+pub async fn pending_delayed_and_in_flight_are_counted_separately(stage: &Stage) {
     let queue = stage.open("a");
     for _ in 0..6 {
         queue.send("{}").await;
@@ -85,7 +85,7 @@ pub async fn counting_stops_at_the_cap(stage: &Stage) {
     assert_eq!(counting.counts(4).await.unwrap(), Counts { pending: 4, delayed, in_flight: 0 });
 }
 
-pub async fn nothing_is_counted_in_a_store_that_is_not_there_yet(stage: &Stage) {
+pub async fn a_missing_store_counts_as_empty(stage: &Stage) {
     let queue = stage.open("a");
     assert_eq!(counting(&queue).counts(5).await.unwrap(), Counts::default());
     assert_eq!(counting(&queue).pending(5).await.unwrap(), 0);
@@ -100,7 +100,7 @@ pub async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
     assert_eq!(bodies(&queues[1].receive_all().await), ["{}"]);
 }
 
-pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &Stage) {
+pub async fn messages_are_listed_by_pages_and_found_without_being_received(stage: &Stage) {
     let (queue, other) = (stage.open("a"), stage.open("b"));
     let mut sent = Vec::new();
     for n in 0..4 {
@@ -117,7 +117,7 @@ pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &
     assert!(all.iter().map(|listed| listed.in_flight).eq([true, false, false, false, false]));
     let due_in = |n: usize| all[n].available_at.map(|at| at.duration_since(SystemTime::now()));
     assert!(due_in(1).is_none_or(|wait| wait.is_err()));
-    // Some keep whole seconds, and round up.
+    // Some stores have a resolution of a second, and round up.
     let an_hour = Duration::from_secs(3400)..=HOUR + Duration::from_secs(1);
     assert!(due_in(4).is_none_or(|wait| an_hour.contains(&wait.unwrap())), "{:?}", due_in(4));
     assert!(listing_a.list(Some(&sent[4]), 3).await.unwrap().is_empty());
@@ -129,7 +129,7 @@ pub async fn messages_are_listed_by_pages_and_found_without_being_taken(stage: &
     assert!(listing(&other).find(&sent[2]).await.unwrap().is_none());
 }
 
-pub async fn what_is_not_there_is_not_found(stage: &Stage) {
+pub async fn a_missing_message_is_not_found(stage: &Stage) {
     let queue = stage.open("a");
     let listing = listing(&queue);
     let ids = ["1", "999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
@@ -147,7 +147,7 @@ pub async fn what_is_not_there_is_not_found(stage: &Stage) {
     }
 }
 
-pub async fn a_released_message_comes_again_at_once(stage: &Stage) {
+pub async fn a_released_message_is_delivered_again_at_once(stage: &Stage) {
     let queue = stage.open("a");
     for n in 0..3 {
         queue.send(n.to_string()).await;
@@ -161,9 +161,9 @@ pub async fn a_released_message_comes_again_at_once(stage: &Stage) {
     assert_eq!(order, ["0", "1", "2"]);
 }
 
-pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
+pub async fn releasing_affects_only_messages_in_flight(stage: &Stage) {
     let queue = stage.open("a");
-    // In a store that is not there yet.
+    // In a store that does not exist yet.
     let absent = ["1", "999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
     releasing(&queue).release(&never_received(&absent, &Receipt::default())).await.unwrap();
     queue.send("{}").await;
@@ -176,7 +176,7 @@ pub async fn releasing_touches_only_what_is_in_flight(stage: &Stage) {
     assert!(queue.receive(1).await.is_empty());
 }
 
-pub async fn a_message_kept_alive_does_not_come_back(stage: &Stage) {
+pub async fn a_message_kept_alive_is_not_delivered_again(stage: &Stage) {
     let [consumer, other] = [(); 2].map(|()| stage.open_with("a", "{redeliver_timeout: 3}"));
     consumer.send("{}").await;
     let received = consumer.receive(1).await;
@@ -202,20 +202,20 @@ pub async fn a_message_kept_alive_is_released_by_its_new_receipt(stage: &Stage) 
     let keeping_alive = keeping_alive(&queue);
     let later = SystemTime::now() + Duration::from_secs(7);
     keeping_alive.keep_alive(&held, later).await.unwrap();
-    // Whoever does not know whether that has worked shows both.
+    // A consumer that does not know whether that has succeeded shows both receipts.
     held[0].receipts.extend(keeping_alive.receipt_at(later));
     releasing(&queue).release(&held).await.unwrap();
     queue.holds(Counts { pending: 1, ..Counts::default() }).await;
     assert_eq!(queue.receive_eventually().await.id, held[0].id);
 }
 
-pub async fn keeping_alive_touches_only_what_is_in_flight(stage: &Stage) {
+pub async fn keeping_alive_affects_only_messages_in_flight(stage: &Stage) {
     let queue = stage.open_with("a", "{redeliver_timeout: 3600}");
     queue.send("{}").await;
     let received = queue.receive(1).await;
     let absent = ["999999999", "no id at all", ""].map(|id| MessageId(id.to_owned()));
     let pending = queue.send("{}").await;
-    // One that was never received is not made to look so.
+    // A message that was never received is not put in flight.
     let neither: Vec<_> = absent.into_iter().chain([pending]).collect();
     let held = never_received(&neither, &received[0].receipt);
     keeping_alive(&queue).keep_alive(&held, SystemTime::now()).await.unwrap();
@@ -264,7 +264,7 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
     second.headers.insert("x".into(), "y".into());
     let retrying = queue.retrying.clone().unwrap();
     retrying.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
-    // In tables not in the second in which it was received, so that the next delivery can be told from this one.
+    // SQL stores do not deliver it again within the same second, so that the next receipt differs.
     let again = queue.receive_eventually().await;
     assert_eq!(message_of(&again), &second);
     assert!(queue.receive(1).await.is_empty(), "there is one copy");
@@ -282,7 +282,7 @@ pub async fn a_retry_is_never_too_early(stage: &Stage) {
     let retried = Instant::now();
     queue.retrying.as_ref().unwrap().retry(&received[0].id, &message("2"), delay).await.unwrap();
     assert_eq!(bodies(&[queue.receive_eventually().await]), ["2"]);
-    // Some keep whole milliseconds.
+    // Some stores have a resolution of a millisecond.
     assert!(retried.elapsed() >= delay - Duration::from_millis(2), "{:?}", retried.elapsed());
 }
 
@@ -318,7 +318,7 @@ pub async fn a_moved_message_is_out_of_reach_of_its_former_consumer(stage: &Stag
     let received = source.receive(1).await;
     let place = moving(&destination).place();
     let id = moving(&source).move_to(&received[0].id, &message("moved"), &place).await.unwrap();
-    // A consumer that had the message first, and was too slow.
+    // A consumer that had received the message before, and was too slow.
     source.ack(&received).await;
     if let Some(retrying) = &source.retrying {
         retrying.retry(&received[0].id, &message("{}"), Duration::ZERO).await.unwrap();
@@ -343,14 +343,14 @@ pub async fn a_waiting_consumer_is_woken(stage: &Stage) {
     let (consumer, producer) = (stage.open("a"), stage.open("a"));
     let waking = consumer.waking.clone().unwrap();
     let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.expect("it is woken").unwrap();
-    // By a message that is there already; the caller has not seen it if it came after its last look.
+    // By a message that is there already: it may have arrived after the caller's last poll.
     producer.send("1").await;
     wake().await;
     consumer.ack(&[consumer.receive_eventually().await]).await;
-    // By one that comes while it waits.
+    // By a message that arrives while it waits.
     tokio::join!(wake(), async { drop(producer.send("2").await) });
     consumer.ack(&[consumer.receive_eventually().await]).await;
-    // By the time of a delayed one.
+    // By a delayed message that becomes due.
     producer.send_later("3", Duration::from_millis(50)).await;
     let deadline = Instant::now() + DEADLINE;
     while consumer.receive(1).await.is_empty() {

@@ -1,4 +1,4 @@
-//! What every transport does.
+//! Tests of what every transport does.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -19,11 +19,11 @@ use super::stage::{DEADLINE, HOUR, bodies, ids, message, message_of};
 use crate::message::Encoded;
 use crate::transport::{Counts, MessageId, TransportError};
 
-/// Delays of which no store needs to keep all.
+/// Very long delays. A store need not support all of them.
 pub(super) const CENTURIES: [Duration; 3] =
     [Duration::from_secs(500 * 365 * 86400), Duration::from_millis(u64::MAX), Duration::MAX];
 
-/// A message with headers that are hard to keep.
+/// A message with headers that are hard to store.
 pub(super) fn with_odd_headers() -> Encoded {
     let mut message = message("{}");
     for (name, value) in [
@@ -56,7 +56,7 @@ pub async fn a_rejected_message_is_gone(stage: &Stage) {
     queue.is_empty().await;
 }
 
-pub async fn messages_come_in_the_order_they_were_sent(stage: &Stage) {
+pub async fn messages_are_received_in_the_order_they_were_sent(stage: &Stage) {
     let queue = stage.open("a");
     for n in 0..30 {
         queue.send(n.to_string()).await;
@@ -80,7 +80,7 @@ pub async fn a_receiver_gets_no_more_than_it_asks_for(stage: &Stage) {
     assert_eq!(first + second + queue.receive_all().await.len(), 5);
 }
 
-pub async fn another_queue_is_not_touched(stage: &Stage) {
+pub async fn other_queues_are_not_affected(stage: &Stage) {
     let (a, b) = (stage.open("a"), stage.open("b"));
     let id = a.send("{}").await;
     b.is_empty().await;
@@ -95,7 +95,7 @@ pub async fn a_delayed_message_waits_for_its_time(stage: &Stage) {
     let sent = Instant::now();
     queue.send_later("later", Duration::from_secs(1)).await;
     queue.send("now").await;
-    // On a busy machine both may be due by the time that is looked.
+    // On a busy machine, both may be due by then.
     let mut received = vec![queue.receive_eventually().await, queue.receive_eventually().await];
     assert!(sent.elapsed() >= Duration::from_millis(998), "{:?}", sent.elapsed());
     received.extend(queue.receive_all().await);
@@ -110,7 +110,7 @@ pub async fn a_delay_is_never_cut_short(stage: &Stage) {
     let sent = Instant::now();
     queue.send_later("{}", delay).await;
     queue.receive_eventually().await;
-    // Some keep whole milliseconds.
+    // Some stores have a resolution of a millisecond.
     assert!(sent.elapsed() >= delay - Duration::from_millis(2), "{:?}", sent.elapsed());
 }
 
@@ -146,7 +146,7 @@ pub async fn eight_consumers_lose_no_message_and_get_none_twice(stage: &Stage) {
                 if so_far > progress.0 {
                     progress = (so_far, Instant::now());
                 }
-                assert!(progress.1.elapsed() < DEADLINE, "{so_far} of {MESSAGES} messages came");
+                assert!(progress.1.elapsed() < DEADLINE, "{so_far} of {MESSAGES} messages arrived");
                 if received.is_empty() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -184,7 +184,7 @@ pub async fn a_body_of_a_mebibyte_survives(stage: &Stage) {
     assert!(bodies(&queue.receive(1).await) == [body], "it is another one");
 }
 
-pub async fn any_text_json_allows_survives_byte_for_byte(stage: &Stage) {
+pub async fn any_json_text_survives_byte_for_byte(stage: &Stage) {
     let queue = stage.open("a");
     let texts = [
         "null",
@@ -200,7 +200,7 @@ pub async fn any_text_json_allows_survives_byte_for_byte(stage: &Stage) {
     assert_eq!(bodies(&queue.receive_all().await), texts);
 }
 
-pub async fn a_body_that_is_no_text_survives_or_is_refused(stage: &Stage) {
+pub async fn a_body_that_is_not_text_survives_or_is_refused(stage: &Stage) {
     let queue = stage.open("a");
     let body: Vec<u8> = (0..=255).rev().collect();
     match queue.sender.send(&message(body.clone()), Duration::ZERO).await {
@@ -222,7 +222,7 @@ pub async fn unknown_stamps_and_headers_survive(stage: &Stage) {
     assert_eq!([message_of(&received[0]), message_of(&received[1])], [&with_odd_headers(), &bare]);
 }
 
-pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
+pub async fn unknown_ids_are_skipped(stage: &Stage) {
     let queue = stage.open("a");
     queue.send("{}").await;
     let received = queue.receive(1).await.remove(0);
@@ -234,7 +234,7 @@ pub async fn ids_that_are_not_there_are_passed_over(stage: &Stage) {
     queue.is_empty().await;
 }
 
-pub async fn nothing_is_received_from_a_store_that_is_not_there_yet(stage: &Stage) {
+pub async fn nothing_is_received_from_a_missing_store(stage: &Stage) {
     let queue = stage.open("a");
     assert!(queue.receive(1).await.is_empty());
     queue.receiver().ack(&[MessageId("1".to_owned())]).await.unwrap();

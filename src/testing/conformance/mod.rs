@@ -1,7 +1,7 @@
-//! The behaviour that every transport has, as tests: for the transports of this crate, and for yours.
+//! Tests of the behaviour that every transport must have: for the transports of this crate, and for yours.
 //!
-//! [`conformance!`](crate::conformance) makes a module of tests from a name, a list of abilities and a closure that opens a
-//! queue. In a crate whose development dependency on `minutely` has the feature `testing`:
+//! [`conformance!`](crate::conformance) generates a module of tests from a name, a list of abilities and a closure that opens a
+//! queue. Add `minutely` with the feature `testing` to your development dependencies:
 //!
 //! ```
 //! # use std::path::Path;
@@ -11,27 +11,27 @@
 //! minutely::conformance!(shelf, [counting, stable_ids], |dir, queue, options| open_shelf(dir, queue));
 //! ```
 //!
-//! and `cargo test shelf::` runs them.
+//! `cargo test shelf::` runs them.
 //!
 //! # The closure
 //!
 //! It is called with a folder, the name of a queue, and options as YAML, and returns a [`Transport`].
 //!
-//! - The folder stands for a store. Queues opened with the same folder are in one store, and queues opened with another
-//!   folder are in another store. Each test has a folder of its own, which is empty at first and deleted in the end. A
-//!   transport to a server takes the folder's name for the name of a database, say.
-//! - A queue that is opened twice is one queue. It is opened as if by another process: share no connection.
+//! - The folder stands for a store: queues opened with the same folder are in the same store, and queues opened with different
+//!   folders in different stores. Each test has a folder of its own, which is empty at first and deleted in the end. A transport to a
+//!   server can use the folder's name for a database, for example.
+//! - If a queue is opened twice, it is the same queue, opened as if by another process: do not share a connection.
 //! - The options are `{}`, unless an ability below says otherwise. [`open`] takes folder, name and options as they are, and
 //!   opens a queue by its factory, as the configuration of an application does.
 //!
 //! The expression for the closure is evaluated once for each test. It can be a block that starts what the test needs, and
-//! that leaves the test with `return` where a server is missing.
+//! that leaves the test with `return` if a server is missing.
 //!
 //! # Abilities
 //!
-//! Every transport is held to the contract of [`Sender`](crate::transport::Sender) and
-//! [`Receiver`](crate::transport::Receiver). The list says what else this one can do; each word adds tests. A word that is
-//! missing, or too many, fails the test `it_can_do_what_is_declared`.
+//! Every transport is tested against the contract of [`Sender`](crate::transport::Sender) and
+//! [`Receiver`](crate::transport::Receiver). The list says what else this one can do. Each word adds tests. If a word is
+//! missing or superfluous, the test `it_can_do_what_is_declared` fails.
 //!
 //! | a part of [`Transport`] | what its tests need |
 //! | --- | --- |
@@ -48,12 +48,12 @@
 //! | a property of the store | what it means |
 //! | --- | --- |
 //! | `stable_ids` | a message is received with the id that sending it returned |
-//! | `full_batches` | `receive(n)` returns `n` messages where as many are due |
+//! | `full_batches` | `receive(n)` returns `n` messages if that many are due |
 //! | `header_order` | headers come back in their order |
 //! | `binary_bodies` | a body may be any bytes; without it, one that is not UTF-8 is refused |
-//! | `any_delay` | a delay of centuries is kept; without it, one that is too long is refused |
-//! | `redelivery` | what is in flight comes back after the option `redeliver_timeout`, in seconds |
-//! | `auto_setup` | the option `auto_setup: false` leaves it to `setup` to make the store |
+//! | `any_delay` | a delay of centuries is kept; without it, a delay that is too long is refused |
+//! | `redelivery` | messages in flight are pending again after the option `redeliver_timeout`, in seconds |
+//! | `auto_setup` | with the option `auto_setup: false`, only `setup` creates the store |
 //! | `release_by_others` | any process may release, and only by the receipt of the last delivery |
 
 #[doc(hidden)]
@@ -76,7 +76,8 @@ pub use stage::Stage;
 use crate::config::{Secret, TransportConfig};
 use crate::transport::{FactoryContext, Factory, Liveness, Transport, Transports};
 
-/// Makes a module of tests that hold a transport to its contract; see [`testing::conformance`](crate::testing::conformance).
+/// Generates a module of tests that check a transport against its contract, see
+/// [`testing::conformance`](crate::testing::conformance).
 #[macro_export]
 macro_rules! conformance {
     ($module:ident, [$($ability:ident),* $(,)?], $open:expr $(,)?) => {
@@ -98,7 +99,7 @@ macro_rules! conformance {
     };
 }
 
-/// Which tests each ability adds.
+/// The tests that each ability adds.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance {
@@ -106,27 +107,27 @@ macro_rules! __conformance {
         $crate::__conformance!($open; contract:
             a_message_is_sent_received_once_and_gone_when_acknowledged
             a_rejected_message_is_gone
-            messages_come_in_the_order_they_were_sent
+            messages_are_received_in_the_order_they_were_sent
             a_receiver_gets_no_more_than_it_asks_for
-            another_queue_is_not_touched
+            other_queues_are_not_affected
             a_delayed_message_waits_for_its_time
             a_delay_is_never_cut_short
             a_delay_of_any_length_is_kept_or_refused
             eight_consumers_lose_no_message_and_get_none_twice
             many_messages_are_acknowledged_at_once
             a_body_of_a_mebibyte_survives
-            any_text_json_allows_survives_byte_for_byte
-            a_body_that_is_no_text_survives_or_is_refused
+            any_json_text_survives_byte_for_byte
+            a_body_that_is_not_text_survives_or_is_refused
             unknown_stamps_and_headers_survive
-            ids_that_are_not_there_are_passed_over
-            nothing_is_received_from_a_store_that_is_not_there_yet
+            unknown_ids_are_skipped
+            nothing_is_received_from_a_missing_store
         );
     };
     ($open:expr; counting) => {
         $crate::__conformance!($open; capabilities:
-            pending_delayed_and_in_flight_are_counted_apart
+            pending_delayed_and_in_flight_are_counted_separately
             counting_stops_at_the_cap
-            nothing_is_counted_in_a_store_that_is_not_there_yet
+            a_missing_store_counts_as_empty
         );
     };
     ($open:expr; setting_up) => {
@@ -134,21 +135,21 @@ macro_rules! __conformance {
     };
     ($open:expr; listing) => {
         $crate::__conformance!($open; capabilities:
-            messages_are_listed_by_pages_and_found_without_being_taken
-            what_is_not_there_is_not_found
+            messages_are_listed_by_pages_and_found_without_being_received
+            a_missing_message_is_not_found
         );
     };
     ($open:expr; releasing) => {
         $crate::__conformance!($open; capabilities:
-            a_released_message_comes_again_at_once
-            releasing_touches_only_what_is_in_flight
+            a_released_message_is_delivered_again_at_once
+            releasing_affects_only_messages_in_flight
         );
     };
     ($open:expr; keeping_alive) => {
         $crate::__conformance!($open; capabilities:
-            a_message_kept_alive_does_not_come_back
+            a_message_kept_alive_is_not_delivered_again
             a_message_kept_alive_is_released_by_its_new_receipt
-            keeping_alive_touches_only_what_is_in_flight
+            keeping_alive_affects_only_messages_in_flight
         );
     };
     ($open:expr; parking) => {
@@ -184,14 +185,14 @@ macro_rules! __conformance {
         $crate::__conformance!($open; store: headers_keep_their_order);
     };
     ($open:expr; binary_bodies) => {
-        $crate::__conformance!($open; store: a_body_that_is_no_text_survives);
+        $crate::__conformance!($open; store: a_body_that_is_not_text_survives);
     };
     ($open:expr; any_delay) => {
         $crate::__conformance!($open; store: a_delay_of_centuries_is_no_error);
     };
     ($open:expr; redelivery) => {
         $crate::__conformance!($open; store:
-            a_message_in_flight_comes_back_after_the_redeliver_timeout_and_not_before
+            a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_and_not_before
         );
     };
     ($open:expr; auto_setup) => {
@@ -200,7 +201,7 @@ macro_rules! __conformance {
     ($open:expr; release_by_others) => {
         $crate::__conformance!($open; store:
             a_message_is_released_by_another_process
-            who_had_a_message_before_neither_releases_nor_keeps_it
+            a_former_consumer_can_neither_release_a_message_nor_keep_it_alive
         );
     };
     ($open:expr; $part:ident: $($behaviour:ident)*) => {
@@ -218,12 +219,12 @@ macro_rules! __conformance {
     };
 }
 
-/// Opens a queue by its factory, as an application does: with the name it has in the configuration, its DSN, further options
-/// as YAML, and a project in this folder.
+/// Opens a queue with its factory, as an application does: with its name in the configuration, its DSN, options as YAML, and this
+/// folder as the project's.
 ///
 /// # Panics
 ///
-/// When the factory refuses the description; the message has the problems.
+/// If the factory refuses the description. The message has the problems.
 pub fn open(factory: Arc<dyn Factory>, dir: &Path, queue: &str, dsn: &str, options: &str) -> Arc<Transport> {
     let config = TransportConfig {
         name: queue.to_owned(),

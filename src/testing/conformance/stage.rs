@@ -1,4 +1,4 @@
-//! What a test works with: two stores, and queues that are opened in them.
+//! The fixture of a test: two stores, and queues that are opened in them.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "what fails here fails the test")]
 
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 use crate::message::Encoded;
 use crate::transport::{Counts, Delivery, MessageId, Receipt, Received, Receiver, Sent, Transport};
 
-/// Everything that is waited for has come by then, also on a busy machine.
+/// How long to wait for anything, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// One test's stores, empty.
+/// The stores of one test, empty at first.
 pub struct Stage {
     open: Box<Open>,
     here: TempDir,
@@ -64,7 +64,7 @@ impl Queue {
         self.0.receiver.as_deref().expect("a transport under test has a receiver")
     }
 
-    /// Sends, and returns the id.
+    /// Sends a message, and returns its id.
     pub async fn send(&self, body: impl Into<Bytes>) -> MessageId {
         self.send_later(body, Duration::ZERO).await
     }
@@ -85,7 +85,7 @@ impl Queue {
         received
     }
 
-    /// Receives everything that is due, which may come in several parts.
+    /// Receives everything that is due, in one call or several.
     pub async fn receive_all(&self) -> Vec<Received> {
         let mut all = Vec::new();
         loop {
@@ -97,7 +97,7 @@ impl Queue {
         }
     }
 
-    /// Receives until a message comes.
+    /// Receives until a message arrives.
     pub async fn receive_eventually(&self) -> Received {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -113,7 +113,7 @@ impl Queue {
         self.receiver().ack(&ids(received)).await.unwrap();
     }
 
-    /// Fails unless the queue holds this much, as far as it can count.
+    /// Fails unless the queue has these counts, as far as it can count.
     pub async fn holds(&self, expected: Counts) {
         let Some(counting) = &self.counting else { return };
         let (delayed, in_flight) =
@@ -122,7 +122,7 @@ impl Queue {
         assert_eq!(counts, Counts { delayed, in_flight, ..expected });
     }
 
-    /// Fails when a message is left. It may look for one itself.
+    /// Fails if a message is left.
     pub async fn is_empty(&self) {
         self.holds(Counts::default()).await;
         assert!(self.receive(1).await.is_empty(), "a message is left");
@@ -148,12 +148,12 @@ pub fn ids(received: &[Received]) -> Vec<MessageId> {
     received.iter().map(|received| received.id.clone()).collect()
 }
 
-/// As a consumer shows what it has received.
+/// The deliveries of received messages.
 pub fn deliveries(received: &[Received]) -> Vec<Delivery> {
     received.iter().map(Received::delivery).collect()
 }
 
-/// As a consumer would show what it has never received: with a receipt of another message.
+/// Deliveries of messages that were never received, with the receipt of another message.
 pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
     ids.iter().map(|id| Delivery { id: id.clone(), receipts: vec![receipt.clone()] }).collect()
 }

@@ -1,4 +1,4 @@
-//! What a store does by its nature, where it does.
+//! Tests of properties that only some stores have.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -49,7 +49,7 @@ pub async fn headers_keep_their_order(stage: &Stage) {
     assert!(message_of(&received[0]).headers.keys().eq(sent.headers.keys()), "{received:?}");
 }
 
-pub async fn a_body_that_is_no_text_survives(stage: &Stage) {
+pub async fn a_body_that_is_not_text_survives(stage: &Stage) {
     let queue = stage.open("a");
     for body in [(0..=255).rev().collect(), b"\0".to_vec(), b"a\0b".to_vec()] {
         queue.send(body.clone()).await;
@@ -65,7 +65,7 @@ pub async fn a_delay_of_centuries_is_no_error(stage: &Stage) {
     queue.holds(Counts { delayed: 3, ..Counts::default() }).await;
 }
 
-pub async fn a_message_in_flight_comes_back_after_the_redeliver_timeout_and_not_before(stage: &Stage) {
+pub async fn a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_and_not_before(stage: &Stage) {
     let queue = stage.open_with("a", "{redeliver_timeout: 1}");
     queue.send("{}").await;
     let before = Instant::now();
@@ -101,7 +101,7 @@ pub async fn a_message_is_released_by_another_process(stage: &Stage) {
     supervisor.holds(Counts { pending: 3, ..Counts::default() }).await;
 }
 
-pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stage) {
+pub async fn a_former_consumer_can_neither_release_a_message_nor_keep_it_alive(stage: &Stage) {
     let (before, now) = (stage.open("a"), stage.open("a"));
     let releasing = before.releasing.as_ref().unwrap();
     for by_retry in [true, false] {
@@ -113,7 +113,7 @@ pub async fn who_had_a_message_before_neither_releases_nor_keeps_it(stage: &Stag
                 retrying.retry(&stale[0].id, &message("{}"), Duration::ZERO).await.unwrap();
             }
             _ => {
-                // Within this time the next receipt may look like this one.
+                // Within this time, the next receipt may be equal to this one.
                 tokio::time::sleep(releasing.receipt_repeats_within()).await;
                 releasing.release(&stale_deliveries).await.unwrap();
             }

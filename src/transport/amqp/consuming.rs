@@ -1,8 +1,8 @@
-//! Receiving: what a channel has brought, what is in hand, and what becomes of it. [`fetching`](super::fetching) sees to it
-//! that messages come.
+//! Keeps the messages that a channel has received: those waiting, and those handed out until they are acknowledged.
+//! [`fetching`](super::fetching) gets them from the broker.
 //!
-//! A message that was received belongs to its channel. When that ends, by whatever cause, the broker puts all of it back,
-//! and nothing said later about these messages means anything: so their ids name the channel too.
+//! A received message belongs to its channel. When the channel ends, for whatever reason, the broker requeues all its messages,
+//! and they can no longer be acknowledged. So their ids contain the channel too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -17,19 +17,19 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
 use super::super::MessageId;
-use super::tags::{Acks, Settled};
+use super::tags::{Acks, SettledTags};
 
-/// A channel on which messages come.
+/// A channel that receives messages.
 pub(super) struct Consuming {
     pub(super) channel: Channel,
-    /// Tells this channel's messages from those of others.
+    /// Identifies this channel in the ids of its messages.
     number: u64,
-    /// The most important first.
+    /// In order of priority.
     pub(super) queues: Vec<ConsumedQueue>,
-    /// The most messages that may be pushed ahead.
+    /// The most messages to prefetch.
     pub(super) most: usize,
     state: Mutex<State>,
-    /// Held while consumers begin or end, and while messages are fetched.
+    /// Held while consumers are started or stopped, and while messages are fetched.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
@@ -37,61 +37,61 @@ pub(super) struct Consuming {
 #[derive(Clone)]
 pub(super) struct ConsumedQueue {
     pub(super) name: ShortString,
-    /// May it have consumers that go again? One that is deleted with its last consumer may not.
+    /// Whether it may have consumers for a while. A queue that is deleted with its last consumer may not.
     pub(super) pushes: bool,
 }
 
-/// What consumers are there for.
+/// What the broker pushes at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Pushing {
     #[default]
     Nothing,
-    /// The next message, of whichever queue: a worker is waiting for it.
+    /// The next message of any queue, for a waiting worker.
     Next,
-    /// The backlog of one queue, so many messages at a time.
+    /// The backlog of one queue, `prefetch` messages at a time.
     Backlog { queue: usize, prefetch: usize },
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) pushing: Pushing,
-    /// By the queue's place among the queues.
+    /// Each with the index of its queue.
     pub(super) consumers: Vec<(usize, Consumer)>,
-    /// The prefetch of consumers that begin now.
+    /// The prefetch count of consumers that are started now.
     pub(super) prefetch: u16,
-    /// Received from the broker and not handed out, for each queue.
+    /// Messages that were received and not handed out, for each queue.
     pub(super) waiting: Vec<VecDeque<Waiting>>,
-    /// Handed out, by delivery tag.
+    /// Messages that were handed out, by delivery tag.
     held: BTreeMap<u64, Held>,
-    settled: Settled,
-    /// Who waits for the next message.
+    settled: SettledTags,
+    /// The task that waits for the next message.
     pub(super) waker: Option<Waker>,
-    /// How many they are.
+    /// How many tasks wait.
     pub(super) watchers: usize,
-    /// Is somebody looking after what is pushed and not asked for?
-    pub(super) is_minded: bool,
-    /// For how many looks nothing has been asked for.
-    pub(super) unasked: u8,
-    /// About how large the largest of the last messages was, in bytes.
+    /// Whether the reaper runs, which requeues messages that nobody asks for.
+    pub(super) has_reaper: bool,
+    /// The number of checks since messages were last asked for.
+    pub(super) idle_checks: u8,
+    /// The approximate size of the largest recent message, in bytes.
     pub(super) largest: usize,
 }
 
-/// A message that has come and is not handed out.
+/// A message that was received and not handed out.
 pub(super) struct Waiting {
     pub(super) delivery: Delivery,
-    /// For how many looks it has waited.
-    pub(super) looks: u8,
+    /// The number of checks during which it has waited.
+    pub(super) checks: u8,
 }
 
-/// What sending a message again needs to know.
+/// What is needed to send a message again.
 #[derive(Clone)]
 pub(super) struct Held {
     pub(super) queue: ShortString,
     pub(super) properties: BasicProperties,
 }
 
-/// A message that is handed out.
-pub(super) struct Taken {
+/// A message to be handed out.
+pub(super) struct HandedOut {
     pub(super) id: MessageId,
     pub(super) data: Vec<u8>,
     pub(super) properties: BasicProperties,
@@ -110,10 +110,11 @@ impl Consuming {
         }
     }
 
-    /// Ends the channel, once the broker has received everything that was said on it. It puts back what is still in hand.
+    /// Closes the channel when the broker has received everything that was sent on it. The broker requeues messages that are
+    /// still handed out.
     pub(super) async fn close(&self) {
         if let Err(error) = self.channel.close(200, "done".into()).await {
-            tracing::debug!(%error, "the channel was not closed in order");
+            tracing::debug!(%error, "the channel could not be closed cleanly");
         }
     }
 
@@ -121,8 +122,8 @@ impl Consuming {
         self.channel.status().connected()
     }
 
-    /// Hands out up to so many of those that have come, the most important queue's first.
-    pub(super) fn hand_out(&self, up_to: usize, bytes: usize) -> Vec<Taken> {
+    /// Hands out up to `up_to` messages, but not many more than `bytes`, those of the first queue first.
+    pub(super) fn hand_out(&self, up_to: usize, bytes: usize) -> Vec<HandedOut> {
         let mut state = self.state();
         let (mut taken, mut size) = (Vec::new(), 0_usize);
         while taken.len() < up_to && (taken.is_empty() || size < bytes) {
@@ -131,21 +132,21 @@ impl Consuming {
             size = size.saturating_add(data.len());
             let queue = self.queues[queue].name.clone();
             state.held.insert(tag, Held { queue, properties: properties.clone() });
-            taken.push(Taken { id: self.id(tag), data, properties });
+            taken.push(HandedOut { id: self.id(tag), data, properties });
         }
         taken
     }
 
-    /// What is known of a message that is handed out.
+    /// The queue and properties of a message that was handed out.
     pub(super) fn held(&self, id: &MessageId) -> Option<Held> {
         self.state().held.get(&self.tag(id)?).cloned()
     }
 
-    /// The messages leave their queues. The broker does not answer; a channel that is broken has lost them already.
+    /// Acknowledges messages. The broker does not respond. On a broken channel, they have been requeued already.
     pub(super) async fn ack(&self, ids: &[MessageId]) -> lapin::Result<()> {
         let Acks { all_up_to, single } = {
             let mut state = self.state();
-            let tags = self.no_longer_held(&mut state, ids);
+            let tags = self.release_tags(&mut state, ids);
             state.settled.acknowledge(tags)
         };
         let all = all_up_to.into_iter().map(|tag| (tag, true));
@@ -155,28 +156,28 @@ impl Consuming {
         Ok(())
     }
 
-    /// The messages are not wanted here: they go back to their queues, or leave them.
+    /// Refuses messages: they are requeued, or removed.
     pub(super) async fn nack(&self, ids: &[MessageId], requeue: bool) -> lapin::Result<()> {
-        let tags = self.no_longer_held(&mut self.state(), ids);
+        let tags = self.release_tags(&mut self.state(), ids);
         self.refuse(tags, requeue).await
     }
 
     pub(super) async fn refuse(&self, tags: Vec<u64>, requeue: bool) -> lapin::Result<()> {
         for tag in tags {
             self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue }).await?;
-            // Not before: an acknowledgement of all up to a later tag, by another task, would take this one for handled.
+            // Not earlier: another task could acknowledge all up to a later tag, including this one.
             self.state().settled.add(tag);
         }
         Ok(())
     }
 
-    /// The tags of these, as far as they were in hand.
-    fn no_longer_held(&self, state: &mut State, ids: &[MessageId]) -> Vec<u64> {
+    /// Removes these messages from those handed out, and returns their tags.
+    fn release_tags(&self, state: &mut State, ids: &[MessageId]) -> Vec<u64> {
         ids.iter().filter_map(|id| self.tag(id)).filter(|tag| state.held.remove(tag).is_some()).collect()
     }
 
-    /// Returns when a message is there to be handed out.
-    pub(super) async fn come(&self) -> lapin::Result<()> {
+    /// Returns when there is a message to hand out.
+    pub(super) async fn message_ready(&self) -> lapin::Result<()> {
         poll_fn(|context| {
             let mut state = self.state();
             state.waker = Some(context.waker().clone());
@@ -185,7 +186,7 @@ impl Consuming {
         .await
     }
 
-    /// Takes over what has been pushed, without waiting.
+    /// Takes over the messages that were pushed, without waiting.
     pub(super) fn collect(&self) -> lapin::Result<()> {
         let collected = poll_fn(|context| {
             let mut state = self.state();
@@ -198,7 +199,7 @@ impl Consuming {
         })
         .now_or_never()
         .unwrap_or(Ok(()));
-        // A consumer tells only the one who asked last.
+        // A consumer only wakes the task that polled it last.
         if let Some(waker) = self.state().waker.take() {
             waker.wake();
         }
@@ -206,7 +207,7 @@ impl Consuming {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock is held leaves at worst a message that the broker puts back later.
+        // At worst, a panic while the lock is held leaves a message that the broker requeues later.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,7 +215,7 @@ impl Consuming {
         MessageId(format!("{:016x}-{tag}", self.number))
     }
 
-    /// The tag of a message of this channel's.
+    /// The tag of a message, if it is of this channel.
     fn tag(&self, id: &MessageId) -> Option<u64> {
         let (number, tag) = id.0.split_once('-')?;
         if u64::from_str_radix(number, 16).ok()? == self.number { tag.parse().ok() } else { None }
@@ -222,21 +223,21 @@ impl Consuming {
 }
 
 impl State {
-    /// Keeps what has come from a queue.
+    /// Keeps a message that was received from a queue.
     pub(super) fn keep(&mut self, queue: usize, delivery: Delivery) {
-        // Believes a large one at once, and forgets it by and by.
+        // The estimate follows a large message at once, and small ones gradually.
         self.largest = (self.largest - self.largest / 16).max(delivery.data.len());
-        // In the broker's order: of several that are asked for at once, a later one may be noticed first.
+        // In the broker's order: of several concurrent requests, a later one may be answered first.
         let waiting = &mut self.waiting[queue];
         let before = waiting.iter().rposition(|waiting| waiting.delivery.delivery_tag < delivery.delivery_tag);
-        waiting.insert(before.map_or(0, |before| before + 1), Waiting { delivery, looks: 0 });
+        waiting.insert(before.map_or(0, |before| before + 1), Waiting { delivery, checks: 0 });
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
-    /// How many wait that are as important as this queue's, or more.
+    /// How many messages wait in this queue and those before it.
     pub(super) fn waiting_down_to(&self, queue: usize) -> usize {
         self.waiting.iter().take(queue + 1).map(VecDeque::len).sum()
     }
@@ -246,7 +247,7 @@ impl State {
         waiting.filter_map(|(queue, waiting)| Some((queue, waiting.pop_front()?.delivery))).next()
     }
 
-    /// Is anything waiting, or does something come?
+    /// Ready when a message waits, or one arrives.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<lapin::Result<()>> {
         if self.is_waiting() { Poll::Ready(Ok(())) } else { self.poll_new(context) }
     }
@@ -260,7 +261,7 @@ impl State {
                     break;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                // The broker has ended it: the queue is gone, or the connection.
+                // The queue was deleted, or the connection lost.
                 Poll::Ready(None) => {
                     return Poll::Ready(Err(std::io::Error::other("the broker has ended the consumer").into()));
                 }
@@ -273,7 +274,7 @@ impl State {
     }
 }
 
-/// Messages ready in queues.
+/// How many messages are ready in these queues.
 pub(super) async fn count(channel: &Channel, queues: &[ShortString]) -> lapin::Result<u64> {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let counts = queues.iter().map(|queue| channel.queue_declare(queue.clone(), passive, FieldTable::default()));
@@ -285,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_handed_out_in_the_brokers_order_whichever_is_noticed_first() {
+    fn messages_are_handed_out_in_the_brokers_order() {
         let mut state = State { waiting: vec![VecDeque::new()], ..State::default() };
         for tag in [1, 4, 3, 5, 2] {
             state.keep(0, Delivery::mock(tag, "".into(), "".into(), false, vec![]));

@@ -1,14 +1,14 @@
-//! How messages come: asked for one by one, or pushed by the broker.
+//! Gets messages from the broker: requests them, or has them pushed.
 //!
-//! What is pushed is kept from other consumers, also while nothing can be begun here; and what is given back counts, with
-//! Symfony's consumers, as a message that failed. So messages are asked for (`basic.get`), queue by queue in the order of
-//! their importance, and consumers exist in two cases only:
+//! Pushed messages are kept from other consumers, even while this worker is busy. If they are requeued, Symfony's consumers
+//! count them as failed. So messages are requested (`basic.get`), queue by queue in order of priority. There are consumers in
+//! two cases only:
 //!
-//! - While a worker waits, each queue has one that brings one message, and all end with the first that comes.
-//! - While a worker with fast handlers works off a backlog, that queue has one that brings up to as many messages as are
+//! - While a worker waits, each queue has a consumer for one message. All are stopped when the first message arrives.
+//! - While a worker with fast handlers works off a backlog, that queue has a consumer that prefetches as many messages as are
 //!   received at once: some milliseconds of work, without a round trip for each.
 //!
-//! What was pushed and is not asked for soon, since a message takes longer than all before it, does go back.
+//! Pushed messages that are not asked for soon, because a handler takes longer than all before it, are requeued nevertheless.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,56 +18,56 @@ use lapin::Consumer;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::consuming::{Consuming, Pushing, Taken};
+use super::consuming::{Consuming, Pushing, HandedOut};
 
-/// The most messages that may be pushed ahead, where nothing else is said.
-pub(super) const MOST: usize = 1024;
-/// For fewer messages ahead a consumer is not worth while.
-const FEWEST: usize = 8;
+/// The default for the most messages to prefetch.
+pub(super) const MAX_PREFETCH: usize = 1024;
+/// For fewer messages, a consumer is not worthwhile.
+const MIN_PREFETCH: usize = 8;
 
-/// The most bytes that are fetched at once, as far as the sizes of earlier messages tell.
-const BYTES: usize = 8 << 20;
+/// The most bytes fetched at once, estimated from the sizes of earlier messages.
+const MAX_BYTES: usize = 8 << 20;
 
-/// How often somebody looks for what was pushed and not asked for, and how many looks it may wait. Looks and not time: a
-/// machine that stands still for a moment has asked for nothing meanwhile.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOKS: u8 = 5;
+/// How often the reaper checks for pushed messages that nobody asks for, and how many checks a message may wait. Checks are
+/// counted and not time, because a machine that stalls for a moment asks for nothing meanwhile.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_CHECKS: u8 = 5;
 
 impl Consuming {
-    /// Up to so many messages that are there now. With `ahead`, the next ones may be pushed meanwhile.
-    pub(super) async fn take(self: &Arc<Self>, up_to: usize, ahead: bool) -> lapin::Result<Vec<Taken>> {
-        self.whole(async move |this: Arc<Self>| this.fetch(up_to, ahead).await).await?;
-        // A part of what may come ahead, so that the rest comes while these are handled.
+    /// Up to `up_to` messages that are ready now. With `ahead`, the next ones may be prefetched.
+    pub(super) async fn take(self: &Arc<Self>, up_to: usize, ahead: bool) -> lapin::Result<Vec<HandedOut>> {
+        self.to_completion(async move |this: Arc<Self>| this.fetch(up_to, ahead).await).await?;
+        // Only a part of those prefetched, so that the others arrive while these are handled.
         let backlog = matches!(self.state().pushing, Pushing::Backlog { .. });
-        Ok(self.hand_out(if backlog { up_to.div_ceil(2) } else { up_to }, BYTES))
+        Ok(self.hand_out(if backlog { up_to.div_ceil(2) } else { up_to }, MAX_BYTES))
     }
 
-    /// Returns when a message has come.
+    /// Returns when a message has arrived.
     pub(super) async fn wait(self: &Arc<Self>) -> lapin::Result<()> {
         self.collect()?;
         if self.state().is_waiting() {
             return Ok(());
         }
-        let watch = Watch::begin(self);
-        self.whole(async move |this: Arc<Self>| this.watch().await).await?;
-        self.come().await?;
+        let watch = Watcher::begin(self);
+        self.to_completion(async move |this: Arc<Self>| this.watch().await).await?;
+        self.message_ready().await?;
         drop(watch);
-        self.whole(async move |this: Arc<Self>| this.unwatch().await).await
+        self.to_completion(async move |this: Arc<Self>| this.unwatch().await).await
     }
 
-    /// From now on nothing is pushed. Hands out what has been.
-    pub(super) async fn stop(self: &Arc<Self>) -> lapin::Result<Vec<Taken>> {
-        self.whole(async move |this: Arc<Self>| {
+    /// Stops pushing, and hands out all messages that were pushed.
+    pub(super) async fn stop(self: &Arc<Self>) -> lapin::Result<Vec<HandedOut>> {
+        self.to_completion(async move |this: Arc<Self>| {
             let _turn = this.turn.lock().await;
-            this.end_consumers().await
+            this.stop_consumers().await
         })
         .await?;
         Ok(self.hand_out(usize::MAX, usize::MAX))
     }
 
-    /// Does something in a task of its own, which is not broken off with whoever waits for it: what is half done would leave
-    /// consumers that nobody knows, or messages that nobody hands out.
-    async fn whole<F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> lapin::Result<()>
+    /// Runs something in a task of its own, which is not cancelled with the caller: work that is half done would leave unknown
+    /// consumers, or messages that nobody hands out.
+    async fn to_completion<F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> lapin::Result<()>
     where
         F: Future<Output = lapin::Result<()>> + Send + 'static,
     {
@@ -79,20 +79,20 @@ impl Consuming {
         let _turn = self.turn.lock().await;
         self.collect()?;
         let prefetch = self.at_once(up_to.min(self.most));
-        let ahead = ahead && prefetch >= FEWEST;
+        let ahead = ahead && prefetch >= MIN_PREFETCH;
         let pushing = {
             let mut state = self.state();
-            state.unasked = 0;
+            state.idle_checks = 0;
             state.pushing
         };
         let mut backlog = match pushing {
-            // It changes only when it has to: that takes two round trips.
+            // The prefetch count changes only if necessary: that takes two round trips.
             Pushing::Backlog { queue, prefetch: now } if ahead && now / 2 <= prefetch && now >= prefetch / 2 => {
                 Some(queue)
             }
             Pushing::Next if self.state().watchers > 0 => None,
             _ => {
-                self.end_consumers().await?;
+                self.stop_consumers().await?;
                 None
             }
         };
@@ -104,7 +104,7 @@ impl Consuming {
             let Some(more) = self.get(queue).await? else {
                 if backlog == Some(queue) {
                     backlog = None;
-                    self.end_consumers().await?;
+                    self.stop_consumers().await?;
                 }
                 continue;
             };
@@ -112,41 +112,40 @@ impl Consuming {
                 break;
             }
             if ahead && more >= prefetch && self.queues[queue].pushes {
-                self.end_consumers().await?;
-                self.begin_consumers(Pushing::Backlog { queue, prefetch }).await?;
+                self.stop_consumers().await?;
+                self.start_consumers(Pushing::Backlog { queue, prefetch }).await?;
                 break;
             }
             self.get_more(queue, missing.saturating_sub(1).min(more)).await?;
         }
-        self.mind();
+        self.start_reaper();
         Ok(())
     }
 
-    /// Asks a queue for a message, and returns how many more there are; `None` when there was none.
+    /// Requests a message of a queue, and returns how many more there are; `None` if there was none.
     async fn get(&self, queue: usize) -> lapin::Result<Option<usize>> {
         let name = self.queues[queue].name.clone();
         let Some(got) = self.channel.basic_get(name, BasicGetOptions { no_ack: false }).await? else { return Ok(None) };
-        // What was pushed before comes before.
+        // Messages that were pushed earlier come first.
         self.collect()?;
         let more = usize::try_from(got.message_count).unwrap_or(usize::MAX);
         self.state().keep(queue, got.delivery);
         Ok(Some(more))
     }
 
-    /// Asks a queue for so many messages, with one round trip as long as their size is not beyond what may be fetched at
-    /// once.
+    /// Requests `many` messages of a queue, in one round trip, or fewer if they are too large to be fetched at once.
     async fn get_more(&self, queue: usize, many: usize) -> lapin::Result<()> {
         let many = self.at_once(many.saturating_add(1)) - 1;
         let got = join_all((0..many).map(|_| self.get(queue))).await;
         got.into_iter().try_for_each(|got| got.map(|_| ()))
     }
 
-    /// So many messages, or as many as are not too large together; at least one.
+    /// How many messages to fetch at once: up to `up_to`, as many as are not too large together, and at least one.
     fn at_once(&self, up_to: usize) -> usize {
-        up_to.min(BYTES / self.state().largest.max(1)).max(1)
+        up_to.min(MAX_BYTES / self.state().largest.max(1)).max(1)
     }
 
-    /// Lets each queue push a message.
+    /// Has each queue push a message.
     async fn watch(self: Arc<Self>) -> lapin::Result<()> {
         let _turn = self.turn.lock().await;
         let is_needless = {
@@ -156,11 +155,11 @@ impl Consuming {
         if is_needless {
             return Ok(());
         }
-        self.end_consumers().await?;
-        self.begin_consumers(Pushing::Next).await
+        self.stop_consumers().await?;
+        self.start_consumers(Pushing::Next).await
     }
 
-    /// Ends that, when nobody waits any more.
+    /// Ends that if no task waits any more.
     async fn unwatch(self: Arc<Self>) -> lapin::Result<()> {
         let _turn = self.turn.lock().await;
         let over = {
@@ -168,13 +167,13 @@ impl Consuming {
             state.pushing == Pushing::Next && state.watchers == 0
         };
         if over {
-            self.end_consumers().await?;
-            self.mind();
+            self.stop_consumers().await?;
+            self.start_reaper();
         }
         Ok(())
     }
 
-    async fn begin_consumers(&self, pushing: Pushing) -> lapin::Result<()> {
+    async fn start_consumers(&self, pushing: Pushing) -> lapin::Result<()> {
         let (queues, prefetch) = match pushing {
             Pushing::Nothing => return Ok(()),
             Pushing::Next => (0..self.queues.len(), 1),
@@ -198,15 +197,15 @@ impl Consuming {
         Ok(())
     }
 
-    /// Ends the consumers, and keeps what they have brought.
-    async fn end_consumers(&self) -> lapin::Result<()> {
-        // Nobody else asks them from here on: they end, and to others that would look as if the broker had ended them.
+    /// Stops the consumers, and keeps the messages that they have received.
+    async fn stop_consumers(&self) -> lapin::Result<()> {
+        // Taken out first: to other tasks, it would look as if the broker had ended them.
         let consumers = {
             let mut state = self.state();
             state.pushing = Pushing::Nothing;
             std::mem::take(&mut state.consumers)
         };
-        // All that the broker has pushed is here before its answer.
+        // All messages that the broker has pushed arrive before its response.
         let ended = consumers
             .iter()
             .map(|(_, consumer)| self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()));
@@ -222,60 +221,60 @@ impl Consuming {
         Ok(())
     }
 
-    /// Looks after what is pushed or waits here, until there is nothing of that.
-    fn mind(self: &Arc<Self>) {
+    /// Starts the reaper, which runs while messages are pushed or wait here.
+    fn start_reaper(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.is_minded || !state.is_to_be_minded() {
+        if state.has_reaper || !state.needs_reaper() {
             return;
         }
-        state.is_minded = true;
+        state.has_reaper = true;
         let this = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(CHECK_INTERVAL).await;
                 match Weak::upgrade(&this) {
-                    Some(this) if this.look().await => {}
+                    Some(this) if this.reap().await => {}
                     _ => return,
                 }
             }
         });
     }
 
-    /// Gives back what has waited here for too long, and ends a consumer whose messages nobody asks for. Returns whether to
-    /// look again.
-    async fn look(&self) -> bool {
+    /// Requeues messages that have waited here for too long, and stops a consumer if nobody asks for its messages. Returns
+    /// whether to check again.
+    async fn reap(&self) -> bool {
         let _turn = self.turn.lock().await;
-        // Whatever is wrong with the channel, the next one who asks finds out.
+        // Errors of the channel are reported to the next caller.
         let _ = self.collect();
-        let nobody_asks = {
+        let is_abandoned = {
             let mut state = self.state();
-            state.unasked = state.unasked.saturating_add(1);
-            matches!(state.pushing, Pushing::Backlog { .. }) && state.unasked >= LOOKS
+            state.idle_checks = state.idle_checks.saturating_add(1);
+            matches!(state.pushing, Pushing::Backlog { .. }) && state.idle_checks >= MAX_CHECKS
         };
-        let ended = if nobody_asks { self.end_consumers().await } else { Ok(()) };
+        let ended = if is_abandoned { self.stop_consumers().await } else { Ok(()) };
         let overdue: Vec<u64> = self.state().overdue();
         if !overdue.is_empty() {
-            tracing::debug!(messages = overdue.len(), "pushed and not begun in time: they go back");
+            tracing::debug!(messages = overdue.len(), "requeued messages that were pushed and not started in time");
         }
         let refused = self.refuse(overdue, true).await;
         let mut state = self.state();
-        state.is_minded = ended.is_ok() && refused.is_ok() && state.is_to_be_minded();
-        state.is_minded
+        state.has_reaper = ended.is_ok() && refused.is_ok() && state.needs_reaper();
+        state.has_reaper
     }
 }
 
 impl super::consuming::State {
-    fn is_to_be_minded(&self) -> bool {
+    fn needs_reaper(&self) -> bool {
         matches!(self.pushing, Pushing::Backlog { .. }) || self.is_waiting()
     }
 
-    /// Those that have waited for too long, which are not here any more then.
+    /// Removes the messages that have waited for too long, and returns their tags.
     fn overdue(&mut self) -> Vec<u64> {
         let mut overdue = Vec::new();
         for waiting in &mut self.waiting {
-            waiting.iter_mut().for_each(|waiting| waiting.looks += 1);
+            waiting.iter_mut().for_each(|waiting| waiting.checks += 1);
             waiting.retain(|waiting| {
-                let is_overdue = waiting.looks >= LOOKS;
+                let is_overdue = waiting.checks >= MAX_CHECKS;
                 if is_overdue {
                     overdue.push(waiting.delivery.delivery_tag);
                 }
@@ -286,20 +285,20 @@ impl super::consuming::State {
     }
 }
 
-/// Somebody who waits for the next message.
-struct Watch(Arc<Consuming>);
+/// A task that waits for the next message.
+struct Watcher(Arc<Consuming>);
 
-impl Watch {
+impl Watcher {
     fn begin(consuming: &Arc<Consuming>) -> Self {
         consuming.state().watchers += 1;
         Self(Arc::clone(consuming))
     }
 }
 
-impl Drop for Watch {
+impl Drop for Watcher {
     fn drop(&mut self) {
         self.0.state().watchers -= 1;
-        // Outside of a runtime the connection is about to go, and its consumers with it.
+        // Outside of a runtime, the connection is about to end, and its consumers with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(Arc::clone(&self.0).unwatch());
         }

@@ -1,4 +1,4 @@
-//! A message as Symfony writes it: the body as it is, `Content-Type` as a property, all other headers in a table.
+//! Messages as Symfony writes them: the body unchanged, `Content-Type` as a property, all other headers in a table.
 
 use chrono::Utc;
 use lapin::BasicProperties;
@@ -8,12 +8,12 @@ use super::super::TransportError;
 use crate::message::{Encoded, Headers};
 
 const CONTENT_TYPE: &str = "Content-Type";
-/// What the broker itself notes in the table when a message has waited in a queue of delays.
-const BROKERS_OWN: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
-/// The most that headers may take: they travel in one frame, whose usual bound is 128 KiB.
-const MOST_HEADERS: usize = 120 * 1024;
+/// Headers that the broker adds when a message has waited in a delay queue.
+const BROKER_HEADERS: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
+/// The largest size of all headers, in bytes: they travel in one frame, which is usually limited to 128 KiB.
+const MAX_HEADERS: usize = 120 * 1024;
 
-/// The properties of a message. One that was received before keeps what it came with (its priority, say).
+/// The properties of a message. A message that was received keeps those that it had, such as its priority.
 pub(super) fn of(
     transport: &str,
     message: &Encoded,
@@ -21,7 +21,7 @@ pub(super) fn of(
 ) -> Result<BasicProperties, TransportError> {
     let unstorable = |why: &str| TransportError::Unstorable { transport: transport.to_owned(), why: why.to_owned() };
     let size: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    if size > MOST_HEADERS {
+    if size > MAX_HEADERS {
         return Err(unstorable("its headers are longer than 120 KiB, and must fit into one frame"));
     }
     let name =
@@ -41,8 +41,8 @@ pub(super) fn of(
     Ok(properties)
 }
 
-/// What a message keeps when it is sent again. Not its `expiration`, which would cut its wait short, nor its `user_id`, which
-/// is somebody else's.
+/// The properties that a message keeps when it is sent again. Not `expiration`, which would cut its delay short, and not
+/// `user_id`, which is another user's.
 fn kept(before: &BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
     if let Some(priority) = before.priority() {
@@ -76,7 +76,7 @@ fn kept(before: &BasicProperties) -> BasicProperties {
 pub(super) fn to_message(data: Vec<u8>, properties: &BasicProperties) -> Encoded {
     let mut headers = Headers::new();
     let table = properties.headers().iter().flat_map(|table| table.inner());
-    for (name, value) in table.filter(|(name, _)| !is_brokers_own(name.as_str())) {
+    for (name, value) in table.filter(|(name, _)| !is_broker_header(name.as_str())) {
         if let Some(text) = text_of(value) {
             headers.insert(name.as_str().to_owned(), text);
         }
@@ -87,11 +87,11 @@ pub(super) fn to_message(data: Vec<u8>, properties: &BasicProperties) -> Encoded
     Encoded { body: data.into(), headers }
 }
 
-fn is_brokers_own(name: &str) -> bool {
-    BROKERS_OWN.iter().any(|own| name.starts_with(own))
+fn is_broker_header(name: &str) -> bool {
+    BROKER_HEADERS.iter().any(|own| name.starts_with(own))
 }
 
-/// Lists and tables are nobody's stamps.
+/// A header's value as text; `None` for lists and tables, which are never stamps.
 fn text_of(value: &AMQPValue) -> Option<String> {
     Some(match value {
         AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),

@@ -1,17 +1,17 @@
 //! `amqp:`: queues of a broker that speaks AMQP 0-9-1, RabbitMQ for example, with the exchanges, queues and headers that
 //! Symfony Messenger's AMQP transport uses.
 //!
-//! Messages are sent to an exchange, which puts them into the queues that are bound to it, and come from those queues.
-//! The broker keeps account of who has which message in hand, and puts it back when that one's connection ends: there is
-//! no `redeliver_timeout`. It has no transactions that could move a message, so a message that is sent again is first
-//! sent and then acknowledged.
+//! Messages are sent to an exchange, which puts them into the queues that are bound to it, and are received from those queues.
+//! The broker knows which connection has which message in flight, and requeues it when that connection ends: there is no
+//! `redeliver_timeout`. There are no transactions to move a message with, so a message that is retried is first sent and then
+//! acknowledged.
 
 mod consuming;
 mod fetching;
 mod message_properties;
 mod options;
-mod publishing;
 mod parking;
+mod publishing;
 mod tags;
 mod topology;
 
@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use lapin::types::ShortString;
 use tokio::sync::Mutex;
 
-use self::consuming::{ConsumedQueue, Consuming, Taken};
+use self::consuming::{ConsumedQueue, Consuming, HandedOut};
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
@@ -35,19 +35,19 @@ use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 use crate::connection::{self, Connections};
 use crate::message::Encoded;
 
-/// A consumer that waits looks all the same after this long: a broken connection that nothing has told of would show.
-const LOOK: Duration = Duration::from_secs(60);
+/// A waiting consumer polls after this time in any case, to notice a connection that broke without an error.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An exchange and its queues.
 pub(crate) struct Amqp {
     name: String,
     topology: Arc<Topology>,
-    /// Those that are consumed and counted.
+    /// The queues that are consumed and counted.
     queues: Vec<ShortString>,
     connection: Arc<AmqpConnection>,
     publishing: Arc<Publishing>,
     consuming: Mutex<Option<Arc<Consuming>>>,
-    /// Whether messages may be pushed ahead.
+    /// Whether messages may be prefetched.
     ahead: AtomicBool,
 }
 
@@ -84,7 +84,7 @@ impl Amqp {
         if self.topology.auto_setup {
             publishing::set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
         }
-        let most = self.topology.prefetch.map_or(fetching::MOST, usize::from);
+        let most = self.topology.prefetch.map_or(fetching::MAX_PREFETCH, usize::from);
         let open = Arc::new(Consuming::new(channel, self.consumed_queues(), most));
         *consuming = Some(Arc::clone(&open));
         Ok(open)
@@ -97,7 +97,7 @@ impl Amqp {
         self.queues.iter().map(|name| ConsumedQueue { name: name.clone(), pushes: !is_deleted(name) }).collect()
     }
 
-    /// Gives up a channel on which something went wrong; the broker puts back what was received on it.
+    /// Gives up a channel after an error. The broker requeues the messages that were received on it.
     async fn broken(&self, broken: &Arc<Consuming>) {
         let mut consuming = self.consuming.lock().await;
         if consuming.as_ref().is_some_and(|consuming| Arc::ptr_eq(consuming, broken)) {
@@ -105,21 +105,21 @@ impl Amqp {
         }
     }
 
-    /// Says something about messages in hand. On a channel that is gone there are none any more.
+    /// Acknowledges or refuses messages in flight. On a channel that is gone, there are none any more.
     async fn settle(
         &self,
         action: &'static str,
         ids: &[MessageId],
-        say: impl AsyncFnOnce(&Consuming) -> lapin::Result<()>,
+        operation: impl AsyncFnOnce(&Consuming) -> lapin::Result<()>,
     ) -> Result<(), TransportError> {
         let open = self.consuming.lock().await.clone();
         let Some(open) = open.filter(|_| !ids.is_empty()) else { return Ok(()) };
-        if let Err(error) = say(&open).await {
+        if let Err(error) = operation(&open).await {
             let failure = self.connection.failure(error);
             tracing::warn!(
                 transport = self.name,
                 messages = ids.len(),
-                "{action} failed, and the broker puts them back: {failure}"
+                "{action} failed, and the broker requeues the messages: {failure}"
             );
             self.broken(&open).await;
         }
@@ -136,7 +136,7 @@ impl Amqp {
         let properties = message_properties::of(&self.name, message, before)?;
         let sent = self.publishing.publish(to, &message.body, properties, delay).await;
         sent.map_err(|failure| self.error("sending", failure))?;
-        // The broker gives no id; this one tells sendings apart.
+        // The broker issues no id. This one is only unique.
         let id = MessageId(format!("sent-{:016x}", fastrand::u64(..)));
         Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
     }
@@ -148,7 +148,7 @@ impl Sender for Amqp {
         let longest = self.topology.delays.longest();
         if delay.as_millis() > longest.into() {
             let days = longest / 86_400_000;
-            let why = format!("it is delayed for more than {days} days, which is the broker's bound");
+            let why = format!("it is delayed for more than {days} days, which is the broker's limit");
             return Err(TransportError::Unstorable { transport: self.name.clone(), why });
         }
         self.publish(To::Exchange, message, None, delay).await
@@ -181,7 +181,7 @@ impl Receiver for Amqp {
         self.settle("acknowledging", ids, async |consuming| consuming.ack(ids).await).await
     }
 
-    /// To the queue's own dead-letter exchange, if it has one, as with Symfony.
+    /// The messages go to the queue's dead-letter exchange, if it has one, as with Symfony.
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.settle("rejecting", ids, async |consuming| consuming.nack(ids, false).await).await
     }
@@ -189,11 +189,11 @@ impl Receiver for Amqp {
 
 #[async_trait]
 impl Retrying for Amqp {
-    /// To the one queue that it came from. What is sent again is first sent and then rejected, as with Symfony.
+    /// Only to the queue that it came from. The message is first sent and then rejected, as with Symfony.
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let delay = delay.min(Duration::from_millis(self.topology.delays.longest()));
         let consuming = self.consuming.lock().await.clone();
-        // Otherwise it went back with its channel, and comes again by itself.
+        // Otherwise it was requeued with its channel, and is delivered again.
         if let Some(held) = consuming.and_then(|consuming| consuming.held(id)) {
             self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await?;
         }
@@ -205,7 +205,7 @@ impl Retrying for Amqp {
 impl Counting for Amqp {
     async fn pending(&self, cap: u64) -> Result<u64, TransportError> {
         let action = "counting";
-        // A channel of its own: the broker closes it when a queue is not there.
+        // A channel of its own, because the broker closes it if a queue does not exist.
         let channel = self.connection.channel().await.map_err(|failure| self.error(action, failure))?;
         match consuming::count(&channel, &self.queues).await.map_err(|error| self.connection.failure(error)) {
             Ok(count) => {
@@ -235,10 +235,10 @@ impl SettingUp for Amqp {
 
 #[async_trait]
 impl Releasing for Amqp {
-    /// Of this process's own messages. The broker puts back those of processes that have ended.
+    /// Releases messages of this process. The broker requeues those of processes that have ended.
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
-        self.settle("giving back", &ids, async |consuming| consuming.nack(&ids, true).await).await
+        self.settle("releasing", &ids, async |consuming| consuming.nack(&ids, true).await).await
     }
 }
 
@@ -261,21 +261,21 @@ impl Prefetching for Amqp {
     }
 }
 
-fn received(taken: Taken) -> Received {
+fn received(taken: HandedOut) -> Received {
     let message = message_properties::to_message(taken.data, &taken.properties);
-    // The id is good for one delivery alone, and for nobody else.
+    // The id already identifies the delivery.
     Received { id: taken.id, receipt: Receipt::default(), message: Ok(message) }
 }
 
 #[async_trait]
 impl Waking for Amqp {
     async fn wake(&self) -> Result<(), TransportError> {
-        // When something is wrong, whoever waits finds out what it is by looking.
+        // An error of the channel is reported by the next poll.
         if let Ok(consuming) = self.consuming().await
             && let Err(error) = consuming.wait().await
         {
             let failure = self.connection.failure(error);
-            tracing::warn!(transport = self.name, "the broker puts back what is in hand: {failure}");
+            tracing::warn!(transport = self.name, "the broker requeues the messages in flight: {failure}");
             self.broken(&consuming).await;
         }
         Ok(())
@@ -286,7 +286,7 @@ impl Waking for Amqp {
             return None;
         }
         let consuming = self.consuming.try_lock().ok()?;
-        consuming.as_ref().filter(|consuming| consuming.is_open()).map(|_| LOOK)
+        consuming.as_ref().filter(|consuming| consuming.is_open()).map(|_| POLL_INTERVAL)
     }
 }
 
@@ -320,7 +320,7 @@ impl Connecting for Amqp {
         self.connection.location().as_str()
     }
 
-    /// AMQP does not tell.
+    /// AMQP does not report it.
     async fn limit(&self) -> Result<Option<u64>, TransportError> {
         Ok(None)
     }
@@ -333,10 +333,10 @@ impl Connecting for Amqp {
         self.connection.close_idle();
     }
 
-    /// The broker does not answer an acknowledgement. It answers that the channel is closed, after all that came before: a
-    /// process that ends without waiting for this may take its last acknowledgements with it.
+    /// The broker does not confirm acknowledgements. It confirms that the channel is closed, after everything that was sent
+    /// before. A process that ends without waiting for this may lose its last acknowledgements.
     async fn close(&self) {
-        // While somebody opens it there is nothing to close.
+        // While another task opens it, there is nothing to close.
         let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());
         if let Some(open) = open {
             open.close().await;
@@ -361,7 +361,7 @@ impl Amqp {
     }
 }
 
-/// Makes the transports of `amqp:`. Those on one virtual host share one connection.
+/// Creates the transports of `amqp:`. Those on one virtual host share one connection.
 #[derive(Default)]
 pub struct AmqpFactory {
     connections: Connections,

@@ -1,4 +1,4 @@
-//! Reads what an AMQP DSN and its options say: where the broker is, and which exchange, queues and delays.
+//! Reads an AMQP DSN and its options: the broker's address, the exchange, the queues and the delays.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::topology::{Binding, Delays, Exchange, Flags, Queue, Topology};
 use crate::config::{Definition, Kind, Options, Setting, TransportSpec};
 use crate::connection::amqp::Address;
 
-/// What may be said of exchange, queues and delays, in the DSN or under `options:`. The defaults are Symfony Messenger's.
+/// The options of exchange, queues and delays, in the DSN or under `options:`. The defaults are Symfony Messenger's.
 pub(super) const OPTIONS: [Definition; 6] =
     [EXCHANGE, QUEUES, DELAY, AUTO_SETUP.definition, CONFIRM_TIMEOUT.definition, PREFETCH_COUNT.definition];
 

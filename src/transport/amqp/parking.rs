@@ -53,7 +53,7 @@ impl Amqp {
     }
 
     async fn count_parked(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
-        // A channel of its own: the broker closes it when a queue is not there.
+        // A channel of its own, because the broker closes it if a queue does not exist.
         let channel = self.connection.channel().await?;
         match consuming::count(&channel, std::slice::from_ref(name))
             .await

@@ -1,7 +1,7 @@
-//! Sending: publisher confirms, and the queues in which delayed messages wait.
+//! Sends messages, with publisher confirms, and declares the queues in which delayed messages wait.
 //!
-//! A delayed message is published to a queue of its own delay, from which the broker moves it on when its time has come.
-//! Symfony's names and arguments, so that both sides use the same queues.
+//! A delayed message is published to a queue for its delay, from which the broker moves it on when it is due. The names and
+//! arguments are Symfony's, so that both sides use the same queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use super::topology::Topology;
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 
-/// A channel to send on. Opened when it is first used, and again after it was closed.
+/// A channel for sending. Opened on first use, and again after it was closed.
 pub(super) struct Publishing {
     connection: Arc<AmqpConnection>,
     topology: Arc<Topology>,
@@ -30,9 +30,9 @@ struct Open {
     is_set_up: bool,
 }
 
-/// Where a message goes.
+/// Where a message is sent.
 pub(super) enum To<'a> {
-    /// To the exchange, with its usual routing key.
+    /// To the exchange, with its default routing key.
     Exchange,
     /// Back to one queue.
     Queue(&'a ShortString),
@@ -43,7 +43,7 @@ impl Publishing {
         Self { connection, topology, channel: Mutex::new(None) }
     }
 
-    /// Returns when the broker has taken the message over, which is when it is on its disk.
+    /// Returns when the broker has confirmed the message, which then is on its disk.
     pub(super) async fn publish(
         &self,
         to: To<'_>,
@@ -66,7 +66,7 @@ impl Publishing {
             }
         };
         let unroutable = format!("no queue takes messages from exchange \"{exchange}\" with routing key \"{key}\"");
-        // Mandatory: a message that no queue takes comes back, instead of being dropped.
+        // Mandatory: a message that cannot be routed is returned, and not dropped.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirmed = async {
             let confirmation = channel.basic_publish(exchange, key, options, body, properties).await?;
@@ -94,7 +94,7 @@ impl Publishing {
         set_up_delays(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))
     }
 
-    /// Forgets the channel.
+    /// Drops the channel.
     pub(super) fn close_idle(&self) {
         if let Ok(mut channel) = self.channel.try_lock() {
             *channel = None;
@@ -105,7 +105,7 @@ impl Publishing {
         AmqpFailure::own(self.connection.location(), reason)
     }
 
-    /// The channel, with exchange and queues declared where that is wanted.
+    /// The channel. Declares exchange and queues first, if `auto_setup` is on.
     async fn channel(&self) -> Result<Channel, AmqpFailure> {
         let mut open = self.channel.lock().await;
         if let Some(open) = open.as_ref().filter(|open| open.channel.status().connected() && open.is_set_up) {
@@ -126,7 +126,7 @@ impl Publishing {
         Ok(channel)
     }
 
-    /// Declares the queue for a delay, which begins its life anew, and returns its routing key.
+    /// Declares the queue for a delay, which restarts its expiry, and returns its routing key.
     async fn delay_queue(
         &self,
         channel: &Channel,
@@ -180,7 +180,7 @@ pub(super) async fn set_up(channel: &Channel, topology: &Topology) -> lapin::Res
             ..QueueDeclareOptions::default()
         };
         channel.queue_declare(queue.name.clone(), options, queue.arguments.clone()).await?;
-        // The default exchange leads to every queue by itself.
+        // The default exchange is bound to every queue.
         let keys = queue.binding_keys.iter().filter(|_| !exchange.name.as_str().is_empty());
         for key in keys {
             let (name, exchange, arguments) =

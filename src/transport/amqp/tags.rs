@@ -1,31 +1,30 @@
-//! Delivery tags: which of a channel's messages are settled, and how to tell the broker with few words.
+//! Tracks which delivery tags of a channel are settled, to acknowledge them with as few frames as possible.
 //!
-//! The broker numbers a channel's deliveries 1, 2, 3, … over all of its queues, however they come. So a tag that has not
-//! been settled is open, also where its message has not been read yet, and one acknowledgement for "all up to this tag" is
-//! right only where all of these have been settled here.
+//! The broker numbers a channel's deliveries 1, 2, 3, … over all its queues. A tag that has not been settled is open, even if its
+//! message has not been read yet. So "acknowledge all up to this tag" is correct only if all of these have been settled here.
 
 use std::collections::BTreeSet;
 
-/// The tags that are settled: acknowledged, or refused.
+/// The tags that are settled: acknowledged or refused.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// All up to this one are.
+pub(super) struct SettledTags {
+    /// All tags up to this one are settled.
     up_to: u64,
-    /// And these, of those that come after it.
+    /// Settled tags after `up_to`.
     beyond: BTreeSet<u64>,
 }
 
-/// The acknowledgements that settle some tags.
+/// The acknowledgements to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Acks {
-    /// All up to this tag.
+    /// Acknowledge all up to this tag.
     pub(super) all_up_to: Option<u64>,
-    /// Each for itself.
+    /// Acknowledge each of these.
     pub(super) single: Vec<u64>,
 }
 
-impl Settled {
-    /// Notes that the broker has been told of this one, by a word of its own.
+impl SettledTags {
+    /// Adds a tag that was settled on its own.
     pub(super) fn add(&mut self, tag: u64) {
         if tag > self.up_to {
             self.beyond.insert(tag);
@@ -36,7 +35,7 @@ impl Settled {
         }
     }
 
-    /// Notes that these are acknowledged, and says how to tell the broker so. They were open before.
+    /// Adds tags that were open, and returns the acknowledgements to send for them.
     pub(super) fn acknowledge(&mut self, mut tags: Vec<u64>) -> Acks {
         tags.sort_unstable();
         tags.iter().for_each(|tag| self.add(*tag));
@@ -56,8 +55,8 @@ mod tests {
     }
 
     #[test]
-    fn one_word_settles_all_only_where_no_lower_tag_is_open() {
-        let mut settled = Settled::default();
+    fn several_tags_are_acknowledged_at_once_only_if_no_lower_tag_is_open() {
+        let mut settled = SettledTags::default();
         assert_eq!(settled.acknowledge(vec![2, 1, 3]), acks(3, &[]));
         // 4 has not even been read.
         assert_eq!(settled.acknowledge(vec![5, 6]), acks(None, &[5, 6]));
@@ -69,14 +68,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order, the broker hears of every tag once, never of an open one, and never of one it has forgotten.
+        /// Whatever the order, every tag is settled once, never an open one, and never one that is settled already.
         #[test]
         fn the_broker_settles_what_was_settled_here(
             order in Just((1..=40_u64).collect::<Vec<_>>()).prop_shuffle(),
             sizes in prop::collection::vec(1..8_usize, 40),
             refused in any::<u64>(),
         ) {
-            let (mut settled, mut done) = (Settled::default(), BTreeSet::new());
+            let (mut settled, mut done) = (SettledTags::default(), BTreeSet::new());
             let mut open: BTreeSet<u64> = (1..=40).collect();
             let mut order = order.into_iter();
             for (n, size) in sizes.into_iter().enumerate() {

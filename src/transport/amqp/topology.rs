@@ -6,33 +6,33 @@ use chrono::{DateTime, Utc};
 use lapin::ExchangeKind;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// A queue of delays is removed when it has not been declared for its delay and this long, in milliseconds.
-const LEFT_BEHIND: u64 = 10_000;
-/// Longer than the day whose queue it is.
+/// A delay queue expires this many milliseconds after its delay, counted from when it was last declared.
+const EXPIRES_AFTER: u64 = 10_000;
+/// Milliseconds by which daily queues outlive their delay.
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
-/// Where messages are sent, and from where they come.
+/// Where messages are sent to, and received from.
 #[derive(Clone)]
 pub(super) struct Topology {
     pub(super) exchange: Exchange,
     pub(super) queues: Vec<Queue>,
-    /// Where delayed messages wait.
+    /// The queues for delayed messages.
     pub(super) delays: Delays,
     pub(super) auto_setup: bool,
     pub(super) confirm_timeout: Duration,
-    /// The most messages in hand and on their way.
+    /// The most messages to prefetch.
     pub(super) prefetch: Option<u16>,
 }
 
 #[derive(Clone)]
 pub(super) struct Exchange {
-    /// Empty: the broker's default exchange, which is there without being declared.
+    /// Empty: the broker's default exchange, which exists without being declared.
     pub(super) name: ShortString,
     pub(super) kind: ExchangeKind,
     pub(super) routing_key: ShortString,
     pub(super) flags: Flags,
     pub(super) arguments: FieldTable,
-    /// Exchanges whose messages go on to this one.
+    /// Exchanges that forward messages to this one.
     pub(super) bindings: Vec<Binding>,
 }
 
@@ -49,11 +49,11 @@ pub(super) struct Binding {
 pub(super) struct Delays {
     /// Their exchange.
     pub(super) exchange: ShortString,
-    /// How they are named.
+    /// The pattern of their names.
     pub(super) pattern: String,
-    /// Arguments besides those that make it a queue of delays.
+    /// Additional arguments of these queues.
     pub(super) arguments: FieldTable,
-    /// Does each day have queues of its own? Declaring a quorum queue again does not make it live longer.
+    /// Whether each day has queues of its own. Needed for quorum queues, whose expiry is not restarted by declaring them again.
     pub(super) daily: bool,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Flags {
 }
 
 impl Topology {
-    /// The name of the queue in which messages wait, which is also its routing key at the exchange of delays.
+    /// The name of the queue for a delay, which is also its routing key at the delay exchange.
     pub(super) fn delay_queue(&self, millis: u64, routing_key: &str, again: bool) -> String {
         self.delay_queue_of(Utc::now(), millis, routing_key, again)
     }
@@ -85,24 +85,24 @@ impl Topology {
         let name = self.delays.pattern.replace("%exchange_name%", self.exchange.name.as_str());
         let name = name.replace("%routing_key%", routing_key).replace("%delay%", &millis.to_string());
         let action = if again { "retry" } else { "delay" };
-        // The "Z" keeps it apart from Symfony's, whose days are those of PHP's time zone: a queue of one day that is used
-        // on the next one may be removed with what is in it.
+        // The "Z" keeps it apart from Symfony's queues, whose days are in PHP's time zone: a queue that is used on the next
+        // day may be deleted with its messages.
         let day = if self.delays.daily { at.format("_%Y-%m-%dZ").to_string() } else { String::new() };
         format!("{name}_{action}{day}")
     }
 }
 
 impl Delays {
-    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, less what the queue outlives it.
+    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, minus the time by which the queue outlives it.
     pub(super) fn longest(&self) -> u64 {
         u64::from(u32::MAX) - self.outlives()
     }
 
     fn outlives(&self) -> u64 {
-        LEFT_BEHIND + if self.daily { DAY } else { 0 }
+        EXPIRES_AFTER + if self.daily { DAY } else { 0 }
     }
 
-    /// The arguments of the queue for a delay, from which messages go on to an exchange.
+    /// The arguments of the queue for a delay. Its messages go on to `exchange`, with the routing key `key`.
     pub(super) fn queue_arguments(&self, millis: u64, exchange: &ShortString, key: &ShortString) -> FieldTable {
         let number = |millis: u64| AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX));
         let text = |text: &ShortString| AMQPValue::LongString(text.as_str().into());
@@ -119,6 +119,6 @@ impl Delays {
 }
 
 impl Flags {
-    /// Symfony Messenger's.
+    /// The defaults of Symfony Messenger.
     pub(super) const DEFAULT: Self = Self { durable: true, exclusive: false, auto_delete: false, internal: false };
 }

@@ -1,13 +1,13 @@
-//! Changing messages that are there: acknowledging, releasing, retrying, moving.
+//! Changes existing messages: acknowledges, releases, retries and moves them.
 
 use super::super::{MessageId, TransportError};
 use super::ids::is_entry;
-use super::taking::MOST_TAKEN;
+use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
 
 impl Redis {
-    /// A script for some messages. What is no id of an entry is passed over.
+    /// Executes a script for some messages. Anything that is not the id of an entry is skipped.
     pub(super) async fn change(
         &self,
         action: &'static str,
@@ -23,13 +23,13 @@ impl Redis {
         change.arg(arguments).arg(ids);
         match self.connection.run(async |connection| change.invoke_async(connection).await).await {
             Ok(()) => Ok(()),
-            // There is nothing in a queue that is not there.
+            // A queue that does not exist has no messages.
             Err(error) if error.is_missing() && self.queue.auto_setup => Ok(()),
             Err(error) => Err(self.error(action, error)),
         }
     }
 
-    /// Messages leave.
+    /// Acknowledges messages, and deletes them if `delete` is set.
     pub(super) async fn finish(
         &self,
         action: &'static str,
@@ -57,8 +57,8 @@ impl Redis {
     }
 
     pub(super) async fn finish_entries(&self, ids: &[&str], delete: bool) -> Result<(), RedisFailure> {
-        // Lua has no place for very many arguments.
-        for ids in ids.chunks(MOST_TAKEN) {
+        // Lua limits the number of arguments.
+        for ids in ids.chunks(MAX_RECEIVED) {
             let mut finish = self.invocation(&scripts::FINISH);
             finish.arg(&self.queue.group).arg(u8::from(delete)).arg(ids);
             self.connection.run(async |connection| finish.invoke_async::<()>(connection).await).await?;
@@ -66,8 +66,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Takes a message from its place and puts another one where it is to be, in one step. The new id; none where the
-    /// first one is not there any more, or another consumer has it.
+    /// Replaces a message by another one, in this queue or another, in one step. Returns the new id; `None` if the original is
+    /// gone, or another consumer has it.
     pub(super) async fn put(
         &self,
         action: &'static str,

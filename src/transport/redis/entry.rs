@@ -1,7 +1,7 @@
-//! A message as Symfony writes it: one field of a stream's entry, or a member of the set of delayed messages.
+//! Messages as Symfony writes them: as a field of a stream's entry, or a member of the set of delayed messages.
 //!
-//! Both are JSON, `{"body": …, "headers": …}`; a member also has a `uniqid`, because a set keeps equal members once. What
-//! is in a stream is by default wrapped by php-redis, as PHP's serializer writes text: `s:LENGTH:"…";`.
+//! Both are JSON, `{"body": …, "headers": …}`. A member also has a `uniqid`, because a set keeps equal members only once. By
+//! default php-redis wraps the entries of a stream as PHP's serializer writes text: `s:LENGTH:"…";`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::super::{Damaged, MessageId, Receipt, Received, TransportError};
 use crate::message::{Encoded, Headers, UndecodableError, headers_from_json};
 
-/// How php-redis is told to wrap entries: its option `serializer`.
+/// How php-redis wraps entries, by its option `serializer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrapping {
     /// `0`: not at all.
@@ -41,7 +41,7 @@ pub(super) fn entry(transport: &str, message: &Encoded, wrapping: Wrapping) -> R
     Ok(wrap(json(transport, message, None)?, wrapping))
 }
 
-/// A member of the set of delayed messages. Never wrapped: Symfony goes around php-redis there.
+/// A member of the set of delayed messages. Never wrapped: Symfony bypasses php-redis there.
 pub(super) fn member(transport: &str, message: &Encoded, uniqid: &str) -> Result<Vec<u8>, TransportError> {
     json(transport, message, Some(uniqid))
 }
@@ -54,7 +54,7 @@ fn json(transport: &str, message: &Encoded, uniqid: Option<&str>) -> Result<Vec<
     serde_json::to_vec(&written).map_err(|error| unstorable(&error.to_string()))
 }
 
-/// The entry that a delayed message becomes. What cannot be read goes as it is, and is received as damaged.
+/// The entry that a delayed message becomes. A member that cannot be read is copied as it is, and received as damaged.
 pub(super) fn entry_of_member(member: &[u8], wrapping: Wrapping) -> Vec<u8> {
     let content = match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(member) {
         Ok(mut content) => {
@@ -90,7 +90,7 @@ pub(super) fn read(content: &[u8]) -> Result<Encoded, Damaged> {
 /// An entry: its id, its fields and their values.
 pub(super) type Entry = (String, Vec<Vec<u8>>);
 
-/// The message in an entry. One without a field `message` is shown with what it has.
+/// The message in an entry. An entry without the field `message` is received as damaged, with everything it has.
 pub(super) fn received((id, fields): Entry, receipt: Receipt) -> Received {
     let mut pairs = fields.chunks_exact(2);
     let message = pairs.find(|pair| pair[0] == b"message").map(|pair| read(&pair[1]));
@@ -98,7 +98,7 @@ pub(super) fn received((id, fields): Entry, receipt: Receipt) -> Received {
     Received { id: MessageId(id), receipt, message }
 }
 
-/// An entry without the field `message`, with all that it has.
+/// An entry without the field `message`, with everything it has.
 fn without_message(fields: &[Vec<u8>]) -> Damaged {
     let error = UndecodableError::Body("the entry has no field `message`".to_owned());
     Damaged { body: fields.join(&b' ').into(), headers: Bytes::new(), error }
@@ -116,7 +116,7 @@ fn wrap(json: Vec<u8>, wrapping: Wrapping) -> Vec<u8> {
     }
 }
 
-/// What is inside, where it is wrapped.
+/// The content of a wrapped entry; of any other, the entry itself.
 fn unwrap(content: &[u8]) -> &[u8] {
     let inner = || {
         let rest = content.strip_prefix(b"s:")?;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_wrapped_as_php_redis_does_it() {
+    fn an_entry_is_wrapped_as_by_php_redis() {
         let plain = r#"{"body":"{\"a\":\"ä\"}","headers":{"type":"App\\A"}}"#;
         assert_eq!(entry("t", &message(), Wrapping::None).unwrap(), plain.as_bytes());
         let wrapped = entry("t", &message(), Wrapping::Php).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_damaged_and_kept() {
+    fn content_that_is_not_a_message_is_damaged_and_kept() {
         for content in [&b"nonsense"[..], b"", b"[]", b"{}", b"\xff", br#"{"body":7,"headers":{}}"#, b"s:3:\"ab\";"] {
             let damaged = read(content).unwrap_err();
             assert_eq!(damaged.body, content);

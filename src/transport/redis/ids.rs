@@ -6,22 +6,22 @@ use nix::unistd::gethostname;
 
 use super::super::MessageId;
 
-/// Begins the names that consumers give themselves.
-pub(super) const OWN_NAMES: &str = "minutely:";
-/// Before the id of a message that is delayed.
+/// Prefix of generated consumer names.
+pub(super) const NAME_PREFIX: &str = "minutely:";
+/// Prefix of the ids of delayed messages.
 pub(super) const DELAYED: &str = "delayed:";
-/// The largest whole number that a score holds exactly, in milliseconds: the year 287396.
+/// The latest time, in milliseconds since 1970: the largest integer that a score holds exactly (the year 287396).
 pub(super) const LATEST: u64 = (1 << 53) - 1;
 
-/// A name for a consumer that no other has.
+/// A unique name for a consumer.
 pub(super) fn own_name() -> String {
     let host = gethostname().unwrap_or_default();
-    format!("{OWN_NAMES}{}:{}:{:08x}", host.display(), std::process::id(), fastrand::u32(..))
+    format!("{NAME_PREFIX}{}:{}:{:08x}", host.display(), std::process::id(), fastrand::u32(..))
 }
 
-/// Is it an id of a stream's entry, `1700000000000-0`?
+/// Whether this is the id of a stream's entry, such as `1700000000000-0`.
 pub(super) fn is_entry(id: &MessageId) -> bool {
-    // A number may begin with a plus sign elsewhere.
+    // `parse` alone would accept a plus sign.
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u64>().is_ok();
     id.0.split_once('-').is_some_and(|(time, number)| is_number(time) && is_number(number))
 }
@@ -41,7 +41,7 @@ pub(super) fn due(delay: Duration) -> u64 {
     now().saturating_add(millis(delay)).min(LATEST)
 }
 
-/// Tells delayed messages with equal content apart.
+/// A value that makes delayed messages with equal content distinct.
 pub(super) fn new_uniqid() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

@@ -1,4 +1,4 @@
-//! Looking at messages without taking them: first those in the stream, then those that are delayed.
+//! Lists messages without receiving them: first those in the stream, then the delayed ones.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,22 +11,22 @@ use super::Redis;
 use super::entry::{self, Entry, received};
 use super::ids::{DELAYED, LATEST, delayed_id, is_entry};
 
-/// What the group knows of the stream.
+/// What the group knows about the stream.
 struct Group {
     last_delivered: (u64, u64),
-    /// The ids of entries that a consumer has in hand.
+    /// The ids of the entries in flight.
     in_flight: HashSet<String>,
 }
 
 impl Group {
-    /// Finished messages stay in the stream where they are not deleted.
+    /// Whether a message is finished, and still in the stream because messages are not deleted.
     fn is_finished(&self, id: &str) -> bool {
         parts(id) <= self.last_delivered && !self.in_flight.contains(id)
     }
 }
 
 impl Redis {
-    /// The members of the set that these ids are of, and when each is due; ids of nothing are passed over.
+    /// The members of the set with these ids, and when each is due. Unknown ids are skipped.
     pub(super) async fn members(
         &self,
         action: &'static str,
@@ -117,7 +117,7 @@ impl Listing for Redis {
         let (due, after) = match after.filter(|id| !is_entry(id)) {
             Some(id) => match due_of(id) {
                 Some(due) => (due, Some(id)),
-                // Nothing comes after what was never an id.
+                // Nothing comes after something that was never an id.
                 None => return Ok(Vec::new()),
             },
             None => (0, None),
@@ -158,7 +158,7 @@ fn due_of(id: &MessageId) -> Option<u64> {
     id.0.strip_prefix(DELAYED)?.split(':').next()?.parse().ok()
 }
 
-/// An entry's id in numbers, which compare as ids do.
+/// The numbers of an entry's id, in the order in which ids are compared.
 fn parts(id: &str) -> (u64, u64) {
     let (time, number) = id.split_once('-').unwrap_or((id, "0"));
     (time.parse().unwrap_or(0), number.parse().unwrap_or(0))

@@ -1,8 +1,8 @@
 //! `redis:`: a queue in a Redis stream, the same that Symfony Messenger's Redis transport uses.
 //!
-//! A stream keeps entries in the order of their ids, a consumer group knows which of them are in flight, with whom and for
-//! how long. Delayed messages wait in a sorted set beside the stream, and whoever consumes moves the due ones over. All
-//! that changes more than one of these is a script (see [`scripts`]), and so one step for everybody.
+//! A stream keeps entries in the order of their ids. A consumer group knows which of them are in flight, with which consumer
+//! and for how long. Delayed messages wait in a sorted set beside the stream, and consumers move the due ones to the stream.
+//! Whatever changes more than one of these is a script (see [`scripts`]), and so a single step.
 
 mod changing;
 mod entry;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use self::entry::Wrapping;
 use self::ids::{delayed_id, due, millis, new_uniqid, now, own_name};
 use self::options::Queue;
-use self::taking::{BEGINNING, MOST_TAKEN};
+use self::taking::{BEGINNING, MAX_RECEIVED};
 use super::{
     Connecting, FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, MessageId, Moving, Place, Receipt,
     Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
@@ -34,10 +34,10 @@ use crate::connection::redis::{RedisConnection, RedisFailure};
 use crate::connection::{self, Connections};
 use crate::message::Encoded;
 
-/// After the name of a stream: the set of the messages that are to come to it.
+/// Suffix of the stream's name for the set of its delayed messages.
 const DELAYED_SET: &str = "__queue";
-/// The most that counting or looking looks through where Redis does not know the number by itself.
-const MOST_COUNTED: u64 = 100_000;
+/// How many entries are counted at most, where Redis does not know the number.
+const MAX_COUNTED: u64 = 100_000;
 
 /// A queue in a stream.
 pub(crate) struct Redis {
@@ -48,19 +48,19 @@ pub(crate) struct Redis {
     consumer: String,
     connection: Arc<RedisConnection>,
     state: Mutex<State>,
-    /// Has this consumer's own past, and that of others, been looked after?
+    /// Whether the groups have been checked, and consumers that are gone removed.
     has_begun: AtomicBool,
 }
 
-/// What the last look has found.
+/// What the last poll has found.
 struct State {
-    /// Where the search for abandoned messages goes on.
+    /// Where the search for abandoned messages continues.
     cursor: String,
-    /// The changes that the server had reported by then.
+    /// The changes that the server had reported before it.
     changes: watch::Receiver<u64>,
     /// When the next delayed message is due.
     next_due: Option<SystemTime>,
-    /// With a name that is set: up to where the messages that it had in flight before have been taken.
+    /// If the consumer's name is configured: the last message received of those that were in flight at the start.
     own: Option<String>,
 }
 
@@ -70,7 +70,7 @@ impl Redis {
         let own = queue.consumer.as_ref().map(|_| "0".to_owned());
         let consumer = queue.consumer.clone().unwrap_or_else(own_name);
         let mut changes = connection.subscribe([&queue.stream, &delayed]);
-        // Nobody has looked yet.
+        // There has been no poll yet.
         changes.mark_changed();
         Self {
             name: name.to_owned(),
@@ -84,7 +84,7 @@ impl Redis {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // A panic while the lock is held leaves nothing half done.
+        // A panic while the lock is held leaves nothing half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -108,10 +108,10 @@ impl Redis {
         self.queue.stream_max_entries.map_or(String::new(), |most| most.to_string())
     }
 
-    /// Creates the group, and the stream where it is missing.
+    /// Creates the group, and the stream if it is missing.
     async fn create_group(&self, action: &'static str) -> Result<(), TransportError> {
         let mut create = redis::cmd("XGROUP");
-        // From the beginning: what is there was sent for this group.
+        // From the beginning: existing messages were sent for this group.
         create.arg("CREATE").arg(&self.queue.stream).arg(&self.queue.group).arg("0").arg("MKSTREAM");
         match self.connection.run(async |connection| create.exec_async(connection).await).await {
             Err(error) if !error.is_there_already() => Err(self.error(action, error)),
@@ -126,7 +126,7 @@ impl Redis {
     async fn count(&self, cap: u64) -> Result<Counts, TransportError> {
         let action = "counting";
         let mut count = self.invocation(&scripts::COUNT);
-        count.arg(&self.queue.group).arg(now()).arg(millis(self.queue.redeliver_timeout)).arg(cap.min(MOST_COUNTED));
+        count.arg(&self.queue.group).arg(now()).arg(millis(self.queue.redeliver_timeout)).arg(cap.min(MAX_COUNTED));
         let counted = self.connection.run(async |connection| count.invoke_async(connection).await).await;
         let (is_there, pending, delayed, in_flight): (bool, u64, u64, u64) =
             counted.map_err(|error| self.error(action, error))?;
@@ -181,13 +181,13 @@ impl Sender for Redis {
 impl Receiver for Redis {
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
         let action = "receiving";
-        let up_to = up_to.min(MOST_TAKEN);
+        let up_to = up_to.min(MAX_RECEIVED);
         if up_to == 0 {
             return Ok(Vec::new());
         }
         let entries = match self.take(up_to).await {
             Err(error) if error.is_missing() && self.queue.auto_setup => {
-                // Also where there is nothing to take yet: what is not there cannot tell of its first message.
+                // Even if there is nothing to receive: a missing stream cannot notify of its first message.
                 self.create_group(action).await?;
                 self.take(up_to).await
             }
@@ -229,7 +229,7 @@ impl SettingUp for Redis {
 
 #[async_trait]
 impl Releasing for Redis {
-    /// The receipt is the consumer's name. Consumers that share one, set by the option `consumer`, are one to Redis.
+    /// The receipt is the consumer's name. Redis cannot tell consumers apart that share a name (option `consumer`).
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         let mut by_consumer: HashMap<&str, Vec<MessageId>> = HashMap::new();
         for delivery in deliveries {
@@ -305,7 +305,7 @@ impl Waking for Redis {
     }
 
     fn poll_interval(&self) -> Option<Duration> {
-        // Nothing tells of messages whose consumer is gone.
+        // There is no notification of messages whose consumer is gone.
         self.connection.reports_changes().then(|| self.queue.claim_interval.min(self.queue.redeliver_timeout))
     }
 }
@@ -384,7 +384,7 @@ struct StreamPlace {
     /// Entries move only between queues that wrap messages in the same way.
     wrapping: Wrapping,
     stream: String,
-    /// How many entries the stream may have; empty where that is not bounded.
+    /// The maximum length of the stream; empty if it is not limited.
     bound: String,
 }
 
@@ -406,7 +406,7 @@ impl Redis {
     }
 }
 
-/// Makes the transports of `redis:`. Those on one database share one connection.
+/// Creates the transports of `redis:`. Those on one database share one connection.
 #[derive(Default)]
 pub struct RedisFactory {
     connections: Connections,
@@ -444,7 +444,7 @@ impl Factory for RedisFactory {
         let mut warnings = Vec::new();
         if queue.stream_max_entries.is_some() {
             let message =
-                "stream_max_entries drops the oldest messages when there are more, also those that nobody has handled";
+                "stream_max_entries drops the oldest messages when there are more, even if they were not handled";
             warnings.push(spec.warning(message));
         }
         if queue.consumer.is_some() {

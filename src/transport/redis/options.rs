@@ -1,4 +1,4 @@
-//! What a Redis DSN and its options say about a queue: which stream, group and consumer.
+//! Reads the options of a queue from a Redis DSN: stream, group, consumer and others.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::entry::Wrapping;
 use crate::config::{Definition, Options, Setting, TransportSpec};
 use crate::connection::redis::Address;
 
-/// What may be said of a queue, in the DSN or under `options:`.
+/// The options of a queue, in the DSN or under `options:`.
 pub(super) const OPTIONS: [Definition; 10] = [
     STREAM.definition,
     GROUP.definition,
@@ -38,7 +38,7 @@ const SERIALIZER: Setting<String> = Setting::text(
 const CLAIM_INTERVAL: Setting<Duration> = Setting::millis(
     "claim_interval",
     "60000",
-    "milliseconds after which a waiting worker looks for messages whose `redeliver_timeout` is over",
+    "milliseconds after which a waiting worker searches for messages whose `redeliver_timeout` is over",
 );
 const DELETE_AFTER_ACK: Setting<bool> =
     Setting::php_flag("delete_after_ack", "true", "delete handled messages from the stream");
@@ -61,22 +61,22 @@ const AUTO_SETUP: Setting<bool> =
 pub(super) struct Queue {
     pub(super) stream: String,
     pub(super) group: String,
-    /// None: a name of its own for each process.
+    /// `None`: each process has a name of its own.
     pub(super) consumer: Option<String>,
     pub(super) auto_setup: bool,
     pub(super) delete_after_ack: bool,
     pub(super) delete_after_reject: bool,
-    /// The stream is cut to about so many entries.
+    /// The stream is cut to about this many entries.
     pub(super) stream_max_entries: Option<u64>,
     pub(super) wrapping: Wrapping,
     pub(super) redeliver_timeout: Duration,
     pub(super) claim_interval: Duration,
 }
 
-/// Reads a transport's description, and notes what is wrong with it.
+/// Reads a transport's description, and reports mistakes to `options`.
 pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Queue) {
     let address = Address::read(spec, options);
-    // With a socket the whole path is its own.
+    // With a socket, the whole path is the socket's.
     let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path() };
     let mut parts = path.split('/').skip(1).map(|part| if part.is_empty() { None } else { Some(part.to_owned()) });
     let mut part = || parts.next().flatten();

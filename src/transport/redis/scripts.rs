@@ -1,14 +1,14 @@
-//! What is done on the server in one step.
+//! Lua scripts, which the server executes in one step.
 //!
-//! Each script is one step for everybody else: nobody sees a message in two places or in none, and whoever is killed
-//! leaves all of a step or nothing. Only an error ends a script in the middle (a key of another type, no permission), so
-//! what may fail comes before what takes away. Keys are the stream and the set of delayed messages, in this order.
+//! No other client sees a message in two places or in none, and a client that is killed leaves all of a step or nothing. Only an
+//! error (a key of another type, a missing permission) ends a script in the middle. So commands that may fail come before those
+//! that remove something. The keys are the stream and the set of delayed messages, in this order.
 
 use std::sync::LazyLock;
 
 use redis::Script;
 
-/// A script that is made once and then known to servers by its hash.
+/// A script that is created once. Servers then know it by its hash.
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
         $(#[$doc])*
@@ -17,14 +17,14 @@ macro_rules! script {
 }
 
 script! {
-    /// Takes messages in flight. Arguments: group, consumer, how many, idle time from which on others' messages are
-    /// abandoned, where to go on looking for those, now (empty: delayed messages do not matter).
+    /// Receives messages. Arguments: group, consumer, limit, the idle time after which messages of other consumers are
+    /// abandoned, where to continue the search for those, now (empty: ignore delayed messages).
     ///
-    /// Gives the delayed messages that are due, if there are any, and then does nothing else. Otherwise: where to go on
-    /// looking, entries, when the next delayed message is due.
+    /// If delayed messages are due, returns them and does nothing else. Otherwise returns where to continue the search, the
+    /// entries, and when the next delayed message is due.
     ///
-    /// One XAUTOCLAIM examines ten entries for each that it may claim, and is repeated until so many have been examined
-    /// that a server with many consumers does not wait for this script.
+    /// One XAUTOCLAIM examines ten entries for each that it may claim. It is repeated only up to a number of examined entries
+    /// that keeps the script short, because the server executes nothing else meanwhile.
     RECEIVE = r"
 local stream, queue = KEYS[1], KEYS[2]
 local group, consumer, up_to = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -52,10 +52,10 @@ return {cursor, entries, next_due[2] or ''}"
 }
 
 script! {
-    /// Makes delayed messages pending. Arguments: the bound of the stream (empty: none), now, and for each message the
-    /// member of the set and the entry it becomes.
+    /// Makes delayed messages pending. Arguments: the maximum length of the stream (empty: none), now, and for each message
+    /// the member of the set and the entry it becomes.
     ///
-    /// One that is not in the set any more was taken by somebody else. So was one that is not due any more: Symfony 7.4
+    /// A message that is no longer in the set was taken by another consumer. So was one that is no longer due: Symfony 7.4
     /// raises the score of a member before it adds the entry, and removes the member after that.
     BECOME_DUE = r"
 local bound, now = {}, tonumber(ARGV[2])
@@ -73,8 +73,8 @@ end"
 }
 
 script! {
-    /// Counts. Arguments: group, now, idle time from which on messages are abandoned, cap. Gives whether the group is
-    /// there, and pending, delayed, in flight.
+    /// Counts messages. Arguments: group, now, the idle time after which messages are abandoned, cap. Returns whether the group
+    /// exists, and how many are pending, delayed and in flight.
     COUNT = r"
 local stream, queue = KEYS[1], KEYS[2]
 local cap = tonumber(ARGV[4])
@@ -114,9 +114,9 @@ return {0, redis.call('XLEN', stream) + due, delayed, 0}"
 }
 
 script! {
-    /// Makes messages in flight pending. Arguments: group, the consumer that has them, ids. What another consumer has by
-    /// now is left. They are made to look abandoned long ago, and keep their place in the queue. That changes no key, so
-    /// one is changed and changed back to wake who waits.
+    /// Makes messages in flight pending. Arguments: group, the consumer that has them, ids. Messages that another consumer has
+    /// by now are skipped. The others are made to look abandoned long ago, and keep their place in the queue. That changes no
+    /// key, so a key is changed and changed back to wake waiting consumers.
     RELEASE = r"
 local released = false
 for n = 3, #ARGV do
@@ -127,15 +127,14 @@ for n = 3, #ARGV do
   end
 end
 if released then
-  -- A full server takes nothing in, and somebody looks all the same in the end.
+  -- A full server refuses this. Consumers then find the messages by polling.
   redis.pcall('ZADD', KEYS[2], 0, '')
   redis.pcall('ZREM', KEYS[2], '')
 end"
 }
 
 script! {
-    /// Makes delayed messages due, some at a time. Argument: now. Gives whether
-    /// there are more.
+    /// Makes delayed messages due, up to a thousand at a time. Argument: now. Returns whether there are more.
     RESUME = r"
 local delayed = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, 1000)
 for _, member in ipairs(delayed) do redis.call('ZADD', KEYS[2], 'XX', ARGV[1], member) end
@@ -144,7 +143,8 @@ return 0"
 }
 
 script! {
-    /// Begins the time in flight anew. Arguments: group, consumer, ids. What is not this consumer's (any more) is left.
+    /// Restarts the time in flight. Arguments: group, consumer, ids. Messages that are not (or no longer) this consumer's are
+    /// skipped.
     KEEP_ALIVE = r"
 for n = 3, #ARGV do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
@@ -155,16 +155,16 @@ end"
 }
 
 script! {
-    /// Messages leave. Arguments: group, whether to delete them, ids. (A transaction would do it too, but a server whose
-    /// memory is full refuses transactions, and this is what empties it.)
+    /// Finishes messages. Arguments: group, whether to delete them, ids. (A server whose memory is full would refuse a
+    /// transaction, but not this script, and deleting messages is what frees memory.)
     FINISH = r"
 redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 3))
 if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 3)) end"
 }
 
 script! {
-    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by now
-    /// has been taken by somebody else.
+    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by now was
+    /// taken by another consumer.
     REMOVE_DELAYED = r"
 for n = 1, #ARGV, 2 do
   local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
@@ -177,10 +177,9 @@ end"
 script! {
     /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id (or
     /// the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete the entry,
-    /// the new content, when it is due (empty: now), the bound of the stream (empty: none), this consumer.
+    /// the new content, when it is due (empty: now), the maximum length of the stream (empty: none), this consumer.
     ///
-    /// Gives the new id; an empty one for a delayed message, nothing where the first one is not there, or is another
-    /// consumer's by now.
+    /// Returns the new id; an empty one for a delayed message; nothing if the original is gone, or another consumer's by now.
     MOVE = r"
 local stream, queue, destination = KEYS[1], KEYS[2], KEYS[3]
 local group, id, is_delayed = ARGV[1], ARGV[2], ARGV[3] ~= ''
@@ -227,8 +226,8 @@ return new"
 }
 
 script! {
-    /// Removes consumers that hold nothing and have not been heard of for so long, so that their number does not grow with
-    /// every worker there ever was. Arguments: group, beginning of their names, milliseconds.
+    /// Removes consumers that have nothing in flight and have been idle for some time, so that their number does not grow with
+    /// every worker that ever ran. Arguments: group, prefix of their names, milliseconds.
     SWEEP = r"
 for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local map = {}

@@ -1,4 +1,4 @@
-//! Taking messages in flight: delayed ones that are due, abandoned ones, and new ones, in one step of the server.
+//! Receives messages: delayed ones that are due, abandoned ones, and new ones, in one step of the server.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -8,24 +8,24 @@ use redis::Value;
 use redis::streams::StreamInfoGroupsReply;
 
 use super::entry::{self, Entry};
-use super::ids::{LATEST, OWN_NAMES, millis, now};
+use super::ids::{LATEST, NAME_PREFIX, millis, now};
 use super::options::Queue;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
 
-/// A consumer that holds nothing and was not heard of for so long is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-/// How often delayed messages are moved over before what is there is taken all the same.
-const MOVES: u32 = 10;
-/// Where the search for abandoned messages begins, and what the server says when it has come to the end.
+/// A consumer that has nothing in flight is removed after this time without a sign of life.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// How often delayed messages are moved to the stream before messages are received in any case.
+const MAX_MOVES: u32 = 10;
+/// Where the search for abandoned messages begins, and what the server returns at its end.
 pub(super) const BEGINNING: &str = "0-0";
-/// How often one receive goes on with that search while it finds nothing; each step examines a thousand messages in flight.
-const LOOKS: u32 = 100;
-/// The most messages taken in one step.
-pub(super) const MOST_TAKEN: usize = 1000;
+/// The most steps of that search in one receive that finds nothing. Each examines a thousand messages in flight.
+const MAX_SEARCHES: u32 = 100;
+/// The most messages received in one step.
+pub(super) const MAX_RECEIVED: usize = 1000;
 
 impl Redis {
-    /// Takes messages, of a group that is there.
+    /// Receives messages. The group must exist.
     pub(super) async fn take(&self, up_to: usize) -> Result<Vec<Entry>, RedisFailure> {
         if !self.has_begun.load(Ordering::Relaxed) {
             self.check_groups().await?;
@@ -36,7 +36,7 @@ impl Redis {
         if let Some(after) = own {
             let page = self.take_own(&after, up_to).await?;
             self.state().own = page.last().map(|(id, _)| id.clone());
-            // One that was deleted from the stream has nothing left to deliver.
+            // Messages that were deleted from the stream have nothing to deliver.
             let (gone, entries): (Vec<Entry>, Vec<Entry>) = page.into_iter().partition(|(_, fields)| fields.is_empty());
             self.finish_entries(&gone.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), false).await?;
             if !entries.is_empty() {
@@ -45,8 +45,8 @@ impl Redis {
         }
         let changes = self.connection.subscribe([&self.queue.stream, &self.delayed]);
         let mut cursor = self.state().cursor.clone();
-        let (mut looks, mut is_whole_pass) = (LOOKS, cursor == BEGINNING);
-        let mut moves = MOVES;
+        let (mut searches, mut is_full_pass) = (MAX_SEARCHES, cursor == BEGINNING);
+        let mut moves = MAX_MOVES;
         loop {
             let now = now();
             let mut receive = self.invocation(&scripts::RECEIVE);
@@ -57,7 +57,7 @@ impl Redis {
             if answer.len() == 1 {
                 match self.become_due(answer.swap_remove(0), now).await {
                     Ok(()) => moves -= 1,
-                    // A full server takes nothing into the stream, and what is there is taken all the same.
+                    // A full server adds nothing to the stream. Messages in it can still be received.
                     Err(error) if error.is_full() => moves = 0,
                     Err(error) => return Err(error),
                 }
@@ -65,12 +65,12 @@ impl Redis {
             }
             let (next, entries, next_due): (String, Vec<Entry>, String) =
                 redis::from_redis_value(Value::Array(answer)).map_err(|error| self.connection.failure(error.into()))?;
-            let is_over = is_whole_pass && next == BEGINNING;
-            is_whole_pass |= next == BEGINNING;
+            let is_over = is_full_pass && next == BEGINNING;
+            is_full_pass |= next == BEGINNING;
             cursor = next;
-            // Nothing else is to be done, so the abandoned messages behind all those that are in flight are looked for.
-            if entries.is_empty() && !is_over && looks > 0 {
-                looks -= 1;
+            // There is nothing else to do, so the search for abandoned messages continues.
+            if entries.is_empty() && !is_over && searches > 0 {
+                searches -= 1;
                 continue;
             }
             let next_due: Option<f64> = next_due.parse().ok();
@@ -82,7 +82,7 @@ impl Redis {
         }
     }
 
-    /// What a consumer of this name had in flight when it ended, page by page.
+    /// The messages that a consumer of this name had in flight when it ended, page by page.
     async fn take_own(&self, after: &str, up_to: usize) -> Result<Vec<Entry>, RedisFailure> {
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.queue.group).arg(&self.consumer).arg("COUNT").arg(up_to);
@@ -92,7 +92,7 @@ impl Redis {
         Ok(read.unwrap_or_default().into_values().flatten().collect())
     }
 
-    /// Delayed messages whose time has come.
+    /// Moves delayed messages that are due to the stream.
     async fn become_due(&self, members: Value, now: u64) -> Result<(), RedisFailure> {
         let members: Vec<Vec<u8>> =
             redis::from_redis_value(members).map_err(|error| self.connection.failure(error.into()))?;
@@ -104,7 +104,7 @@ impl Redis {
         self.connection.run(async |connection| become_due.invoke_async(connection).await).await
     }
 
-    /// With several groups, what one of them deletes is lost to the others. Symfony refuses that too.
+    /// Refuses several groups if messages are deleted: one group would delete them for the others. Symfony refuses that too.
     pub(super) async fn check_groups(&self) -> Result<(), RedisFailure> {
         let Queue { stream, group, delete_after_ack, delete_after_reject, .. } = &self.queue;
         if !delete_after_ack && !delete_after_reject {
@@ -122,16 +122,16 @@ impl Redis {
         };
         let Some(other) = groups.into_iter().find(|known| known.name != *group) else { return Ok(()) };
         Err(self.connection.refusal(format!(
-            "stream \"{stream}\" has the group \"{}\" besides \"{group}\", and what one deletes is lost to the other: set \
+            "stream \"{stream}\" has the group \"{}\" besides \"{group}\", and messages that one of them deletes are lost to the other: set \
              delete_after_ack and delete_after_reject to false, or remove one (XGROUP DESTROY)",
             other.name
         )))
     }
 
-    /// Forgets consumers that are gone.
+    /// Removes consumers that are gone.
     async fn sweep(&self) -> Result<(), RedisFailure> {
         let mut sweep = self.invocation(&scripts::SWEEP);
-        sweep.arg(&self.queue.group).arg(OWN_NAMES).arg(millis(FORGOTTEN_AFTER));
+        sweep.arg(&self.queue.group).arg(NAME_PREFIX).arg(millis(FORGET_AFTER));
         self.connection.run(async |connection| sweep.invoke_async(connection).await).await
     }
 }

@@ -22,16 +22,16 @@ use crate::threads;
 
 /// How many seconds the server itself waits for a lock.
 const LOCK_TIMEOUT: u32 = 5;
-/// MySQL's own port.
+/// MySQL's default port.
 pub(in crate::connection) const PORT: u16 = 3306;
-/// Where the Unix socket is that PHP means by `localhost`.
+/// The Unix socket that PHP uses for `localhost`.
 const SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
 
-/// What to do when the connection cannot be encrypted as wanted.
+/// What to do if the connection cannot be encrypted as configured.
 const ENCRYPTION: &str = "; the DSN's ssl-mode and ssl-ca say how to encrypt";
 
-/// What may be said of a connection, in the DSN or in the URL of a connection.
+/// The options of a connection, in the DSN or in the URL under `connections:`.
 pub(crate) const OPTIONS: [Definition; 11] = [
     parameter("unix_socket", "the socket's path").or("`localhost`: in a usual place"),
     parameter("ssl-mode", "`disabled`, `preferred`, `required`, `verify_ca` or `verify_identity`")
@@ -47,7 +47,7 @@ pub(crate) const OPTIONS: [Definition; 11] = [
     Definition::ignored("collation", &[], "the table's own is used").of_connection(),
 ];
 
-/// The address in a description of a transport or cache. It has to name a database.
+/// Reads the address from the description of a transport or cache. It has to name a database.
 pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
     let address = Address::read(spec, options, &OPTIONS);
     if address.database.is_none() {
@@ -60,7 +60,7 @@ pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> A
 pub(crate) struct Settings {
     options: MySqlConnectOptions,
     is_localhost: bool,
-    /// Is encryption for a server that asks for it? The default on this host.
+    /// Whether to encrypt only if the server demands it. The default for servers on this host.
     plain_first: bool,
 }
 
@@ -111,7 +111,7 @@ impl Settings {
         if self.plain_first {
             match options.clone().ssl_mode(MySqlSslMode::Disabled).connect().await {
                 Err(sqlx::Error::Io(error)) => return Err(sqlx::Error::Io(error)),
-                // Logins that are there for encrypted connections alone, and passwords that the server only takes so.
+                // Some logins are only allowed on encrypted connections, and some passwords only accepted there.
                 Err(_) => {}
                 connected => return connected,
             }
@@ -119,8 +119,8 @@ impl Settings {
         options.connect().await
     }
 
-    /// As they are for connecting now. `localhost` is the server's Unix socket where there is one, as it is for PHP:
-    /// logins for `user@localhost` may work only there.
+    /// The driver's options for connecting now. As in PHP, `localhost` means the server's Unix socket if there is one: logins
+    /// for `user@localhost` may work only there.
     fn options(&self) -> MySqlConnectOptions {
         match SOCKETS.into_iter().find(|socket| self.is_localhost && Path::new(socket).exists()) {
             Some(socket) => self.options.clone().socket(socket),
@@ -129,18 +129,18 @@ impl Settings {
     }
 }
 
-/// What can be asked of a connection.
+/// A request to a connection.
 pub(crate) enum Request {
     /// One statement, which is a transaction by itself.
     Run(Statement),
-    /// Several statements, of which some depend on what others gave.
+    /// Several statements, some of which depend on the results of others.
     Steps(Box<dyn Steps>),
 }
 
 /// Statements that belong together.
 #[async_trait]
 pub(crate) trait Steps: Send + Sync {
-    /// Does all of it, or something that can be done again.
+    /// Performs all of them, or leaves a state in which they can be repeated.
     async fn perform(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error>;
 }
 
@@ -178,12 +178,12 @@ impl Session for MysqlSession {
                 format!("this server ({version}) is too old: MySQL 5.6 and MariaDB 10.0 are the oldest that work");
             return Err(sqlx::Error::Configuration(message.into()));
         }
-        // Strict: otherwise what does not fit into a column is cut off without a word.
+        // Strict: otherwise a value that is too long for a column is cut silently.
         let strict = "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'";
         let set = format!("SET SESSION {strict}, SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}");
         connection.execute(AssertSqlSafe(set)).await?;
-        // Locks rows alone, and not the gaps between them, into which others insert. A server that logs statements
-        // refuses it.
+        // Locks only rows, and not the gaps between them, where others insert. A server with statement-based logging refuses
+        // it.
         if log != "ON" || log_format != "STATEMENT" {
             connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
         }
@@ -202,7 +202,7 @@ impl Session for MysqlSession {
     }
 
     async fn idle(&mut self) {
-        // A closed connection is found out when it is used next.
+        // A closed connection is noticed by its next use.
         std::future::pending().await
     }
 
@@ -229,7 +229,7 @@ impl Session for MysqlSession {
     fn advice(error: &sqlx::Error) -> &'static str {
         match error {
             sqlx::Error::Tls(_) => ENCRYPTION,
-            // What is wrong with a certificate comes as bad data.
+            // Problems with certificates are reported as bad data.
             sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => ENCRYPTION,
             sqlx::Error::Io(_) => "; check that the server runs, and host and port in the DSN",
             _ => code(error).map_or("", |(number, _)| advice(number)),
@@ -262,24 +262,24 @@ fn code(error: &sqlx::Error) -> Option<(u16, String)> {
 }
 
 impl MysqlSession {
-    /// The connection as the driver has it, for [`Steps`].
+    /// The driver's connection, for [`Steps`].
     pub(crate) fn connection(&mut self) -> &mut MySqlConnection {
         &mut self.connection
     }
 
-    /// Does the server know `SKIP LOCKED`?
+    /// Whether the server supports `SKIP LOCKED`.
     pub(crate) fn has_skip_locked(&self) -> bool {
         self.has_skip_locked
     }
 
-    /// As an older server would connect.
+    /// Acts as if the server did not support `SKIP LOCKED`.
     #[cfg(test)]
     pub(crate) fn without_skip_locked(self) -> Self {
         Self { has_skip_locked: false, ..self }
     }
 }
 
-/// The rows that a statement gives.
+/// Runs a statement, and returns its rows.
 pub(crate) async fn rows(connection: &mut MySqlConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
     let query = sqlx::query_with(statement.sql.clone(), arguments(statement)?);
     query.fetch_all(connection).await?.iter().map(read).collect()
@@ -317,7 +317,7 @@ fn read(row: &MySqlRow) -> Result<Row, sqlx::Error> {
         if kind.contains("INT") || kind == "BOOLEAN" {
             Ok(Value::Number(row.try_get_unchecked(index)?))
         } else {
-            // As bytes: a table of another character set may hold any.
+            // As bytes: in a table with another character set, these may be any.
             Ok(Value::Bytes(row.try_get_unchecked(index)?))
         }
     };

@@ -1,4 +1,4 @@
-//! Which server it is, and what it can do.
+//! A server's version, and what it supports.
 
 /// A server's version, of MySQL or of MariaDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,21 +8,21 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Reads what `VERSION()` says: `8.0.36`, `10.11.6-MariaDB-0+deb12u1`, `5.5.5-10.3.39-MariaDB`.
+    /// Parses the result of `VERSION()`: `8.0.36`, `10.11.6-MariaDB-0+deb12u1`, `5.5.5-10.3.39-MariaDB`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mariadb = text.contains("MariaDB");
-        // Old clients take a version 10 for a 1, so MariaDB puts this in front for them.
+        // Old clients read version 10 as 1, so MariaDB adds this prefix for them.
         let text = if mariadb { text.trim_start_matches("5.5.5-") } else { text };
         let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some(Self { mariadb, number: (numbers.next()?.ok()?, numbers.next()?.ok()?) })
     }
 
-    /// Does it work at all? MySQL 5.6 and MariaDB 10.0 are the oldest that the tables and statements here suit.
+    /// Whether the server is supported. The tables and statements need MySQL 5.6 or MariaDB 10.0.
     pub(super) fn is_recent_enough(self) -> bool {
         self.number >= if self.mariadb { (10, 0) } else { (5, 6) }
     }
 
-    /// Does it know `SKIP LOCKED`?
+    /// Whether it supports `SKIP LOCKED`.
     pub(super) fn has_skip_locked(self) -> bool {
         self.number >= if self.mariadb { (10, 6) } else { (8, 0) }
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_can_do_follows_from_its_version() {
+    fn what_a_server_supports_follows_from_its_version() {
         let can = |text: &str| {
             let version = Version::parse(text).unwrap();
             (version.is_recent_enough(), version.has_skip_locked())

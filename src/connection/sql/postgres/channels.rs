@@ -1,4 +1,4 @@
-//! The notifications of a PostgreSQL server, and who waits for them.
+//! The notifications of a PostgreSQL server, and the tasks that wait for them.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::connection::notifier::Notifier;
 
-/// The channels that the connection listens on, and those who wait for a payload on a channel.
+/// The channels that the connection listens on, and the tasks that wait for a payload on a channel.
 #[derive(Default)]
 pub(crate) struct Channels {
     notifier: Notifier<(String, String)>,
@@ -15,17 +15,17 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// The count of notifications with this payload, from any time.
+    /// The count of all notifications with this payload.
     pub(crate) fn subscribe(&self, channel: &str, payload: &str) -> watch::Receiver<u64> {
         self.notifier.subscribe([(channel.to_owned(), payload.to_owned())])
     }
 
-    /// Does the connection listen on this channel?
+    /// Whether the connection listens on this channel.
     pub(crate) fn is_listening_on(&self, channel: &str) -> bool {
         self.listening().contains(channel)
     }
 
-    /// A notification has come in.
+    /// Counts a notification.
     pub(super) fn notify(&self, channel: &str, payload: &str) {
         self.notifier.notify(&(channel.to_owned(), payload.to_owned()));
     }
@@ -42,7 +42,7 @@ impl Channels {
     }
 
     fn listening(&self) -> MutexGuard<'_, HashSet<String>> {
-        // A panic while the lock is held leaves at worst a channel out.
+        // At worst, a panic while the lock is held loses a channel.
         self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! A connection to a PostgreSQL server, which also listens for notifications when somebody waits for them.
+//! A connection to a PostgreSQL server. It also listens for notifications, once a consumer waits for them.
 
 mod channels;
 
@@ -20,15 +20,15 @@ use crate::config::{Definition, Options, TransportSpec};
 use crate::connection::Location;
 use crate::threads;
 
-/// 9.6. `SKIP LOCKED` came with 9.5, looking a table up by its name as here with this.
+/// 9.6: `SKIP LOCKED` exists since 9.5, and looking a table up by name, as here, since 9.6.
 const OLDEST_VERSION: u32 = 90_600;
 /// How long opening the connection that listens may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What to do when the connection cannot be encrypted as wanted.
+/// What to do if the connection cannot be encrypted as configured.
 const ENCRYPTION: &str = "; the DSN's sslmode and sslrootcert say how to encrypt";
 
-/// What may be said of a connection, in the DSN or in the URL of a connection.
+/// The options of a connection, in the DSN or in the URL under `connections:`.
 pub(crate) const OPTIONS: [Definition; 13] = [
     parameter("sslmode", "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`")
         .or("`allow` on this host, else `prefer`"),
@@ -47,26 +47,26 @@ pub(crate) const OPTIONS: [Definition; 13] = [
     Definition::ignored("connect_timeout", &["0"], "connecting has a time limit of its own").of_connection(),
 ];
 
-/// The address in a description of a transport or cache.
+/// Reads the address from the description of a transport or cache.
 pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
     Address::read(spec, options, &OPTIONS)
 }
 
-/// Where to connect, and whom to tell of notifications.
+/// Where to connect, and the tasks to notify.
 pub(crate) struct Settings {
     options: PgConnectOptions,
-    /// Is encryption only for a server that asks for it?
+    /// Whether to encrypt only if the server demands it.
     plain_first: bool,
     channels: Arc<Channels>,
 }
 
-/// What can be asked of a connection.
+/// A request to a connection.
 pub(crate) enum Request {
     /// One statement, which is a transaction by itself.
     Run(Statement),
     /// Statements without arguments, in one transaction.
     Together(Vec<String>),
-    /// Notifications on a channel from now on.
+    /// Listen for notifications on a channel.
     Listen(String),
 }
 
@@ -85,14 +85,14 @@ pub(crate) struct PostgresSession {
 
 enum Open {
     Plain(PgConnection),
-    /// sqlx gives out notifications only from this kind, which opens its connection itself.
+    /// sqlx only delivers notifications from this type, which opens its own connection.
     Listening(PgListener),
-    /// Between the two.
+    /// While one is replaced by the other.
     Closed,
 }
 
-/// Is encryption only for a server that asks for it? libpq calls that `allow`; sqlx takes `allow` for `disable`. On this host it is
-/// the default, unless something is said about encryption.
+/// Whether to encrypt only if the server demands it. libpq calls that `allow`; sqlx treats `allow` as `disable`. It is the default
+/// for servers on this host, unless an option about encryption is set.
 fn is_plain_first(address: &Address, options: &PgConnectOptions) -> bool {
     let unsaid = ["sslmode", "sslrootcert", "sslcert", "sslkey"].iter().all(|name| address.parameter(name).is_none());
     match options.get_ssl_mode() {
@@ -106,7 +106,7 @@ fn is_plain_first(address: &Address, options: &PgConnectOptions) -> bool {
 fn connect_options(address: &Address) -> Result<PgConnectOptions, sqlx::Error> {
     let mut options = PgConnectOptions::new_without_pgpass()
         .application_name(address.parameter("application_name").unwrap_or("minutely"))
-        // PgBouncer refuses parameters that it does not know.
+        // PgBouncer refuses unknown parameters.
         .extra_float_digits(None)
         .disable_statement_logging();
     if let Some(host) = address.host.as_deref().or(address.parameter("host")) {
@@ -150,12 +150,12 @@ impl Settings {
         address.location(self.options.get_host(), self.options.get_port())
     }
 
-    /// Notifications on these connections.
+    /// The notifications of these connections.
     pub(crate) fn channels(&self) -> &Arc<Channels> {
         &self.channels
     }
 
-    /// A connection, and the options that led to it.
+    /// Connects. Returns the connection and the options that worked.
     async fn open(&self) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
         if self.options.get_socket().is_none() {
             threads::wait_for_lookup_thread(self.options.get_host()).await?;
@@ -163,7 +163,7 @@ impl Settings {
         if self.plain_first {
             let plain = self.options.clone().ssl_mode(PgSslMode::Disable);
             match plain.connect().await {
-                // Logins that are there for encrypted connections alone.
+                // Some logins are only allowed on encrypted connections.
                 Err(error) if code(&error).is_some_and(|code| code.starts_with("28")) => {}
                 result => return Ok((result?, plain)),
             }
@@ -211,7 +211,7 @@ impl Session for PostgresSession {
                     self.channels.notify(notification.channel(), notification.payload());
                 }
             }
-            // A closed plain connection is found out when it is used next.
+            // A closed plain connection is noticed by its next use.
             Open::Plain(_) | Open::Closed => std::future::pending().await,
         }
     }
@@ -242,7 +242,7 @@ impl Session for PostgresSession {
     fn advice(error: &sqlx::Error) -> &'static str {
         match error {
             sqlx::Error::Tls(_) => ENCRYPTION,
-            // What is wrong with a certificate comes as bad data.
+            // Problems with certificates are reported as bad data.
             sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => ENCRYPTION,
             sqlx::Error::Io(_) => "; check that the server runs, and host and port in the DSN",
             _ => code(error).as_deref().map_or("", advice),
@@ -282,7 +282,7 @@ impl PostgresSession {
         }
     }
 
-    /// Listens on a channel. The first time this takes a new connection in place of the old one, never beside it.
+    /// Listens on a channel. The first call replaces the connection by a new one; there are never two at a time.
     async fn listen(&mut self, channel: &str) -> Result<Vec<Row>, sqlx::Error> {
         if !matches!(self.connection, Open::Listening(_)) {
             if let Open::Plain(connection) = std::mem::replace(&mut self.connection, Open::Closed) {
@@ -299,7 +299,7 @@ impl PostgresSession {
         Ok(vec![])
     }
 
-    /// Passes on what came in while a request was done.
+    /// Passes on notifications that arrived during a request.
     fn notify_of_buffered(&mut self) {
         if let Open::Listening(listener) = &mut self.connection {
             while let Some(notification) = listener.next_buffered() {
@@ -324,7 +324,7 @@ async fn listener(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error>
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.ignore_pool_close_event(true);
-    // Whoever waits has to look for what came meanwhile, and is told so by the end of this one.
+    // The end of this connection wakes waiting consumers, which then poll for what they may have missed.
     listener.eager_reconnect(false);
     Ok(listener)
 }
@@ -363,7 +363,7 @@ fn read(row: &PgRow) -> Result<Row, sqlx::Error> {
             "INT8" => Value::Number(row.try_get(index)?),
             "INT4" => Value::Number(row.try_get::<i32, _>(index)?.into()),
             "BOOL" => Value::Number(row.try_get::<bool, _>(index)?.into()),
-            // In a database of another encoding than UTF8 there may be any bytes.
+            // In a database with another encoding than UTF8, this may be any bytes.
             _ => Value::Bytes(row.try_get_unchecked(index)?),
         })
     };

@@ -1,12 +1,12 @@
 //! `mysql:`: a queue in a table of a MySQL or MariaDB database, the same table that Symfony Messenger's Doctrine
 //! transport uses.
 //!
-//! Receiving a batch is one transaction, at READ COMMITTED: rows are locked, then marked. `SKIP LOCKED` keeps consumers
-//! from waiting for each other. MySQL before 8.0 and MariaDB before 10.6 do not have it; there consumers wait for each
-//! other for the few milliseconds that taking a batch lasts, and then find the rows marked.
+//! Receiving a batch is one transaction, at READ COMMITTED: rows are locked, then marked. `SKIP LOCKED` keeps consumers from
+//! waiting for each other. MySQL before 8.0 and MariaDB before 10.6 do not support it. There, consumers wait for each other for
+//! the few milliseconds that receiving a batch takes, and then find the rows marked.
 //!
-//! As with Symfony, a message that is done with is marked first and deleted later (see [`queries`]), by whoever has
-//! nothing better to do, or has finished some hundreds. All else is one statement each.
+//! As with Symfony, a finished message is marked first and deleted later (see [`queries`]), by a consumer that is idle or has
+//! finished some hundreds. Every other operation is one statement.
 
 #[cfg(test)]
 mod old_servers;
@@ -30,8 +30,8 @@ use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
 use crate::connection::sql::{Statement, Value};
 use crate::connection::{self, Connections};
 
-/// What MySQL allows for the name of a table.
-const LONGEST_NAME: usize = 64;
+/// MySQL's limit for the name of a table, in characters.
+const MAX_NAME: usize = 64;
 
 /// A queue in a MySQL table.
 pub(crate) struct Mysql {
@@ -79,7 +79,7 @@ impl Dialect for Mysql {
     }
 
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
-        self.wake_file.look();
+        self.wake_file.before_poll();
         QueueSteps::Take(Take {
             queries: Arc::clone(&self.queries),
             queue: self.queue.clone(),
@@ -178,7 +178,7 @@ impl Dialect for Mysql {
     }
 }
 
-/// Makes the transports of `mysql:`. Those on one database share one connection.
+/// Creates the transports of `mysql:`. Those on one database share one connection.
 #[derive(Default)]
 pub struct MysqlFactory {
     connections: Connections,
@@ -202,8 +202,8 @@ impl Factory for MysqlFactory {
     fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
-        if queue.table.split('.').any(|part| part.len() > LONGEST_NAME) {
-            let message = format!("table_name has at most {LONGEST_NAME} characters in MySQL; this one has more");
+        if queue.table.split('.').any(|part| part.len() > MAX_NAME) {
+            let message = format!("table_name has at most {MAX_NAME} characters in MySQL; this one has more");
             options.refuse("table_name", message);
         }
         let address = read_address(spec, &mut options);

@@ -1,4 +1,4 @@
-//! Receiving on servers that do not have `SKIP LOCKED`, tried on one that has it and is not told so.
+//! Tests receiving without `SKIP LOCKED`, as on old servers, on a server that has it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::connection::sql::{Address, Fault, Row, Session, live};
 
 const MESSAGES: usize = 200;
 
-/// Does a request until it meets no lock of others.
+/// Repeats a request until it meets no lock of another connection.
 async fn perform(session: &mut MysqlSession, request: &Request) -> Vec<Row> {
     loop {
         match session.perform(request).await {

@@ -1,11 +1,11 @@
-//! How MySQL carries out the statements: by ranges of the index, however many rows there are.
+//! Tests that MySQL executes the statements by ranges of the index, however many rows there are.
 
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection, Row};
 
 use super::queries::Queries;
 use crate::connection::sql::live;
 
-/// A table of 10,000 rows in the queue `q`, of which some are delayed and some in flight, and as many in another.
+/// A table with 10,000 rows in the queue `q`, some of them delayed and some in flight, and as many in another queue.
 async fn table(database: &str) -> MySqlConnection {
     let mut connection: MySqlConnection =
         live::connect("MINUTELY_TEST_MYSQL_URL", "mysql://root@127.0.0.1:3306/").await;
@@ -24,7 +24,7 @@ async fn table(database: &str) -> MySqlConnection {
     connection
 }
 
-/// Each step's table, the index it uses, and what is said besides. The arguments are those of the columns' types.
+/// The table, the index and the remarks of each step of the plan. The arguments have the types of the columns.
 async fn plan(connection: &mut MySqlConnection, sql: &str, arguments: &[&str]) -> Vec<[String; 3]> {
     let mut sql = sql.to_owned();
     for argument in arguments {
@@ -38,7 +38,7 @@ async fn plan(connection: &mut MySqlConnection, sql: &str, arguments: &[&str]) -
 
 #[tokio::test]
 #[ignore = "needs a MySQL or MariaDB server"]
-async fn every_question_is_a_range_of_the_index() {
+async fn every_query_is_a_range_of_the_index() {
     let database = format!("minutely_plans_{}", std::process::id());
     let mut connection = table(&database).await;
     let queries = Queries::new("t");

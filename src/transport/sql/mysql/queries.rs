@@ -1,25 +1,25 @@
 //! The SQL of a queue in a MySQL or MariaDB table.
 //!
-//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
-//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
-//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait.
+//! A row is *due* if `available_at` is in the past and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order, so that
+//! the cost of a statement depends on how many rows it returns, and not on how many there are.
 //!
-//! A row with [`FINISHED`] in `delivered_at` is done with and waits to be deleted.
+//! A row with [`FINISHED`] in `delivered_at` is finished, and will be deleted later.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// What Symfony writes into `delivered_at` of a message that is acknowledged or rejected, to delete it later: deleting
-/// locks a row's entries in all indexes, in another order than receiving does, and so leads to deadlocks.
+/// Symfony writes this into `delivered_at` of a message that is acknowledged or rejected, and deletes it later: deleting locks
+/// a row's entries in all indexes in another order than receiving does, which leads to deadlocks.
 const FINISHED: &str = "'9999-12-31 23:59:59'";
 
-/// The session's value is the account's own limit, where it has one.
+/// The session's value is the account's own limit, if it has one.
 pub(super) const CONNECTION_LIMIT: &str = "SELECT CAST(IF(@@max_user_connections > 0, \
      LEAST(@@max_user_connections, @@max_connections), @@max_connections) AS SIGNED)";
 
-/// How many rows one purge deletes at most.
+/// The most rows that one purge deletes.
 pub(super) const PURGE: u64 = 1000;
 
-/// Statements for one table. Their arguments are given in the order they are named here.
+/// The statements for one table. The comments name their arguments, in order.
 pub(crate) struct Queries {
     table: String,
     /// Table, and schema or NULL.
@@ -27,11 +27,12 @@ pub(crate) struct Queries {
     pub(super) set_up: SqlStr,
     /// Body, headers, queue, now, due.
     pub(super) send: SqlStr,
-    /// Queue, now, queue, cutoff, now. Columns: is there any that was never received, any in flight for too long.
+    /// Queue, now, queue, cutoff, now. Columns: whether any due message was never received, and whether any was in flight for
+    /// too long.
     pub(super) any_due: SqlStr,
-    /// Queue, now, how many at most. Without `SKIP LOCKED` on servers that do not have it.
+    /// Queue, now, limit. Without `SKIP LOCKED` on servers that do not support it.
     pub(super) take_new: SkipLocked,
-    /// Queue, cutoff, now, how many at most.
+    /// Queue, cutoff, now, limit.
     pub(super) take_late: SkipLocked,
     /// Queue, now, cap; queue, cutoff, now, cap.
     pub(super) count_pending: SqlStr,
@@ -40,7 +41,7 @@ pub(crate) struct Queries {
     /// Queue, now; queue, cutoff. Columns: when the next delayed message is due, and when the one was received that has been
     /// in flight the longest.
     pub(super) next_due: SqlStr,
-    /// Cutoff, queue, id after which to start, how many at most.
+    /// Cutoff, queue, id to start after, limit.
     pub(super) list: SqlStr,
     /// Cutoff, queue, id.
     pub(super) find: SqlStr,
@@ -58,14 +59,14 @@ pub(crate) struct Queries {
 
 /// One statement in two forms.
 pub(crate) struct SkipLocked {
-    /// Passes over rows that others are taking.
+    /// Skips rows that others are receiving.
     skipping: SqlStr,
-    /// Waits until the others have taken them, a few milliseconds, and then passes over them.
+    /// Waits a few milliseconds until the others have received them, and then skips them.
     waiting: SqlStr,
 }
 
 impl SkipLocked {
-    /// The form for a server that has `SKIP LOCKED`, or has not.
+    /// The form for a server with or without `SKIP LOCKED`.
     pub(super) fn on(&self, skip_locked: bool) -> &SqlStr {
         if skip_locked { &self.skipping } else { &self.waiting }
     }
@@ -119,8 +120,8 @@ impl Queries {
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
             resume: sql(format!("UPDATE {t} SET available_at = ? WHERE {delayed}")),
-            // Not due in the second in which it was received: the next receipt differs from the last one. (Columns are set
-            // from left to right, each from what the ones before it have become.)
+            // Not due within the second in which it was received, so that the next receipt differs from the last one. (MySQL
+            // assigns columns from left to right, and each expression sees the new values of those before.)
             retry: sql(format!(
                 "UPDATE {t} SET body = ?, headers = ?, \
                  available_at = GREATEST(?, COALESCE(delivered_at + INTERVAL 1 SECOND, ?)), delivered_at = NULL \
@@ -136,7 +137,7 @@ impl Queries {
         }
     }
 
-    /// Receives messages that are locked. Arguments: now, ids.
+    /// Marks locked messages as received. Arguments: now, ids.
     pub(super) fn mark(&self, ids: usize) -> SqlStr {
         sql(format!("UPDATE {} SET delivered_at = ? WHERE id IN ({})", self.table, marks(ids)))
     }
@@ -150,7 +151,7 @@ impl Queries {
         ))
     }
 
-    /// Makes messages in flight pending. Arguments: queue, when they were received, ids.
+    /// Makes messages in flight pending. Arguments: queue, the time they were received, ids.
     pub(super) fn release(&self, ids: usize) -> SqlStr {
         sql(format!(
             "UPDATE {} SET delivered_at = NULL WHERE queue_name = ? AND delivered_at = ? AND id IN ({})",
@@ -159,7 +160,7 @@ impl Queries {
         ))
     }
 
-    /// Makes messages in flight be so from now on. Arguments: now, queue, when they were received, ids.
+    /// Sets the time at which messages in flight were received to now. Arguments: now, queue, the time they were received, ids.
     pub(super) fn keep_alive(&self, ids: usize) -> SqlStr {
         sql(format!(
             "UPDATE {} SET delivered_at = ? WHERE queue_name = ? AND delivered_at = ? AND id IN ({})",
@@ -178,9 +179,9 @@ fn insert(table: &str) -> SqlStr {
     sql(format!("INSERT INTO {table} (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, ?, ?)"))
 }
 
-/// Symfony's table, as Doctrine creates it. The index differs from Symfony's: `delivered_at` before `available_at` makes
-/// everything above a range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which
-/// costs speed alone.
+/// Symfony's table, as Doctrine creates it. The index differs from Symfony's: `delivered_at` comes before `available_at`, so that
+/// every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes, which only costs
+/// speed.
 fn set_up(table_name: &str) -> String {
     let bare = table_name.rsplit('.').next().unwrap_or(table_name);
     format!(
@@ -194,7 +195,7 @@ fn set_up(table_name: &str) -> String {
     )
 }
 
-/// So many question marks.
+/// This many question marks, separated by commas.
 fn marks(number: usize) -> String {
     vec!["?"; number].join(", ")
 }

@@ -1,4 +1,4 @@
-//! What is asked of a MySQL connection.
+//! The requests of a queue to a MySQL connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,21 +10,21 @@ use super::queries::{PURGE, Queries};
 use crate::connection::sql::mysql::{MysqlSession, Request, Steps, execute, rows};
 use crate::connection::sql::{Fault, Row, Session, Statement, Value};
 
-/// A busy consumer deletes finished rows after so many. An idle one does not wait for that.
+/// A busy consumer deletes finished rows when there are this many. An idle one deletes them earlier.
 const PURGE_AFTER: u64 = 500;
 
-/// How many ids one statement names at most.
-const IDS: usize = 1024;
+/// The most ids in one statement.
+const MAX_IDS: usize = 1024;
 
-/// Requests of more than one statement, or whose answer is no row.
+/// Requests of several statements, or whose result is not rows.
 pub(super) enum QueueSteps {
-    /// A statement that inserts a row, and gives its id.
+    /// A statement that inserts a row. Returns its id.
     Insert(Statement),
-    /// Statements that can be repeated if not all of them are done.
+    /// Statements that can be repeated if not all of them were executed.
     Change(Vec<Statement>),
-    /// Messages are done with.
+    /// Marks messages as finished, and deletes finished rows when there are enough.
     Finish { finish: Vec<Statement>, purge: Purge },
-    /// If there is a row to lock, inserts one and finishes the first, in one transaction. Gives the new row's id.
+    /// Locks a row. If it exists, inserts another and finishes the first, in one transaction. Returns the new row's id.
     Move { lock: Statement, insert: Statement, finish: Statement },
     /// Receives messages.
     Take(Take),
@@ -83,7 +83,7 @@ fn id_row(id: u64) -> Row {
     Row::of(vec![Value::Number(i64::try_from(id).unwrap_or(i64::MAX))])
 }
 
-/// Receives up to so many messages.
+/// Receives messages.
 pub(super) struct Take {
     pub(super) queries: Arc<Queries>,
     pub(super) queue: String,
@@ -144,21 +144,21 @@ impl Take {
     }
 }
 
-/// Deletes finished rows now and then.
+/// Deletes finished rows from time to time.
 #[derive(Clone)]
 pub(super) struct Purge {
     statement: Statement,
-    /// How many rows may be finished and not deleted.
+    /// How many rows may be finished and not yet deleted.
     finished: Arc<AtomicU64>,
 }
 
 impl Purge {
-    /// The first occasion is used at once, as others may have left rows behind.
+    /// The first purge is due at once, because other processes may have left finished rows.
     pub(super) fn new(statement: Statement) -> Self {
         Self { statement, finished: Arc::new(AtomicU64::new(PURGE_AFTER)) }
     }
 
-    /// Deletes finished rows. Where another connection is in the way they wait for the next time, as with Symfony.
+    /// Deletes finished rows. If another connection locks them, they are left until the next time, as with Symfony.
     async fn delete_finished(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error> {
         match execute(session.connection(), &self.statement).await {
             Ok(deleted) => self.done(deleted.rows_affected() >= PURGE),
@@ -171,7 +171,7 @@ impl Purge {
         Ok(vec![])
     }
 
-    /// So many rows more are finished.
+    /// Adds to the number of finished rows.
     fn count(&self, finished: u64) {
         self.finished.fetch_add(finished, Ordering::Relaxed);
     }
@@ -184,16 +184,16 @@ impl Purge {
         self.finished.load(Ordering::Relaxed) > 0
     }
 
-    /// Rows have been deleted, with or without `more` left.
+    /// Rows have been deleted. `more` says whether others may be left.
     fn done(&self, more: bool) {
         self.finished.store(if more { PURGE_AFTER } else { 0 }, Ordering::Relaxed);
     }
 }
 
-/// Statements that name all of these ids. Their arguments are what `bind` adds, and the ids.
+/// Statements for all of these ids. Their arguments are those that `bind` adds, and the ids.
 ///
-/// The lists are filled up to powers of two with an id that is there already, so that there are few statements for a
-/// connection to prepare and remember.
+/// The lists are padded to powers of two by repeating the last id, so that a connection prepares and caches only few
+/// statements.
 pub(super) fn for_ids(
     ids: &[i64],
     sql: impl Fn(usize) -> SqlStr,
@@ -205,5 +205,5 @@ pub(super) fn for_ids(
         let ids = ids.iter().chain(filling).take(width);
         ids.fold(bind(Statement::of(&sql(width))), |statement, id| statement.bind(*id))
     };
-    ids.chunks(IDS).map(statement).collect()
+    ids.chunks(MAX_IDS).map(statement).collect()
 }

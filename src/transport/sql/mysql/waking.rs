@@ -1,6 +1,6 @@
-//! Wakes waiting consumers on the same host. A MySQL server tells nothing, so each queue has a file in the state directory,
-//! which whoever makes a message pending or delayed writes to, and consumers watch. Messages of other hosts, and of other
-//! programs, are found by looking.
+//! Wakes waiting consumers on the same host. A MySQL server has no notifications, so each queue has a file in the state
+//! directory. It is written to when a message becomes pending or delayed, and consumers watch it. Messages from other hosts and
+//! other programs are found by polling.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -19,36 +19,36 @@ use crate::connection::{Changes, FileWatch};
 
 /// The folder in the state directory.
 const FOLDER: &str = "wake";
-/// How long a file's name may be.
-const LONGEST_NAME: usize = 200;
+/// The longest name of a file, in bytes.
+const MAX_NAME: usize = 200;
 
 /// The files of the queues in one database.
 pub(super) struct WakeFiles {
     dir: PathBuf,
     /// The server and the database.
-    place: String,
+    location: String,
 }
 
 impl WakeFiles {
-    pub(super) fn new(state_dir: &Path, place: &str) -> Self {
-        Self { dir: state_dir.join(FOLDER), place: place.to_owned() }
+    pub(super) fn new(state_dir: &Path, location: &str) -> Self {
+        Self { dir: state_dir.join(FOLDER), location: location.to_owned() }
     }
 
-    /// Wakes those who wait for messages in this queue. Where nobody has ever waited there is no file to write to.
+    /// Wakes consumers that wait for messages in this queue. If none ever has, there is no file to write to.
     pub(super) fn notify(&self, table: &str, queue: &str) {
         let path = self.path(table, queue);
         let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"\n"));
         match written {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(path = %path.display(), %error, "those who wait are not woken");
+                tracing::debug!(path = %path.display(), %error, "waiting consumers are not woken");
             }
             _ => {}
         }
     }
 
     fn path(&self, table: &str, queue: &str) -> PathBuf {
-        let name = format!("{}/{table}/{queue}", self.place);
-        self.dir.join(bounded(utf8_percent_encode(&name, NON_ALPHANUMERIC).to_string(), LONGEST_NAME))
+        let name = format!("{}/{table}/{queue}", self.location);
+        self.dir.join(bounded(utf8_percent_encode(&name, NON_ALPHANUMERIC).to_string(), MAX_NAME))
     }
 }
 
@@ -56,7 +56,7 @@ impl WakeFiles {
 pub(super) struct WakeFile {
     path: PathBuf,
     watch: FileWatch,
-    /// How many changes there had been when messages were last looked for; none where they were not watched then.
+    /// The number of changes at the last poll; `None` if the file was not watched then.
     seen: Mutex<Option<u64>>,
 }
 
@@ -67,8 +67,8 @@ impl WakeFile {
         Self { path, watch: FileWatch::new(move || watched.clone()), seen: Mutex::new(None) }
     }
 
-    /// Messages are going to be looked for: what has been told up to now is found by that.
-    pub(super) fn look(&self) {
+    /// Called before a poll, which finds all messages that were notified so far.
+    pub(super) fn before_poll(&self) {
         *self.seen() = self.changes().ok().map(|changes| changes.count);
     }
 
@@ -87,7 +87,7 @@ impl WakeFile {
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<u64>> {
-        // It is one value, replaced at once.
+        // A panic cannot leave it half changed.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,12 +97,12 @@ impl Waking for Table<Mysql> {
     async fn wake(&self) -> Result<(), TransportError> {
         let (action, file) = ("waiting for messages", &self.dialect.wake_file);
         let unwatched = |error: io::Error| {
-            tracing::debug!(path = %file.path.display(), %error, "not watched for new messages");
+            tracing::debug!(path = %file.path.display(), %error, "the file cannot be watched for new messages");
             TransportError::store(&self.name, action, error)
         };
         let changes = file.changes().map_err(unwatched)?;
         if *file.seen() != Some(changes.count) {
-            // What came since the last look has to be looked for.
+            // Messages that arrived since the last poll have to be polled for.
             return Ok(());
         }
         let next = self.time_to_next_due(action).await?;

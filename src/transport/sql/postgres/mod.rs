@@ -1,8 +1,8 @@
 //! `postgres:`: a queue in a table of a PostgreSQL database, the same table that Symfony Messenger's Doctrine transport
 //! uses, with the same notifications, which wake waiting consumers.
 //!
-//! Everything is one statement each, receiving a batch included, so there is no instant at which a killed process leaves
-//! something half done. `SKIP LOCKED` keeps consumers from waiting for each other.
+//! Every operation is one statement, even receiving a batch, so a killed process leaves nothing half done. `SKIP LOCKED` keeps
+//! consumers from waiting for each other.
 
 #[cfg(test)]
 mod plans;
@@ -23,14 +23,14 @@ use crate::connection::sql::Statement;
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
 use crate::connection::{self, Connections};
 
-/// What PostgreSQL allows for the name of a table and of a channel.
-const LONGEST_NAME: usize = 63;
+/// PostgreSQL's limit for the names of tables and channels, in bytes.
+const MAX_NAME: usize = 63;
 
 /// A queue in a PostgreSQL table.
 pub(crate) struct Postgres {
     queue: String,
     queries: Queries,
-    /// None where `use_notify` is off.
+    /// `None` if `use_notify` is off.
     notifications: Option<Notifications>,
 }
 
@@ -68,7 +68,7 @@ impl Dialect for Postgres {
 
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
         if let Some(notifications) = &self.notifications {
-            notifications.look();
+            notifications.before_poll();
         }
         Request::Run(self.at(&self.queries.receive, now, cutoff).bind(up_to))
     }
@@ -134,7 +134,7 @@ impl Dialect for Postgres {
     }
 }
 
-/// Makes the transports of `postgres:`. Those on one database share one connection.
+/// Creates the transports of `postgres:`. Those on one database share one connection.
 #[derive(Default)]
 pub struct PostgresFactory {
     connections: Connections,
@@ -146,7 +146,7 @@ impl PostgresFactory {
     }
 }
 
-/// What may be said of a queue on PostgreSQL besides what all queues in tables have.
+/// The options that only queues on PostgreSQL have.
 const OPTIONS: [Definition; 3] = [
     USE_NOTIFY.definition,
     CHECK_DELAYED_INTERVAL.definition,
@@ -176,8 +176,8 @@ impl Factory for PostgresFactory {
     fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read_with_schema(&mut options);
-        if queue.table.len() > LONGEST_NAME {
-            let message = format!("table_name has at most {LONGEST_NAME} characters in PostgreSQL; this one has more");
+        if queue.table.len() > MAX_NAME {
+            let message = format!("table_name has at most {MAX_NAME} characters in PostgreSQL; this one has more");
             options.refuse("table_name", message);
         }
         let interval = check_interval(&mut options);
@@ -198,7 +198,7 @@ impl Factory for PostgresFactory {
     }
 }
 
-/// Reads `check_delayed_interval`. 0 stands for never.
+/// Reads `check_delayed_interval`; 0 means never.
 fn check_interval(options: &mut Options<'_>) -> Option<Duration> {
     Some(options.get(&CHECK_DELAYED_INTERVAL)).filter(|interval| !interval.is_zero())
 }

@@ -1,12 +1,12 @@
-//! How PostgreSQL carries out the statements: by ranges of the index, however many rows there are.
+//! Tests that PostgreSQL executes the statements by ranges of the index, however many rows there are.
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use super::queries::Queries;
 use crate::connection::sql::live;
 
-/// A table of 20,000 rows in the queue `q`, of which some are delayed and some in flight, and as many in another. It is
-/// gone with the connection.
+/// A table with 20,000 rows in the queue `q`, some of them delayed and some in flight, and as many in another queue. It is
+/// dropped with the connection.
 async fn table() -> PgConnection {
     let mut connection: PgConnection =
         live::connect("MINUTELY_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres").await;
@@ -24,7 +24,7 @@ async fn table() -> PgConnection {
     connection
 }
 
-/// The plan of a statement, for these arguments and for any.
+/// The plans of a statement: for these arguments, and for any arguments.
 async fn plans(connection: &mut PgConnection, sql: &str, arguments: &str) -> [String; 2] {
     connection.execute(AssertSqlSafe(format!("PREPARE p AS {sql}"))).await.unwrap();
     let mut plans = [String::new(), String::new()];
@@ -39,7 +39,7 @@ async fn plans(connection: &mut PgConnection, sql: &str, arguments: &str) -> [St
 
 #[tokio::test]
 #[ignore = "needs a PostgreSQL server"]
-async fn every_question_is_a_range_of_the_index() {
+async fn every_query_is_a_range_of_the_index() {
     let mut connection = table().await;
     let queries = Queries::new("t", false);
     let at = "'q', '2026-01-01 08:00:00', '2026-01-01 07:00:00'";
@@ -53,7 +53,7 @@ async fn every_question_is_a_range_of_the_index() {
         for plan in plans(&mut connection, sql.as_str(), arguments).await {
             assert_eq!(plan.matches("Scan using t_due on t").count(), ranges, "{plan}");
             assert!(!plan.contains("Seq Scan") && !plan.contains("Bitmap"), "{plan}");
-            // What is sorted is at most two batches that have been taken out by the index.
+            // Only the rows of at most two batches are sorted, which the index has selected.
             assert_eq!(plan.matches("Sort Key").count(), usize::from(plan.contains("LockRows")), "{plan}");
         }
     }

@@ -1,47 +1,47 @@
 //! The SQL of a queue in a PostgreSQL table.
 //!
-//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
-//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
-//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait. The order names
-//! `delivered_at` also where that is NULL throughout, as PostgreSQL does not see otherwise that the index has the order.
+//! A row is *due* if `available_at` is in the past and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order, so that
+//! the cost of a statement depends on how many rows it returns, and not on how many there are. `ORDER BY` names `delivered_at`
+//! even where it is always NULL, because PostgreSQL would not use the order of the index otherwise.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
 const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
 
-/// The least of the server's, the role's and the database's limits; a NULL is none.
+/// The lowest of the server's, the role's and the database's limits. NULL means no limit.
 pub(super) const CONNECTION_LIMIT: &str = "SELECT LEAST( \
      current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
      (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)::bigint, \
      (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())::bigint)";
 
-/// Statements for one table. Times are given as text, which says nothing about time zones, and cast.
+/// The statements for one table. Times are passed as text without a time zone, and cast.
 pub(crate) struct Queries {
-    /// The table as SQL has it.
+    /// The table's quoted name.
     pub(super) table: String,
-    /// `$1` the table as SQL has it. A row when it is there.
+    /// `$1` the table's quoted name. Returns a row if the table exists.
     pub(super) is_set_up: SqlStr,
-    /// `$1` the table as SQL has it. A row when its trigger notifies of messages that anybody inserts.
+    /// `$1` the table's quoted name. Returns a row if the table has a trigger that notifies of every inserted message.
     pub(super) has_trigger: SqlStr,
     pub(super) set_up: Vec<String>,
     /// `$1` body, `$2` headers, `$3` queue, `$4` now, `$5` due.
     pub(super) send: SqlStr,
-    /// `$1` queue, `$2` now, `$3` cutoff, `$4` how many at most.
+    /// `$1` queue, `$2` now, `$3` cutoff, `$4` limit.
     pub(super) receive: SqlStr,
     /// `$1` queue, `$2` now, `$3` cutoff, `$4` the cap.
     pub(super) count_pending: SqlStr,
     /// As `count_pending`.
     pub(super) count_all: SqlStr,
-    /// `$1` queue, `$2` cutoff, `$3` the id after which to start, `$4` how many at most.
+    /// `$1` queue, `$2` cutoff, `$3` id to start after, `$4` limit.
     pub(super) list: SqlStr,
     /// `$1` queue, `$2` cutoff, `$3` the id.
     pub(super) find: SqlStr,
     /// `$1` ids, `$2` queue.
     pub(super) delete: SqlStr,
-    /// `$1` ids, `$2` queue, `$3` when they were received.
+    /// `$1` ids, `$2` queue, `$3` the time they were received.
     pub(super) release: SqlStr,
-    /// `$1` ids, `$2` queue, `$3` when they were received, `$4` now.
+    /// `$1` ids, `$2` queue, `$3` the time they were received, `$4` now.
     pub(super) keep_alive: SqlStr,
     /// `$1` queue, `$2` now.
     pub(super) resume: SqlStr,
@@ -56,9 +56,9 @@ pub(crate) struct Queries {
 }
 
 impl Queries {
-    /// The statements for this table. With `notify`, each that makes a message pending or delayed also notifies those who
-    /// listen, as Symfony's `send` does since January 2026; before, its trigger did. Where a table has the trigger,
-    /// PostgreSQL delivers the two as one, because they are equal and of one transaction.
+    /// The statements for this table. With `notify`, each statement that makes a message pending or delayed also notifies
+    /// listeners, as Symfony's `send` does since January 2026 (before that, its trigger did). If the table has the trigger too,
+    /// PostgreSQL delivers only one notification, because the two are equal and in one transaction.
     pub(super) fn new(table_name: &str, notify: bool) -> Self {
         let t = quote(table_name);
         let change = |statement: String, limit: &str| {
@@ -101,7 +101,7 @@ impl Queries {
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} m WHERE m.id = $3 AND m.queue_name = $1")),
             delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
-            // One notification, however many messages.
+            // One notification for all messages.
             release: sql(change(
                 format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = $3::timestamp"),
                 " LIMIT 1",
@@ -110,7 +110,7 @@ impl Queries {
                 "UPDATE {t} SET delivered_at = $4::timestamp WHERE {chosen} AND delivered_at = $3::timestamp"
             )),
             resume: sql(change(format!("UPDATE {t} SET available_at = $2::timestamp WHERE {delayed}"), " LIMIT 1")),
-            // Not due in the second in which it was received: the next receipt differs from the last one.
+            // Not due within the second in which it was received, so that the next receipt differs from the last one.
             retry: sql(change(
                 format!(
                     "UPDATE {t} SET body = $1, headers = $2, delivered_at = NULL, \
@@ -154,8 +154,7 @@ impl Queries {
     }
 }
 
-/// A statement that inserts or updates messages, and notifies those who listen to the table of their queues. The rows are the
-/// messages' ids.
+/// A statement that inserts or updates messages, and notifies the table's listeners of their queues. Returns the messages' ids.
 fn notifying(statement: &str, table_name: &str, limit: &str) -> String {
     format!("WITH {}", changed_and_notified(statement, table_name, limit))
 }
@@ -167,19 +166,18 @@ fn changed_and_notified(statement: &str, table_name: &str, limit: &str) -> Strin
     )
 }
 
-/// Symfony's table, function and trigger. Symfony from 2026 on needs no trigger, but its earlier versions notify by nothing
-/// else, and do not add it to a table that is there. The index differs from Symfony's: `delivered_at` before `available_at` makes
-/// everything above a range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which
-/// costs speed alone.
+/// Symfony's table, function and trigger. Symfony needs no trigger since 2026. Earlier versions depend on it, and do not add it to
+/// an existing table. The index differs from Symfony's: `delivered_at` comes before `available_at`, so that every query above is a
+/// range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes, which only costs speed.
 ///
-/// The lock lets one process at a time create it: IF NOT EXISTS alone fails when two are at it at once.
+/// The lock lets one process at a time create it: IF NOT EXISTS alone fails if two processes create it at the same time.
 fn set_up(table_name: &str, notify: bool) -> Vec<String> {
     let table = quote(table_name);
     let bare = table_name.rsplit('.').next().unwrap_or(table_name);
     let index = quote(&format!("{bare}_due"));
     let mut statements = vec![
         format!("SELECT pg_advisory_xact_lock(hashtext('minutely setup {table_name}'))"),
-        // An index of the same name says nothing about a table that was there before, so it comes with the table alone.
+        // The index is only created together with the table: one of the same name may belong to another table.
         format!(
             "DO $$ BEGIN IF to_regclass('{table}') IS NULL THEN \
              CREATE TABLE {table} (id BIGSERIAL NOT NULL PRIMARY KEY, body TEXT NOT NULL, headers TEXT NOT NULL, \
@@ -212,8 +210,8 @@ fn sql(text: impl Into<String>) -> SqlStr {
     AssertSqlSafe(text.into()).into_sql_str()
 }
 
-/// Quotes a table's name, with its schema if it has one. In lower case, as Symfony does not quote it and PostgreSQL folds
-/// what is not quoted.
+/// Quotes a table's name, with its schema if it has one. In lower case: Symfony does not quote it, and PostgreSQL converts
+/// unquoted names to lower case.
 fn quote(name: &str) -> String {
     let parts: Vec<String> =
         name.split('.').map(|part| format!("\"{}\"", part.to_ascii_lowercase().replace('"', "\"\""))).collect();

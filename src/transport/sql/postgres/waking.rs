@@ -1,4 +1,4 @@
-//! Wakes a waiting consumer by PostgreSQL's notifications, and when a message becomes due of which nothing tells.
+//! Wakes a waiting consumer by PostgreSQL's notifications, and when a delayed message becomes due.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,19 +13,19 @@ use super::Postgres;
 use crate::connection::sql::Statement;
 use crate::connection::sql::postgres::{Channels, Request};
 
-/// No channel has so many notifications.
+/// Stands for not listening: no channel has this many notifications.
 const NOT_LISTENING: u64 = u64::MAX;
 
 /// The notifications of one queue.
 pub(crate) struct Notifications {
     channels: Arc<Channels>,
-    /// The table's name as it is configured: what Symfony's trigger and Symfony's consumers take.
+    /// The table's name as configured, which Symfony's trigger and consumers use as the channel.
     channel: String,
     count: watch::Receiver<u64>,
-    /// How many notifications had come in when messages were last looked for; [`NOT_LISTENING`] where nobody listened.
+    /// The number of notifications at the last poll; [`NOT_LISTENING`] if the connection did not listen then.
     seen: AtomicU64,
     check_interval: Option<Duration>,
-    /// Has the table a trigger? Otherwise only producers that notify by themselves are heard.
+    /// Whether the table has a trigger. Otherwise only producers that notify by themselves wake consumers.
     has_trigger: OnceLock<bool>,
 }
 
@@ -43,19 +43,19 @@ impl Notifications {
         }
     }
 
-    /// Messages are going to be looked for, which finds those that notifications have told of up to now.
-    pub(super) fn look(&self) {
-        let seen = if self.are_listened_to() { *self.count.borrow() } else { NOT_LISTENING };
+    /// Called before a poll, which finds all messages that were notified so far.
+    pub(super) fn before_poll(&self) {
+        let seen = if self.is_listening() { *self.count.borrow() } else { NOT_LISTENING };
         self.seen.store(seen, Ordering::Relaxed);
     }
 
-    fn are_listened_to(&self) -> bool {
+    fn is_listening(&self) -> bool {
         self.channels.is_listening_on(&self.channel)
     }
 
     async fn next(&self) {
         let (mut count, seen) = (self.count.clone(), self.seen.load(Ordering::Relaxed));
-        // Fails when the sender is gone, and it is held here.
+        // It cannot fail: the sender is held here.
         let _ = count.wait_for(|count| *count != seen).await;
     }
 }
@@ -65,11 +65,11 @@ impl Waking for Table<Postgres> {
     async fn wake(&self) -> Result<(), TransportError> {
         let Some(notifications) = &self.dialect.notifications else { return std::future::pending().await };
         // Another queue of the table may have made the connection listen.
-        if !notifications.are_listened_to() || notifications.has_trigger.get().is_none() {
+        if !notifications.is_listening() || notifications.has_trigger.get().is_none() {
             self.listen(notifications).await?;
         }
         if notifications.seen.load(Ordering::Relaxed) == NOT_LISTENING {
-            // Nothing told of what came between the last look and now, so it has to be looked for.
+            // There was no notification of messages that arrived between the last poll and now, so they have to be polled for.
             return Ok(());
         }
         let next = self.time_to_next_due("waiting for messages").await?;
@@ -82,7 +82,7 @@ impl Waking for Table<Postgres> {
 
     fn poll_interval(&self) -> Option<Duration> {
         let notifications = self.dialect.notifications.as_ref().filter(|notifications| {
-            notifications.are_listened_to() && notifications.has_trigger.get() == Some(&true)
+            notifications.is_listening() && notifications.has_trigger.get() == Some(&true)
         })?;
         Some(notifications.check_interval.unwrap_or(NEVER))
     }
@@ -92,7 +92,7 @@ impl Table<Postgres> {
     async fn listen(&self, notifications: &Notifications) -> Result<(), TransportError> {
         let action = "waiting for messages";
         if self.options.auto_setup {
-            // With the trigger, whoever sends the first message.
+            // With the trigger, so that the first message wakes this consumer, whoever sends it.
             self.set_up().await?;
         }
         let trigger = Statement::of(&self.dialect.queries.has_trigger).bind(self.dialect.queries.table.as_str());
