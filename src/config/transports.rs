@@ -77,29 +77,29 @@ const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";
 /// Where a Symfony application has its transports.
 const SYMFONY: &str = "framework.";
 
-/// Bytes. Several names make a worker's name, which is a folder's.
+/// The longest name, in bytes. The names of several transports form a worker's name, which is a folder's name too.
 const LONGEST_NAME: usize = 100;
 
-/// Multipliers above this are mistakes, and their powers overflow everything.
+/// Larger multipliers are mistakes, and their powers overflow.
 const LARGEST_MULTIPLIER: f64 = 1000.0;
 
 /// The transports of a file.
 pub(super) struct Declared {
     pub(super) all: IndexMap<String, TransportConfig>,
-    /// Those that were told to be wrong. They are there so that nobody calls them unknown.
+    /// Transports with mistakes that have been reported. They are kept so that references to them are not reported as unknown.
     broken: HashSet<String>,
-    /// Those of a Symfony application that do not say in what form it writes messages, and where they stand.
+    /// Transports of a Symfony application without a serializer, with their places in the file.
     pub(super) php_serialized: IndexMap<String, String>,
 }
 
-/// What a transport's scheme says about consuming it.
+/// The kind of a transport, by its scheme, as far as consuming it is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TransportKind {
-    /// Messages wait in a store that all processes share, or that is for others to judge.
+    /// Messages are in a store that all processes share. Also stands for unknown schemes, which are reported elsewhere.
     Queue,
-    /// Messages are handled where they are dispatched.
+    /// Messages are handled during their dispatch.
     Sync,
-    /// Messages wait in the memory of the process that dispatched them.
+    /// Messages are in the memory of the process that dispatched them.
     InMemory,
 }
 
@@ -126,7 +126,7 @@ impl Declared {
         declared
     }
 
-    /// The name of a transport there is.
+    /// Reads the name of an existing transport.
     pub(super) fn name(&self, node: &Node, reader: &mut Reader) -> Option<String> {
         let name = node.filled_text("the name of a transport", reader)?;
         if self.all.contains_key(&name) {
@@ -135,8 +135,8 @@ impl Declared {
         reader.unknown(node, "transport", self.all.keys().map(String::as_str))
     }
 
-    /// The name of a transport that failed messages can wait in. It is returned even where it has been told to be wrong:
-    /// nobody should then be told as well that failed messages are not kept.
+    /// Reads the name of a failure transport. Returns it even if a mistake in it was reported: otherwise there would also be a
+    /// warning that failed messages are not kept.
     pub(super) fn failure_transport(&self, node: &Node, reader: &mut Reader) -> Option<String> {
         let name = node.filled_text("the name of a transport", reader)?;
         if !self.all.contains_key(&name) {
@@ -150,10 +150,10 @@ impl Declared {
         Some(name)
     }
 
-    /// What a transport is by its scheme; an auto-fallback is what its target is, which is what consuming it consumes.
+    /// The kind of a transport. That of an auto-fallback is its target's, because consuming it consumes the target.
     pub(super) fn kind(&self, name: &str) -> TransportKind {
         let mut name = name.to_owned();
-        // An auto-fallback that leads to itself must not keep us here.
+        // Ends even if an auto-fallback leads to itself.
         for _ in 0..self.all.len() {
             let Some(transport) = self.all.get(&name).filter(|_| !self.broken.contains(&name)) else {
                 return TransportKind::Queue;
@@ -171,13 +171,13 @@ impl Declared {
         TransportKind::Queue
     }
 
-    /// Does a DSN name a connection?
+    /// Whether any DSN names a connection.
     pub(super) fn use_connections(&self) -> bool {
         self.all.values().any(|transport| uses_connections(&transport.dsn.0))
     }
 }
 
-/// Does a DSN name a connection?
+/// Whether a DSN names a connection.
 pub(super) fn uses_connections(dsn: &str) -> bool {
     scheme(dsn) == "doctrine"
 }

@@ -253,7 +253,7 @@ fn read_command(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     Some(command)
 }
 
-/// Gives each definition its name: the one in the file, else one made from its transports that nobody else has.
+/// Gives each definition its name: the one in the file, or a unique one made from its transports.
 fn name_all(definitions: Vec<(WorkerDefinition, Option<Node>)>, reader: &mut Reader) -> Vec<WorkerDefinition> {
     // Names in the file first: one that is made up must give way, wherever it stands.
     let mut taken: HashMap<String, String> = HashMap::new();

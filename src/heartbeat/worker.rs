@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::Heartbeats;
 
-/// For how long withdrawing is tried again. Longer than the cache is left alone for after an error, so that a cache that is
-/// locked for a moment does not keep producers queueing for nobody.
+/// How long withdrawing is tried again. Longer than the pause of the cache after an error, so that a cache that is locked for a
+/// moment does not make producers queue messages without a consumer.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_survives_a_round_trip_byte_for_byte() {
+    fn unknown_parts_survive_a_round_trip_byte_for_byte() {
         let body = "{ \"n\": 1.0, \"text\": \"\\u00e9\" }";
         let foreign = [
             ("type", r"App\Message\SendEmail"),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_add_up_in_order_and_their_history_is_bounded() {
+    fn stamps_are_kept_in_order_up_to_a_limit() {
         let mut envelope = Envelope::from_json("a", "{}");
         for delay in 0..25 {
             envelope.add(&DelayStamp { delay });
@@ -194,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn stamps_that_stay_here_are_not_sent() {
+    fn non_sendable_stamps_are_not_sent() {
         let envelope = Envelope::from_json("a", "{}").with(&ReceivedStamp { transport_name: "async".into() });
         assert!(envelope.last::<ReceivedStamp>().is_some());
         assert_eq!(envelope.encode().headers.len(), 2);
     }
 
     #[test]
-    fn the_transports_that_symfony_wrote_are_read_and_passed_on_as_they_came() {
+    fn symfonys_transport_names_are_read_and_passed_on_unchanged() {
         let header = r"X-Message-Stamp-Symfony\Component\Messenger\Stamp\TransportNamesStamp";
         for (value, read) in [
             (r#"[{"transportNames": ["a","b"], "later": 1}]"#, Some(vec!["a".to_owned(), "b".to_owned()])),

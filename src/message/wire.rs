@@ -102,20 +102,20 @@ mod tests {
     }
 
     #[test]
-    fn what_phps_serializer_wrote_is_named_for_what_it_is() {
+    fn a_body_from_phps_serializer_is_recognized() {
         let body = r#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":2:{s:44:\"x\"}"#;
         assert_eq!(encoded(body, "[]").check(), Err(UndecodableError::PhpSerialized));
     }
 
     #[test]
-    fn a_missing_type_and_a_broken_body_are_told_apart() {
+    fn a_missing_type_and_a_broken_body_are_distinguished() {
         assert_eq!(encoded("{}", "{}").check(), Err(UndecodableError::NoType));
         assert!(matches!(encoded("{", r#"{"type":"a"}"#).check(), Err(UndecodableError::Body(_))));
         assert_eq!(encoded("{}", r#"{"type":"a"}"#).check(), Ok("a"));
     }
 
     #[test]
-    fn headers_that_are_no_map_are_refused() {
+    fn headers_that_are_not_a_map_are_refused() {
         for text in ["", "nonsense", "7", r#"["a"]"#, r#"{"a":{"b":1}}"#] {
             assert!(matches!(headers_from_json(text), Err(UndecodableError::Headers(_))), "{text}");
         }

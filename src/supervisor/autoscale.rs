@@ -36,7 +36,7 @@ pub struct PlannedWorkers {
     pub name: String,
     /// What its workers consume, in order of priority.
     pub transports: Vec<String>,
-    /// The pending messages, or at least so many: counting stops where more would not change the plan. `None` if they could
+    /// The pending messages, or at least this many: counting stops where more would not change the plan. `None` if they could
     /// not be counted.
     pub pending: Option<u64>,
     /// The live workers. `None` if they could not be counted.
@@ -194,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn what_cannot_be_counted_gets_min(definition in autoscale(), running in any::<u32>()) {
+        fn definitions_that_cannot_be_counted_get_min(definition in autoscale(), running in any::<u32>()) {
             let plan = planned(&definition, Err("no answer".into()), running);
             prop_assert_eq!(plan.desired, definition.autoscale.min);
             prop_assert_eq!(plan.pending, None);
@@ -210,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn min_zero_scales_to_nothing() {
+    fn min_zero_scales_to_zero() {
         let definition = definition(5, 0, 15);
         assert_eq!(planned(&definition, Ok(0), 0).desired, 0);
         assert_eq!(planned(&definition, Ok(1), 0).desired, 1);
     }
 
     #[test]
-    fn the_reason_tells_a_person_what_decided() {
+    fn the_reason_explains_the_decision() {
         let scaled = definition(5, 1, 10);
         let reason = |pending, running| planned(&scaled, pending, running).reason;
         assert_eq!(reason(Ok(7), 1), "7 pending, one worker per 5: 2 wanted, 1 running, 1 to start");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_cannot_be_counted_get_no_company() {
+    fn no_worker_is_started_if_the_running_ones_cannot_be_counted() {
         let mut definition = definition(5, 1, 10);
         definition.autoscale.scope = Scope::Cluster;
         let of = |running| {

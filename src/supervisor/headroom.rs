@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_worker_is_tried_where_none_runs() {
+    fn one_worker_is_tried_if_none_runs() {
         assert_eq!(shares(0, &[(0, 3), (0, 1)]), [1, 0]);
         assert_eq!(shares(0, &[(1, 3), (0, 1)]), [0, 0]);
         assert_eq!(shares(0, &[(0, 0), (0, 1)]), [0, 1]);
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_are_started_than_wanted_and_apart_from_the_first_than_fit(
+        fn no_more_are_started_than_wanted_or_except_for_the_first_than_fit(
             free in 0..200_u64,
             wanted in prop::collection::vec((0..4_u32, 0..20_u32), 0..6),
         ) {

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_program_does_not_hold_up_the_others_and_promises_nothing() {
+    async fn a_missing_program_does_not_delay_the_others_and_is_not_promised_for() {
         let mut stage = Stage::new()
             .transport("one", Pending::Are(0))
             .transport("two", Pending::Are(0))
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slot_that_is_no_file_costs_only_that_slot() {
+    async fn a_slot_that_is_not_a_file_affects_only_that_slot() {
         let stage = Stage::new().sleepers("mail", &[], 2, 3);
         fs::create_dir_all(stage.state_dir().join("slots/mail/0")).unwrap();
         let report = tick(&stage.supervisor()).await;

@@ -140,8 +140,8 @@ fn running(
 ) -> Result<u32, String> {
     let here: BTreeSet<u32> = match live {
         Ok(live) => live.iter().map(|slot| slot.slot).collect(),
-        // If it is unknown who runs, the plan starts workers as if nobody did. This exceeds `max` no more than anything
-        // else does: occupied slots are locked all the same.
+        // If it is unknown which workers run, the plan assumes that none does. This cannot exceed `max`, because occupied slots
+        // are locked.
         Err(error) => {
             fail(error.to_string());
             BTreeSet::new()
@@ -160,7 +160,7 @@ mod tests {
     use crate::config::Autoscale;
 
     #[tokio::test]
-    async fn workers_follow_what_is_pending() {
+    async fn workers_follow_the_pending_messages() {
         let stage = Stage::new()
             .transport("queue", Pending::Are(7))
             .auto_fallback("async", "queue")
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn workers_follow_what_is_pending_beside_a_transport_that_hangs() {
+    async fn workers_follow_the_pending_messages_beside_a_transport_that_hangs() {
         let stage = Stage::new().transport("hung", Pending::Hang).transport("low", Pending::Are(9)).sleepers(
             "mail",
             &["hung", "low"],
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_counted_does_not_hold_up_the_others() {
+    async fn definitions_that_cannot_be_counted_do_not_delay_the_others() {
         let stage = Stage::new()
             .transport("hung", Pending::Hang)
             .transport("mute", Pending::Uncountable)

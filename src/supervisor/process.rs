@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_pid_is_not_signalled() {
+    fn a_number_that_is_not_a_pid_is_not_signalled() {
         for pid in [0, u32::MAX] {
             ProcessId { pid, started_at: 0 }.terminate().unwrap();
         }

@@ -1,9 +1,8 @@
-//! What the supervisor promises to producers: heartbeats that say that somebody will take a transport's messages within
-//! the minute.
+//! The supervisor's promises to producers: heartbeats that say that a transport's messages will be handled within the minute.
 //!
-//! Workers of minutely have heartbeats of their own, and take them back when they stop. The supervisor promises for the
-//! rest: for other programs, which have no heartbeats, and for definitions without a worker because there is nothing to
-//! do. The rules are [`is_due`] and [`decide`].
+//! Workers of minutely have heartbeats of their own, and withdraw them when they stop. The supervisor promises for all others:
+//! for other programs, which have no heartbeats, and for definitions without a worker because there is nothing to do. The
+//! rules are [`is_due`] and [`decide`].
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,18 +22,18 @@ use crate::transport::Transports;
 /// How long publishing may take. A cache that hangs must not stop the supervision of workers.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Begins the owner of every supervisor's heartbeats.
+/// Prefix of the owner of every supervisor's heartbeats.
 const OWNER_PREFIX: &str = "supervisor@";
 /// The longest owner, in bytes. Every store of the cache accepts that.
 const MAX_OWNER_LENGTH: usize = 500;
 
-/// For how long withdrawing is tried again. Longer than the cache is left alone for after an error.
+/// How long withdrawing is tried again. Longer than the pause of the cache after an error.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How long a worker of minutely may take until its first heartbeat.
 const FIRST_HEARTBEAT: TimeDelta = TimeDelta::seconds(30);
 
-/// What comes after a promise.
+/// What follows a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The next tick of the same supervisor.
@@ -43,11 +42,11 @@ pub(super) enum Phase {
     Ending,
 }
 
-/// May producers queue messages for this definition's transports because the supervisor says so?
+/// Whether the supervisor promises that messages for this definition's transports will be handled.
 ///
 /// - While it supervises: if there is a worker, or if none is wanted yet and the next tick will see the first message. Not
 ///   if workers are wanted and cannot be started, or if they could do nothing. Not without a worker if the messages cannot
-///   be counted: nobody would take them. Whether workers of minutely can take messages, they say themselves: see
+///   be counted: nothing would handle them. Workers of minutely report themselves whether they can receive messages: see
 ///   [`decide`].
 /// - Not for another program whose transports do not answer (`is_failing`): it cannot take messages from them either.
 /// - At its end, for the time until the next cron: only for other programs, and for definitions without a worker because
@@ -64,7 +63,7 @@ fn is_due(definition: &WorkerDefinition, planned: &PlannedWorkers, live: u32, ph
     }
 }
 
-/// What becomes of the promise for a transport with live workers of minutely.
+/// What to do with the promise for a transport with live workers of minutely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// Its workers take messages: promise.
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_at_work_promises_for_everybody_who_is_served() {
+    fn a_running_supervisor_promises_for_all_definitions_that_are_served() {
         for is_other_program in [true, false] {
             let case = |desired, live| Case { desired, live, is_other_program, ..Case::default() };
             assert!(case(1, 1).is_promised(Phase::Supervising), "a worker");
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn at_its_end_it_promises_for_those_without_heartbeats() {
+    fn at_its_end_a_supervisor_promises_for_workers_without_heartbeats() {
         let case = |is_other_program, desired, live| Case { is_other_program, desired, live, ..Case::default() };
         assert!(!case(false, 1, 1).is_promised(Phase::Ending), "a worker of minutely has a heartbeat");
         assert!(case(true, 1, 1).is_promised(Phase::Ending), "another program has none");
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_promised_for_messages_that_nobody_would_notice() {
+    fn nothing_is_promised_for_messages_that_would_not_be_noticed() {
         for phase in [Phase::Supervising, Phase::Ending] {
             let uncountable = Case { pending: None, desired: 0, live: 0, ..Case::default() };
             assert!(!uncountable.is_promised(phase));

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_cannot_be_killed_saves_no_others() {
+    fn a_process_that_cannot_be_killed_does_not_protect_others() {
         let process = |pid| ProcessId { pid, started_at: 1 };
         let killed = std::cell::RefCell::new(Vec::new());
         // Process 4 is started while the others are being killed.

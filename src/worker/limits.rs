@@ -17,11 +17,11 @@ const MEMORY_CHECK: Duration = Duration::from_millis(250);
 pub struct Limits {
     /// Messages to handle.
     pub messages: Option<u64>,
-    /// Failures (failed tries, also those that are retried) to bear.
+    /// Failed attempts, including those that are retried.
     pub failures: Option<u64>,
-    /// Resident memory of the process in bytes, looked at between messages.
+    /// Resident memory of the process in bytes, checked between messages.
     pub memory: Option<u64>,
-    /// How long to run; the message in hand is finished.
+    /// How long to run. Messages being handled are finished.
     pub time: Option<Duration>,
 }
 

@@ -95,7 +95,7 @@ async fn a_retry_comes_when_the_strategy_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_once_too_often_goes_to_the_failure_transport() {
+async fn a_message_without_retries_left_goes_to_the_failure_transport() {
     let app = app();
     dispatch(&app, Note::FailUntil(4)).await;
     let (handled, failed, took) = work(&app).await;
@@ -105,7 +105,7 @@ async fn what_fails_once_too_often_goes_to_the_failure_transport() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_retry_can_mend_is_tried_once() {
+async fn an_unrecoverable_failure_is_tried_once() {
     let app = app();
     dispatch(&app, Note::NeverTryAgain).await;
     let (handled, failed, _) = work(&app).await;
@@ -114,7 +114,7 @@ async fn what_no_retry_can_mend_is_tried_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_passing_failure_is_tried_again_beyond_the_strategy_and_after_its_own_delay() {
+async fn a_recoverable_failure_is_retried_beyond_the_strategy_after_its_own_delay() {
     let app = app();
     dispatch(&app, Note::TryAgainUntil(6)).await;
     let (handled, failed, took) = work(&app).await;
@@ -134,7 +134,7 @@ async fn the_first_transport_has_priority() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_ends_at_its_time_limit_and_what_it_dispatched_for_later_waits() {
+async fn a_worker_ends_at_its_time_limit_and_delayed_messages_stay_queued() {
     let app = app();
     dispatch(&app, Note::DispatchAnew).await;
     let begun = Instant::now();

@@ -39,7 +39,7 @@ fn insert_all(project: &Project, rows: u32, body: &[u8], headers: &[u8]) {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_and_nothing_starts() {
+fn all_mistakes_are_reported_at_once_and_nothing_starts() {
     let project = Project::new(
         r#"
 transports:
@@ -81,7 +81,7 @@ handlers:
 }
 
 #[test]
-fn a_configuration_that_is_not_there_or_no_yaml_is_told() {
+fn a_configuration_that_is_missing_or_not_yaml_is_reported() {
     let project = Project::new("transports: [unclosed");
     let run = project.run(&["stats"]).exits(2);
     assert!(run.stderr.contains("config.yaml") && run.stderr.contains("line 1"), "{run:?}");
@@ -107,7 +107,7 @@ fn messages_that_cannot_be_read_go_to_the_failure_transport() {
 const PHP: &[u8] = br#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":0:{}"#;
 
 #[test]
-fn a_queue_of_nothing_but_messages_for_others_is_left_where_it_is() {
+fn a_queue_with_only_foreign_messages_is_left_alone() {
     let project = Project::new(CONFIG);
     project.run(&["setup"]).succeeds();
     insert_all(&project, 300, PHP, b"[]");
@@ -145,7 +145,7 @@ fn strays_among_other_messages_go_to_the_failure_transport() {
 }
 
 #[test]
-fn a_stray_that_is_all_there_is_does_not_block_the_queue() {
+fn a_single_stray_does_not_block_the_queue() {
     let project = Project::new(CONFIG);
     project.run(&["setup"]).succeeds();
     insert(&project, PHP, b"[]");
@@ -157,7 +157,7 @@ fn a_stray_that_is_all_there_is_does_not_block_the_queue() {
 }
 
 #[test]
-fn without_any_handler_nothing_is_taken() {
+fn without_any_handler_nothing_is_received() {
     let project =
         Project::new(&format!("{}\nworkers: [{{transports: [mail]}}]\n", CONFIG.split("handlers:").next().unwrap()));
     project.run(&["setup"]).succeeds();
@@ -197,7 +197,7 @@ fn a_worker_that_can_handle_nothing_is_not_started_again_at_once() {
 }
 
 #[test]
-fn without_a_failure_transport_they_stay_where_they_are() {
+fn without_a_failure_transport_strays_stay_in_their_queue() {
     let project = Project::new(&CONFIG.replace("failure_transport: failed\n", ""));
     project.run(&["setup"]).succeeds();
     insert(&project, b"{broken", br#"{"type":"Note"}"#);
@@ -220,7 +220,7 @@ fn a_missing_handler_program_is_retried() {
 }
 
 #[test]
-fn damaged_state_files_are_told_and_replaced() {
+fn damaged_state_files_are_reported_and_replaced() {
     let project = Project::new(&format!("{CONFIG}\nworkers: [{{name: mail, transports: [mail]}}]\n"));
     project.write("var/slots/mail/0", b"{\"pid\": 1, \xff");
     project.write("var/supervisor.lock", "nonsense");
@@ -232,7 +232,7 @@ fn damaged_state_files_are_told_and_replaced() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_read_means_handled_now() {
+fn without_a_readable_cache_messages_are_handled_at_once() {
     let project = Project::new(
         &format!(
             "{}\n  sync: sync://\n  auto: 'auto-fallback://auto?target=mail&fallback=sync'\nrouting: {{'*': auto}}\n",
@@ -247,7 +247,7 @@ fn a_cache_that_cannot_be_read_means_handled_now() {
 }
 
 #[test]
-fn passwords_are_never_told() {
+fn passwords_are_never_shown() {
     let project = Project::new(
         r#"
 transports:
@@ -265,7 +265,7 @@ connections: {main: "mysql://user:hunter2@localhost:notaport/db"}
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_reader_that_goes_away_is_not_a_failure() {
     let project = Project::new(CONFIG);
     let mut command = project.command(&["stats"]);
     let (reader, writer) = std::io::pipe().unwrap();

@@ -92,14 +92,14 @@ macro_rules! on_every_store {
 
 on_every_store! {
     an_entry_is_seen_by_others_replaced_and_removed
-    an_entry_ends_with_its_time
+    an_entry_expires
     groups_and_keys_are_any_text
     names_are_told_apart_to_the_last_byte
     values_are_any_text
     a_refused_claim_changes_nothing
     a_claim_that_is_prolonged_may_end_sooner
     many_write_at_once
-    of_many_who_claim_a_place_one_gets_it
+    one_of_many_concurrent_claims_succeeds
     setting_up_may_be_repeated_by_many_at_once
 }
 
@@ -127,7 +127,7 @@ async fn an_entry_is_seen_by_others_replaced_and_removed(stage: &Stage) {
     assert_eq!(keys(&here, "g").await, ["a"]);
 }
 
-async fn an_entry_ends_with_its_time(stage: &Stage) {
+async fn an_entry_expires(stage: &Stage) {
     let store = stage.open();
     store.put("g", "short", "", Duration::from_millis(300)).await.unwrap();
     store.put("g", "long", "", MINUTE).await.unwrap();
@@ -252,7 +252,7 @@ async fn many_write_at_once(stage: &Stage) {
     assert!(entries[..8].iter().all(|entry| entry.value == "19"), "{entries:?}");
 }
 
-async fn of_many_who_claim_a_place_one_gets_it(stage: &Stage) {
+async fn one_of_many_concurrent_claims_succeeds(stage: &Stage) {
     for place in 0..5 {
         let claims = (0..8).map(|host| {
             let store = stage.open();
@@ -329,7 +329,7 @@ async fn on_databases() -> Vec<(Database, Arc<dyn CacheStore>)> {
 }
 
 #[test]
-async fn a_table_of_another_shape_is_left_alone_and_told() {
+async fn a_table_of_another_shape_is_left_alone_and_reported() {
     for (database, store) in on_databases().await {
         execute(&database, "CREATE TABLE minutely_cache (id INT)").await;
         let errors = [
@@ -347,7 +347,7 @@ async fn a_table_of_another_shape_is_left_alone_and_told() {
 
 /// Otherwise dead workers would be believed alive for as long as the clock was set back.
 #[test]
-async fn an_entry_from_before_the_servers_clock_was_set_back_is_not_believed() {
+async fn an_entry_from_before_the_servers_clock_was_set_back_is_ignored() {
     for (database, store) in on_databases().await {
         store.put("g", "a", "before", MINUTE).await.unwrap();
         let day = 86_400_000;
@@ -370,7 +370,7 @@ async fn an_entry_from_before_the_servers_clock_was_set_back_is_not_believed() {
 }
 
 #[test]
-async fn what_has_long_been_over_is_removed_now_and_then() {
+async fn expired_entries_are_removed_from_time_to_time() {
     const MANY_WRITES: u32 = 1000;
     let old: Vec<String> = (0..1500).map(|n| format!("('g', '{n}', '', 0, 1)")).collect();
     let old = format!("INSERT INTO minutely_cache VALUES {}", old.join(", "));
@@ -409,7 +409,7 @@ async fn count(database: &Database) -> i64 {
 }
 
 #[test]
-async fn what_others_keep_under_our_redis_keys_is_left_alone() {
+async fn foreign_data_under_our_redis_keys_is_left_alone() {
     let Some(redis) = Keys::create().await else { return };
     let store = open(&redis.cache_dsn(), Path::new("/")).unwrap();
     let mut connection = redis.connect(0).unwrap();
@@ -428,7 +428,7 @@ async fn what_others_keep_under_our_redis_keys_is_left_alone() {
 
 /// A server that never answers holds up neither those who write nor more than one of those who read.
 #[test]
-async fn of_all_who_ask_one_finds_out_whether_a_store_is_back() {
+async fn one_caller_at_a_time_tries_a_store_that_is_down() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!("redis://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let cache = Arc::new(Cache::new(open(&dsn, Path::new("/")).unwrap()));
@@ -458,7 +458,7 @@ async fn of_all_who_ask_one_finds_out_whether_a_store_is_back() {
 
 /// One server that is gone, and one that takes connections and says nothing.
 #[test]
-async fn a_store_that_is_down_is_not_waited_for_each_time() {
+async fn a_store_that_is_down_does_not_delay_every_call() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for scheme in ["postgres://u@", "mysql://u@", "redis://"] {
@@ -570,7 +570,7 @@ fn hosts_share_a_cache_on_redis_by_its_prefix() {
 }
 
 #[test]
-fn a_cache_that_never_answers_stops_nothing() {
+fn a_cache_that_does_not_respond_stops_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = host_with(&format!("postgres://u:hunter2@127.0.0.1:{}/d", silent.local_addr().unwrap().port()));
     let begun = Instant::now();

@@ -20,7 +20,7 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 #[test]
-fn the_shipped_configuration_has_nothing_wrong_with_it() {
+fn the_shipped_configuration_is_valid() {
     let (config, problems) = read(&shipped("config.yaml")).unwrap();
     assert_eq!(problems.to_string(), "");
     let scale: Vec<_> = config.workers.iter().map(|worker| (worker.name.as_str(), worker.autoscale)).collect();
@@ -84,7 +84,7 @@ fn the_crontab_has_one_line() {
 }
 
 #[test]
-fn paths_and_env_files_are_those_of_the_configurations_folder() {
+fn paths_and_env_files_are_relative_to_the_configurations_folder() {
     let dir = folder(&[
         ("app.yaml", b"transports: {a: '%env(MINUTELY_TEST_DSN)%', b: '%env(MINUTELY_TEST_OTHER)%'}\nstate_dir: s"),
         (".env", b"MINUTELY_TEST_DSN=sqlite:a.db\nMINUTELY_TEST_OTHER=sqlite:b.db\n"),

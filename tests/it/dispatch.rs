@@ -22,7 +22,7 @@ handlers:
 "#;
 
 #[test]
-fn nobody_consumes_so_it_is_handled_now() {
+fn without_a_consumer_a_message_is_handled_at_once() {
     let project = Project::new(CONFIG);
     let report = project.json(&["dispatch", r"App\Mail", r#"{"to":"ada"}"#]);
     assert_eq!((&report["outcome"], &report["transport"]), (&json!("handled"), &json!("mail")));
@@ -31,7 +31,7 @@ fn nobody_consumes_so_it_is_handled_now() {
 }
 
 #[test]
-fn somebody_consumes_so_it_is_queued_and_handled_there() {
+fn with_a_consumer_a_message_is_queued_and_handled_there() {
     let project = Project::new(CONFIG);
     let mut worker = project.start("worker", &["consume", "mail", "--limit=1", "--sleep=50ms"]);
     wait_until("the worker runs", || project.is_running("mail"));
@@ -54,7 +54,7 @@ fn a_worker_on_the_target_counts_for_the_auto_fallback() {
 }
 
 #[test]
-fn what_matches_no_routing_is_handled_at_once() {
+fn a_message_without_routing_is_handled_at_once() {
     let project = Project::new(CONFIG);
     let report = project.json(&["dispatch", r"App\Unrouted", "{}"]);
     assert_eq!((&report["outcome"], &report["transport"]), (&json!("handled"), &json!(null)));
@@ -93,7 +93,7 @@ fn a_message_is_read_from_standard_input_byte_for_byte() {
 }
 
 #[test]
-fn a_failed_synchronous_handling_is_the_callers_to_know() {
+fn a_synchronous_failure_is_reported_to_the_caller() {
     let project = Project::new(CONFIG);
     let run = project.run(&["dispatch", r"App\Broken", "{}"]).exits(1);
     assert!(run.stderr.contains("no luck") && run.stderr.contains(r"App\Broken"), "{run:?}");
@@ -101,7 +101,7 @@ fn a_failed_synchronous_handling_is_the_callers_to_know() {
 }
 
 #[test]
-fn what_is_no_json_is_refused() {
+fn a_body_that_is_not_json_is_refused() {
     let project = Project::new(CONFIG);
     let run = project.run(&["dispatch", r"App\Queued\A", "{to: ada}"]).exits(2);
     assert!(run.stderr.contains("not JSON"), "{run:?}");
@@ -115,7 +115,7 @@ fn what_is_no_json_is_refused() {
 }
 
 #[test]
-fn an_unknown_transport_is_refused_with_the_right_name() {
+fn an_unknown_transport_is_refused_with_a_suggestion() {
     let project = Project::new(CONFIG);
     let run = project.run(&["dispatch", r"App\Mail", "{}", "--transport=othr"]).exits(2);
     assert!(run.stderr.contains(r#"did you mean "other"?"#), "{run:?}");

@@ -9,7 +9,7 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_excerpt_in_the_page_for_rust_is_its_examples_own_text() {
+fn every_excerpt_in_the_rust_guide_is_in_its_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/rust.md")).unwrap();
     let mut excerpts = 0;

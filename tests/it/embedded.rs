@@ -182,7 +182,7 @@ fn a_supervisor_starts_the_application_as_it_was_started_itself() {
 }
 
 #[test]
-fn what_an_application_dispatches_wakes_its_own_worker_which_others_can_see() {
+fn an_applications_dispatch_wakes_its_own_worker_and_status_shows_that_worker() {
     let project = Project::new("");
     let mut shop = Running::start(&project, "shop", application(&project, &["--profile=red", "sell"]));
     wait_until("it has delivered", || !project.lines("delivered").is_empty());
@@ -205,7 +205,7 @@ fn what_an_application_dispatches_wakes_its_own_worker_which_others_can_see() {
 }
 
 #[test]
-fn help_speaks_of_the_application() {
+fn help_names_the_application() {
     let project = Project::new("");
     let version = run(&project, &["--version"]);
     assert_eq!(version.code, Some(2), "it is an argument of the shop's own: {version:?}");
@@ -215,7 +215,7 @@ fn help_speaks_of_the_application() {
 }
 
 #[test]
-fn a_program_of_these_commands_alone_works_within_any_runtime() {
+fn a_program_with_only_these_commands_works_in_any_runtime() {
     let runtimes = [
         "nothing",
         "a runtime that was made before",

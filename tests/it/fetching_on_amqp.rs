@@ -162,7 +162,7 @@ async fn with_several_queues_nothing_is_acknowledged_before_it_is_handled() {
 }
 
 #[test]
-async fn a_worker_that_is_busy_holds_nothing_else() {
+async fn a_busy_worker_holds_no_other_messages() {
     let two = |_: &Exchanges| vec![("a", String::new()), ("b", String::new())];
     let Some(counting) = Counting::on(two).await else { return };
     let worker = counting.start(&["a", "b"], 1);
@@ -186,7 +186,7 @@ async fn a_worker_that_is_busy_holds_nothing_else() {
 }
 
 #[test]
-async fn behind_a_message_that_takes_long_nothing_waits() {
+async fn no_message_waits_behind_a_slow_one() {
     let Some(counting) = Counting::on(|_| vec![("a", String::new())]).await else { return };
     // The past tells of quick handlers, so messages are fetched ahead.
     counting.send_all("a", (0..500).map(|n| (n, false))).await;
@@ -206,7 +206,7 @@ async fn behind_a_message_that_takes_long_nothing_waits() {
 }
 
 #[test]
-async fn what_a_stopping_worker_leaves_has_never_been_delivered() {
+async fn messages_that_a_stopping_worker_leaves_do_not_count_as_redelivered() {
     let both = |exchanges: &Exchanges| vec![("a", queues(exchanges, &["a", "b"], ""))];
     let Some(counting) = Counting::on(both).await else { return };
     for round in 0..12 {

@@ -48,7 +48,7 @@ fn run(mut command: Command) -> Run {
 }
 
 #[test]
-fn what_init_says_leads_from_an_empty_folder_to_handled_messages() {
+fn following_the_advice_of_init_leads_to_a_handled_message() {
     let project = empty_folder();
     let steps = project.run(&["init"]).succeeds().stdout;
     let line = |what: &str| steps.lines().map(str::trim).find(|line| line.contains(what)).expect(what).to_owned();
@@ -74,7 +74,7 @@ fn what_init_says_leads_from_an_empty_folder_to_handled_messages() {
 }
 
 #[test]
-fn init_leaves_a_file_that_is_there() {
+fn init_does_not_overwrite_a_file() {
     let project = Project::new("# mine\n");
     let output = project.run(&["init"]).exits(2);
     assert!(output.stderr.contains("config.yaml is there already"), "{output:?}");
@@ -87,7 +87,7 @@ fn init_leaves_a_file_that_is_there() {
 }
 
 #[test]
-fn without_a_configuration_it_is_said_how_to_begin() {
+fn without_a_configuration_the_error_says_how_to_begin() {
     let project = empty_folder();
     for command in [&["status"][..], &["cron"], &["dispatch", "A"], &["config", "check"]] {
         let output = project.run(command).exits(2);

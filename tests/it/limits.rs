@@ -78,7 +78,7 @@ fn bound_descriptors(pid: i32, limit: usize) {
 }
 
 #[test]
-fn a_handler_that_gets_no_descriptors_is_waited_for_and_costs_no_try() {
+fn a_handler_without_descriptors_waits_and_uses_up_no_retry() {
     let project = Project::new(BURST);
     project.run(&["setup"]).succeeds();
     let worker = project.start("worker", &["consume", "high"]);
@@ -232,7 +232,7 @@ fn an_idle_worker_and_a_supervisor_have_two_threads_at_most() {
 }
 
 #[test]
-fn a_process_that_is_refused_is_waited_for_and_costs_no_try() {
+fn a_handler_without_a_process_waits_and_uses_up_no_retry() {
     // A worker with its SQLite file has two of them, and nothing is left for a handler.
     let Some(account) = Account::new(BURST, 2) else { return };
     account.run(&["setup"]).succeeds();
@@ -261,7 +261,7 @@ async fn a_dispatch_to_a_server_needs_no_second_thread() {
 }
 
 #[test]
-fn what_cannot_be_done_for_want_of_a_thread_is_told_with_the_limit() {
+fn an_error_for_lack_of_a_thread_names_the_limit() {
     for (dsn, processes) in [
         // A thread to look up the name with.
         ("postgres://user:secret@a-host.invalid/app", 1),

@@ -118,7 +118,7 @@ fn the_only_worker_moves_to_another_host_when_its_own_stops() {
 
 /// Its workers die with it, but nobody can know that: they might only be out of sight.
 #[test]
-fn the_places_of_a_host_that_died_stay_taken_for_their_time() {
+fn the_slots_of_a_host_that_died_stay_leased_until_the_lease_expires() {
     let cluster = Cluster::new();
     let scale = format!("{{desired_size: 1, min: {MAX}, max: {MAX}, scope: cluster}}");
     let (a, b) = (cluster.host(&scale), cluster.host(&scale));
@@ -138,7 +138,7 @@ fn the_places_of_a_host_that_died_stay_taken_for_their_time() {
 }
 
 #[test]
-fn without_the_cache_no_worker_is_started_and_the_reason_told() {
+fn without_the_cache_no_worker_is_started_and_the_reason_is_reported() {
     let cluster = Cluster::new();
     let host = cluster.host("{desired_size: 1, max: 2, scope: cluster}");
     fs::write(cluster.shared.path().join("cache"), "not a folder").unwrap();

@@ -49,7 +49,7 @@ fn pids(project: &Project) -> BTreeSet<i32> {
 }
 
 #[test]
-fn a_dry_run_tells_the_plan_and_touches_nothing() {
+fn a_dry_run_shows_the_plan_and_changes_nothing() {
     let project = Project::new(CONFIG);
     let plan = project.json(&["cron", "--dry-run"]);
     let worker = &plan["workers"][0];
@@ -65,7 +65,7 @@ fn a_dry_run_tells_the_plan_and_touches_nothing() {
 }
 
 #[test]
-fn the_plan_follows_what_is_pending() {
+fn the_plan_follows_the_pending_messages() {
     let project = Project::new(CONFIG);
     for (messages, desired) in [(2, 1), (1, 2), (6, 4)] {
         queue(&project, "Note", messages);
@@ -74,7 +74,7 @@ fn the_plan_follows_what_is_pending() {
 }
 
 #[test]
-fn supervise_starts_workers_and_takes_them_along_when_it_is_stopped() {
+fn supervise_starts_workers_and_stops_them_with_itself() {
     let project = Project::new(CONFIG);
     let mut supervisor = project.start("supervise", &["supervise"]);
     wait_until("a worker runs", || pids(&project).len() == 1);
@@ -115,7 +115,7 @@ fn a_cron_that_starts_late_ends_in_time_for_the_next() {
 }
 
 #[test]
-fn a_supervisor_that_does_nothing_any_more_is_replaced() {
+fn a_supervisor_without_progress_is_replaced() {
     let project = Project::new(CONFIG);
     let mut stuck = project.start("supervise", &["supervise"]);
     wait_until("a worker runs", || pids(&project).len() == 1);
@@ -214,7 +214,7 @@ fn two_configurations_in_one_folder_do_not_share_a_state_directory_unnoticed() {
 }
 
 #[test]
-fn what_holds_messages_is_its_owners_alone_also_in_a_folder_open_to_all() {
+fn files_with_messages_are_readable_only_by_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let project = Project::new(&CONFIG.replace("q.db", "var/q.db"));
     for folder in ["var", "var/log", "var/cache", "var/slots", "var/slots/mail"] {
@@ -296,7 +296,7 @@ fn a_killed_workers_message_is_redelivered_at_the_next_tick() {
 }
 
 #[test]
-fn what_a_handler_has_started_late_is_ended_before_its_message_is_handled_again() {
+fn a_process_that_a_handler_started_late_is_ended_before_its_message_is_handled_again() {
     let late = "echo begun >> slow; sleep 8; sh -c 'echo late >> late; while :; do sleep 0.1; done' & wait";
     let handler = format!("handlers:\n  Late: {{exec: [sh, -c, \"{late}\"]}}");
     let project = Project::new(&CONFIG.replace("handlers:", &handler));
@@ -311,7 +311,7 @@ fn what_a_handler_has_started_late_is_ended_before_its_message_is_handled_again(
 }
 
 #[test]
-fn a_transport_that_hangs_does_not_keep_back_the_messages_of_others() {
+fn a_transport_that_hangs_does_not_delay_the_messages_of_others() {
     let config = r#"
 transports:
   a: "sqlite:a.db"
@@ -344,7 +344,7 @@ workers:
 }
 
 #[test]
-fn what_another_consumer_holds_is_left_to_it() {
+fn messages_of_another_consumer_are_left_to_it() {
     let project = Project::new(CONFIG);
     queue(&project, "Slow", 1);
     // A worker that no supervisor has started, like a PHP one on the same table.
@@ -415,7 +415,7 @@ workers:
 }
 
 #[test]
-fn no_worker_at_all_is_started_where_none_is_needed() {
+fn no_worker_is_started_if_none_is_needed() {
     let project = Project::new(&CONFIG.replace("max: 4}", "max: 4, min: 0}"));
     let _supervisor = project.start("supervise", &["supervise"]);
     wait_until("the supervisor promises to look again", || project.is_running("mail"));
@@ -425,7 +425,7 @@ fn no_worker_at_all_is_started_where_none_is_needed() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_told_and_others_start() {
+fn a_missing_program_is_reported_and_others_start() {
     let project = Project::new(
         &CONFIG.replace("workers:", "workers:\n  - {name: gone, transports: [failed], command: [/nowhere/program]}"),
     );
@@ -437,7 +437,7 @@ fn a_program_that_is_not_there_is_told_and_others_start() {
 }
 
 #[test]
-fn an_unwritable_state_directory_is_told() {
+fn an_unwritable_state_directory_is_reported() {
     let project = Project::new(&format!("{CONFIG}\nstate_dir: config.yaml/var\n"));
     let run = project.run(&["cron"]).exits(1);
     assert!(run.stderr.contains("config.yaml/var"), "{run:?}");

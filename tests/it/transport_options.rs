@@ -72,7 +72,7 @@ fn a_tilde_stands_for_the_default_of_every_option() {
 }
 
 #[test]
-fn options_without_effect_are_warned_of_by_name() {
+fn options_without_effect_are_named_in_a_warning() {
     for (dsn, option, value) in [
         ("redis://h/s", "lazy", "false"),
         ("redis://h/s", "timeout", "1.5"),
@@ -112,7 +112,7 @@ fn options_without_effect_are_warned_of_by_name() {
 }
 
 #[test]
-fn options_of_the_cache_without_effect_are_warned_of_too() {
+fn options_of_the_cache_without_effect_are_named_in_a_warning() {
     let mut warnings = vec![];
     let made = open_store(&config("redis://h?timeout=3", "{}"), Path::new("/"), &IndexMap::new(), &mut warnings);
     assert!(made.is_ok());
@@ -121,7 +121,7 @@ fn options_of_the_cache_without_effect_are_warned_of_too() {
 }
 
 #[test]
-fn files_for_tls_are_those_of_the_config_files_folder() {
+fn files_for_tls_are_relative_to_the_config_files_folder() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("certs")).unwrap();
     fs::write(dir.path().join("certs/ca.pem"), "").unwrap();

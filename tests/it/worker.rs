@@ -42,7 +42,7 @@ fn a_dispatched_message_is_handled_by_a_worker() {
 
 /// A worker that sleeps for longer than the test lasts.
 #[test]
-fn an_idle_worker_begins_what_is_dispatched_at_once() {
+fn an_idle_worker_handles_a_dispatched_message_at_once() {
     let project = Project::new(CONFIG);
     let mut worker = project.start("worker", &["consume", "high", "low", "--sleep=3600", "--limit=4"]);
     for n in 0..4 {
@@ -102,7 +102,7 @@ fn a_message_nobody_handles_goes_to_the_failure_transport() {
 }
 
 #[test]
-fn what_failed_again_stays_on_the_failure_transport() {
+fn a_message_that_fails_again_stays_on_the_failure_transport() {
     let project = Project::new(CONFIG);
     dispatch(&project, "Never", "{}");
     project.run(&["consume", "high", "--limit=1"]).succeeds();
@@ -171,7 +171,7 @@ fn a_long_handler_does_not_look_dead() {
 }
 
 #[test]
-fn a_killed_worker_is_believed_alive_for_no_longer_than_its_ttl() {
+fn a_killed_worker_counts_as_alive_for_no_longer_than_its_ttl() {
     let project = Project::new(&format!("{CONFIG}\nheartbeat: {{ttl: 1s}}\n"));
     let worker = project.start("worker", &["consume", "high"]);
     wait_until("it runs", || project.is_running("high"));
@@ -200,7 +200,7 @@ fn an_idle_worker_ends_at_its_time_limit_however_long_it_sleeps() {
 }
 
 #[test]
-fn what_came_after_the_last_look_is_handled_at_the_time_limit() {
+fn messages_queued_after_the_last_poll_are_handled_at_the_time_limit() {
     let project = Project::new(CONFIG);
     let mut worker = project.start("worker", &["consume", "high", "--time-limit=2", "--sleep=300"]);
     wait_until("it runs", || project.is_running("high"));

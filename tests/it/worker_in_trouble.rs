@@ -117,7 +117,7 @@ fn silent() -> (TcpListener, String) {
 }
 
 #[test]
-fn a_store_that_hangs_holds_up_neither_the_others_nor_the_end() {
+fn a_store_that_hangs_delays_neither_the_others_nor_the_end() {
     for (scheme, order) in [("redis", ["hang", "high"]), ("postgres", ["high", "hang"]), ("amqp", ["hang", "high"])] {
         let (_server, address) = silent();
         let hang = format!("  hang: '{scheme}://guest:guest@{address}/x'\nrouting");
@@ -182,7 +182,7 @@ fn a_handler_ended_by_sigterm_is_run_again_however_few_retries_there_are() {
 }
 
 #[test]
-fn a_handler_that_is_ended_by_sigterm_time_and_again_uses_up_its_retries() {
+fn a_handler_that_is_repeatedly_ended_by_sigterm_uses_up_its_retries() {
     let project = Project::new(&CONFIG.replace("max_retries: 0}", "max_retries: 1, delay: 10}"));
     dispatch(&project, "Watched", "{}");
     let _worker = project.start("worker", &["consume", "high", "--sleep=20ms"]);
@@ -193,7 +193,7 @@ fn a_handler_that_is_ended_by_sigterm_time_and_again_uses_up_its_retries() {
 }
 
 #[test]
-fn a_stray_on_a_busy_worker_is_put_away() {
+fn a_stray_on_a_busy_worker_is_moved_to_the_failure_transport() {
     let project = Project::new(CONFIG);
     dispatch(&project, "Slow", "{}");
     let _worker = project.start("worker", &["consume", "high", "--concurrency=2", "--sleep=50ms"]);
@@ -244,7 +244,7 @@ fn move_database(project: &Project, from: &str, to: &str) {
 }
 
 #[test]
-fn a_worker_that_ends_tries_a_store_that_fails_again_after_pauses() {
+fn an_ending_worker_pauses_between_attempts_on_a_failing_store() {
     let project = Project::new(CONFIG);
     dispatch(&project, "Slow", "{}");
     let mut worker = project.start("worker", &["consume", "high"]);

@@ -65,7 +65,7 @@ fn a_worker_outlasts_its_broker() {
 }
 
 #[test]
-fn what_a_worker_has_acknowledged_last_reaches_the_broker_before_the_worker_ends() {
+fn the_last_acknowledgements_reach_the_broker_before_the_worker_ends() {
     let Some(exchanges) = Exchanges::create_blocking() else { return };
     let (dsn, address) = (exchanges.dsn("a"), exchanges.address());
     let way = Proxy::start_slow(&address, Duration::from_millis(300));
@@ -79,7 +79,7 @@ fn what_a_worker_has_acknowledged_last_reaches_the_broker_before_the_worker_ends
 }
 
 #[test]
-fn some_of_a_transports_queues_can_be_consumed_alone() {
+fn some_of_a_transports_queues_can_be_consumed_on_their_own() {
     let Some(exchanges) = Exchanges::create_blocking() else { return };
     let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
     let project = project(&exchanges.dsn("a"), &format!("{{queues: {{{a}: ~, {b}: ~}}}}"));
@@ -114,7 +114,7 @@ fn publish(exchanges: &Exchanges, queue: &str, message_type: &str, header: &str)
 }
 
 #[test]
-fn headers_larger_than_what_can_be_sent_again_cost_the_largest_of_them_and_no_loop() {
+fn headers_too_large_to_be_sent_again_are_left_out_and_cause_no_loop() {
     let Some(exchanges) = Exchanges::create_blocking() else { return };
     let project = Project::new(
         r#"
@@ -202,7 +202,7 @@ fn a_message_too_large_for_its_failure_transport_goes_there_without_its_largest_
 }
 
 #[test]
-fn a_message_that_its_failure_transport_cannot_hold_at_all_is_parked_where_it_is() {
+fn a_message_that_its_failure_transport_cannot_hold_at_all_is_parked_in_its_queue() {
     let Some(exchanges) = Exchanges::create_blocking() else { return };
     let project = project_that_fails(&exchanges);
     dispatch_with(&project, "X-Not-To-Be-Left-Out");

@@ -43,7 +43,7 @@ fn dispatch(project: &Project, message_type: &str, body: &str) {
 }
 
 #[test]
-fn an_idle_worker_asks_nothing_has_one_connection_and_starts_at_once() {
+fn an_idle_worker_sends_no_requests_has_one_connection_and_starts_at_once() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let project = project(&server);
     let _worker = project.start("worker", &["consume", "high", "low"]);
@@ -108,7 +108,7 @@ fn a_supervisor_has_no_connection_between_its_ticks() {
 }
 
 #[test]
-fn tls_is_spoken_with_a_server_whose_certificate_is_trusted() {
+fn tls_works_with_a_server_whose_certificate_is_trusted() {
     let project = Project::new(CONFIG);
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])

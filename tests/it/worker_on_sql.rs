@@ -58,7 +58,7 @@ fn dispatch(project: &Project, body: &str) {
 }
 
 #[test]
-fn an_idle_worker_on_postgres_asks_nothing_and_has_one_connection() {
+fn an_idle_worker_on_postgres_sends_no_queries_and_has_one_connection() {
     let Some(database) = block_on(Database::create(Server::Postgres)) else { return };
     let project = project(&database.url());
     let _worker = project.start("worker", &["consume", "high", "low", "--sleep=100ms"]);
@@ -80,7 +80,7 @@ fn an_idle_worker_on_postgres_asks_nothing_and_has_one_connection() {
 
 /// A worker that sleeps for longer than the test lasts.
 #[test]
-fn an_idle_worker_on_mysql_begins_what_this_host_dispatches_at_once() {
+fn an_idle_worker_on_mysql_handles_dispatches_of_this_host_at_once() {
     let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
     let project = project(&database.url());
     let _worker = project.start("worker", &["consume", "high", "low", "--sleep=3600"]);
@@ -169,7 +169,7 @@ fn warned_of_the_limit(url: &str, server: &str) {
 }
 
 #[test]
-fn more_connections_than_postgres_allows_are_warned_of() {
+fn there_is_a_warning_about_more_connections_than_postgres_allows() {
     let Some(database) = block_on(Database::create(Server::Postgres)) else { return };
     block_on(async {
         let mut connection = PgConnection::connect(&database.url()).await.unwrap();
@@ -181,7 +181,7 @@ fn more_connections_than_postgres_allows_are_warned_of() {
 }
 
 #[test]
-fn more_connections_than_mysql_allows_are_warned_of() {
+fn there_is_a_warning_about_more_connections_than_mysql_allows() {
     let Some(database) = block_on(Database::create(Server::Mysql)) else { return };
     let user = database.name();
     let administer = |sql: String| {

@@ -140,7 +140,7 @@ impl Leases {
         Ok(claimed)
     }
 
-    /// Releases a lease. The slot is locked meanwhile, so that nobody is about to start a worker in it.
+    /// Releases a lease. Locks the slot meanwhile, so that no worker can be started in it.
     async fn release(&self, definition: &str, slot: u32, owner: &str) -> Result<(), String> {
         let Some(_locked) = self.slots.claim(definition, slot).map_err(|error| error.to_string())? else {
             return Ok(());

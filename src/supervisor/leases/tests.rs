@@ -87,7 +87,7 @@ fn remaining(leases: &Leases, slot: u32) -> Duration {
 }
 
 #[tokio::test]
-async fn a_cluster_slot_is_leased_to_one_host_also_among_hosts_with_the_same_name() {
+async fn a_cluster_slot_is_leased_to_one_host_even_among_hosts_with_the_same_name() {
     let cluster = Cluster::new();
     let (a, b) = (cluster.host("a"), cluster.host("b"));
     assert_ne!(a.owner().unwrap(), b.owner().unwrap());
@@ -101,7 +101,7 @@ async fn a_cluster_slot_is_leased_to_one_host_also_among_hosts_with_the_same_nam
 }
 
 #[test]
-fn a_lock_on_the_host_id_delays_nobody() {
+fn a_lock_on_the_host_id_delays_no_supervisor() {
     let cluster = Cluster::new();
     let a = cluster.host("a");
     let owner = a.owner().unwrap();
@@ -119,7 +119,7 @@ fn a_lock_on_the_host_id_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_lease_without_a_worker_is_released_and_only_that() {
+async fn only_a_lease_without_a_worker_is_released() {
     let cluster = Cluster::new();
     let (a, b) = (cluster.host("a"), cluster.host("b"));
     for slot in 0..3 {

@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// A time so many seconds after a full minute.
+    /// A time this many seconds after a full minute.
     fn at(seconds: f64) -> DateTime<Utc> {
         later(DateTime::from_timestamp(1_800_000_000, 0).unwrap(), Duration::from_secs_f64(seconds))
     }
@@ -141,7 +141,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_runs_or_waits_much_longer_than_a_minute(now in 0.0..600.0f64, before in 0.0..600.0f64) {
+        fn no_cron_runs_or_waits_much_longer_than_a_minute(now in 0.0..600.0f64, before in 0.0..600.0f64) {
             let runs_for = end(at(now), Some(at(before))) - at(now);
             prop_assert!((5.0..=65.0).contains(&runs_for.as_seconds_f64()), "{}", runs_for);
             if let Some(wait) = wait(at(now), at(before)) {

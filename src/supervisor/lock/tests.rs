@@ -20,7 +20,7 @@ fn folder() -> TempDir {
     dir
 }
 
-/// As if the supervisor had last made progress so many seconds ago.
+/// Makes it look as if the supervisor had last made progress this many seconds ago.
 fn silent_for(dir: &Path, seconds: u64) {
     let file = state::open(&dir.join(FILE), Mode::ReadWrite).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
@@ -51,7 +51,7 @@ async fn a_cron_waits_for_a_supervisor_that_is_about_to_end() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_supervisor_without_an_end() {
+async fn no_cron_waits_for_a_supervisor_without_an_end() {
     let dir = folder();
     let _first = take(dir.path(), "a.yaml", Lifetime::UntilStopped).await.unwrap().unwrap();
     for lifetime in [Lifetime::UntilNextCron, Lifetime::UntilStopped] {
@@ -60,7 +60,7 @@ async fn nobody_waits_for_a_supervisor_without_an_end() {
 }
 
 #[tokio::test]
-async fn another_configuration_is_refused_by_name_also_shortly_after() {
+async fn another_configuration_is_refused_with_its_name_even_shortly_after() {
     let dir = folder();
     let refused = |result: Result<Option<SupervisorLock>, LockError>| {
         let text = result.unwrap_err().to_string();
@@ -142,7 +142,7 @@ async fn a_second_supervisor_leaves_while_the_first_runs() {
 }
 
 #[test]
-fn asking_for_the_status_creates_nothing() {
+fn reading_the_status_creates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let state_dir = dir.path().join("var");
     assert_eq!(supervisor_status(&state_dir).unwrap(), SupervisorStatus::default());
@@ -150,7 +150,7 @@ fn asking_for_the_status_creates_nothing() {
 }
 
 #[tokio::test]
-async fn a_test_of_the_lock_is_not_taken_for_a_supervisor() {
+async fn a_test_of_the_lock_is_not_mistaken_for_a_supervisor() {
     let dir = tempfile::tempdir().unwrap();
     let take = || take(dir.path(), "config.yaml", Lifetime::UntilStopped);
     drop(take().await.unwrap());
@@ -164,7 +164,7 @@ async fn a_test_of_the_lock_is_not_taken_for_a_supervisor() {
 }
 
 #[tokio::test]
-async fn a_folder_in_the_place_of_the_lock_is_an_error_that_names_it() {
+async fn the_error_for_a_folder_in_place_of_the_lock_names_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join(FILE)).unwrap();
     let error = take(dir.path(), "config.yaml", Lifetime::UntilNextCron).await.unwrap_err().to_string();

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_worker_has_left_running_is_ended_also_where_nobody_reaps_the_worker() {
+    async fn what_a_worker_has_left_running_is_ended_even_if_the_worker_is_not_reaped() {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::new(dir.path());
         let mut worker = worker("");

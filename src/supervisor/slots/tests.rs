@@ -55,7 +55,7 @@ fn looking_creates_nothing() {
 }
 
 #[test]
-fn two_who_look_do_not_see_each_other() {
+fn concurrent_checks_do_not_see_each_other() {
     let (_dir, slots) = slots();
     drop(claim(&slots, 0));
     let looking = state::open(&slots.path("mail", 0), Mode::Read).unwrap();
@@ -73,7 +73,7 @@ fn a_pid_reused_by_another_program_is_not_a_worker() {
 }
 
 #[test]
-fn a_worker_that_let_go_of_its_lock_still_occupies_its_slot() {
+fn a_worker_that_closed_its_lock_still_occupies_its_slot() {
     let (_dir, slots) = slots();
     leave_record(&slots, this_process());
     assert_eq!(live_numbers(&slots), [0]);
@@ -82,7 +82,7 @@ fn a_worker_that_let_go_of_its_lock_still_occupies_its_slot() {
 }
 
 #[test]
-fn a_damaged_record_hides_nobody_and_blocks_nobody() {
+fn a_damaged_record_hides_no_worker_and_blocks_no_slot() {
     let (_dir, slots) = slots();
     leave_record(&slots, this_process());
     let path = slots.path("mail", 0);
@@ -106,7 +106,7 @@ fn the_last_workers_record_is_gone_when_the_slot_is_claimed() {
 }
 
 #[test]
-fn what_is_no_file_is_an_error_for_its_slot_alone() {
+fn a_slot_that_is_not_a_file_is_an_error_for_that_slot_only() {
     let (dir, slots) = slots();
     drop(claim(&slots, 0));
     fs::create_dir(slots.path("mail", 1)).unwrap();
@@ -122,7 +122,7 @@ fn what_is_no_file_is_an_error_for_its_slot_alone() {
 }
 
 #[test]
-fn strangers_among_the_slots_are_passed_over() {
+fn other_files_among_the_slots_are_ignored() {
     let (_dir, slots) = slots();
     let _claim = claim(&slots, 7);
     for name in ["+7", ".DS_Store", "99999999999", "notes"] {
@@ -143,7 +143,7 @@ fn deleting_the_state_directory_while_nothing_runs_is_harmless() {
 }
 
 #[test]
-fn only_the_owner_may_look_into_the_state_directory() {
+fn only_the_owner_can_read_the_state_directory() {
     let (dir, slots) = slots();
     let _claim = claim(&slots, 0);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -153,7 +153,7 @@ fn only_the_owner_may_look_into_the_state_directory() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_made_is_an_error_that_names_it() {
+fn the_error_for_a_state_directory_that_cannot_be_created_names_it() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("var"), "").unwrap();
     let error = Slots::new(&dir.path().join("var")).claim("mail", 0).unwrap_err().to_string();

@@ -26,7 +26,7 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
 }
 
 #[test]
-async fn what_the_broker_gets_is_what_symfony_writes() {
+async fn messages_are_published_as_symfony_does() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
     send(&transport, "{\"n\":1}").await;
@@ -64,7 +64,7 @@ async fn a_delayed_message_waits_in_symfonys_queue() {
 
 /// Declaring a quorum queue again does not make it live longer, so a queue of delays is used for a day and outlives it.
 #[test]
-async fn each_day_may_have_queues_of_delays_of_its_own() {
+async fn each_day_may_have_delay_queues_of_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let options = "{delay: {daily_delay_queues: true, arguments: {x-queue-type: quorum}}}";
     let transport = transport(&exchanges.dsn("a"), options);
@@ -101,7 +101,7 @@ async fn each_day_may_have_queues_of_delays_of_its_own() {
 
 /// As a worker waits that has another source to look at meanwhile: it gives up waiting, and begins again, at any moment.
 #[test]
-async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
+async fn cancelled_waiting_does_not_affect_messages_in_flight() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
     send(&transport, "1").await;
@@ -119,7 +119,7 @@ async fn giving_up_waiting_leaves_what_is_in_hand_alone() {
 }
 
 #[test]
-async fn an_exchange_gets_what_exchanges_get_that_it_is_bound_to() {
+async fn an_exchange_receives_from_exchanges_that_it_is_bound_to() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (_connection, channel) = exchanges.channel().await;
     let source = exchanges.name("b");
@@ -177,7 +177,7 @@ async fn a_message_goes_to_all_queues_and_a_retry_to_its_own() {
 }
 
 #[test]
-async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
+async fn routing_keys_select_queues_and_an_unroutable_message_is_an_error() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
     let dsn = format!(
@@ -203,7 +203,7 @@ async fn routing_keys_lead_to_queues_and_one_that_leads_nowhere_is_an_error() {
 }
 
 #[test]
-async fn priorities_are_heeded_and_survive_a_retry() {
+async fn priorities_are_respected_and_survive_a_retry() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let queue = exchanges.name("a");
     let options = format!("{{queues: {{{queue}: {{arguments: {{x-max-priority: 5}}}}}}}}");
@@ -232,7 +232,7 @@ async fn priorities_are_heeded_and_survive_a_retry() {
 }
 
 #[test]
-async fn messages_of_others_are_read_as_far_as_they_can_be() {
+async fn messages_of_other_programs_are_read_as_far_as_possible() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
@@ -259,7 +259,7 @@ async fn messages_of_others_are_read_as_far_as_they_can_be() {
 }
 
 #[test]
-async fn what_is_there_with_other_properties_is_told_of() {
+async fn existing_queues_with_other_properties_are_reported() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let (_connection, channel) = exchanges.channel().await;
     let (name, options) = (exchanges.name("a"), ExchangeDeclareOptions { durable: true, ..Default::default() });
@@ -278,7 +278,7 @@ async fn what_is_there_with_other_properties_is_told_of() {
 }
 
 #[test]
-async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
+async fn a_refused_login_is_reported_without_the_password() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let dsn = exchanges.dsn("a");
     let wrong = transport(&dsn.replace("guest:guest@", "guest:hunter2@"), "{}");
@@ -301,7 +301,7 @@ async fn who_may_not_enter_is_told_so_and_no_password_is_shown() {
 
 /// Waiting changes how many messages may be on their way, and may be broken off in the middle of that.
 #[test]
-async fn waiting_that_is_broken_off_leaves_a_consumer_that_receives() {
+async fn after_cancelled_waiting_the_consumer_still_receives() {
     let Some(exchanges) = Exchanges::create().await else { return };
     let transport = transport(&exchanges.dsn("a"), "{}");
     for n in 0..40 {

@@ -100,7 +100,7 @@ async fn finished_rows_are_neither_counted_nor_delivered_nor_shown_nor_revived()
 }
 
 #[test]
-async fn who_finds_nothing_to_do_deletes_what_is_finished() {
+async fn an_idle_consumer_deletes_finished_rows() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
     for _ in 0..3 {
@@ -118,7 +118,7 @@ async fn who_finds_nothing_to_do_deletes_what_is_finished() {
 }
 
 #[test]
-async fn a_deadlock_is_outlived() {
+async fn a_request_is_repeated_after_a_deadlock() {
     let Some((stage, mut other)) = stage().await else { return };
     let transport = stage.open("a");
     for n in 0..200 {
@@ -156,7 +156,7 @@ async fn a_deadlock_is_outlived() {
 
 /// The server tells nothing: those on this host tell each other.
 #[test]
-async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
+async fn every_way_of_becoming_pending_wakes_consumers_on_this_host() {
     let Some((stage, mut connection)) = stage().await else { return };
     let (consumer, producer, other) = (stage.open("a"), stage.open("a"), stage.open("b"));
     let elsewhere = stage.open_with("a", "{table_name: other}");
@@ -203,7 +203,7 @@ async fn whatever_makes_a_message_pending_wakes_those_who_wait_on_this_host() {
 }
 
 #[test]
-async fn what_does_not_fit_into_a_table_is_refused_and_not_cut_off() {
+async fn a_message_that_does_not_fit_into_the_table_is_refused_and_not_cut() {
     let Some((stage, mut connection)) = stage().await else { return };
     let table = SYMFONYS_TABLE.replace("utf8mb4_unicode_ci", "utf8mb3_unicode_ci").replace("utf8mb4", "utf8mb3");
     connection.execute(AssertSqlSafe(table)).await.unwrap();
@@ -305,7 +305,7 @@ async fn a_server_that_refuses_is_named_without_the_password() {
 }
 
 #[test]
-async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
+async fn a_connection_within_this_host_is_encrypted_on_demand() {
     let Some(mut server) = PrivateServer::start(Server::Mysql) else { return };
     if !server.encrypt() {
         return;

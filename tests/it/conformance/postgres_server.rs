@@ -102,7 +102,7 @@ async fn symfonys_table_is_left_as_it_is() {
 
 /// Symfony from 2026 on has no trigger, and notifies by a statement of its own.
 #[test]
-async fn a_message_of_a_symfony_that_needs_no_trigger_wakes_at_once() {
+async fn a_message_from_a_symfony_without_the_trigger_wakes_at_once() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute(SYMFONYS_TABLE).await.unwrap();
     let consumer = stage.open("a");
@@ -122,7 +122,7 @@ async fn a_message_of_a_symfony_that_needs_no_trigger_wakes_at_once() {
 }
 
 #[test]
-async fn those_who_listen_are_notified_once_with_and_without_the_trigger() {
+async fn listeners_are_notified_once_with_and_without_the_trigger() {
     let Some((stage, mut connection)) = stage().await else { return };
     for with_trigger in [false, true] {
         let tables = if with_trigger { ["with", "also_with"] } else { ["without", "also_without"] };
@@ -208,7 +208,7 @@ async fn rows_that_symfony_wrote_are_read_and_ours_look_the_same() {
 }
 
 #[test]
-async fn damaged_rows_are_received_for_what_they_are() {
+async fn damaged_rows_are_received_as_damaged() {
     let Some((stage, mut connection)) = stage().await else { return };
     let transport = stage.open("a");
     send(&transport, "last").await;
@@ -219,7 +219,7 @@ async fn damaged_rows_are_received_for_what_they_are() {
 }
 
 #[test]
-async fn a_table_in_a_schema_is_the_one_symfony_means() {
+async fn a_table_in_a_schema_is_the_one_that_symfony_uses() {
     let Some((stage, mut connection)) = stage().await else { return };
     connection.execute("CREATE SCHEMA queues").await.unwrap();
     let transport = stage.open_with("a", "{table_name: queues.Jobs}");
@@ -244,7 +244,7 @@ async fn a_nul_byte_is_refused_with_its_reason() {
 }
 
 #[test]
-async fn a_message_wakes_who_waits_for_its_queue_and_nobody_else() {
+async fn a_message_wakes_only_consumers_of_its_queue() {
     let Some((stage, _connection)) = stage().await else { return };
     let (consumer, other, producer) = (stage.open("a"), stage.open("b"), stage.open("a"));
     assert_eq!(consumer.waking.as_ref().unwrap().poll_interval(), None);
@@ -295,7 +295,7 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
 }
 
 #[test]
-async fn without_notifications_nothing_is_promised() {
+async fn without_notifications_consumers_keep_polling() {
     let Some((stage, mut connection)) = stage().await else { return };
     let without = stage.open_with("a", "{use_notify: false}");
     without.setting_up.as_ref().unwrap().setup().await.unwrap();
@@ -397,7 +397,7 @@ async fn a_server_that_refuses_is_named_without_the_password() {
 
 /// Encryption between two programs of one host costs the most of connecting, and is worth nothing.
 #[test]
-async fn a_connection_within_this_host_is_encrypted_if_it_is_wanted() {
+async fn a_connection_within_this_host_is_encrypted_on_demand() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
     if !server.encrypt() {
         return;
@@ -442,7 +442,7 @@ async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
 }
 
 #[test]
-async fn what_is_resumed_wakes_those_who_wait() {
+async fn resumed_messages_wake_waiting_consumers() {
     let Some((stage, mut connection)) = stage().await else { return };
     let (consumer, other) = (stage.open("a"), stage.open("a"));
     consumer.setting_up.as_ref().unwrap().setup().await.unwrap();

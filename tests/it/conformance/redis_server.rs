@@ -93,7 +93,7 @@ async fn entries_are_those_of_symfony() {
 }
 
 #[test]
-async fn entries_of_any_php_are_read_whatever_the_option_says() {
+async fn entries_are_read_with_and_without_phps_wrapping() {
     let Some(mut redis) = Redis::new().await else { return };
     for options in ["{}", "{serializer: 0}"] {
         let transport = redis.stage.open_with("a", options);
@@ -110,7 +110,7 @@ async fn entries_of_any_php_are_read_whatever_the_option_says() {
 }
 
 #[test]
-async fn damaged_entries_are_received_for_what_they_are_and_kept() {
+async fn damaged_entries_are_received_as_damaged_and_kept() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
     redis.add("other", "field");
@@ -148,7 +148,7 @@ async fn every_consumer_has_a_name_of_its_own_unless_one_is_set() {
 }
 
 #[test]
-async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
+async fn messages_in_flight_at_a_predecessor_of_the_same_name_come_first() {
     let Some(redis) = Redis::new().await else { return };
     let open = || redis.stage.open_with("a", "{consumer: mine}");
     let before = open();
@@ -167,7 +167,7 @@ async fn what_a_predecessor_of_the_same_name_had_in_flight_comes_first() {
 }
 
 #[test]
-async fn what_phps_consumers_hold_is_not_released_but_taken_when_abandoned() {
+async fn messages_of_phps_consumers_are_not_released_but_received_when_abandoned() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{redeliver_timeout: 2}");
     let id = send(&transport, "1").await;
@@ -186,7 +186,7 @@ async fn what_phps_consumers_hold_is_not_released_but_taken_when_abandoned() {
 }
 
 #[test]
-async fn a_slow_consumer_does_not_bring_back_what_another_has() {
+async fn a_slow_consumer_does_not_retry_a_message_that_another_has() {
     let Some(redis) = Redis::new().await else { return };
     let open = || redis.stage.open_with("a", "{redeliver_timeout: 1}");
     let (slow, other) = (open(), open());
@@ -206,7 +206,7 @@ async fn a_slow_consumer_does_not_bring_back_what_another_has() {
 }
 
 #[test]
-async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
+async fn pending_messages_are_counted_if_the_server_does_not_know_the_lag() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
     let mut sent = vec![];
@@ -224,7 +224,7 @@ async fn pending_is_counted_where_the_server_does_not_know_the_lag() {
 }
 
 #[test]
-async fn what_is_deleted_while_in_flight_is_forgotten() {
+async fn a_message_deleted_while_in_flight_is_dropped() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
     let id = send(&transport, "1").await;
@@ -237,7 +237,7 @@ async fn what_is_deleted_while_in_flight_is_forgotten() {
 }
 
 #[test]
-async fn handled_messages_stay_where_they_are_not_to_be_deleted() {
+async fn handled_messages_stay_if_they_are_not_to_be_deleted() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{delete_after_ack: false, delete_after_reject: 'no'}");
     for n in 0..3 {
@@ -252,7 +252,7 @@ async fn handled_messages_stay_where_they_are_not_to_be_deleted() {
 }
 
 #[test]
-async fn a_stream_is_kept_short_where_that_is_asked_for() {
+async fn a_stream_is_cut_to_its_maximum_length() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open_with("a", "{stream_max_entries: 100}");
     for n in 0..1000 {
@@ -262,7 +262,7 @@ async fn a_stream_is_kept_short_where_that_is_asked_for() {
 }
 
 #[test]
-async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
+async fn a_deleted_stream_is_created_again_with_the_next_message() {
     let Some(mut redis) = Redis::new().await else { return };
     let transport = redis.stage.open("a");
     send(&transport, "1").await;
@@ -277,7 +277,7 @@ async fn a_stream_that_is_deleted_comes_back_with_the_next_message() {
 }
 
 #[test]
-async fn a_second_group_is_refused_where_messages_are_deleted() {
+async fn a_second_group_is_refused_if_messages_are_deleted() {
     let Some(redis) = Redis::new().await else { return };
     let (first, second) = (redis.stage.open("a"), redis.stage.open_with("a", "{group: other}"));
     send(&first, "1").await;
@@ -294,7 +294,7 @@ async fn a_second_group_is_refused_where_messages_are_deleted() {
 }
 
 #[test]
-async fn a_key_that_holds_something_else_is_named() {
+async fn a_key_of_another_type_is_named() {
     let Some(mut redis) = Redis::new().await else { return };
     redis.run::<()>("SET $ hello", &[]);
     let transport = redis.stage.open("a");
@@ -324,7 +324,7 @@ async fn a_key_that_holds_something_else_is_named() {
 }
 
 #[test]
-async fn a_released_message_wakes_who_waits() {
+async fn a_released_message_wakes_waiting_consumers() {
     let Some(redis) = Redis::new().await else { return };
     let (dead, supervisor, waiting) = (redis.stage.open("a"), redis.stage.open("a"), redis.stage.open("a"));
     send(&dead, "1").await;
@@ -359,7 +359,7 @@ async fn settle(consumer: &Queue) {
 }
 
 #[test]
-async fn who_waits_is_not_woken_by_what_happens_elsewhere() {
+async fn changes_of_other_keys_wake_no_consumer() {
     let Some(redis) = Redis::new().await else { return };
     let (waiting, other) = (redis.stage.open("a"), redis.stage.open("ab"));
     let waking = waiting.waking.as_ref().unwrap();
@@ -406,7 +406,7 @@ async fn nothing_is_lost_when_the_server_goes_away_and_comes_back() {
 }
 
 #[test]
-async fn who_waits_is_told_of_the_servers_end_and_waits_again() {
+async fn a_waiting_consumer_notices_the_servers_end_and_waits_again() {
     let Some(mut server) = PrivateRedis::start(&[]) else { return };
     let consumer = transport(&server.url(), "{}");
     let waking = consumer.waking.as_ref().unwrap();
@@ -440,7 +440,7 @@ async fn queued(transport: &Queue) -> Result<Sent, TransportError> {
 }
 
 #[test]
-async fn logins_and_sockets_are_understood_and_secrets_kept() {
+async fn logins_and_sockets_are_understood_and_secrets_not_shown() {
     let options = ["--requirepass", "hunter2", "--user", "app", "on", ">p@ss:w/rd", "~*", "&*", "+@all"];
     let Some(server) = PrivateRedis::start(&options) else { return };
     let (port, socket) = (server.port(), server.socket().display().to_string());
@@ -468,7 +468,7 @@ async fn logins_and_sockets_are_understood_and_secrets_kept() {
 }
 
 #[test]
-async fn nothing_that_is_written_waits_for_an_acknowledgement() {
+async fn requests_do_not_wait_for_delayed_acknowledgements() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
     queued(&transport).await.unwrap();
@@ -495,7 +495,7 @@ async fn a_missing_permission_is_named() {
 }
 
 #[test]
-async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
+async fn a_full_server_refuses_new_messages_and_delivers_old_ones() {
     let Some(server) = PrivateRedis::start(&[]) else { return };
     let transport = transport(&server.url(), "{}");
     transport.setting_up.as_ref().unwrap().setup().await.unwrap();
@@ -514,7 +514,7 @@ async fn a_full_server_takes_nothing_in_and_gives_everything_out() {
 }
 
 #[test]
-async fn a_server_that_is_too_old_is_told_from_others() {
+async fn a_server_that_is_too_old_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     // Redis 5, as far as it is asked.
@@ -562,7 +562,7 @@ fn check(dsn: &str) -> Vec<String> {
 }
 
 #[test]
-fn dsns_as_symfony_has_them_are_understood() {
+fn symfonys_dsns_are_understood() {
     for (dsn, store, stream) in [
         ("redis://localhost:6379/messages", "localhost:6379/0", "messages"),
         ("redis://localhost", "localhost:6379/0", "messages"),

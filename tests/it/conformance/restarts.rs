@@ -58,7 +58,7 @@ async fn nothing_is_lost_on_mysql() {
 }
 
 #[test]
-async fn who_waits_on_postgres_is_told_of_the_end_and_waits_again() {
+async fn a_consumer_waiting_on_postgres_notices_the_end_and_waits_again() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
     let consumer = transport(&server);
     let waking = consumer.waking.as_ref().unwrap();

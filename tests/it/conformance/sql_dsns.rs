@@ -55,7 +55,7 @@ fn store(dsn: &str, url: &str) -> String {
 }
 
 #[test]
-fn urls_as_symfony_has_them_are_understood() {
+fn symfonys_urls_are_understood() {
     for (url, place) in [
         ("postgresql://app:p%40ss@127.0.0.1:5432/app?serverVersion=16&charset=utf8", "127.0.0.1:5432/app"),
         ("postgres://app:!ChangeMe!@database:5433/app?sslmode=prefer&whatever=1", "database:5433/app"),
@@ -73,7 +73,7 @@ fn urls_as_symfony_has_them_are_understood() {
 }
 
 #[test]
-fn mistakes_are_named_and_secrets_kept() {
+fn mistakes_are_reported_without_secrets() {
     let login = "app:hunter2@h";
     for (dsn, expected) in [
         ("postgres://{login}/app?queue_nam=a", "unknown option \"queue_nam\", did you mean \"queue_name\"?"),

@@ -148,7 +148,7 @@ async fn a_message_for_another_queue_wakes_nobody() {
 }
 
 #[test]
-async fn a_consumer_waits_for_a_file_that_is_not_there_yet_and_for_one_that_takes_its_place() {
+async fn a_consumer_waits_for_a_missing_file_and_for_one_that_replaces_it() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let consumer = stage.open("a");
     let error = error_text(consumer.waking.as_ref().unwrap().wake().await);
@@ -199,7 +199,7 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
 }
 
 #[test]
-async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() {
+async fn messages_in_flight_at_a_php_worker_are_left_to_it_until_they_time_out() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     insert(&mut connection, "'late'", "'{}'", "datetime('now', '-3602 seconds')").await;
@@ -210,7 +210,7 @@ async fn what_a_php_worker_has_in_flight_is_left_to_it_until_its_time_is_over() 
 }
 
 #[test]
-async fn damaged_rows_are_received_for_what_they_are_and_stop_nobody() {
+async fn damaged_rows_are_received_as_damaged_and_block_nothing() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, transport) = symfonys(&stage).await;
     let damaged = ["'nonsense'", "''", "X'ff00fe'", "CAST(X'7b22ff223a2278227d' AS TEXT)", "7", "'{\"a\":[]}'"];
@@ -251,7 +251,7 @@ async fn nothing_is_created_before_the_first_message() {
 }
 
 #[test]
-async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
+async fn a_deleted_file_is_created_again_and_the_old_one_dropped() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let transport = open_file(stage.dir());
     send(&transport, "old").await;
@@ -262,7 +262,7 @@ async fn a_file_that_was_deleted_is_created_anew_and_the_old_one_forgotten() {
 }
 
 #[test]
-async fn a_file_that_is_no_database_is_named_and_left_alone() {
+async fn a_file_that_is_not_a_database_is_reported_and_left_alone() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let file = stage.dir().join("notes.txt");
     let text = "these are notes, and no database\n".repeat(100);
@@ -280,7 +280,7 @@ async fn a_file_that_is_no_database_is_named_and_left_alone() {
 }
 
 #[test]
-async fn a_path_that_cannot_be_is_named() {
+async fn an_impossible_path_is_reported() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::write(stage.dir().join("file"), "").unwrap();
     let under_a_file = open("a", "sqlite:file/queue.db", "{}", &built_in_factories(), stage.dir());
@@ -324,7 +324,7 @@ async fn a_writer_waits_for_a_lock_and_a_reader_does_not() {
 }
 
 #[test]
-async fn thirty_connections_that_start_on_no_file_at_once_all_get_through() {
+async fn thirty_connections_can_create_the_file_at_once() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let tasks = (0..30).map(|task| {
         let transport = open_file(stage.dir());
@@ -384,7 +384,7 @@ async fn another_process() {
 }
 
 #[test]
-async fn processes_that_start_on_no_file_at_once_lose_nothing() {
+async fn processes_that_create_the_file_at_once_lose_nothing() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let processes: Vec<_> = (0..12).map(|_| process("send 20", stage.dir()).spawn().unwrap()).collect();
     for process in processes {
@@ -415,7 +415,7 @@ async fn a_message_reported_as_queued_survives_the_death_of_its_sender() {
 }
 
 #[test]
-async fn what_was_queued_before_the_disk_was_full_is_kept_and_the_rest_refused() {
+async fn on_a_full_disk_queued_messages_are_kept_and_others_refused() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     send(&open_file(stage.dir()), "{}").await;
     // Files of at most 256 KiB stand in for a full disk.
