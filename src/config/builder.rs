@@ -10,8 +10,8 @@ use super::problem::Problem;
 
 /// A configuration made in code: the keys of `config.yaml`, with methods for those that most applications need.
 ///
-/// Values are read and checked as those of a file are, when the application is built: `%env(NAME)%` is filled in, relative
-/// paths start at the application's folder, and mistakes are reported all at once.
+/// Values are read and checked like those of a file, when the application is built: `%env(NAME)%` is resolved, relative paths
+/// start at the application's folder, and all mistakes are reported at once.
 ///
 /// ```
 /// use minutely::App;
@@ -46,7 +46,7 @@ impl ConfigBuilder {
         self.entry("transports", name, dsn)
     }
 
-    /// Adds a transport with what may be written beside its DSN:
+    /// Adds a transport with everything that a file may have beside its DSN:
     /// `json!({ "dsn": "…", "options": { … }, "retry_strategy": { … }, "failure_transport": "…" })`.
     #[must_use]
     pub fn transport_with(self, name: &str, settings: impl Serialize) -> Self {
@@ -60,7 +60,7 @@ impl ConfigBuilder {
         self.entry("routing", pattern, transports)
     }
 
-    /// Where messages go that failed for good, unless their transport says otherwise.
+    /// Sets the failure transport for transports without one of their own.
     #[must_use]
     pub fn failure_transport(self, name: &str) -> Self {
         self.set("failure_transport", name)
@@ -77,19 +77,19 @@ impl ConfigBuilder {
         self
     }
 
-    /// Where locks, slots, cache and logs live. Default: `var`.
+    /// Sets the folder for locks, slots, cache and logs. Default: `var`.
     #[must_use]
     pub fn state_dir(self, dir: impl AsRef<Path>) -> Self {
         self.set("state_dir", dir.as_ref())
     }
 
-    /// Where heartbeats are kept, by the DSN of a store that all hosts share. Default: files under the state directory.
+    /// Sets the store for heartbeats, by its DSN. All hosts must share it. Default: files under the state directory.
     #[must_use]
     pub fn cache(self, dsn: &str) -> Self {
         self.set("cache", dsn)
     }
 
-    /// Sets any key of `config.yaml`, in place of what was said of it before.
+    /// Sets any key of `config.yaml`. Replaces its earlier value.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl Serialize) -> Self {
         if let Some(value) = self.value(key, value) {
@@ -117,7 +117,7 @@ impl ConfigBuilder {
         }
     }
 
-    /// What a file would say, and what could not be said.
+    /// The content of the equivalent file, and the problems with it.
     pub(super) fn into_parts(self) -> (Value, Vec<Problem>) {
         (Value::Mapping(self.root), self.problems)
     }

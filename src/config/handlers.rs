@@ -59,7 +59,7 @@ fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     if !node.is_list() {
         let words = node.text("a list, such as [php, bin/handle.php]", reader)?;
         let list = shell_words::split(&words).unwrap_or_default().join(", ");
-        // The words may hold a password; only those of a short, plain command are worth repeating, as they were written.
+        // The words may contain a password. Only those of a short, plain command are repeated, as they were written.
         let plain = words.len() <= 60 && !words.contains(['@', '%']) && is_as_written(&node, &words);
         let example = if plain { list } else { "program, argument".into() };
         reader.error(&node.path, format!("must be a list, because no shell takes it apart: [{example}]"));
@@ -72,7 +72,7 @@ fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     match exec.first() {
         None if count == 0 => reader.error(&path, "must name a program, and is empty"),
         Some(program) if program.is_empty() => reader.error(&format!("{path}[0]"), "must name a program, and is empty"),
-        // What the environment has filled in is not repeated.
+        // Values from the environment are not repeated.
         Some(program) if exec.len() == count && items.first().is_some_and(|item| is_as_written(item, program)) => {
             warn_of_missing(program, &format!("{path}[0]"), reader);
         }
@@ -81,13 +81,13 @@ fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     (exec.len() == count && count > 0).then_some(exec)
 }
 
-/// Is this text what the file says, with nothing filled in?
+/// Whether the text is literally in the file, without placeholders.
 fn is_as_written(node: &Node, text: &str) -> bool {
     node.shown() == format!("\"{text}\"")
 }
 
-/// A program that is not there is a doubt, not a mistake: a deployment may bring it any minute. One without a `/` is
-/// looked for in the `PATH` of whoever runs it, which is cron's then.
+/// Warns of a missing program. It is not a mistake, because a deployment may add it at any time. A program without a `/` is looked
+/// up in the `PATH` of the worker, which may be cron's.
 fn warn_of_missing(program: &str, path: &str, reader: &mut Reader) {
     if !program.contains('/') {
         return;
@@ -100,7 +100,7 @@ fn warn_of_missing(program: &str, path: &str, reader: &mut Reader) {
 
 fn not_executable(file: &Path) -> Option<&'static str> {
     match file.metadata() {
-        Err(_) => Some("does not exist, or cannot be looked at"),
+        Err(_) => Some("does not exist, or cannot be accessed"),
         Ok(found) if !found.is_file() => Some("is not a file"),
         Ok(found) if found.permissions().mode() & 0o111 == 0 => Some("is not executable; try chmod +x"),
         Ok(_) => None,

@@ -1,7 +1,7 @@
-//! What may be written in `config.yaml`: the model, loading and checking. Plain data out; nothing is opened or started.
+//! The content of `config.yaml`: the model, loading and checking. The result is plain data; nothing is opened or started.
 //!
-//! [`read`] returns everything that could be understood together with every problem found, so that later checks (of
-//! DSNs, of worker options) can add theirs and a person sees all of them at once.
+//! [`read`] returns everything that could be understood, together with all problems. Later checks (of DSNs, of worker options) add
+//! theirs, so that all problems are shown at once.
 
 mod builder;
 mod definition;
@@ -51,30 +51,30 @@ use indexmap::IndexMap;
 pub struct Config {
     /// The file it came from, absolute.
     pub file: PathBuf,
-    /// The file's folder: what relative paths start from, where handlers and workers run.
+    /// The file's folder: relative paths start there, and handlers and workers run there.
     pub dir: PathBuf,
     /// Transports by name, in the order of the file.
     pub transports: IndexMap<String, TransportConfig>,
-    /// Where a message goes, by type or wildcard: the names of transports, in sending order.
+    /// The names of the transports for each message type or wildcard, in sending order.
     pub routing: IndexMap<String, Vec<String>>,
-    /// Where messages go that failed for good, unless their transport says otherwise.
+    /// The failure transport for transports without one of their own.
     pub failure_transport: Option<String>,
-    /// Transports to which the Symfony application that the file is of writes what only PHP can read, as far as it says;
-    /// and where in the file each of them stands.
+    /// Transports to which a Symfony application writes messages that only PHP can read, according to its file. With the place of
+    /// each in the file.
     pub php_serialized: IndexMap<String, String>,
-    /// The further names that messages go by, by type: what a PHP class's parents and interfaces are to Symfony.
+    /// Further names to route and handle each message type by, like the parents and interfaces of a PHP class.
     pub interfaces: IndexMap<String, Vec<String>>,
-    /// What the supervisor keeps running.
+    /// The worker definitions.
     pub workers: Vec<WorkerDefinition>,
-    /// What handles a message, by type or wildcard.
+    /// The programs that handle messages, by type or wildcard.
     pub handlers: IndexMap<String, Vec<ExecConfig>>,
-    /// Where locks, slots, cache and logs live.
+    /// The folder for locks, slots, cache and logs.
     pub state_dir: PathBuf,
-    /// Where heartbeats and the like are kept; in files under `state_dir` where nothing is said.
+    /// The store for heartbeats and other cache entries. `None`: files under `state_dir`.
     pub cache: Option<TransportConfig>,
-    /// How long a worker's heartbeat lasts when it is not renewed.
+    /// How long a worker's heartbeat lasts if it is not renewed.
     pub heartbeat_ttl: Duration,
-    /// Database URLs by connection name, for `doctrine://NAME`. May hold passwords.
+    /// Database URLs by connection name, for `doctrine://NAME`. May contain passwords.
     pub connections: IndexMap<String, Secret>,
 }
 
@@ -83,57 +83,57 @@ pub struct Config {
 pub struct TransportConfig {
     /// Its name.
     pub name: String,
-    /// Where in the file it stands (`transports.async`), for problems found in it later.
+    /// Its place in the file (`transports.async`), for problems that are found later.
     pub path: String,
-    /// The DSN. May hold a password.
+    /// The DSN. May contain a password.
     pub dsn: Secret,
-    /// Options given beside the DSN; they win over the DSN's own. Nested maps (`queues.a.binding_keys`) stay nested.
+    /// Options beside the DSN, which have precedence over the DSN's own. Nested maps (`queues.a.binding_keys`) stay nested.
     pub options: serde_yaml::Mapping,
-    /// How often and when failed messages are retried, if that is said; else as by default.
+    /// How often and when failed messages are retried. `None`: the default.
     pub retry: Option<RetryStrategy>,
-    /// Where messages go that failed for good; else the configuration's `failure_transport`.
+    /// Its failure transport. `None`: the configuration's.
     pub failure_transport: Option<String>,
 }
 
-/// When a failed message is tried again. Symfony Messenger's defaults.
+/// When a failed message is retried. The defaults are Symfony Messenger's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryStrategy {
-    /// Retries after the first try.
+    /// Retries after the first attempt.
     pub max_retries: u32,
-    /// Before the first retry.
+    /// The delay before the first retry.
     pub delay: Duration,
-    /// How much longer each further wait is.
+    /// The factor by which each further delay is longer.
     pub multiplier: f64,
-    /// No wait is longer than this; zero: no bound.
+    /// The longest delay; zero: no limit.
     pub max_delay: Duration,
-    /// Up to this part of the wait is added or taken away at random, 0 to 1.
+    /// Up to this share of the delay is added or subtracted at random, 0 to 1.
     pub jitter: f64,
 }
 
 /// An entry under `workers`.
 #[derive(Debug, Clone)]
 pub struct WorkerDefinition {
-    /// Unique; safe as a folder name. Given, or made from the transports' names.
+    /// Its name: unique, and safe as a folder name. Configured, or made from the transports' names.
     pub name: String,
-    /// Where in the file it stands (`workers[0]`).
+    /// Its place in the file (`workers[0]`).
     pub path: String,
-    /// What it consumes, in order of priority.
+    /// The transports that it consumes, in order of priority.
     pub transports: Vec<String>,
-    /// Arguments for the program. Holds a `--time-limit` in any case.
+    /// Arguments for the program. Always contains a `--time-limit`.
     pub options: Vec<String>,
-    /// How many.
+    /// How many workers run.
     pub autoscale: Autoscale,
-    /// Another program than this one's `consume`, with `{transports}` and `{options}` to be filled in.
+    /// The program, if it is not this one's `consume`. `{transports}` and `{options}` are replaced.
     pub command: Option<Vec<String>>,
 }
 
 impl WorkerDefinition {
-    /// The time limit among the options; the last one counts. `None` when it cannot be read.
+    /// The time limit in the options; the last one counts. `None` if it cannot be read.
     pub fn time_limit(&self) -> Option<Duration> {
         workers::time_limit(&self.options)
     }
 
-    /// How many messages a worker handles at once, by its options.
+    /// How many messages a worker handles at once, according to its options.
     pub fn concurrency(&self) -> u64 {
         workers::concurrency(&self.options)
     }
@@ -142,42 +142,42 @@ impl WorkerDefinition {
 /// How many workers a definition gets: `clamp(ceil(pending / desired_size), min, max)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Autoscale {
-    /// How many pending messages one worker is wanted for; at least 1.
+    /// The number of pending messages for each worker; at least 1.
     pub desired_size: u64,
-    /// Workers that run in any case.
+    /// The fewest workers.
     pub min: u32,
-    /// Workers that are never exceeded; at least 1, at least `min`.
+    /// The most workers; at least 1, and at least `min`.
     pub max: u32,
-    /// Where `min` and `max` count.
+    /// The hosts that `min` and `max` apply to.
     pub scope: Scope,
 }
 
 impl Default for Autoscale {
-    /// One worker, as without `autoscale`.
+    /// Exactly one worker: the default.
     fn default() -> Self {
         Self { desired_size: 1, min: 1, max: 1, scope: Scope::Host }
     }
 }
 
-/// Whose workers `min` and `max` count.
+/// The hosts that `min` and `max` apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of this state directory.
+    /// Each host on its own: the workers of one state directory.
     Host,
-    /// Those of all hosts that share the cache.
+    /// All hosts that share the cache, together.
     Cluster,
 }
 
 /// An `exec` handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecConfig {
-    /// The program and its arguments; no shell reads them.
+    /// The program and its arguments. No shell is involved.
     pub exec: Vec<String>,
-    /// After this the program's process group is terminated, then killed. None: it may take for ever.
+    /// After this time, the program's process group is terminated, then killed. `None`: no limit.
     pub timeout: Option<Duration>,
 }
 
-/// Text that may hold a password. Shows itself as `***`.
+/// Text that may contain a password. `Debug` and `Display` show `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 

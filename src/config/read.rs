@@ -1,7 +1,7 @@
-//! From a file to a [`Config`]: the text, its YAML, and where in it the keys stand.
+//! Reads a file into a [`Config`]: its text, its YAML, and its keys.
 //!
-//! The keys stand at the top, or nested as Symfony (`framework.messenger`) and Contao (`contao.messenger`) nest them;
-//! both at once is allowed as long as nothing is said twice.
+//! The keys are at the top level, or nested as in Symfony (`framework.messenger`) and Contao (`contao.messenger`). Both may be mixed,
+//! if nothing is set twice.
 
 use std::env;
 use std::fs::File;
@@ -26,22 +26,22 @@ use super::workers::read_workers;
 use super::yaml;
 use super::{Config, Secret};
 
-/// No configuration is longer; a log or a database given by mistake is.
+/// The longest configuration. Refuses a log or a database that was named by mistake.
 const LONGEST_FILE: u64 = 1024 * 1024;
 
-/// How a configuration is called that is no file.
+/// The name, in errors, of a configuration that is not a file.
 const IN_CODE: &str = "configuration";
 
-/// Below this a heartbeat would be over before it is read.
+/// A shorter heartbeat would expire before it is read.
 const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
 
-/// What to write into a file that has nothing in it.
+/// What to do about an empty file.
 const START: &str = "the file is empty; `minutely init` writes a first one where there is none";
 
 /// Reads a configuration, with `.env` and `.env.local` beside it and the environment of the process.
 ///
-/// Everything that could be understood is returned together with everything that is wrong with it: look at
-/// [`Problems::any_error`] before using it. An error means that there is nothing to look at: no file, or no YAML.
+/// Returns everything that could be understood, together with all problems: check [`Problems::any_error`] before using it. An error
+/// means that nothing could be understood: there is no file, or it is not YAML.
 pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(path.display().to_string());
     let read = text_of(path).and_then(|text| Ok((text, std::path::absolute(path).map_err(|e| e.to_string())?)));
@@ -53,15 +53,15 @@ pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     parse(&text, &file, &environment, problems)
 }
 
-/// As [`read`], from a text. `file` stands for it: relative paths start at its folder, and it tells this configuration from
-/// others that use the same state directory.
+/// Like [`read`], from a text. `file` identifies it: relative paths start in its folder, and it distinguishes this configuration from
+/// others with the same state directory.
 pub(crate) fn read_text(text: &str, file: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(IN_CODE);
     let environment = Environment::load(folder(file), env::vars_os(), &mut problems);
     parse(text, file, &environment, problems)
 }
 
-/// As [`read_text`], from a configuration made in code.
+/// Like [`read_text`], from a configuration made in code.
 pub(crate) fn read_built(config: ConfigBuilder, file: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(IN_CODE);
     let environment = Environment::load(folder(file), env::vars_os(), &mut problems);
@@ -70,7 +70,7 @@ pub(crate) fn read_built(config: ConfigBuilder, file: &Path) -> Result<(Config, 
     understand(root, file, &environment, problems)
 }
 
-/// As [`read`], from a text, as if it stood in `file`.
+/// Like [`read`], from a text, as if it were the content of `file`.
 pub(super) fn parse(
     text: &str,
     file: &Path,
@@ -151,8 +151,7 @@ fn read_heartbeat_ttl(node: Node, reader: &mut Reader) -> Option<Duration> {
     Some(duration)
 }
 
-/// Database URLs by name. `DATABASE_URL`, where Symfony applications have theirs, is `default` unless the file says
-/// otherwise.
+/// Database URLs by name. `DATABASE_URL`, which Symfony applications use, is `default` unless the file sets it.
 fn read_connections(
     entries: IndexMap<String, Node>,
     environment: &Environment,

@@ -1,4 +1,4 @@
-//! Reads `routing`, and the types and wildcards that stand as keys there and under `handlers`.
+//! Reads `routing`, and the types and wildcards that are keys there and under `handlers`.
 
 use indexmap::{IndexMap, IndexSet};
 
@@ -25,8 +25,7 @@ pub(super) const INTERFACES: Definition = Definition::new(
     "further names that a type is routed and handled by, such as its PHP interfaces",
 );
 
-/// Where messages go that have one of Contao's priorities, when the file does not say it: to the transport that Contao
-/// has for it, or else to that of the shipped configuration.
+/// The default routes of Contao's priorities: to Contao's transport for the priority, or to that of the shipped configuration.
 const PRIORITIES: [(&str, [&str; 2]); 3] = [
     (HIGH_PRIORITY, ["contao_prio_high", "prio_high"]),
     (NORMAL_PRIORITY, ["contao_prio_normal", "prio_normal"]),
@@ -74,7 +73,7 @@ fn read_interface(node: &Node, reader: &mut Reader) -> Option<String> {
     Some(name)
 }
 
-/// A type, and no wildcard.
+/// Checks that a name is a type and not a wildcard.
 fn check_type(name: &str, path: &str, reader: &mut Reader) {
     if name.contains('*') {
         reader.error(path, "must be one type, and no wildcard");
@@ -83,7 +82,7 @@ fn check_type(name: &str, path: &str, reader: &mut Reader) {
     }
 }
 
-/// One name, a list of them, or `{senders: [...]}`. A name given twice is sent to once, as Symfony does.
+/// Reads one name, a list of names, or `{senders: [...]}`. A name that occurs twice counts once, as in Symfony.
 fn read_senders(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<String> {
     let expected = "the name of a transport, or a list of such names";
     let node = if node.is_mapping() {
@@ -103,7 +102,7 @@ fn read_senders(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<S
     names.into_iter().collect()
 }
 
-/// A type, or one of Symfony's wildcards: `*`, or a namespace with `\*` at its end.
+/// Checks that a name is a type, or one of Symfony's wildcards: `*`, or a namespace with `\*` at its end.
 pub(super) fn check_pattern(pattern: &str, path: &str, reader: &mut Reader) {
     let prefix = pattern.strip_suffix(r"\*").unwrap_or(pattern);
     if pattern == "*" {

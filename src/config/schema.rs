@@ -1,27 +1,27 @@
 //! The JSON schema of the configuration file, for editors and for checks in a pipeline: JSON Schema, draft 2020-12.
 //!
-//! It is made of the same definitions as the checks of `minutely config check`, and takes every value that those take.
-//! It cannot see what only the whole file tells: whether a transport of that name exists, for one.
+//! It is generated from the same definitions as the checks of `minutely config check`, and accepts every value that they accept. It
+//! cannot check what depends on the whole file, for example whether a transport exists.
 
 use serde_json::{Map, Value, json};
 
 use super::definition::{Definition, Kind, Missing, OptionsOf, Support};
 use super::keys;
 
-/// The options that go with some DSN schemes.
+/// The options for some DSN schemes.
 #[derive(Debug, Clone)]
 pub struct SchemeOptions {
     /// The schemes, in lower case.
     pub schemes: Vec<&'static str>,
-    /// The options in such a DSN, or beside it.
+    /// The options in such DSNs, or beside them.
     pub options: Vec<Definition>,
 }
 
-/// A file with one of these keys is an application's, and may have any other keys.
+/// A file with one of these keys belongs to an application, and may have any other keys.
 const APPLICATIONS: [(&str, &str, &[Definition]); 2] =
     [("framework", "where Symfony has its keys", keys::SYMFONY), ("contao", "where Contao has its keys", keys::CONTAO)];
 
-/// The schema, with the options of the transports and caches that there are.
+/// The schema, with the options of the given transports and caches.
 pub fn schema(transports: &[SchemeOptions], caches: &[SchemeOptions]) -> Value {
     let schema = Schema { transports, caches };
     let mut properties = schema.properties(keys::KEYS);
@@ -93,7 +93,7 @@ impl Schema<'_> {
         }
     }
 
-    /// What a value may be; nothing for anything.
+    /// The schema of a value; empty if it may be anything.
     fn values(&self, kind: &Kind) -> Vec<Value> {
         let placeholder = || json!({ "$ref": "#/$defs/placeholder" });
         let text_of = |pattern: &str| json!({ "type": "string", "pattern": pattern });
@@ -165,7 +165,7 @@ impl Schema<'_> {
         section
     }
 
-    /// The same, switched off: nothing is required then.
+    /// The same, switched off: then nothing is required.
     fn disabled(&self, definitions: &[Definition]) -> Value {
         let mut properties = self.properties(definitions);
         properties.insert("enabled".to_owned(), json!({ "const": false }));
@@ -178,7 +178,7 @@ impl Schema<'_> {
         json!({ "anyOf": [section, { "const": false }] })
     }
 
-    /// Which options there are is decided by the scheme of the DSN beside them.
+    /// The possible options depend on the scheme of the DSN beside them.
     fn options_by_scheme(&self, name: &str, of: OptionsOf) -> Vec<Value> {
         let all = match of {
             OptionsOf::Transport => self.transports,
@@ -200,7 +200,7 @@ fn whole(min: u64, max: u64) -> Value {
     json!({ "type": "integer", "minimum": min, "maximum": max })
 }
 
-/// To PHP an empty list is an empty mapping.
+/// In PHP, an empty list is also an empty mapping.
 fn empty_list() -> Value {
     json!({ "type": "array", "maxItems": 0 })
 }
@@ -221,7 +221,7 @@ fn description(definition: &Definition) -> String {
     }
 }
 
-/// A default or example as JSON: a number where it is one.
+/// A default or example as JSON: as a number if it is one.
 fn scalar(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap_or_else(|_| text.into())
 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reader_takes_the_schema_takes() {
+    fn the_schema_accepts_what_the_reader_accepts() {
         for text in [
             "transports: {a: 'sync://', b: {dsn: 'sqlite:a.db', options: {queue_name: a}}, c: '%env(DSN)%'}",
             "transports: {a: {dsn: 'shops://x', options: {gift: on, patience: '%env(int:N)%'}}}",

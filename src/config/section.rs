@@ -1,8 +1,8 @@
-//! Typed reading of a YAML tree: every value knows its path, and what is wrong with it becomes a [`Problem`].
+//! Typed reading of a YAML tree: every value knows its path, and mistakes become [`Problem`]s.
 //!
-//! A [`Node`] is read once, by the method for what it should be. `None` then means "told already": the caller goes on
-//! with a default and the person sees all mistakes at once, none of them twice. Messages show a value as it stands in
-//! the file, so never what an environment variable holds, and of anything like a URL no more than its scheme.
+//! A [`Node`] is read once, by the method for its expected type. `None` means that a mistake has been reported: the caller goes on
+//! with a default, so that all mistakes are shown at once, and none twice. Messages show a value as it is in the file, and so never the
+//! value of an environment variable. Of anything like a URL they show only the scheme.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 
-/// What reading a value needs.
+/// The context for reading values.
 pub(super) struct Reader<'a> {
-    /// Fills placeholders in.
+    /// Resolves placeholders.
     pub(super) placeholders: Placeholders<'a>,
     /// The folder that relative paths start from.
     pub(super) dir: &'a Path,
-    /// What was found so far.
+    /// The problems found so far.
     pub(super) problems: Problems,
 }
 
@@ -31,7 +31,7 @@ impl Reader<'_> {
         self.problems.push(Problem::warning(path, message));
     }
 
-    /// A name that is none of those allowed. Always `None`, for the caller to return.
+    /// Reports a name that is not allowed. Always returns `None`, for the caller to return.
     pub(super) fn unknown<'n, T>(
         &mut self,
         node: &Node,
@@ -43,7 +43,7 @@ impl Reader<'_> {
     }
 }
 
-/// A value at its place in the file, placeholders not yet filled in.
+/// A value with its place in the file. Placeholders are not resolved yet.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     /// `workers[1].transports[0]`.
@@ -56,17 +56,17 @@ impl Node {
         Self { path: path.into(), value }
     }
 
-    /// Nothing, as in `workers: ~`.
+    /// Whether it is null, as in `workers: ~`.
     pub(super) fn is_null(&self) -> bool {
         self.value.is_null()
     }
 
-    /// `false`, with which Symfony turns a section off.
+    /// Whether it is `false`, which turns a section off in Symfony.
     pub(super) fn is_false(&self) -> bool {
         self.value == Value::Bool(false)
     }
 
-    /// Nothing, or a list or mapping with nothing in it.
+    /// Whether it is null, or an empty list or mapping.
     pub(super) fn is_nothing(&self) -> bool {
         match &self.value {
             Value::Sequence(items) => items.is_empty(),
@@ -75,12 +75,12 @@ impl Node {
         }
     }
 
-    /// A section with `enabled: false` in it.
+    /// Whether it is a section with `enabled: false`.
     pub(super) fn turns_itself_off(&self) -> bool {
         self.value.get("enabled") == Some(&Value::Bool(false))
     }
 
-    /// The value as it stands in the file.
+    /// The value as it is in the file.
     pub(super) fn into_value(self) -> Value {
         self.value
     }
@@ -93,12 +93,12 @@ impl Node {
         self.value.is_sequence()
     }
 
-    /// Is there an entry of this name, with something in it?
+    /// Whether there is an entry with this name that is not empty.
     pub(super) fn has_entry(&self, key: &str) -> bool {
         self.value.get(key).is_some_and(|value| !value.is_null())
     }
 
-    /// The entries of a mapping whose keys are free. To PHP `[]` is an empty mapping, and so it is here.
+    /// The entries of a mapping with any keys. As in PHP, `[]` is an empty mapping.
     pub(super) fn entries(self, expected: &str, reader: &mut Reader) -> Option<Vec<(String, Node)>> {
         let mapping = match self.value {
             Value::Mapping(mapping) => mapping,
@@ -115,7 +115,7 @@ impl Node {
         Some(entries)
     }
 
-    /// A mapping with these keys; any other key is a problem. A key that has no effect is warned of and left out.
+    /// A mapping with these keys; any other key is a problem. A key without effect is left out, with a warning.
     pub(super) fn section(self, keys: &'static [Definition], expected: &str, reader: &mut Reader) -> Option<Section> {
         let path = self.path.clone();
         let mut known = Vec::new();
@@ -132,7 +132,7 @@ impl Node {
         Some(Section { path, entries: known })
     }
 
-    /// Warns of a key without effect, unless nothing is said with it.
+    /// Warns about a key without effect, unless its value is the default.
     pub(super) fn warn_if_ignored(&self, support: Support, reader: &mut Reader) {
         if let Support::Ignored { why, .. } = support
             && !self.is_nothing()
@@ -141,7 +141,7 @@ impl Node {
         }
     }
 
-    /// The items of a list. As PHP writes an empty one: `{  }`.
+    /// The items of a list. `{  }` is an empty list, as PHP writes it.
     pub(super) fn items(self, expected: &str, reader: &mut Reader) -> Option<Vec<Node>> {
         let items = match self.value {
             Value::Sequence(items) => items,
@@ -152,12 +152,12 @@ impl Node {
         Some(items.into_iter().enumerate().map(|(n, item)| Node::new(format!("{path}[{n}]"), item)).collect())
     }
 
-    /// The items of a list, or the one value that stands for a list of one.
+    /// The items of a list; a single value is a list with one item.
     pub(super) fn items_or_one(self, expected: &str, reader: &mut Reader) -> Option<Vec<Node>> {
         if self.is_list() { self.items(expected, reader) } else { Some(vec![self]) }
     }
 
-    /// Text. Numbers and booleans are taken as they are written.
+    /// Text. Numbers and booleans are accepted as they are written.
     pub(super) fn text(&self, expected: &str, reader: &mut Reader) -> Option<String> {
         let Some(text) = plain_text(&self.resolved(reader)?) else { return self.mismatch(expected, reader) };
         if text.contains('\0') {
@@ -167,7 +167,7 @@ impl Node {
         Some(text)
     }
 
-    /// Text with something in it.
+    /// Text that is not empty.
     pub(super) fn filled_text(&self, expected: &str, reader: &mut Reader) -> Option<String> {
         let text = self.text(expected, reader)?;
         if text.trim().is_empty() {
@@ -189,7 +189,7 @@ impl Node {
         }
     }
 
-    /// The whole tree with its placeholders filled in.
+    /// The whole tree with resolved placeholders.
     pub(super) fn tree(self, reader: &mut Reader) -> Option<Value> {
         match self.value {
             Value::Mapping(_) => {
@@ -214,7 +214,7 @@ impl Node {
         shown(&self.value)
     }
 
-    /// As [`Node::shown`], without quotes around text.
+    /// Like [`Node::shown`], without quotes around text.
     fn as_name(&self) -> String {
         match &self.value {
             Value::String(text) => displayable(text),
@@ -222,7 +222,7 @@ impl Node {
         }
     }
 
-    /// Says what was expected and what is there. Always `None`, for the caller to return.
+    /// Reports what was expected and what was found. Always returns `None`, for the caller to return.
     pub(super) fn mismatch<T>(&self, expected: &str, reader: &mut Reader) -> Option<T> {
         match self.value {
             Value::Tagged(ref tagged) => {
@@ -248,19 +248,19 @@ impl Node {
 
 /// A mapping with known keys.
 pub(super) struct Section {
-    /// Where it stands.
+    /// Its place in the file.
     pub(super) path: String,
     entries: Vec<(String, Node)>,
 }
 
 impl Section {
-    /// Takes the value of a key out. A null value is none.
+    /// Takes the value of a key. A null value counts as missing.
     pub(super) fn take(&mut self, key: &str) -> Option<Node> {
         let at = self.entries.iter().position(|(name, _)| name == key)?;
         Some(self.entries.swap_remove(at).1).filter(|node| !node.is_null())
     }
 
-    /// As [`Section::take`], where a missing key is a problem. The message says what the key is for.
+    /// Like [`Section::take`], but a missing key is a problem. The message says what the key is for.
     pub(super) fn require(&mut self, definition: &Definition, reader: &mut Reader) -> Option<Node> {
         let node = self.take(definition.name);
         if node.is_none() {
@@ -269,7 +269,7 @@ impl Section {
         node
     }
 
-    /// The value of a setting, or its default where it is missing or wrong.
+    /// The value of a setting, or its default if it is missing or wrong.
     pub(super) fn get<T: FromValue>(&mut self, setting: &Setting<T>, reader: &mut Reader) -> T {
         let node = self.take(setting.definition.name);
         node.and_then(|node| node.read(&setting.definition, reader)).unwrap_or_else(|| setting.default_value())
@@ -306,7 +306,7 @@ fn may_hold_password(text: &str) -> bool {
     text.contains("://") || (text.contains('@') && text.contains(':'))
 }
 
-/// Text for a message: short, on one line, and with nothing of a URL that could be a password.
+/// Text for a message: short, on one line, and without any part of a URL that could be a password.
 pub(super) fn displayable(text: &str) -> String {
     const LONGEST: usize = 60;
     if may_hold_password(text) {
@@ -318,6 +318,6 @@ pub(super) fn displayable(text: &str) -> String {
     if text.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
-    // In names of types every backslash would be doubled.
+    // Otherwise every backslash in a type's name would be doubled.
     short.replace(r"\\", r"\").replace("\\'", "'").replace("\\\"", "\"")
 }

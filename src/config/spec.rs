@@ -1,4 +1,4 @@
-//! A transport as the configuration describes it: its DSN taken apart, its options collected and read.
+//! The description of a transport: its parsed DSN and its options.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +10,22 @@ use serde_yaml::{Mapping, Value};
 use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
 use super::{Dsn, Problem, Secret, TransportConfig};
 
-/// What a [`Factory`](crate::transport::Factory) makes a transport of.
+/// The description from which a [`Factory`](crate::transport::Factory) creates a transport.
 #[derive(Debug, Clone)]
 pub struct TransportSpec {
     /// The transport's name.
     pub name: String,
     /// The DSN as it was written.
     pub dsn: Dsn,
-    /// Where the store is: the DSN itself, or, for `doctrine://NAME`, the URL of that connection. The parameters of the
-    /// latter are the connection's (`serverVersion`, …) and no options of the transport.
+    /// The store: the DSN itself, or for `doctrine://NAME` the URL of that connection. The parameters of such a URL
+    /// (`serverVersion`, …) are not options of the transport.
     pub store: Dsn,
     path: String,
     options: IndexMap<String, Given>,
     project_dir: PathBuf,
     /// The options that exist.
     defined: Vec<Definition>,
-    /// What reading the options has found doubtful.
+    /// The warnings found while reading the options.
     warnings: Arc<Mutex<Vec<Problem>>>,
 }
 
@@ -37,15 +37,15 @@ struct Given {
 }
 
 impl std::fmt::Debug for Given {
-    /// The place alone: values may be secret.
+    /// Shows only the place, because values may be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.path)
     }
 }
 
 impl TransportSpec {
-    /// Takes a transport's configuration apart, with what `doctrine://NAME` may name, and where relative paths start.
-    /// Options beside the DSN win over those in it.
+    /// Parses a transport's configuration. `doctrine://NAME` refers to `connections`, and relative paths start at `project_dir`.
+    /// Options beside the DSN have precedence over those in it.
     pub fn new(
         config: &TransportConfig,
         connections: &IndexMap<String, Secret>,
@@ -98,7 +98,7 @@ impl TransportSpec {
         Options { spec: self, problems: Vec::new() }
     }
 
-    /// The options that may be given. With `doctrine://NAME` those of the connection are in the connection's URL.
+    /// The possible options. With `doctrine://NAME`, those of the connection are in the connection's URL.
     fn known(&self) -> impl Iterator<Item = &Definition> {
         let is_own = self.dsn == self.store;
         self.defined.iter().filter(move |known| is_own || !known.of_connection)
@@ -119,9 +119,9 @@ impl TransportSpec {
         self.project_dir.join(path)
     }
 
-    /// What the options that have been read make a person doubt. Each is told once.
+    /// Takes the warnings about the options that have been read.
     pub(crate) fn take_warnings(&self) -> Vec<Problem> {
-        // A panic while the lock is held leaves at worst a warning out.
+        // At worst, a panic while the lock is held loses a warning.
         std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -130,13 +130,13 @@ impl TransportSpec {
         format!("{}.dsn", self.path)
     }
 
-    /// Where an option was written, or would be if it were given.
+    /// Where an option is written, or would be.
     pub fn option_path(&self, name: &str) -> String {
         self.options.get(name).map_or_else(|| self.dsn_path(), |given| given.path.clone())
     }
 }
 
-/// Puts a text where keys lead to, in a tree of maps. An empty key is the next number.
+/// Puts a text into a tree of maps, at the place that the keys name. An empty key is the next number.
 fn put(tree: &mut Value, keys: &[&str], text: &str) {
     let Some((key, rest)) = keys.split_first() else {
         *tree = Value::String(text.to_owned());
@@ -151,7 +151,7 @@ fn put(tree: &mut Value, keys: &[&str], text: &str) {
     }
 }
 
-/// Two values of one option; of maps every key, and otherwise the second value.
+/// Merges two values of an option: maps key by key; otherwise the second value wins.
 fn merged(first: Value, second: Value) -> Value {
     match (first, second) {
         (Value::Mapping(mut first), Value::Mapping(second)) => {
@@ -179,30 +179,30 @@ fn connection(dsn: &Dsn, path: &str, connections: &IndexMap<String, Secret>) -> 
     Dsn::parse(&url.0).map_err(|error| Problem::error(path, format!("the URL of connection \"{name}\": {error}")))
 }
 
-/// Reads a transport's options by their definitions, and finds everything wrong with them.
+/// Reads a transport's options by their definitions, and collects all mistakes.
 ///
-/// The transport's [`Factory`](crate::transport::Factory) says which options there are; [`Options::finish`] refuses any other.
-/// A value that cannot be read is noted, and reads as its default.
+/// The transport's [`Factory`](crate::transport::Factory) defines the options; [`Options::finish`] refuses any other. A value that
+/// cannot be read is reported, and its default is used.
 pub struct Options<'a> {
     spec: &'a TransportSpec,
     problems: Vec<Problem>,
 }
 
 impl Options<'_> {
-    /// The value of an option, or its default where it is missing, empty or wrong.
+    /// The value of an option, or its default if it is missing, empty or wrong.
     pub fn get<T: FromValue>(&mut self, setting: &Setting<T>) -> T {
         let definition = &setting.definition;
         let Some(value) = self.value(definition) else { return setting.default_value() };
         self.read(definition.name, "", setting, &value)
     }
 
-    /// The value of an option that is a duration, of which zero stands for the default.
+    /// The value of an option that is a duration; zero means the default.
     pub fn get_nonzero(&mut self, setting: &Setting<Duration>) -> Duration {
         let duration = self.get(setting);
         if duration.is_zero() { setting.default_value() } else { duration }
     }
 
-    /// The value of a key in an option that is a map; the key is taken out of it.
+    /// Takes the value of a key out of an option that is a map.
     pub fn take<T: FromValue>(&mut self, option: &Definition, map: &mut Mapping, setting: &Setting<T>) -> T {
         let value = map.remove(setting.definition.name).filter(|value| !is_empty(value));
         let Some(value) = value else { return setting.default_value() };
@@ -222,28 +222,27 @@ impl Options<'_> {
         setting.default_value()
     }
 
-    /// The value of an option that is a map, a list, or whatever it is. None when it is not given, or empty.
+    /// The value of an option of any type, such as a map or a list. `None` if it is missing or empty.
     pub fn tree(&mut self, definition: &Definition) -> Option<Value> {
         self.value(definition)
     }
 
-    /// Notes what a person should know about an option that is given. It stops nothing.
+    /// Adds a warning about an option.
     pub fn warn(&mut self, name: &str, message: impl Into<String>) {
         self.problems.push(Problem::warning(self.spec.option_path(name), message));
     }
 
-    /// Notes a mistake in an option's value.
+    /// Adds a mistake in an option's value.
     pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
         self.problems.push(Problem::error(self.spec.option_path(name), message));
     }
 
-    /// Notes a mistake found elsewhere.
+    /// Adds a mistake that was found elsewhere.
     pub fn push(&mut self, problem: Problem) {
         self.problems.push(problem);
     }
 
-    /// Ends the reading: everything wrong, with the options that do not exist. Warnings are left to whoever has the
-    /// transport made.
+    /// Ends the reading. Returns all mistakes, including unknown options. Warnings stay in the description.
     pub fn finish(mut self) -> Result<(), Vec<Problem>> {
         let spec = self.spec;
         for (name, given) in &spec.options {
@@ -260,7 +259,7 @@ impl Options<'_> {
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
-    /// Tells of an option that is known and does nothing here.
+    /// Reports an option that is known and has no effect here.
     fn check_support(&mut self, known: &Definition, value: &Value) {
         let (Support::Ignored { same, .. } | Support::Refused { same, .. }) = known.support else { return };
         let text = plain_text(value).unwrap_or_else(|| "a list or map".to_owned());
@@ -275,7 +274,7 @@ impl Options<'_> {
         }
     }
 
-    /// A value that is given, and not empty.
+    /// The value of an option, unless it is empty.
     fn value(&self, definition: &Definition) -> Option<Value> {
         debug_assert!(
             self.spec.defined.iter().any(|known| known.name == definition.name),

@@ -1,4 +1,4 @@
-//! Reads `workers`: what the supervisor keeps running.
+//! Reads `workers`, the worker definitions.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -63,26 +63,26 @@ const SCOPE: Setting<String> = Setting::choice(
     "whether `min` and `max` hold for each host, or for all together",
 );
 
-/// Added where no time limit is given: cron comes back after a minute.
+/// The default time limit: cron starts the next supervisor after a minute.
 const DEFAULT_TIME_LIMIT: &str = "--time-limit=60";
 
-/// More processes than any one host takes.
+/// The largest `max`. More processes than any host can run.
 const LARGEST_MAX: u64 = 10_000;
 
-/// Together with the largest `max`, far from overflowing what is counted.
+/// Together with the largest `max`, too small to overflow a count.
 const LARGEST_DESIRED_SIZE: u64 = 1_000_000_000;
 
-/// A name is a folder's name too, with a number added.
+/// The longest name. It is a folder's name too, with a number added.
 const LONGEST_NAME: usize = 100;
 
-/// All worker definitions, each with a name of its own.
+/// All worker definitions, with unique names.
 pub(super) fn read_workers(node: Node, transports: &Declared, reader: &mut Reader) -> Vec<WorkerDefinition> {
     let items = node.items("a list of workers, or [] for none", reader).unwrap_or_default();
     let definitions = items.into_iter().filter_map(|item| read_one(item, transports, reader)).collect();
     name_all(definitions, reader)
 }
 
-/// A definition still without its name, and the name that is given in the file.
+/// A definition without its name, and the name in the file.
 fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<(WorkerDefinition, Option<Node>)> {
     let mut section = node.section(WORKER, "a mapping with `transports`", reader)?;
     let name = section.take("name");
@@ -149,7 +149,7 @@ fn read_options(node: Option<Node>, reader: &mut Reader) -> Vec<String> {
     options
 }
 
-/// The forms of Symfony's option: `--time-limit=60`, `--time-limit` `60`, `-t60`, `-t` `60`.
+/// Finds the values of Symfony's option: `--time-limit=60`, `--time-limit` `60`, `-t60`, `-t` `60`.
 fn is_time_limit(option: &str) -> bool {
     let long = option.split('=').next() == Some("--time-limit");
     long || option.strip_prefix("-t").is_some_and(|value| value.chars().all(|c| c.is_ascii_digit()))
@@ -165,7 +165,7 @@ pub(super) fn time_limit(options: &[String]) -> Option<Duration> {
     parse_duration(attached.or_else(|| options.get(at + 1).map(String::as_str))?).ok()
 }
 
-/// The value of the last `--concurrency`; 1 where there is none that can be read.
+/// The value of the last `--concurrency`; 1 if there is none that can be read.
 pub(super) fn concurrency(options: &[String]) -> u64 {
     const NAME: &str = "--concurrency";
     let value = options.iter().enumerate().rev().find_map(|(at, option)| match option.strip_prefix(NAME)? {
@@ -224,7 +224,7 @@ fn read_scope(node: &Node, reader: &mut Reader) -> Option<Scope> {
     }
 }
 
-/// A list of arguments, or one text that is taken apart as a shell would.
+/// A list of arguments, or one text that is split like in a shell.
 fn read_command(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     let path = node.path.clone();
     let command: Vec<String> = if node.is_list() {
@@ -255,7 +255,7 @@ fn read_command(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
 
 /// Gives each definition its name: the one in the file, or a unique one made from its transports.
 fn name_all(definitions: Vec<(WorkerDefinition, Option<Node>)>, reader: &mut Reader) -> Vec<WorkerDefinition> {
-    // Names in the file first: one that is made up must give way, wherever it stands.
+    // Names in the file come first: generated ones have to avoid them.
     let mut taken: HashMap<String, String> = HashMap::new();
     let mut named = Vec::with_capacity(definitions.len());
     for (mut definition, name) in definitions {
@@ -272,7 +272,7 @@ fn name_all(definitions: Vec<(WorkerDefinition, Option<Node>)>, reader: &mut Rea
         definition.name = made_name(&definition.transports, &taken);
         taken.insert(definition.name.clone(), definition.path.clone());
     }
-    // What is wrong with the transports of these has been told, and without any, later checks would stumble.
+    // The mistakes in the transports of these have been reported, and later checks need at least one transport.
     named.retain(|definition| !definition.transports.is_empty());
     named
 }
@@ -296,7 +296,7 @@ fn made_name(transports: &[String], taken: &HashMap<String, String>) -> String {
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         name.insert_str(0, "worker");
     }
-    // Room for the number that makes it unique.
+    // Leaves room for the number that makes it unique.
     name.truncate(LONGEST_NAME - 10);
     if !taken.contains_key(&name) {
         return name;
