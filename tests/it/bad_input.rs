@@ -125,7 +125,7 @@ fn a_queue_with_only_foreign_messages_is_left_alone() {
     let run = other.run(&["consume", "mail"]).exits(3);
     assert!(run.stderr.contains(r#"no handler for messages of type "App\Unknown""#), "{run:?}");
     assert_eq!((other.pending("mail"), other.pending("failed")), (20, 0));
-    // Unless they are to go.
+    // Unless `--move-unhandleable` is set.
     other.run(&["consume", "mail", "--limit=20", "--move-unhandleable"]).succeeds();
     assert_eq!((other.pending("mail"), other.pending("failed")), (0, 20));
 }
@@ -191,7 +191,7 @@ fn a_worker_that_can_handle_nothing_is_not_started_again_at_once() {
     assert_eq!((project.pending("mail"), project.pending("failed")), (30, 0));
     assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "handled");
 
-    // Whoever changes the configuration has perhaps mended it.
+    // A changed configuration may have fixed it.
     project.write("config.yaml", &config);
     wait_until("another try", || count("started a worker") == 2);
 }

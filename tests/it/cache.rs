@@ -1,4 +1,4 @@
-//! What every store of the cache does, and what is assumed when it is down.
+//! What every store of the cache does, and what happens while it is down.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -24,7 +24,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Stage {
     dsn: String,
     dir: tempfile::TempDir,
-    // Goes when the test is over.
+    // Dropped at the end of the test.
     _server: Box<dyn Any>,
 }
 
@@ -208,7 +208,7 @@ async fn values_are_any_text(stage: &Stage) {
     }
 }
 
-/// A host that died does not keep its place because others ask for it.
+/// Failed attempts of other hosts to claim a slot do not extend the claim of a host that died.
 async fn a_refused_claim_changes_nothing(stage: &Stage) {
     let (dead, waiting) = (stage.open(), stage.open());
     assert!(dead.claim("places", "0", "dead", Duration::from_millis(500)).await.unwrap());
@@ -267,14 +267,14 @@ async fn one_of_many_concurrent_claims_succeeds(stage: &Stage) {
     let entries = store.list("places").await.unwrap();
     assert_eq!(entries.len(), 5);
     let (owner, other) = (entries[0].value.as_str(), "nobody known");
-    // Its owner may prolong it; others may do nothing about it.
+    // Its owner can extend it; others cannot change it.
     assert!(store.claim("places", "0", owner, 2 * MINUTE).await.unwrap());
     assert!(store.list("places").await.unwrap()[0].expires_at > SystemTime::now() + MINUTE);
     store.unclaim("places", "0", other).await.unwrap();
     assert!(!store.claim("places", "0", other, MINUTE).await.unwrap());
     store.unclaim("places", "0", owner).await.unwrap();
     assert!(store.claim("places", "0", other, Duration::from_millis(1)).await.unwrap());
-    // A claim that is over is anybody's.
+    // Anyone can take an expired claim.
     let deadline = Instant::now() + MINUTE;
     while !store.claim("places", "0", "the next", MINUTE).await.unwrap() {
         assert!(Instant::now() < deadline);
@@ -345,7 +345,7 @@ async fn a_table_of_another_shape_is_left_alone_and_reported() {
     }
 }
 
-/// Otherwise dead workers would be believed alive for as long as the clock was set back.
+/// Otherwise dead workers would count as alive for as long as the clock was set back.
 #[test]
 async fn an_entry_from_before_the_servers_clock_was_set_back_is_ignored() {
     for (database, store) in on_databases().await {
@@ -418,7 +418,7 @@ async fn foreign_data_under_our_redis_keys_is_left_alone() {
     store.list("g").await.unwrap_err();
     let kept: String = ::redis::cmd("GET").arg(redis.stream("g")).query(&mut connection).unwrap();
     assert_eq!(kept, "precious");
-    // A field that is no entry is in nobody's way.
+    // A field that is not an entry does no harm.
     let odd: &[u8] = b"\xff\xfe";
     ::redis::cmd("HSET").arg(redis.stream("h")).arg("a").arg("what?").arg(odd).arg(odd).exec(&mut connection).unwrap();
     assert!(keys(&store, "h").await.is_empty());
@@ -426,7 +426,7 @@ async fn foreign_data_under_our_redis_keys_is_left_alone() {
     assert_eq!(keys(&store, "h").await, ["a"]);
 }
 
-/// A server that never answers holds up neither those who write nor more than one of those who read.
+/// A server that does not respond delays no writer, and only one reader.
 #[test]
 async fn one_caller_at_a_time_tries_a_store_that_is_down() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -456,7 +456,7 @@ async fn one_caller_at_a_time_tries_a_store_that_is_down() {
     assert_eq!(slow, 1);
 }
 
-/// One server that is gone, and one that takes connections and says nothing.
+/// A server that is gone, and one that accepts connections and sends nothing.
 #[test]
 async fn a_store_that_is_down_does_not_delay_every_call() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -606,7 +606,7 @@ fn a_dispatch_goes_on_without_the_cache() {
     assert_eq!(host.json(&["dispatch", "Note", "1"])["outcome"], "handled");
     let error = host.run(&["stop-workers"]).exits(1).stderr;
     assert!(error.contains(&format!("127.0.0.1:{closed}")), "{error}");
-    // A worker does its work all the same.
+    // A worker works nevertheless.
     host.run(&["dispatch", "Note", "2", "--transport=mail_queue"]).succeeds();
     host.run(&["consume", "mail", "--limit=1", "--time-limit=30"]).succeeds();
     assert_eq!(host.lines("handled"), ["1", "2"]);

@@ -1,5 +1,5 @@
-//! An application with commands of its own, among which minutely's are: this test program, when it is started with
-//! `application`. A server of it dispatches and works in its own process; its supervisor starts it as a worker.
+//! An application with its own commands, including minutely's: this test program, if it is started with `application`. Its server
+//! dispatches and works in the same process; its supervisor starts the program as a worker.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -57,7 +57,7 @@ impl Message for Sold {
     const TYPE: &'static str = r"Shop\Sold";
 }
 
-/// What to be instead of tests, if the environment or the arguments say so.
+/// Runs the application instead of tests, if the environment or the arguments say so.
 pub fn instead_of_tests() -> Option<ExitCode> {
     if let Ok(within) = std::env::var(WITHIN) {
         return Some(whole_program(&within));
@@ -88,10 +88,10 @@ async fn shop() -> ExitCode {
     }
 }
 
-/// Says in the environment in which runtime a program of nothing but minutely's commands is called.
+/// Environment variable: the runtime in which a program with only minutely's commands is run.
 const WITHIN: &str = "MINUTELY_TEST_WITHIN";
 
-/// The `main` of such a program, whose handler needs something of a runtime that was there before.
+/// The `main` of such a program. Its handler needs something from a runtime that exists before.
 fn whole_program(within: &str) -> ExitCode {
     let several = || tokio::runtime::Runtime::new().unwrap();
     match within {
@@ -126,11 +126,11 @@ fn answering(runtime: Option<Handle>) -> AppBuilder {
 }
 
 async fn sell(app: App) -> ExitCode {
-    // Asks once in an hour, and is told of what this process dispatches.
+    // Polls once an hour, and is woken by what this process dispatches.
     let worker = app.worker(["sold"]).concurrency(2).sleep(Duration::from_secs(3600)).spawn().unwrap();
     let dispatched = app.dispatch(&Sold { thing: "a book".into() }).await.unwrap();
     assert_eq!(dispatched.queued()[0].queued_on, "sold");
-    // Until the test has seen what it wants to see.
+    // Until the test is done.
     wait_until("the test is done", || PathBuf::from("done").exists());
     let summary = worker.stop().await.unwrap();
     println!("{} handled", summary.handled);
@@ -195,7 +195,7 @@ fn an_applications_dispatch_wakes_its_own_worker_and_status_shows_that_worker() 
     let shown = run(&project, &["queue", "status"]).succeeds().stdout;
     assert!(shown.contains("in process: sold"), "{shown}");
     run(&project, &["queue", "alive", "sold"]).succeeds();
-    // A supervisor's workers have all of their slots.
+    // A supervisor's workers all have slots.
     let planned = run(&project, &["queue", "cron", "--dry-run", "--format=json"]).succeeds().json();
     assert_eq!(planned["workers"][0]["running"], 0, "{planned}");
     project.write("done", "");

@@ -1,4 +1,4 @@
-//! What workers on a broker take, keep and give back: with handlers in this process, which are as quick as can be.
+//! What workers on a broker fetch, keep and release, with very quick handlers in this process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Serialize, Deserialize)]
 struct Note {
     n: u32,
-    /// It is not done before the test says so.
+    /// Its handler waits for a permit of the test.
     slow: bool,
 }
 
@@ -29,7 +29,7 @@ impl Message for Note {
 /// An application whose handler counts.
 struct Counting {
     app: App,
-    /// How often each was begun.
+    /// How often each was started.
     begun: Arc<Mutex<BTreeMap<u32, u32>>>,
     /// Slow messages are done when there is a permit.
     go: Arc<Semaphore>,
@@ -98,7 +98,7 @@ impl Counting {
         self.begun.lock().unwrap().values().sum()
     }
 
-    /// Waits until so many were begun, for as long as they get more.
+    /// Waits until this many were started, for as long as there is progress.
     async fn begins(&self, all: u32) {
         let mut so_far = 0;
         while so_far < all {
@@ -173,13 +173,13 @@ async fn a_busy_worker_holds_no_other_messages() {
     wait_until("the slow one is begun", async || counting.has_begun(2)).await;
     counting.send("b", 3, false).await;
     counting.send("a", 4, false).await;
-    // Longer than anything is kept here, and the broker would have pushed it by then.
+    // Longer than anything is kept here. The broker would have pushed it by then.
     let (mut seen, since) = (0, Instant::now());
     while since.elapsed() < Duration::from_millis(500) {
         assert_eq!((counting.pending("a").await, counting.pending("b").await), (1, 1), "after {seen} looks");
         seen += 1;
     }
-    // Whoever is free has them, and sees no sign of this worker.
+    // A free consumer gets them, and they do not count as redelivered.
     assert_eq!((counting.empty("a").await, counting.empty("b").await), ((1, 0), (1, 0)));
     counting.go.add_permits(1);
     assert_eq!(worker.stop().await.unwrap().handled, 2);
@@ -188,7 +188,7 @@ async fn a_busy_worker_holds_no_other_messages() {
 #[test]
 async fn no_message_waits_behind_a_slow_one() {
     let Some(counting) = Counting::on(|_| vec![("a", String::new())]).await else { return };
-    // The past tells of quick handlers, so messages are fetched ahead.
+    // Handlers have been quick, so messages are prefetched.
     counting.send_all("a", (0..500).map(|n| (n, false))).await;
     counting.send("a", 500, true).await;
     counting.send_all("a", (501..1000).map(|n| (n, false))).await;
@@ -232,7 +232,7 @@ async fn messages_that_a_stopping_worker_leaves_do_not_count_as_redelivered() {
         let took = began.elapsed();
         assert!(limit.is_none_or(|limit| summary.handled == limit), "{summary:?}");
         let (a, b) = (counting.empty("a").await, counting.empty("b").await);
-        // Messages that wait behind others for half a second do go back, which happens on a machine that stands still.
+        // Messages that wait behind others for half a second are requeued, which happens on a machine that stalls.
         let stood_still = took > Duration::from_millis(500) && !matches!(summary.reason, StopReason::TimeLimit);
         if !stood_still {
             let delivered_before = (a.1, b.1);

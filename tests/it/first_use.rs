@@ -1,4 +1,4 @@
-//! What somebody meets who uses the program for the first time, or has it called by other programs.
+//! Using the program for the first time, and calling it from other programs.
 
 use std::process::Command;
 
@@ -192,7 +192,7 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     let plan = project.json(&["contao:cron", "--dry-run"]);
     assert_eq!(plan["workers"].as_array().unwrap().iter().filter(|worker| worker["start"] == 0).count(), 3, "{plan}");
 
-    // With a handler here, what is doubtful is what Symfony writes.
+    // With a handler here, there are warnings about what Symfony writes.
     let handlers = "handlers: {'*': {exec: [cat]}}\n";
     project.write("config.yaml", format!("{handlers}{}", include_str!("../fixtures/contao.yaml")));
     let output = project.run(&["config", "check"]).succeeds();
@@ -200,7 +200,7 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     assert!(output.stderr.contains(expected) && !output.stderr.contains("is not started"), "{output:?}");
     assert_eq!(output.stderr.matches("messenger.transport.symfony_serializer").count(), 3, "{output:?}");
 
-    // And with the line, nothing of that is.
+    // With the line, there are none.
     let worker = "-\n                command: php bin/console messenger:consume {transports} {options}\n";
     project.write(
         "config.yaml",

@@ -1,4 +1,4 @@
-//! Where the system allows little: open files, processes and threads, the length of a file's name.
+//! Behaviour under tight limits: open files, processes and threads, the length of a file's name.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::support::databases::{Database, Server};
 use crate::support::{Project, Run, Running, wait_until};
 
-/// A queue that is used while it is consumed, and nothing that would handle its messages at once.
+/// An auto-fallback to a queue, and no handler for messages that are handled at once.
 const CONFIG: &str = r#"
 transports:
     prio: auto-fallback://prio?target=queue&fallback=sync
@@ -71,7 +71,7 @@ fn commands_without_descriptors_end_with_an_error_that_names_the_limit() {
     }
 }
 
-/// Bounds a process's descriptors to `limit`.
+/// Limits a process's descriptors to `limit`.
 fn bound_descriptors(pid: i32, limit: usize) {
     let bound = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:1024")]).status();
     assert!(bound.unwrap().success());
@@ -110,7 +110,7 @@ fn a_long_state_dir_does_not_keep_messages_from_being_queued() {
     wait_until("the message is handled", || !project.lines("handled").is_empty());
 }
 
-/// A user of its own in a project's folder, who may have so many processes and threads.
+/// A separate user in a project's folder, with a limit on processes and threads.
 struct Account {
     project: Project,
     id: u32,
@@ -118,7 +118,7 @@ struct Account {
 }
 
 impl Account {
-    /// `None` where no other user can be had: then the test is over, and says that it was skipped.
+    /// `None` if there is no other user to switch to: the test is then reported as skipped.
     fn new(config: &str, processes: u32) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             harness::skip("only root can run the program as a user of its own");

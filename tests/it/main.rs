@@ -1,7 +1,7 @@
-//! What is tested from outside of the crate: one program, with a module for each subject.
+//! Tests from outside the crate: one program, with a module for each subject.
 //!
-//! `cargo test --test it worker::` runs one module, and `cargo test --test it NAME` what has this in its name. Tests that
-//! need a server are ignored where there is none; `support` has their stores.
+//! `cargo test --test it worker::` runs one module, and `cargo test --test it NAME` the tests with this in their names.
+//! Tests that need a server are ignored if there is none; `support` has their stores.
 
 #[macro_use]
 extern crate harness;

@@ -11,7 +11,7 @@ use crate::support::{Project, wait_until};
 
 const MAX: usize = 3;
 
-/// Hosts as folders, with what they share in another.
+/// Hosts as folders, with another folder that they share.
 struct Cluster {
     shared: TempDir,
 }
@@ -58,7 +58,7 @@ fn workers(host: &Project) -> usize {
     host.processes().into_iter().filter(|pid| consumes(*pid) && leads(*pid)).count()
 }
 
-/// Looks on for a while.
+/// Watches for a while.
 fn never_more_than_max(hosts: &[&Project], how_long: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < how_long {
@@ -85,7 +85,7 @@ fn max_is_one_bound_for_all_hosts() {
         assert_eq!((&plan["workers"][0]["running"], &plan["workers"][0]["start"]), (&MAX.into(), &0.into()));
     }
 
-    // A worker that is killed gives its place back, to whichever host looks first.
+    // A killed worker's cluster slot becomes free, and any host may lease it.
     let victim = hosts.iter().flat_map(Project::workers).next().unwrap();
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
     wait_until("it is replaced", || all() == MAX && !hosts.iter().any(|host| host.workers().contains(&victim)));
@@ -116,7 +116,7 @@ fn the_only_worker_moves_to_another_host_when_its_own_stops() {
     wait_until("the message is handled", || cluster.handled() == ["1"]);
 }
 
-/// Its workers die with it, but nobody can know that: they might only be out of sight.
+/// Its workers die with it, but the other hosts cannot know that: they might only be unreachable.
 #[test]
 fn the_slots_of_a_host_that_died_stay_leased_until_the_lease_expires() {
     let cluster = Cluster::new();
@@ -131,7 +131,7 @@ fn the_slots_of_a_host_that_died_stay_leased_until_the_lease_expires() {
     }
     let plan = b.json(&["cron", "--dry-run"]);
     assert_eq!((&plan["workers"][0]["running"], &plan["workers"][0]["start"]), (&MAX.into(), &0.into()));
-    // The host itself is back sooner, and takes its own places over.
+    // The host itself returns earlier, and takes its own slots over.
     let _back = a.start("supervise", &["supervise"]);
     wait_until("it works again", || workers(&a) == MAX);
     assert_eq!(workers(&b), 0);

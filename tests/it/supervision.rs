@@ -131,11 +131,11 @@ fn a_supervisor_without_progress_is_replaced() {
     assert!(project.lines("cron.err").join("\n").contains(&expected) && project.log().contains(&expected));
 }
 
-/// Tells [`sleeps_uninterruptibly`] that it is wanted.
+/// Environment variable that makes [`sleeps_uninterruptibly`] run.
 const SLEEPS: &str = "MINUTELY_TEST_SLEEPS";
 
 /// Not a test: a supervisor that is stuck, when another test runs this program for it. It holds the lock, and starts a
-/// program with `vfork`, whose first step is to open a named pipe that nobody writes to. Until that program is executed, the
+/// program with `vfork`, whose first step is to open a named pipe that has no writer. Until that program is executed, the
 /// kernel keeps this thread in the uninterruptible sleep (`D`) of a process that waits for a disk.
 #[test]
 fn sleeps_uninterruptibly() {
@@ -254,7 +254,7 @@ fn max_holds_under_fifty_crons_at_once() {
     queue(&project, "Slow", 12);
     let crons: Vec<_> = (0..50).map(|n| project.start(&format!("cron{n}"), &["cron"])).collect();
     wait_until("as many as may be are at work", || project.lines("slow").len() == 4);
-    // Those that came second are gone by now or about to go; the workers that are there stay.
+    // The crons that lost are gone or about to end; the workers stay.
     let at_work = pids(&project);
     assert_eq!(at_work.len(), 4);
     let begun = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! What all transports do alike with their options: `~`, files, and what has no effect. Nothing is opened.
+//! How all transports treat their options: `~`, files, and options without effect. Nothing is opened.
 
 use std::fs;
 use std::path::Path;

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Project, process_exists, wait_until};
 
-/// Two queues and a failure transport. Handlers write down what they get; `Fail` fails.
+/// Two queues and a failure transport. Handlers record what they get; `Fail` fails.
 const CONFIG: &str = r#"
 failure_transport: failed
 transports:

@@ -1,4 +1,4 @@
-//! Workers as processes when something is wrong: messages that fail for good, stores that hang, handlers that are killed.
+//! Workers as processes in trouble: messages that fail for good, stores that hang, handlers that are killed.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn failed(project: &Project, message_type: &str) {
     project.run(&["consume", "high", "--limit=1"]).succeeds();
 }
 
-/// Pending and delayed messages, and those that failed, as `stats` tells.
+/// The numbers of pending, delayed and failed messages, according to `stats`.
 fn stats(project: &Project, transport: &str) -> [u64; 3] {
     let stats = project.json(&["stats", transport]);
     let stats = &stats["transports"][transport];
@@ -109,7 +109,7 @@ fn a_failure_transport_of_one_transport_alone_discards_nothing() {
     assert_eq!(stats(&project, "failed"), [0, 1, 1]);
 }
 
-/// A server that takes connections and never says a word.
+/// A server that accepts connections and sends nothing.
 fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -129,7 +129,7 @@ fn a_store_that_hangs_delays_neither_the_others_nor_the_end() {
             dispatch(&project, "Note", &n.to_string());
             wait_until("it is handled", || project.lines("handled").len() == n);
         }
-        // One patience for each of the 20 would be 20 s, and more when the store is tried again.
+        // One timeout for each of the 20 would take 20 s, and more if the store is tried again.
         assert!(begun.elapsed() < Duration::from_secs(18), "{scheme}: {:?}", begun.elapsed());
         assert!(!project.is_running("hang"), "nobody takes messages from it");
         worker.signal(Signal::SIGTERM);
@@ -139,7 +139,7 @@ fn a_store_that_hangs_delays_neither_the_others_nor_the_end() {
     }
 }
 
-/// Waits until the handler runs, and gives its process group.
+/// Waits until the handler runs, and returns its process group.
 fn handler(project: &Project) -> Pid {
     wait_until("it is being handled", || project.lines("pid").len() == 1);
     Pid::from_raw(project.lines("pid")[0].parse().unwrap())
@@ -187,7 +187,7 @@ fn a_handler_that_is_repeatedly_ended_by_sigterm_uses_up_its_retries() {
     dispatch(&project, "Watched", "{}");
     let _worker = project.start("worker", &["consume", "high", "--sleep=20ms"]);
     wait_until("it is given up", || stats(&project, "failed")[0] == 1);
-    // Three that are free, a failure of its own, three that are free again, and the one that has no retry left.
+    // Three free interruptions, one that counts, three free ones again, and one without a retry left.
     assert_eq!(project.lines("tries"), ["1", "1", "1", "1", "2", "2", "2", "2"]);
     assert_eq!(in_store(&project), 0);
 }
@@ -230,7 +230,7 @@ fn a_worker_whose_failed_message_cannot_be_stored_is_not_running() {
     assert_eq!(project.lines("tries"), ["high"]);
 }
 
-/// Puts something else where the database is.
+/// Replaces the database by something else.
 fn take_database_away(project: &Project) {
     move_database(project, ".", "kept");
     project.write("q.db", "this is no database, however long one looks at it. ".repeat(100));

@@ -1,4 +1,4 @@
-//! Workers as processes on a broker: how they outlast it, and their own death.
+//! Workers as processes on a broker: how they survive its restart, and their own death.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ fn a_worker_outlasts_its_broker() {
     assert!(refused.stderr.contains(&port.to_string()), "{refused:?}");
     let _way = Proxy::start(&address, port);
     project.run(&["dispatch", "Note", "2"]).succeeds();
-    // The first one may come again, where the broker was gone before it was acknowledged.
+    // The first one may be delivered again, if the broker ended before it was acknowledged.
     wait_until("the second message is handled", || project.lines("handled").contains(&"2".to_owned()));
     assert!(!worker.is_over());
 }
@@ -95,7 +95,7 @@ fn some_of_a_transports_queues_can_be_consumed_on_their_own() {
     assert_eq!((&mail["pending"], &mail["delayed"], &mail["in_flight"]), (&1.into(), &().into(), &().into()));
 }
 
-/// Publishes a message as another program may: with more headers than minutely would send, within what the broker takes.
+/// Publishes a message as another program may: with more headers than minutely would send, but no more than the broker accepts.
 fn publish(exchanges: &Exchanges, queue: &str, message_type: &str, header: &str) {
     use lapin::types::{AMQPValue, FieldTable};
     let mut table = FieldTable::default();

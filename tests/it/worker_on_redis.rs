@@ -1,5 +1,5 @@
-//! Workers as processes on a Redis server: what they cost while idle, how soon they start, and how they outlast their
-//! server, their own death, and certificates.
+//! Workers as processes on a Redis server: what they cost while idle, how soon they start, how they survive a restart of the server
+//! and their own death, and TLS.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn project(server: &PrivateRedis) -> Project {
     project
 }
 
-/// The connections of others than this test: how long each has asked nothing, in seconds.
+/// The connections except this test's: how long each has been idle, in seconds.
 fn connections(server: &PrivateRedis) -> Vec<u64> {
     let mut connection = server.connect().unwrap();
     let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut connection).unwrap();
@@ -140,7 +140,7 @@ fn tls_works_with_a_server_whose_certificate_is_trusted() {
     let mut command = project.command(&["stats", "low"]);
     let output = command.env("SSL_CERT_FILE", &certificate).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    // Or named in the DSN, as a file or as one of a folder, from the config file's folder whatever the current one is.
+    // Or named in the DSN, as a file or a folder, relative to the config file's folder and not to the current one.
     std::fs::create_dir(project.file("trusted")).unwrap();
     std::fs::copy(&certificate, project.file("trusted/server.pem")).unwrap();
     for named in ["cafile]=cert.pem", "capath]=trusted"] {

@@ -1,4 +1,4 @@
-//! Workers as processes on database servers: what they cost while idle, and how they outlast their server.
+//! Workers as processes on database servers: what they cost while idle, and how they survive a restart of the server.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ workers:
   - {transports: [low], autoscale: {desired_size: 10, min: 0, max: 1}}
 "#;
 
-/// The lines that change when a connection to this database does something, but for this connection.
+/// Lines that change when another connection to this database does something.
 const POSTGRES_CONNECTIONS: &str = "SELECT pid::text || ' ' || state || ' ' || coalesce(query_start::text, '') \
      FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY 1";
 const MYSQL_CONNECTIONS: &str = "SELECT CAST(id AS CHAR) FROM information_schema.processlist \
@@ -210,7 +210,7 @@ fn there_is_a_warning_about_more_connections_than_mysql_allows() {
     warned.unwrap();
 }
 
-/// A body that a column of text refuses goes to the failure transport all the same, in another form.
+/// A body that a text column refuses is still moved to the failure transport, in another form.
 #[test]
 fn a_body_that_the_failure_transport_cannot_hold_is_kept_as_text() {
     let Some(database) = block_on(Database::create(Server::Postgres)) else { return };

@@ -1,4 +1,4 @@
-//! AMQP alone: what the broker sees, several queues, retries, fairness, and connections that break.
+//! Behaviour that only AMQP has: exchanges, several queues, retries, fairness, and broken connections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ async fn a_delayed_message_waits_in_symfonys_queue() {
     channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
 }
 
-/// Declaring a quorum queue again does not make it live longer, so a queue of delays is used for a day and outlives it.
+/// Declaring a quorum queue again does not make it live longer, so a delay queue is used for a day and expires after it.
 #[test]
 async fn each_day_may_have_delay_queues_of_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };
@@ -99,7 +99,7 @@ async fn each_day_may_have_delay_queues_of_its_own() {
     assert_eq!(bodies(&[receive_eventually(&transport).await]), ["again"]);
 }
 
-/// As a worker waits that has another source to look at meanwhile: it gives up waiting, and begins again, at any moment.
+/// As a worker with another source does: it may stop waiting, and start again, at any moment.
 #[test]
 async fn cancelled_waiting_does_not_affect_messages_in_flight() {
     let Some(exchanges) = Exchanges::create().await else { return };
@@ -110,7 +110,7 @@ async fn cancelled_waiting_does_not_affect_messages_in_flight() {
     for n in 0..300_u64 {
         let _ = tokio::time::timeout(Duration::from_micros(n * 37 % 3000), waking.wake()).await;
     }
-    // Only the channel it came on can acknowledge it, and a channel that ends gives it back.
+    // Only the channel that received it can acknowledge it, and a channel that ends requeues it.
     transport.ack(&[in_hand.id]).await.unwrap();
     transport.connecting.as_ref().unwrap().close().await;
     let (_connection, channel) = exchanges.channel().await;
@@ -189,7 +189,7 @@ async fn routing_keys_select_queues_and_an_unroutable_message_is_an_error() {
     send(&high, "to a").await;
     assert_eq!(receive_bodies(&only(&high, &b)).await, Vec::<String>::new());
     assert_eq!(receive_bodies(&only(&high, &a)).await, ["to a"]);
-    // What stands beside the DSN wins, key by key.
+    // Options beside the DSN have precedence, key by key.
     let low = transport(&dsn, "{exchange: {default_publish_routing_key: low}}");
     send(&low, "to b").await;
     assert_eq!(receive_bodies(&only(&low, &b)).await, ["to b"]);
@@ -287,7 +287,7 @@ async fn a_refused_login_is_reported_without_the_password() {
     let nowhere = transport(&dsn.replace("/%2f/", "/no_such_vhost/"), "{}");
     let error = error_text(nowhere.counting.as_ref().unwrap().pending(1).await);
     assert!(error.contains("no_such_vhost") && error.contains("virtual host"), "{error}");
-    // Something else answers there.
+    // There is another kind of server.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -299,7 +299,7 @@ async fn a_refused_login_is_reported_without_the_password() {
     assert!(error.contains(&port.to_string()) && !error.contains("hunter2"), "{error}");
 }
 
-/// Waiting changes how many messages may be on their way, and may be broken off in the middle of that.
+/// Waiting changes the prefetch count, and may be cancelled in the middle of that.
 #[test]
 async fn after_cancelled_waiting_the_consumer_still_receives() {
     let Some(exchanges) = Exchanges::create().await else { return };
@@ -319,7 +319,7 @@ async fn after_cancelled_waiting_the_consumer_still_receives() {
     }
 }
 
-/// A consumer that asks for one message has only that one in hand.
+/// A consumer that asks for one message gets only that one.
 #[test]
 async fn slow_consumers_share_a_queue_fairly() {
     let Some(exchanges) = Exchanges::create().await else { return };
@@ -330,7 +330,7 @@ async fn slow_consumers_share_a_queue_fairly() {
     let batch = fast.receive(8).await.unwrap();
     assert!(!batch.is_empty() && batch.len() <= 8);
     fast.ack(&ids(&batch)).await.unwrap();
-    // Nothing is kept when one at a time is wanted.
+    // Nothing is prefetched if one at a time is asked for.
     let (one, other) = (fast.receive(1).await.unwrap(), slow.receive(1).await.unwrap());
     assert_eq!((one.len(), other.len()), (1, 1));
     let mut rest = vec![];
@@ -353,7 +353,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
     }
     let in_hand = transport.receive(2).await.unwrap();
     proxy.cut();
-    // Nothing can be said about these any more; the broker has them again.
+    // These can no longer be acknowledged; the broker has requeued them.
     let deadline = Instant::now() + DEADLINE;
     while transport.receive(1).await.is_ok_and(|received| received.is_empty()) {
         assert!(Instant::now() < deadline);
@@ -372,7 +372,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
         all.extend(bodies(&received));
         transport.ack(&ids(&received)).await.unwrap();
     }
-    // And who waits is woken by the end.
+    // And the end wakes a waiting consumer.
     deadline = Instant::now() + DEADLINE;
     let (ended, ()) = tokio::join!(tokio::time::timeout(DEADLINE, transport.waking.as_ref().unwrap().wake()), async {
         tokio::time::sleep(Duration::from_millis(300)).await;

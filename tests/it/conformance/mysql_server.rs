@@ -1,5 +1,4 @@
-//! What concerns MySQL and MariaDB alone: Symfony's table and its finished rows, locks, and what is said when something
-//! is wrong.
+//! Behaviour that only MySQL and MariaDB have: Symfony's table and its finished rows, locks, and errors.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -106,7 +105,7 @@ async fn an_idle_consumer_deletes_finished_rows() {
     for _ in 0..3 {
         send(&transport, "{}").await;
     }
-    // The first occasion is used at once, and that is over with this one.
+    // The first purge happens at once: this is it.
     assert_eq!(transport.receive(3).await.unwrap().len(), 3);
     assert!(transport.receive(1).await.unwrap().is_empty());
     let all = transport.listing.as_ref().unwrap().list(None, 3).await.unwrap();
@@ -125,15 +124,15 @@ async fn a_request_is_repeated_after_a_deadlock() {
         send(&transport, n.to_string()).await;
     }
     let received = ids(&transport.receive(200).await.unwrap());
-    // The other one holds the second row and wants the first; ours has the first and wants the second. The server ends
-    // whoever has changed less, which is ours.
+    // The other transaction has the second row and wants the first; ours has the first and wants the second. The server aborts
+    // the one that has changed less, which is ours.
     let name = |n: usize| received[n].0.clone();
     other.execute("BEGIN").await.unwrap();
     let touch = |n: String| AssertSqlSafe(format!("UPDATE messenger_messages SET created_at = NOW() WHERE id >= {n}"));
     other.execute(touch(name(1))).await.unwrap();
     let ack = transport.ack(&received[..2]);
     let deadlock = async {
-        // The tables of information_schema on locks are kept for as long as somebody looks at them.
+        // The tables of information_schema about locks are cached while they are queried.
         let table = format!("of table `{}`.", stage.database().name());
         let deadline = Instant::now() + DEADLINE;
         let mut observer = MySqlConnection::connect(&stage.database().url()).await.unwrap();
@@ -154,7 +153,7 @@ async fn a_request_is_repeated_after_a_deadlock() {
     assert_eq!(counts, Counts { in_flight: 198, ..Counts::default() });
 }
 
-/// The server tells nothing: those on this host tell each other.
+/// The server does not notify consumers; processes on this host notify each other.
 #[test]
 async fn every_way_of_becoming_pending_wakes_consumers_on_this_host() {
     let Some((stage, mut connection)) = stage().await else { return };
@@ -165,7 +164,7 @@ async fn every_way_of_becoming_pending_wakes_consumers_on_this_host() {
     }
     let waking = consumer.waking.as_ref().unwrap();
     let id = send(&producer, "{}").await;
-    // Makes it watch, and sees what is there.
+    // Starts to watch, and receives what is there.
     let received = consumer.receive(1).await.unwrap();
     producer.releasing.as_ref().unwrap().release(&deliveries(&received)).await.unwrap();
     tokio::time::timeout(DEADLINE, waking.wake()).await.expect("released").unwrap();
@@ -194,7 +193,7 @@ async fn every_way_of_becoming_pending_wakes_consumers_on_this_host() {
             .unwrap();
         tokio::time::timeout(DEADLINE, waking.wake()).await.expect("moved").unwrap();
     }
-    // Another host's message is found by looking, as often as without all this.
+    // Another host's message is found by polling, as often as without waking.
     consumer.receive(10).await.unwrap();
     connection.execute("UPDATE messenger_messages SET delivered_at = NULL").await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(300), waking.wake()).await.is_err());

@@ -1,4 +1,4 @@
-//! What concerns PostgreSQL alone: Symfony's table and trigger, notifications, and what is said when something is wrong.
+//! Behaviour that only PostgreSQL has: Symfony's table and trigger, notifications, and errors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ async fn trigger(connection: &mut PgConnection) -> String {
     text(connection, "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'notify_trigger'").await
 }
 
-/// Makes a transport listen, and sees to it that nothing from before wakes it.
+/// Makes a transport listen, so that nothing from before wakes it.
 async fn listen(transport: &Queue) {
     transport.waking.as_ref().unwrap().wake().await.unwrap();
     assert!(transport.receive(1).await.unwrap().is_empty());
@@ -117,7 +117,7 @@ async fn a_message_from_a_symfony_without_the_trigger_wakes_at_once() {
     let (woken, ()) = tokio::join!(tokio::time::timeout(DEADLINE, waking.wake()), sent);
     woken.unwrap().unwrap();
     assert_eq!(consumer.receive(1).await.unwrap().len(), 1);
-    // One of an earlier Symfony would insert without a word, so it is looked for as often as on other stores.
+    // An earlier Symfony would insert without a notification, so it is polled as often as other stores.
     assert_eq!(waking.poll_interval(), None);
 }
 
@@ -289,7 +289,7 @@ async fn a_delayed_message_and_one_to_be_redelivered_wake_in_time() {
             tokio::time::timeout(DEADLINE, wake).await.unwrap().unwrap();
             assert!(start.elapsed() < Duration::from_secs(10));
         }
-        // The first time as it was delayed, the second because nobody acknowledged it.
+        // First because its delay is over, then because it was not acknowledged.
         assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
     }
 }
@@ -395,7 +395,7 @@ async fn a_server_that_refuses_is_named_without_the_password() {
     assert!(error.contains(&place) && error.contains("check that the server runs"), "{error}");
 }
 
-/// Encryption between two programs of one host costs the most of connecting, and is worth nothing.
+/// Encryption between two programs on one host takes most of the time of connecting, and protects nothing.
 #[test]
 async fn a_connection_within_this_host_is_encrypted_on_demand() {
     let Some(mut server) = PrivateServer::start(Server::Postgres) else { return };
@@ -446,7 +446,7 @@ async fn resumed_messages_wake_waiting_consumers() {
     let Some((stage, mut connection)) = stage().await else { return };
     let (consumer, other) = (stage.open("a"), stage.open("a"));
     consumer.setting_up.as_ref().unwrap().setup().await.unwrap();
-    // It would tell of every change. Symfony's later versions have none.
+    // It would notify of every change. Symfony's later versions have no trigger.
     connection.execute("DROP TRIGGER notify_trigger ON messenger_messages").await.unwrap();
     listen(&consumer).await;
     send_later(&other, "{}", Duration::from_secs(3600)).await;

@@ -1,4 +1,4 @@
-//! What concerns Redis alone: Symfony's entries, consumers and groups, and what is reported when something is wrong.
+//! Behaviour that only Redis has: Symfony's entries, consumers and groups, and errors.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

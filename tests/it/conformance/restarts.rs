@@ -1,4 +1,4 @@
-//! What becomes of messages, and of who waits for them, when the server goes away in the middle and comes back.
+//! Messages and waiting consumers when the server ends and starts again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ fn transport(server: &PrivateServer) -> Arc<Queue> {
     open("a", &dsn, "{}", &built_in_factories(), std::path::Path::new("/"))
 }
 
-/// Store errors name the transport and the server; others do not come from a server that is not there.
+/// Store errors name the transport and the server. No other error comes from a missing server.
 fn is_store_error<T: std::fmt::Debug>(result: Result<T, TransportError>, server: &PrivateServer) {
     let error = result.unwrap_err();
     assert!(matches!(error, TransportError::Store { .. }), "{error:?}");
@@ -63,7 +63,7 @@ async fn a_consumer_waiting_on_postgres_notices_the_end_and_waits_again() {
     let consumer = transport(&server);
     let waking = consumer.waking.as_ref().unwrap();
     let wake = async || tokio::time::timeout(DEADLINE, waking.wake()).await.unwrap();
-    // The first time only begins to listen.
+    // The first call only starts to listen.
     wake().await.unwrap();
     assert!(consumer.receive(1).await.unwrap().is_empty());
     assert!(waking.poll_interval().is_some());

@@ -9,7 +9,7 @@ async fn a_message_moves_to_another_table_in_one_step(kind: Kind) {
     let (source, destination) = (stage.open("a"), stage.open_with("b", "{table_name: other}"));
     let moving = source.moving.clone().unwrap();
     let place = destination.moving.as_ref().unwrap().place();
-    // While the other table is not there, the message stays, and the caller is told to send it.
+    // While the other table is missing, the message stays, and the caller has to send it.
     send(&source, "as sent").await;
     let received = source.receive(1).await.unwrap();
     assert_eq!(moving.move_to(&received[0].id, &message("{}"), &place).await.unwrap(), None);

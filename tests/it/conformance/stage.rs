@@ -19,7 +19,7 @@ use crate::support::databases::{Database, Server};
 use crate::support::exchanges::Exchanges;
 use crate::support::redis_keys::Keys;
 
-/// Everything that is waited for has come by then, also on a busy machine.
+/// How long to wait for anything, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,7 +210,7 @@ pub fn message(body: impl Into<Bytes>) -> Encoded {
     Encoded { body: body.into(), headers }
 }
 
-/// Sends, and returns the id.
+/// Sends a message, and returns its id.
 pub async fn send(transport: &Queue, body: impl Into<Bytes>) -> MessageId {
     send_later(transport, body, Duration::ZERO).await
 }
@@ -254,17 +254,17 @@ pub fn ids(received: &[Received]) -> Vec<MessageId> {
     received.iter().map(|received| received.id.clone()).collect()
 }
 
-/// As a consumer shows what it has received.
+/// The deliveries of received messages.
 pub fn deliveries(received: &[Received]) -> Vec<Delivery> {
     received.iter().map(Received::delivery).collect()
 }
 
-/// As a consumer would show what it has never received: with a receipt of somebody else's.
+/// Deliveries of messages that were never received, with another message's receipt.
 pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
     ids.iter().map(|id| Delivery { id: id.clone(), receipts: vec![receipt.clone()] }).collect()
 }
 
-/// Receives until a message comes.
+/// Receives until a message arrives.
 pub async fn receive_eventually(transport: &Queue) -> Received {
     let deadline = Instant::now() + DEADLINE;
     loop {

@@ -69,7 +69,7 @@ fn either_side_sets_the_exchange_up(symfony: Symfony) {
 fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
     const DELAY: Duration = Duration::from_millis(1500);
     let Some(both) = on_a_broker(symfony) else { return };
-    // Both put it into one queue of delays, which they would refuse each other if they declared it in two ways.
+    // Both use the same delay queue, which the broker would refuse if they declared it in different ways.
     let begun = Instant::now();
     both.php.run(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=1500"]);
     both.project.run(&["dispatch", r"App\Message\Note", r#"{"n":2}"#, "--delay=1500ms"]).succeeds();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::php::Php;
 use crate::support::{Project, Running};
 
-/// Makes each test one on each Symfony.
+/// Generates each test for each version of Symfony.
 macro_rules! on_each_symfony {
     ($($test:ident)*) => {
         mod system {
@@ -43,12 +43,12 @@ workers:
 pub struct Both {
     pub project: Project,
     pub php: Php,
-    // Last, as it goes when nobody uses it any more.
+    // The last field: dropped after everything that uses it.
     _store: Box<dyn Any>,
 }
 
 impl Both {
-    /// `ours` are the DSNs of `async` and `failed` on this side; `store` is what goes at the end.
+    /// `ours` are the DSNs of `async` and `failed` on this side; `store` is dropped at the end.
     pub fn on(store: impl Any, ours: [String; 2], php: Php) -> Self {
         let project = Project::new(CONFIG);
         let console = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/console.php");
@@ -75,12 +75,12 @@ impl Both {
         self.project.run(&["dispatch", r"App\Message\Note", &body]).succeeds();
     }
 
-    /// Whether Symfony's side has handled something: it takes its time to start, and this side could be done before.
+    /// Whether Symfony's side has handled something. It starts slowly, and this side could be done first.
     pub fn php_takes_part(&self) -> bool {
         self.project.lines("handled").iter().any(|line| line.contains(r#""by":"php""#))
     }
 
-    /// Everything that was handled, by its number; by whom it was.
+    /// Everything that was handled, by its number, and which side handled it.
     pub fn numbers(&self) -> (Vec<i64>, [usize; 2]) {
         let handled = self.handled();
         let mut numbers: Vec<i64> = handled.iter().map(|note| note["n"].as_i64().unwrap()).collect();

@@ -14,7 +14,7 @@ use crate::support::{Running, wait_until};
 fn on_redis(symfony: Symfony, serializer: u8) -> Option<Both> {
     let keys = Keys::create_blocking()?;
     let ours = ["async", "failed"].map(|queue| format!("{}&serializer={serializer}", keys.dsn(queue, 0)));
-    // Symfony 5.4 leaves handled messages in the stream unless it is told otherwise.
+    // Symfony 5.4 leaves handled messages in the stream by default.
     let theirs = ours.clone().map(|dsn| format!("{dsn}&delete_after_ack=1"));
     let php = Php::new(symfony, theirs, "")?;
     Some(Both::on(keys, ours, php))

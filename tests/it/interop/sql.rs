@@ -110,7 +110,7 @@ fn what_names_its_transport_here_is_handled_by_symfony(both: &Both) {
     both.project.run(&["dispatch", r"App\Message\Note", body, "--transport=async", "--transport=failed"]).succeeds();
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=1"]);
     assert_eq!(both.handled()[0]["by"], "php");
-    // Symfony's worker deletes what it cannot decode, so that a count of nothing alone would not tell.
+    // Symfony's worker deletes messages that it cannot decode, so an empty queue alone proves nothing.
     assert_eq!((both.handled().len(), counts(both).0, both.project.pending("failed")), (1, 0, 1));
 }
 
@@ -118,7 +118,7 @@ fn either_side_sets_the_table_up(both: &Both) {
     both.php.run(&both.project, &["messenger:setup-transports"]);
     both.project.run(&["setup"]).succeeds();
     both.dispatch_here(1, "");
-    // Symfony brings its own indexes to a table of ours, and nothing is lost by that.
+    // Symfony adds its own indexes to our table, and nothing is lost by that.
     both.php.run(&both.project, &["messenger:setup-transports"]);
     assert_eq!(counts(both), (1, 1));
     both.project.run(&["consume", "async", "--limit=1"]).succeeds();
@@ -136,7 +136,7 @@ fn a_delay_is_kept_to_on_either_side(both: &Both) {
     let begun = Instant::now();
     both.php.run(&both.project, &["dispatch", r#"{"n":3}"#, "--delay=2000"]);
     wait_until("the delayed message is handled", || both.handled().len() == 1);
-    // Whole seconds, and Symfony's side cuts off what is more.
+    // In whole seconds, because Symfony's side cuts fractions.
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
@@ -149,7 +149,7 @@ fn failed_at_symfonys_retried_here(both: &Both) {
         both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);
     }
     assert_eq!((both.project.pending("async"), both.project.pending("failed")), (0, 1));
-    // It fails here too, and is kept with everything that Symfony had written on it. Symfony's retry and its move to the
+    // It fails here too, and keeps everything that Symfony had added. Symfony's retry and its move to the
     // failure transport are new rows, ours are not.
     both.project.run(&["consume", "failed", "--limit=1"]).succeeds();
     let shown = stdout_of(&both.php.run(&both.project, &["messenger:failed:show", "3", "-vv"]));

@@ -1,4 +1,4 @@
-//! Exchanges and queues of a test's own on the broker that is there.
+//! Exchanges and queues for a test on the running broker.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use harness::skip;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Channel, Connection, ConnectionProperties};
 
-/// Says where a broker is.
+/// Environment variable with the address of a broker.
 pub const VARIABLE: &str = "MINUTELY_TEST_AMQP_URL";
 
 /// Everything whose name begins like this. What a test may have made is deleted when it goes; queues of short delays

@@ -56,7 +56,7 @@ impl PrivateServer {
         self.port
     }
 
-    /// Ends the server at once, with nothing put in order.
+    /// Ends the server at once, without a clean shutdown.
     pub fn kill(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         // PostgreSQL is several processes, which outlive the first when that is killed; this is its way to end all.
@@ -65,7 +65,7 @@ impl PrivateServer {
         process.wait().unwrap();
     }
 
-    /// Starts it after [`PrivateServer::kill`], and waits until it answers.
+    /// Starts it again after [`PrivateServer::kill`], and waits until it responds.
     pub fn start_again(&mut self) {
         let programs = programs(self.server).unwrap();
         let data = self.data();
@@ -102,14 +102,14 @@ impl PrivateServer {
         }
     }
 
-    /// Asks PostgreSQL for passwords from now on. It starts with trusting everybody.
+    /// Makes PostgreSQL demand passwords from now on. At first it trusts everyone.
     pub fn ask_for_passwords(&mut self) {
         fs::write(self.data().join("pg_hba.conf"), "host all all 127.0.0.1/32 scram-sha-256\n").unwrap();
         self.kill();
         self.start_again();
     }
 
-    /// Encrypts where it is wanted from now on. On PostgreSQL the user `encrypted` may not connect otherwise. False where
+    /// Offers encryption from now on. On PostgreSQL the user `encrypted` may not connect otherwise. False where
     /// there is no program to make a certificate with.
     pub fn encrypt(&mut self) -> bool {
         let (key, certificate) = (self.data().join("server.key"), self.data().join("server.crt"));
@@ -212,7 +212,7 @@ fn as_user(user: &str, program: &Path) -> Command {
     command
 }
 
-/// A user's number, for root alone: nobody else can become that user.
+/// A user's id. Only for root: no other user can become that user.
 fn id_of(user: &str) -> Option<u32> {
     if fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata)).ok()? != 0 {
         return None;

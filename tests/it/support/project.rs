@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// How long a test waits for what must happen.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a run of the program gave.
+/// The result of running the program.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -41,7 +41,7 @@ impl Run {
     }
 }
 
-/// A folder with a `config.yaml`. When it goes, everything that still runs in it is killed.
+/// A folder with a `config.yaml`. When it is dropped, everything that still runs in it is killed.
 pub struct Project {
     dir: TempDir,
 }
@@ -67,13 +67,13 @@ impl Project {
         fs::write(path, content).unwrap();
     }
 
-    /// The file's lines; none when it does not exist.
+    /// The file's lines; none if it does not exist.
     pub fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read(self.file(name)).unwrap_or_default();
         String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
     }
 
-    /// The program, to run in the folder with an environment that holds nothing of the caller's.
+    /// The program, to run in the folder, without the caller's environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_minutely"));
         command
@@ -114,7 +114,7 @@ impl Project {
         self.json(&["stats", transport])["transports"][transport]["count"].as_u64().unwrap()
     }
 
-    /// The live workers' pids, by the program's own account.
+    /// The live workers' pids, according to `status`.
     pub fn workers(&self) -> Vec<i32> {
         let status = self.json(&["status"]);
         let pids = status["workers"].as_array().unwrap().iter().filter_map(|worker| worker["pid"].as_i64());
@@ -150,7 +150,7 @@ impl Drop for Project {
     }
 }
 
-/// A program that runs; killed with its process group when it goes.
+/// A running program. Killed with its process group when it is dropped.
 pub struct Running(Child);
 
 impl Running {
@@ -191,8 +191,8 @@ impl Drop for Running {
     }
 }
 
-/// Waits for a condition; fails the test when it does not come true. Looking takes a third of the time at most, so that
-/// looks that start a process leave the processor to what they wait for.
+/// Waits for a condition; fails the test if it does not become true. Checking takes at most a third of the time, so that checks that
+/// start a process leave the processor to what they wait for.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -207,7 +207,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub fn process_exists(pid: i32) -> bool {
-    // A zombie is no process any more, only its exit code.
+    // A zombie is no longer a process, but only its exit code.
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
 }

@@ -1,4 +1,4 @@
-//! Keys of a test's own on the Redis server that is there.
+//! Keys for a test on the running Redis server.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use harness::skip;
 use redis::{Client, Connection};
 
-/// Says where a Redis server is.
+/// Environment variable with the address of a Redis server.
 pub const VARIABLE: &str = "MINUTELY_TEST_REDIS_URL";
 
-/// All keys that begin like this. They are deleted when it goes.
+/// All keys with this prefix. They are deleted when this is dropped.
 pub struct Keys {
     url: String,
     prefix: String,
 }
 
 impl Keys {
-    /// None where the server is not there: then the test is over, and says that it was skipped.
+    /// `None` if there is no server: the test is then reported as skipped.
     pub async fn create() -> Option<Self> {
         tokio::task::spawn_blocking(Self::on_the_server).await.unwrap().map_err(|reason| skip(&reason)).ok()
     }
