@@ -22,7 +22,7 @@ use minutely::App;
 use minutely::config::{Definition, Problem, Setting};
 use minutely::message::{Encoded, Headers};
 use minutely::transport::{
-    FactoryContext, Counting, Counts, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport,
+    Counting, Counts, Factory, FactoryContext, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport,
     TransportError, TransportSpec,
 };
 

@@ -1,8 +1,8 @@
 //! The time of day, according to tokio's clock.
 //!
-//! Deadlines and delays follow tokio's clock, which tests can pause and advance. Everything that is stored with a time of day (the
-//! expiry of a cache entry, the stamp of a retry) has to follow it too. Otherwise an entry of ten seconds would outlive an hour that
-//! a test has skipped.
+//! Deadlines and delays follow tokio's clock, which tests can pause and advance. Everything that is stored with a time
+//! of day (the expiry of a cache entry, the stamp of a retry) has to follow it too. Otherwise an entry of ten seconds
+//! would outlive an hour that a test has skipped.
 
 use std::time::{self, SystemTime};
 

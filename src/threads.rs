@@ -1,10 +1,12 @@
 //! Threads, processes and open files on hosts that allow few.
 //!
-//! A host that limits the processes of a user (`ulimit -u`, RLIMIT_NPROC) counts every thread, and refuses further ones with
-//! EAGAIN. So this program uses few: what is quick is done on the thread that needs it. Code that needs another thread waits
-//! for one, or fails with an error that names the limit. The supervisor checks the limit before it starts workers.
+//! A host that limits the processes of a user (`ulimit -u`, RLIMIT_NPROC) counts every thread, and refuses further ones
+//! with EAGAIN. So this program uses few: what is quick is done on the thread that needs it. Code that needs another
+//! thread waits for one, or fails with an error that names the limit. The supervisor checks the limit before it starts
+//! workers.
 //!
-//! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a message's fault.
+//! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a
+//! message's fault.
 
 use std::any::Any;
 use std::io;
@@ -37,8 +39,8 @@ pub(crate) fn one_thread() -> io::Result<Runtime> {
     with_small_pool(&mut Builder::new_current_thread()).build()
 }
 
-/// A runtime with `threads` threads besides this one, so that a handler that computes does not delay the heartbeat. If the system
-/// refuses the threads, the runtime uses only this thread.
+/// A runtime with `threads` threads besides this one, so that a handler that computes does not delay the heartbeat. If
+/// the system refuses the threads, the runtime uses only this thread.
 pub(crate) fn several_threads(threads: usize) -> io::Result<Runtime> {
     check_descriptors()?;
     let mut builder = Builder::new_multi_thread();
@@ -69,7 +71,8 @@ fn check_descriptors() -> io::Result<()> {
 }
 
 /// Waits until the blocking pool has a thread to look up this host name with. To be called right before connecting: the
-/// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an address.
+/// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an
+/// address.
 pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
     let is_address = host.starts_with('/') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if is_address { Ok(()) } else { wait_for_pool_thread().await }
@@ -87,8 +90,8 @@ pub(crate) async fn wait_for_pool_thread() -> io::Result<()> {
 }
 
 async fn pool_thread() -> io::Result<()> {
-    // A thread is tried before tokio starts one, because tokio's panic would be printed. If another process takes the last
-    // thread in between, the panic is caught.
+    // A thread is tried before tokio starts one, because tokio's panic would be printed. If another process takes the
+    // last thread in between, the panic is caught.
     let tried = thread::Builder::new().spawn(|| ())?;
     let _ = tried.join();
     let refused = |_: Box<dyn Any + Send>| io::Error::from(Errno::EAGAIN);
@@ -96,7 +99,8 @@ async fn pool_thread() -> io::Result<()> {
     catch_unwind(|| tokio::task::spawn_blocking(|| ())).map_err(refused)?.await.map_err(io::Error::other)
 }
 
-/// Whether the system refused a process, a thread, a descriptor or memory because too much of it is in use at the moment.
+/// Whether the system refused a process, a thread, a descriptor or memory because too much of it is in use at the
+/// moment.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     exhausted(error).is_some()
 }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use super::{App, WorkerProgram, checks};
 use crate::bus::{Bus, Middleware, Routing};
-use crate::cache::{Cache, FileStore, CacheStore, cache_options, open_store_on};
+use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
 use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::transport::{FactoryContext, Factory, Transports, built_in_factories, built_in_factories_on, scheme_options};
+use crate::transport::{
+    Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
+};
 use crate::worker::StopSignal;
 
 /// The default configuration file.
@@ -73,8 +75,8 @@ impl AppBuilder {
         Self { source: Source::Code(config), ..self }
     }
 
-    /// Sets the folder for relative paths and `.env`, for a configuration that is not a file. The default is the current folder. A
-    /// file has its own folder.
+    /// Sets the folder for relative paths and `.env`, for a configuration that is not a file. The default is the
+    /// current folder. A file has its own folder.
     #[must_use]
     pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
         Self { dir: Some(dir.into()), ..self }
@@ -87,19 +89,19 @@ impl AppBuilder {
         Self { program: Some(Program { name: name.into(), version: version.into() }), ..self }
     }
 
-    /// Sets the arguments with which this program becomes a worker, including the name of the command: `["queue", "consume"]` if
-    /// the commands are under `myapp queue`. The supervisor adds transports and options.
+    /// Sets the arguments with which this program becomes a worker, including the name of the command:
+    /// `["queue", "consume"]` if the commands are under `myapp queue`. The supervisor adds transports and options.
     ///
-    /// A supervisor that runs as a command knows them: they are the arguments before its own name. Set them if a supervisor runs
-    /// inside the application, or if workers need others.
+    /// A supervisor that runs as a command knows them: they are the arguments before its own name. Set them if a
+    /// supervisor runs inside the application, or if workers need others.
     #[must_use]
     pub fn worker_arguments<T: Into<OsString>>(self, arguments: impl IntoIterator<Item = T>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
         Self { worker_program: Some(WorkerProgram { arguments, dir: None }), ..self }
     }
 
-    /// Adds a handler: an async function whose arguments are its message and what else it needs, in any order. A message
-    /// may have several handlers.
+    /// Adds a handler: an async function whose arguments are its message and what else it needs, in any order. A
+    /// message may have several handlers.
     ///
     /// ```
     /// use minutely::App;
@@ -132,15 +134,15 @@ impl AppBuilder {
     ///
     /// [`Argument`](crate::handler::Argument) lists the possible arguments, and
     /// [`HandlerFn`](crate::handler::HandlerFn) the possible results. The handler's name is the function's path
-    /// (`shop::mail::send_email`), by which a retry knows which handlers have succeeded. Add functions that may be moved, and
-    /// closures, with [`AppBuilder::handle_named`].
+    /// (`shop::mail::send_email`), by which a retry knows which handlers have succeeded. Add functions that may be
+    /// moved, and closures, with [`AppBuilder::handle_named`].
     #[must_use]
     pub fn handle<F: HandlerFn<Args>, Args: 'static>(self, handler: F) -> Self {
         self.function(from_fn(handler))
     }
 
-    /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one, because the
-    /// compiler's name for it changes with the code around it.
+    /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one, because
+    /// the compiler's name for it changes with the code around it.
     #[must_use]
     pub fn handle_named<F: HandlerFn<Args>, Args: 'static>(self, name: impl Into<String>, handler: F) -> Self {
         self.function(from_fn(handler).named(name))
@@ -168,8 +170,9 @@ impl AppBuilder {
         self
     }
 
-    /// Like [`AppBuilder::state`], for a value that is created when a handler first needs it: commands without handlers do not
-    /// wait for it, and it is created inside the runtime. If that fails, the handler fails, and the next message tries again.
+    /// Like [`AppBuilder::state`], for a value that is created when a handler first needs it: commands without handlers
+    /// do not wait for it, and it is created inside the runtime. If that fails, the handler fails, and the next message
+    /// tries again.
     ///
     /// ```
     /// # use minutely::App;
@@ -204,8 +207,8 @@ impl AppBuilder {
         self
     }
 
-    /// Adds middleware. Messages pass it after the middleware that was added before. An async function becomes middleware
-    /// with [`bus::from_fn`](crate::bus::from_fn).
+    /// Adds middleware. Messages pass it after the middleware that was added before. An async function becomes
+    /// middleware with [`bus::from_fn`](crate::bus::from_fn).
     #[must_use]
     pub fn middleware(mut self, middleware: impl Middleware + 'static) -> Self {
         self.middleware.push(Arc::new(middleware));
@@ -225,8 +228,8 @@ impl AppBuilder {
         Ok(self.build_checked(|_| Vec::new())?)
     }
 
-    /// The program has only minutely's commands. It then becomes a worker with `--config FILE consume`, in the configuration's
-    /// folder.
+    /// The program has only minutely's commands. It then becomes a worker with `--config FILE consume`, in the
+    /// configuration's folder.
     pub(crate) fn into_whole_program(mut self) -> Self {
         self.is_whole_program = true;
         if self.worker_program.is_none() {
@@ -264,8 +267,8 @@ impl AppBuilder {
         self.assemble(config, problems, None, check)
     }
 
-    /// Like [`AppBuilder::build`], for a test: all queues and the cache are in memory, and messages pass `first` before the
-    /// application's middleware.
+    /// Like [`AppBuilder::build`], for a test: all queues and the cache are in memory, and messages pass `first` before
+    /// the application's middleware.
     #[cfg(feature = "testing")]
     pub(crate) fn build_in_memory(
         mut self,
@@ -371,8 +374,8 @@ fn read(source: Source, dir: Option<PathBuf>) -> Result<(Config, Problems), Prob
     }
 }
 
-/// Identifies a configuration that is not a file: by this program and the folder for relative paths. Distinguishes programs that
-/// share a state directory by mistake.
+/// Identifies a configuration that is not a file: by this program and the folder for relative paths. Distinguishes
+/// programs that share a state directory by mistake.
 fn in_folder(dir: Option<PathBuf>) -> std::io::Result<PathBuf> {
     let dir = std::path::absolute(dir.unwrap_or_else(|| ".".into()))?;
     let program = std::env::current_exe()?;

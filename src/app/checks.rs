@@ -43,7 +43,8 @@ pub(super) fn idle_workers(config: &Config) -> Vec<Problem> {
     own.map(|worker| Problem::warning(&worker.path, format!("is not started: {NO_HANDLER}"))).collect()
 }
 
-/// Warnings about transports that this program's own workers consume, although only PHP can read them, according to the file.
+/// Warnings about transports that this program's own workers consume, although only PHP can read them, according to the
+/// file.
 pub(super) fn readable_by_php_alone(config: &Config, transports: &Transports) -> Vec<Problem> {
     let own = config.workers.iter().filter(|worker| worker.command.is_none());
     let consumed = own.flat_map(|worker| &worker.transports).filter_map(|name| transports.target(name).ok());

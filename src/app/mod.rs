@@ -1,4 +1,5 @@
-//! An application: builds it from configuration, transports, middleware and handlers, and uses it to dispatch and to work.
+//! An application: builds it from configuration, transports, middleware and handlers, and uses it to dispatch and to
+//! work.
 
 mod builder;
 mod checks;
@@ -84,8 +85,8 @@ impl App {
         config::schema(&self.transport_options, &cache_options())
     }
 
-    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing happens until
-    /// the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
+    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing
+    /// happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
     /// `app.dispatch(&message).delay(minutes).to(["mail"]).await?`.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         self.bus.dispatch(message)

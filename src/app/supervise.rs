@@ -65,8 +65,8 @@ enum Workers {
 }
 
 impl App {
-    /// A supervisor in this process: it keeps the workers that the configuration defines running, like `minutely supervise`.
-    /// Workers are processes. For workers that are this program itself, set
+    /// A supervisor in this process: it keeps the workers that the configuration defines running, like
+    /// `minutely supervise`. Workers are processes. For workers that are this program itself, set
     /// [`AppBuilder::worker_arguments`](super::AppBuilder::worker_arguments).
     ///
     /// ```no_run

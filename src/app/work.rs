@@ -45,9 +45,9 @@ impl App {
     /// # }
     /// ```
     ///
-    /// Messages that this process dispatches wake it at once. `status` shows it separately from the workers that a supervisor
-    /// starts: it has no slot, and does not count towards their `max`. `stop-workers` does not stop it, because nothing would
-    /// start it again.
+    /// Messages that this process dispatches wake it at once. `status` shows it separately from the workers that a
+    /// supervisor starts: it has no slot, and does not count towards their `max`. `stop-workers` does not stop it,
+    /// because nothing would start it again.
     pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
         let options = Options {
             transports: transports.into_iter().map(Into::into).collect(),
@@ -110,7 +110,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long to wait before polling again if no message was pending and the store does not wake consumers. Default: 1 s.
+    /// How long to wait before polling again if no message was pending and the store does not wake consumers. Default:
+    /// 1 s.
     pub fn sleep(mut self, time: Duration) -> Self {
         self.options.sleep = time.max(Duration::from_millis(1));
         self
@@ -134,8 +135,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Starts the worker as a task of the current runtime. Fails if a transport does not exist or cannot be consumed, or if there
-    /// is no handler.
+    /// Starts the worker as a task of the current runtime. Fails if a transport does not exist or cannot be consumed,
+    /// or if there is no handler.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -193,7 +194,8 @@ impl WorkerBuilder {
 }
 
 impl WorkerHandle {
-    /// Asks the worker to finish its current messages and to end, and waits until it has ended. Returns what it has done.
+    /// Asks the worker to finish its current messages and to end, and waits until it has ended. Returns what it has
+    /// done.
     pub async fn stop(self) -> Result<Summary, Error> {
         self.request_stop();
         self.wait().await

@@ -39,8 +39,8 @@ impl Dispatch {
         Self { bus, envelope }
     }
 
-    /// Delays the message: it is delivered no sooner than this (to the millisecond). A message that is handled during its
-    /// dispatch is not delayed.
+    /// Delays the message: it is delivered no sooner than this (to the millisecond). A message that is handled during
+    /// its dispatch is not delayed.
     pub fn delay(self, delay: Duration) -> Self {
         self.stamp(DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) })
     }

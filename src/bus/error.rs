@@ -57,9 +57,9 @@ pub struct HandlingFailed {
 }
 
 impl HandlingFailed {
-    /// What to do with the message. If a handler was interrupted or could not start, that decides. Otherwise the rules are those
-    /// of Symfony Messenger 7.2: if any failure demands a retry, the message is retried after the shortest delay that any
-    /// demands. It is given up only if all failures are unrecoverable.
+    /// What to do with the message. If a handler was interrupted or could not start, that decides. Otherwise the rules
+    /// are those of Symfony Messenger 7.2: if any failure demands a retry, the message is retried after the shortest
+    /// delay that any demands. It is given up only if all failures are unrecoverable.
     pub fn verdict(&self) -> Verdict {
         let verdicts = || self.failures.iter().map(|(_, error)| error.verdict);
         if verdicts().any(|verdict| verdict == Verdict::NotBegun) {

@@ -18,8 +18,8 @@ pub(super) struct HandleMiddleware {
 
 #[async_trait]
 impl Middleware for HandleMiddleware {
-    /// Calls every handler, also after another one has failed. A handler that has succeeded in an earlier attempt is not
-    /// called again (as in Symfony's `HandleMessageMiddleware`).
+    /// Calls every handler, also after another one has failed. A handler that has succeeded in an earlier attempt is
+    /// not called again (as in Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
         if handlers.is_empty() {

@@ -30,7 +30,8 @@ use crate::message::Envelope;
 /// ```
 #[async_trait]
 pub trait Middleware: Send + Sync {
-    /// Passes the message on with `next.run(envelope)`, and may act before and after that. An error refuses the message.
+    /// Passes the message on with `next.run(envelope)`, and may act before and after that. An error refuses the
+    /// message.
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError>;
 }
 

@@ -83,8 +83,8 @@ impl Bus {
         Self { middleware: all.into(), local_workers }
     }
 
-    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing happens
-    /// until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
+    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing
+    /// happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         let envelope = Envelope::new(message)
             .map_err(|error| DispatchError::Unwritable { message_type: M::TYPE.to_owned(), source: error });
@@ -105,9 +105,9 @@ impl Bus {
         Next::first(self.clone(), cancellation).run(envelope).await
     }
 
-    /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp) says. A
-    /// panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the worker is
-    /// asked to stop.
+    /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp)
+    /// says. A panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the
+    /// worker is asked to stop.
     pub async fn handle_received(
         &self,
         envelope: Envelope,

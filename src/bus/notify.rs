@@ -1,4 +1,5 @@
-//! Wakes the workers of this process when the process itself has queued a message for them. That does not depend on the store.
+//! Wakes the workers of this process when the process itself has queued a message for them. That does not depend on the
+//! store.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

@@ -16,8 +16,8 @@ impl Routing {
         Self { by_pattern }
     }
 
-    /// The transports for a message, in sending order, each once: those of its type and of its interfaces. A wildcard counts
-    /// only if nothing more specific matches (as in Symfony's `SendersLocator`, since 6.2).
+    /// The transports for a message, in sending order, each once: those of its type and of its interfaces. A wildcard
+    /// counts only if nothing more specific matches (as in Symfony's `SendersLocator`, since 6.2).
     pub fn transports(&self, message_type: &str, interfaces: &[&str]) -> Vec<String> {
         let mut transports = IndexSet::new();
         for pattern in matching_patterns(message_type, interfaces) {

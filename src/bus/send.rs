@@ -37,15 +37,15 @@ impl Middleware for SendMiddleware {
             return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
         }
         let (envelope, handle_now) = self.send(envelope, &transports).await?;
-        // Handled once, however many transports ask for it, and only after the others have stored the message: a failing
-        // handler must not keep it from them.
+        // Handled once, however many transports ask for it, and only after the others have stored the message: a
+        // failing handler must not keep it from them.
         if handle_now { next.run(envelope).await } else { Ok(envelope) }
     }
 }
 
 impl SendMiddleware {
-    /// The transports for the message, each once, by the name that was asked for. Fails before anything is sent if one does
-    /// not exist.
+    /// The transports for the message, each once, by the name that was asked for. Fails before anything is sent if one
+    /// does not exist.
     fn transports_for(&self, envelope: &Envelope) -> Result<IndexMap<String, Arc<Transport>>, DispatchError> {
         let names = match envelope.last::<TransportNamesStamp>() {
             Some(stamp) => stamp.transport_names,

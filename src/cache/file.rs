@@ -1,7 +1,7 @@
 //! Keeps entries in small files: one folder per group, one file per entry, replaced by renaming.
 //!
-//! Files are read and written on the caller's thread: they are small, and threads count where processes are limited. Only the
-//! lock of a claim may have to be waited for, which is done by trying again.
+//! Files are read and written on the caller's thread: they are small, and threads count where processes are limited.
+//! Only the lock of a claim may have to be waited for, which is done by trying again.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -14,13 +14,14 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::file_name::{self, FileName};
-use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
+use super::{CLOCK_TOLERANCE, CacheEntry, CacheError, CacheStore};
 use crate::clock;
 
 /// Begins the names of files that are still being written.
 const UNFINISHED: &str = ".new-";
 
-/// A file that has not been modified for this long is checked when its folder is written to, and removed if it has expired.
+/// A file that has not been modified for this long is checked when its folder is written to, and removed if it has
+/// expired.
 const SWEEP_AFTER: Duration = Duration::from_secs(3600);
 
 /// The pause between two attempts to lock a group's claims. The lock is held only for an instant.
@@ -123,8 +124,8 @@ fn holder(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Locks the claims of a group, to check and change one. The lock file is beside the group's folder, in which every file is an
-/// entry. It is held only for an instant, and the kernel releases it if its holder dies.
+/// Locks the claims of a group, to check and change one. The lock file is beside the group's folder, in which every
+/// file is an entry. It is held only for an instant, and the kernel releases it if its holder dies.
 async fn lock(dir: &Path) -> io::Result<File> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let path = dir.with_file_name(file_name::lock_of(name));
@@ -157,8 +158,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a temporary file and renames it, so that a reader sees the old content or the new. Not synced to disk: after a power
-/// failure there are no workers whose heartbeat could matter.
+/// Writes a temporary file and renames it, so that a reader sees the old content or the new. Not synced to disk: after
+/// a power failure there are no workers whose heartbeat could matter.
 fn replace(dir: &Path, name: &str, stored: &Stored) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(&serde_json::to_vec(stored)?)?;

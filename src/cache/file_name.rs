@@ -1,7 +1,7 @@
 //! Names of files for texts of any kind and length.
 //!
-//! Letters and digits stay readable, everything else is percent-encoded. If the result is too long for a file's name, it is cut,
-//! and a checksum of the whole text keeps it distinct.
+//! Letters and digits stay readable, everything else is percent-encoded. If the result is too long for a file's name,
+//! it is cut, and a checksum of the whole text keeps it distinct.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CacheError, CacheEntry, CacheStore};
+use super::{CacheEntry, CacheError, CacheStore};
 use crate::clock;
 
-/// How long entries that were read are served from memory. A producer that dispatches thousands of messages a second reads the
-/// store four times a second. In return, it may notice this much later that the last worker has gone.
+/// How long entries that were read are served from memory. A producer that dispatches thousands of messages a second
+/// reads the store four times a second. In return, it may notice this much later that the last worker has gone.
 pub const READ_TTL: Duration = Duration::from_millis(250);
 
 /// How long the store may take to respond: a dispatch may be waiting.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After a failure, the store is not used for this many times the time that it took to fail, between the shortest and the longest
-/// pause. So a store that refuses at once is tried again soon, and one that does not respond costs only a small part of the time.
+/// After a failure, the store is not used for this many times the time that it took to fail, between the shortest and
+/// the longest pause. So a store that refuses at once is tried again soon, and one that does not respond costs only a
+/// small part of the time.
 const PAUSE_FACTOR: u32 = 5;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -129,7 +130,8 @@ impl Cache {
         result
     }
 
-    /// The error of a moment ago. After the pause, one caller tries the store again, and the others do not wait for the result.
+    /// The error of a moment ago. After the pause, one caller tries the store again, and the others do not wait for the
+    /// result.
     fn is_down(&self) -> Option<String> {
         let mut down = self.down();
         let known = down.as_mut()?;

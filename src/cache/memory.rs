@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{CacheError, CacheEntry, CacheStore};
+use super::{CacheEntry, CacheError, CacheStore};
 use crate::clock;
 
 /// The longest time to live. Longer ones could overflow.

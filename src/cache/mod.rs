@@ -1,5 +1,5 @@
-//! Small entries that processes share, each with an expiry: which workers consume which transports, and when workers were asked
-//! to stop.
+//! Small entries that processes share, each with an expiry: which workers consume which transports, and when workers
+//! were asked to stop.
 //!
 //! Entries are in *groups*, which are read as a whole: all heartbeats of a transport, for example. A store keeps them
 //! ([`FileStore`] by default). [`Cache`] serves repeated reads from memory for a moment.
@@ -42,8 +42,8 @@ pub struct CacheEntry {
 
 /// Keeps entries that several processes can read.
 ///
-/// Groups and keys may be any text. An entry is read completely or not at all, even while it is being written, or if its writer
-/// is killed.
+/// Groups and keys may be any text. An entry is read completely or not at all, even while it is being written, or if
+/// its writer is killed.
 #[async_trait]
 pub trait CacheStore: Send + Sync {
     /// Writes an entry that expires after `ttl`. Replaces an earlier one with the same key.
@@ -52,11 +52,13 @@ pub trait CacheStore: Send + Sync {
     /// Removes an entry. It is no error if there is none.
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError>;
 
-    /// The entries of a group that have not expired, in the order of their keys. Damaged entries are left out, with a warning.
+    /// The entries of a group that have not expired, in the order of their keys. Damaged entries are left out, with a
+    /// warning.
     async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError>;
 
-    /// Claims `key` for `owner`, for `ttl` from now. Returns `true` if the claim is now, or was already, `owner`'s, and `false`
-    /// if it is another's. If several ask at once, exactly one gets it. A claim is an entry whose value is its owner.
+    /// Claims `key` for `owner`, for `ttl` from now. Returns `true` if the claim is now, or was already, `owner`'s, and
+    /// `false` if it is another's. If several ask at once, exactly one gets it. A claim is an entry whose value is its
+    /// owner.
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError>;
 
     /// Gives a claim up. Does nothing if it is not `owner`'s.

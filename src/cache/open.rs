@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{FileStore, CacheStore, sql};
+use super::{CacheStore, FileStore, sql};
 use crate::config::{Definition, Problem, SchemeOptions, Secret, TransportConfig, TransportSpec, nearest};
 use crate::connection::{Connections, StoreKind};
 
-/// Creates the store of a cache, or reports all mistakes in its description. Adds to `warnings`. Opens nothing: a store connects
-/// when it is first used.
+/// Creates the store of a cache, or reports all mistakes in its description. Adds to `warnings`. Opens nothing: a store
+/// connects when it is first used.
 ///
 /// Relative paths start at `project_dir`; `databases` has the URL for each name in `doctrine://NAME`.
 pub fn open_store(
@@ -38,7 +38,11 @@ pub(crate) fn open_store_on(
     store
 }
 
-fn open(spec: &TransportSpec, project_dir: &Path, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+fn open(
+    spec: &TransportSpec,
+    project_dir: &Path,
+    connections: &Connections,
+) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let scheme = spec.store.scheme();
     match StoreKind::of_scheme(scheme) {
         Some(StoreKind::Sqlite) => sql::on_sqlite(spec, project_dir, connections),

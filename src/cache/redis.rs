@@ -1,7 +1,7 @@
 //! The cache on a Redis server: a hash for each group, with a field for each entry.
 //!
-//! A field's value is `WRITTEN:EXPIRES:VALUE`, in milliseconds by the server's clock; what is read is translated to this
-//! host's. The server removes a hash when the last of its entries has expired.
+//! A field's value is `WRITTEN:EXPIRES:VALUE`, in milliseconds by the server's clock; what is read is translated to
+//! this host's. The server removes a hash when the last of its entries has expired.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use redis::{FromRedisValue, Script};
 
-use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
+use super::{CLOCK_TOLERANCE, CacheEntry, CacheError, CacheStore};
 use crate::config::{Definition, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::redis::{Address, OPTIONS, RedisConnection, RedisFailure};

@@ -19,8 +19,8 @@ impl Known {
     }
 }
 
-/// Counts a transport's messages. A store that can count only pending messages may still know how many are parked on a failure
-/// transport.
+/// Counts a transport's messages. A store that can count only pending messages may still know how many are parked on a
+/// failure transport.
 pub(super) async fn count(app: &App, name: &str) -> Result<Known, TransportError> {
     let transport = app.transports.target(name)?;
     let Some(counting) = &transport.counting else { return Ok(Known::default()) };

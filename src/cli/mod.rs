@@ -57,8 +57,8 @@ Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the argumen
 
 /// Options that all commands have: which configuration, and how much is said.
 ///
-/// [`main`] has them. An application with a parser of its own may `#[command(flatten)]` them into it, and hand them on with
-/// [`Command::with`].
+/// [`main`] has them. An application with a parser of its own may `#[command(flatten)]` them into it, and hand them on
+/// with [`Command::with`].
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 #[non_exhaustive]
@@ -107,9 +107,9 @@ pub struct GlobalArgs {
 /// }
 /// ```
 ///
-/// The crontab line is then `myapp queue cron`. The supervisor starts workers as it was started itself, with `consume` in
-/// place of `cron`: in the same folder, and with all arguments before that, so that `myapp --env=prod queue cron` starts
-/// `myapp --env=prod queue consume …`.
+/// The crontab line is then `myapp queue cron`. The supervisor starts workers as it was started itself, with `consume`
+/// in place of `cron`: in the same folder, and with all arguments before that, so that `myapp --env=prod queue cron`
+/// starts `myapp --env=prod queue consume …`.
 #[derive(Clone, Debug)]
 pub struct Command {
     kind: Kind,
@@ -254,8 +254,8 @@ impl From<AppBuilder> for Application {
 
 /// Runs the command that the program's arguments name. Call it as the whole of `main`.
 ///
-/// It makes a runtime of its own, which has as few threads as the command needs. Called within a runtime it uses that one.
-/// An application with commands of its own uses [`Command`] and [`run`] instead.
+/// It makes a runtime of its own, which has as few threads as the command needs. Called within a runtime it uses that
+/// one. An application with commands of its own uses [`Command`] and [`run`] instead.
 pub fn main(app: AppBuilder) -> ExitCode {
     keep_inherited_from_children();
     let (command, app) = match parse(app, std::env::args_os()) {
@@ -276,8 +276,8 @@ pub fn main(app: AppBuilder) -> ExitCode {
     }
 }
 
-/// Runs one of the commands for an application, in the current runtime. Prints what there is to say; the exit code is that of
-/// the program.
+/// Runs one of the commands for an application, in the current runtime. Prints what there is to say; the exit code is
+/// that of the program.
 pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
     let Command { kind, global } = command;
     if matches!(kind, Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_)) {
@@ -389,8 +389,8 @@ fn in_own_runtime(command: Command, app: AppBuilder) -> ExitCode {
     end
 }
 
-/// Hosts count threads, and programs do the work of most handlers. Only a worker with code of the application needs more
-/// than one thread: a handler that computes must not hold up the heartbeat.
+/// Hosts count threads, and programs do the work of most handlers. Only a worker with code of the application needs
+/// more than one thread: a handler that computes must not hold up the heartbeat.
 fn runtime(command: &Kind, has_code: bool) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
         Kind::Consume(args) if has_code => threads::several_threads(args.threads()),

@@ -91,8 +91,8 @@ async fn is_consumed(app: &App, name: &str, target: &str) -> std::result::Result
     Ok(false)
 }
 
-/// The names of each queue, in the order of the configuration; those of auto-fallbacks before that of their target, which
-/// is what really has the messages.
+/// The names of each queue, in the order of the configuration; those of auto-fallbacks before that of their target,
+/// which is what really has the messages.
 fn queues(app: &App) -> Result<Vec<Vec<String>>> {
     let mut queues: IndexMap<String, Vec<String>> = IndexMap::new();
     for name in app.config.transports.keys() {

@@ -10,8 +10,8 @@ use super::problem::Problem;
 
 /// A configuration made in code: the keys of `config.yaml`, with methods for those that most applications need.
 ///
-/// Values are read and checked like those of a file, when the application is built: `%env(NAME)%` is resolved, relative paths
-/// start at the application's folder, and all mistakes are reported at once.
+/// Values are read and checked like those of a file, when the application is built: `%env(NAME)%` is resolved, relative
+/// paths start at the application's folder, and all mistakes are reported at once.
 ///
 /// ```
 /// use minutely::App;
@@ -66,7 +66,8 @@ impl ConfigBuilder {
         self.set("failure_transport", name)
     }
 
-    /// Adds a worker definition for the supervisor: `json!({ "transports": ["mail"], "autoscale": { "desired_size": 10, "max": 4 } })`.
+    /// Adds a worker definition for the supervisor:
+    /// `json!({ "transports": ["mail"], "autoscale": { "desired_size": 10, "max": 4 } })`.
     #[must_use]
     pub fn worker(mut self, settings: impl Serialize) -> Self {
         let Some(settings) = self.value("workers", settings) else { return self };

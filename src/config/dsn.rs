@@ -1,8 +1,8 @@
 //! Parses DSNs: `scheme://user:password@host:port/path?option=value`.
 //!
 //! A DSN only looks like a URL. `sqlite:var/queue.db` has no host, `redis://one:6379,two:6379` has two, and
-//! `redis://secret@/run/redis.sock` has a password but no host. A URL parser refuses all of them. So the structure is parsed here, and
-//! only escapes and query parameters are read as in a URL.
+//! `redis://secret@/run/redis.sock` has a password but no host. A URL parser refuses all of them. So the structure is
+//! parsed here, and only escapes and query parameters are read as in a URL.
 
 use std::fmt;
 

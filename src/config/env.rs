@@ -15,8 +15,8 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// The variables of the process (`real`), which have precedence, and of `.env.local` and `.env` in `dir`, as Symfony's Dotenv
-    /// loads them. The process's environment is not changed: `.env` is only for the configuration.
+    /// The variables of the process (`real`), which have precedence, and of `.env.local` and `.env` in `dir`, as
+    /// Symfony's Dotenv loads them. The process's environment is not changed: `.env` is only for the configuration.
     pub(super) fn load(
         dir: &Path,
         real: impl IntoIterator<Item = (OsString, OsString)>,

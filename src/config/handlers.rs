@@ -86,8 +86,8 @@ fn is_as_written(node: &Node, text: &str) -> bool {
     node.shown() == format!("\"{text}\"")
 }
 
-/// Warns of a missing program. It is not a mistake, because a deployment may add it at any time. A program without a `/` is looked
-/// up in the `PATH` of the worker, which may be cron's.
+/// Warns of a missing program. It is not a mistake, because a deployment may add it at any time. A program without a
+/// `/` is looked up in the `PATH` of the worker, which may be cron's.
 fn warn_of_missing(program: &str, path: &str, reader: &mut Reader) {
     if !program.contains('/') {
         return;

@@ -1,7 +1,8 @@
-//! The content of `config.yaml`: the model, loading and checking. The result is plain data; nothing is opened or started.
+//! The content of `config.yaml`: the model, loading and checking. The result is plain data; nothing is opened or
+//! started.
 //!
-//! [`read`] returns everything that could be understood, together with all problems. Later checks (of DSNs, of worker options) add
-//! theirs, so that all problems are shown at once.
+//! [`read`] returns everything that could be understood, together with all problems. Later checks (of DSNs, of worker
+//! options) add theirs, so that all problems are shown at once.
 
 mod builder;
 mod definition;
@@ -59,8 +60,8 @@ pub struct Config {
     pub routing: IndexMap<String, Vec<String>>,
     /// The failure transport for transports without one of their own.
     pub failure_transport: Option<String>,
-    /// Transports to which a Symfony application writes messages that only PHP can read, according to its file. With the place of
-    /// each in the file.
+    /// Transports to which a Symfony application writes messages that only PHP can read, according to its file. With
+    /// the place of each in the file.
     pub php_serialized: IndexMap<String, String>,
     /// Further names to route and handle each message type by, like the parents and interfaces of a PHP class.
     pub interfaces: IndexMap<String, Vec<String>>,
@@ -87,7 +88,8 @@ pub struct TransportConfig {
     pub path: String,
     /// The DSN. May contain a password.
     pub dsn: Secret,
-    /// Options beside the DSN, which have precedence over the DSN's own. Nested maps (`queues.a.binding_keys`) stay nested.
+    /// Options beside the DSN, which have precedence over the DSN's own. Nested maps (`queues.a.binding_keys`) stay
+    /// nested.
     pub options: serde_yaml::Mapping,
     /// How often and when failed messages are retried. `None`: the default.
     pub retry: Option<RetryStrategy>,

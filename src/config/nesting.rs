@@ -18,8 +18,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Reads the whole file. A file with `framework` or `contao` at its top belongs to a Symfony application. It may have any
-    /// other keys, unless they look like typing errors.
+    /// Reads the whole file. A file with `framework` or `contao` at its top belongs to a Symfony application. It may
+    /// have any other keys, unless they look like typing errors.
     pub(super) fn find(root: Node, reader: &mut Reader) -> Self {
         let mut sources = Self { found: Vec::new(), doctrine: None, writes_json: false };
         let entries = root.entries("a mapping", reader).unwrap_or_default();
@@ -159,8 +159,7 @@ fn read_serializer(node: Node, reader: &mut Reader) -> bool {
 fn read_symfony_serializer(node: Node, reader: &mut Reader) {
     for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
         if key == "format" && node.text("the name of a format", reader).is_some_and(|format| format != "json") {
-            reader
-                .warning(&node.path, "is ignored: messages are always read and written as JSON");
+            reader.warning(&node.path, "is ignored: messages are always read and written as JSON");
         }
     }
 }

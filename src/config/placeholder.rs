@@ -1,7 +1,7 @@
 //! Resolves `%env(…)%` and `%kernel.project_dir%` in values, in Symfony's notation.
 //!
-//! DSNs contain percent-encoding (`amqp://…/%2f`, `p%40ss`), which must survive. So a `%` starts a placeholder only if a parameter's
-//! name and another `%` follow, and the name does not start like an encoded byte (two hex digits).
+//! DSNs contain percent-encoding (`amqp://…/%2f`, `p%40ss`), which must survive. So a `%` starts a placeholder only if
+//! a parameter's name and another `%` follow, and the name does not start like an encoded byte (two hex digits).
 
 use std::path::Path;
 
@@ -52,8 +52,8 @@ impl<'a> Placeholders<'a> {
         Self { environment, project_dir: project_dir.to_string_lossy().into_owned(), environment_name }
     }
 
-    /// Resolves the placeholders in a text. If the text is exactly one `%env(…)%`, the result may be a number, boolean or null.
-    /// The error says what is wrong, and never contains a variable's value.
+    /// Resolves the placeholders in a text. If the text is exactly one `%env(…)%`, the result may be a number, boolean
+    /// or null. The error says what is wrong, and never contains a variable's value.
     pub(super) fn resolve(&self, text: &str) -> Result<Value, String> {
         self.fill(text, &mut Vec::new())
     }
@@ -118,7 +118,8 @@ impl<'a> Placeholders<'a> {
         })
     }
 
-    /// In Symfony, the default is the name of a parameter. Here, a text that is not a parameter's name is the value itself.
+    /// In Symfony, the default is the name of a parameter. Here, a text that is not a parameter's name is the value
+    /// itself.
     fn default(&self, default: &str) -> Value {
         match default {
             "" => Value::Null,
@@ -210,8 +211,8 @@ fn steps(expression: &str) -> Result<(Vec<Step<'_>>, &str), String> {
     Ok((steps, rest))
 }
 
-/// Separates the `x` of `default:x:…` from the rest. It may contain colons (`default:sqlite:var/app.db:DSN`): the rest is the
-/// variable's name and the processors directly before it, or starts with the next `default`.
+/// Separates the `x` of `default:x:…` from the rest. It may contain colons (`default:sqlite:var/app.db:DSN`): the rest
+/// is the variable's name and the processors directly before it, or starts with the next `default`.
 fn split_default(text: &str) -> Option<(&str, &str)> {
     if let Some((default, chain)) = text.split_once(":default:") {
         return Some((default, &text[text.len() - chain.len() - "default:".len()..]));

@@ -1,7 +1,7 @@
 //! Reads a file into a [`Config`]: its text, its YAML, and its keys.
 //!
-//! The keys are at the top level, or nested as in Symfony (`framework.messenger`) and Contao (`contao.messenger`). Both may be mixed,
-//! if nothing is set twice.
+//! The keys are at the top level, or nested as in Symfony (`framework.messenger`) and Contao (`contao.messenger`). Both
+//! may be mixed, if nothing is set twice.
 
 use std::env;
 use std::fs::File;
@@ -40,8 +40,8 @@ const START: &str = "the file is empty; `minutely init` writes a first one where
 
 /// Reads a configuration, with `.env` and `.env.local` beside it and the environment of the process.
 ///
-/// Returns everything that could be understood, together with all problems: check [`Problems::any_error`] before using it. An error
-/// means that nothing could be understood: there is no file, or it is not YAML.
+/// Returns everything that could be understood, together with all problems: check [`Problems::any_error`] before using
+/// it. An error means that nothing could be understood: there is no file, or it is not YAML.
 pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(path.display().to_string());
     let read = text_of(path).and_then(|text| Ok((text, std::path::absolute(path).map_err(|e| e.to_string())?)));
@@ -53,8 +53,8 @@ pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     parse(&text, &file, &environment, problems)
 }
 
-/// Like [`read`], from a text. `file` identifies it: relative paths start in its folder, and it distinguishes this configuration from
-/// others with the same state directory.
+/// Like [`read`], from a text. `file` identifies it: relative paths start in its folder, and it distinguishes this
+/// configuration from others with the same state directory.
 pub(crate) fn read_text(text: &str, file: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(IN_CODE);
     let environment = Environment::load(folder(file), env::vars_os(), &mut problems);

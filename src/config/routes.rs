@@ -25,7 +25,8 @@ pub(super) const INTERFACES: Definition = Definition::new(
     "further names that a type is routed and handled by, such as its PHP interfaces",
 );
 
-/// The default routes of Contao's priorities: to Contao's transport for the priority, or to that of the shipped configuration.
+/// The default routes of Contao's priorities: to Contao's transport for the priority, or to that of the shipped
+/// configuration.
 const PRIORITIES: [(&str, [&str; 2]); 3] = [
     (HIGH_PRIORITY, ["contao_prio_high", "prio_high"]),
     (NORMAL_PRIORITY, ["contao_prio_normal", "prio_normal"]),

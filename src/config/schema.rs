@@ -1,7 +1,7 @@
 //! The JSON schema of the configuration file, for editors and for checks in a pipeline: JSON Schema, draft 2020-12.
 //!
-//! It is generated from the same definitions as the checks of `minutely config check`, and accepts every value that they accept. It
-//! cannot check what depends on the whole file, for example whether a transport exists.
+//! It is generated from the same definitions as the checks of `minutely config check`, and accepts every value that
+//! they accept. It cannot check what depends on the whole file, for example whether a transport exists.
 
 use serde_json::{Map, Value, json};
 

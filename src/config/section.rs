@@ -1,8 +1,8 @@
 //! Typed reading of a YAML tree: every value knows its path, and mistakes become [`Problem`]s.
 //!
-//! A [`Node`] is read once, by the method for its expected type. `None` means that a mistake has been reported: the caller goes on
-//! with a default, so that all mistakes are shown at once, and none twice. Messages show a value as it is in the file, and so never the
-//! value of an environment variable. Of anything like a URL they show only the scheme.
+//! A [`Node`] is read once, by the method for its expected type. `None` means that a mistake has been reported: the
+//! caller goes on with a default, so that all mistakes are shown at once, and none twice. Messages show a value as it
+//! is in the file, and so never the value of an environment variable. Of anything like a URL they show only the scheme.
 
 use std::path::Path;
 

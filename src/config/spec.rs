@@ -44,8 +44,8 @@ impl std::fmt::Debug for Given {
 }
 
 impl TransportSpec {
-    /// Parses a transport's configuration. `doctrine://NAME` refers to `connections`, and relative paths start at `project_dir`.
-    /// Options beside the DSN have precedence over those in it.
+    /// Parses a transport's configuration. `doctrine://NAME` refers to `connections`, and relative paths start at
+    /// `project_dir`. Options beside the DSN have precedence over those in it.
     pub fn new(
         config: &TransportConfig,
         connections: &IndexMap<String, Secret>,
@@ -181,8 +181,8 @@ fn connection(dsn: &Dsn, path: &str, connections: &IndexMap<String, Secret>) -> 
 
 /// Reads a transport's options by their definitions, and collects all mistakes.
 ///
-/// The transport's [`Factory`](crate::transport::Factory) defines the options; [`Options::finish`] refuses any other. A value that
-/// cannot be read is reported, and its default is used.
+/// The transport's [`Factory`](crate::transport::Factory) defines the options; [`Options::finish`] refuses any other. A
+/// value that cannot be read is reported, and its default is used.
 pub struct Options<'a> {
     spec: &'a TransportSpec,
     problems: Vec<Problem>,

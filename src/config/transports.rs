@@ -86,7 +86,8 @@ const LARGEST_MULTIPLIER: f64 = 1000.0;
 /// The transports of a file.
 pub(super) struct Declared {
     pub(super) all: IndexMap<String, TransportConfig>,
-    /// Transports with mistakes that have been reported. They are kept so that references to them are not reported as unknown.
+    /// Transports with mistakes that have been reported. They are kept so that references to them are not reported as
+    /// unknown.
     broken: HashSet<String>,
     /// Transports of a Symfony application without a serializer, with their places in the file.
     pub(super) php_serialized: IndexMap<String, String>,
@@ -135,8 +136,8 @@ impl Declared {
         reader.unknown(node, "transport", self.all.keys().map(String::as_str))
     }
 
-    /// Reads the name of a failure transport. Returns it even if a mistake in it was reported: otherwise there would also be a
-    /// warning that failed messages are not kept.
+    /// Reads the name of a failure transport. Returns it even if a mistake in it was reported: otherwise there would
+    /// also be a warning that failed messages are not kept.
     pub(super) fn failure_transport(&self, node: &Node, reader: &mut Reader) -> Option<String> {
         let name = node.filled_text("the name of a transport", reader)?;
         if !self.all.contains_key(&name) {

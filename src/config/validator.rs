@@ -1,10 +1,11 @@
-//! Validates a value against a JSON schema. Supports the part of draft 2020-12 that [`schema`](super::schema()) uses. For tests: a
-//! complete validator would add too many dependencies.
+//! Validates a value against a JSON schema. Supports the part of draft 2020-12 that [`schema`](super::schema()) uses.
+//! For tests: a complete validator would add too many dependencies.
 
 use regex_lite::Regex;
 use serde_json::{Map, Value};
 
-/// Validates a value. The error says where it is invalid, and by which keyword. Unknown keywords are mistakes in the schema.
+/// Validates a value. The error says where it is invalid, and by which keyword. Unknown keywords are mistakes in the
+/// schema.
 pub(crate) fn validate(value: &Value, schema: &Value) -> Result<(), String> {
     Validator { root: schema }.check(value, schema, "")
 }

@@ -115,7 +115,9 @@ fn read_transports(node: Node, transports: &Declared, reader: &mut Reader) -> Ve
         let Some(name) = transports.name(item, reader) else { continue };
         let why_not = match transports.kind(&name) {
             TransportKind::Queue => None,
-            TransportKind::Sync => Some("ends at sync://, where messages are handled at once and nothing waits for a worker"),
+            TransportKind::Sync => {
+                Some("ends at sync://, where messages are handled at once and nothing waits for a worker")
+            }
             TransportKind::InMemory => {
                 Some("ends at in-memory://, and a worker, being another process, cannot see that memory")
             }

@@ -1,7 +1,7 @@
 //! Parses YAML text into a tree. Resolves merge keys (`<<`), and limits how far aliases may expand it.
 //!
-//! `serde_yaml`'s own `Value` has no such limit (a list of a thousand aliases of a list of a thousand items is legal). Its
-//! `apply_merge` does not resolve merges inside merged mappings, and changes the order of the keys.
+//! `serde_yaml`'s own `Value` has no such limit (a list of a thousand aliases of a list of a thousand items is legal).
+//! Its `apply_merge` does not resolve merges inside merged mappings, and changes the order of the keys.
 
 use std::cell::Cell;
 use std::fmt;
@@ -15,8 +15,8 @@ use super::section::displayable;
 /// The most values in a file, with aliases expanded. A file of the maximum length without aliases has fewer.
 const MOST_VALUES: usize = 1_000_000;
 
-/// The most nested brackets. The parser examines all of them at every token, so a file of only brackets would take hours. It
-/// refuses more than 128 levels anyway, but only at the end.
+/// The most nested brackets. The parser examines all of them at every token, so a file of only brackets would take
+/// hours. It refuses more than 128 levels anyway, but only at the end.
 const DEEPEST: usize = 300;
 
 /// Parses a text. An empty text is null. The error names line and column.

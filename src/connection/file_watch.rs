@@ -1,5 +1,5 @@
-//! Watches files that other processes write, by inotify on Linux: without a thread, and without polling. On other systems, and if
-//! inotify's limits are used up, watching is an error, and the caller has to poll.
+//! Watches files that other processes write, by inotify on Linux: without a thread, and without polling. On other
+//! systems, and if inotify's limits are used up, watching is an error, and the caller has to poll.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +11,8 @@ use self::inotify::Watching;
 #[cfg(not(target_os = "linux"))]
 use self::nowhere::Watching;
 
-/// Watches some files, from the first [`look`](FileWatch::look) on. Any of them may be missing, or be replaced at any time.
+/// Watches some files, from the first [`look`](FileWatch::look) on. Any of them may be missing, or be replaced at any
+/// time.
 pub(crate) struct FileWatch {
     /// Returns their current paths: the target of a symbolic link may change.
     files: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
@@ -120,8 +121,8 @@ mod inotify {
         pub(super) fn new() -> io::Result<Self> {
             let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
             let state = State { last: Instant::now(), stale: true, missing: vec![], folders: vec![] };
-            // SAFETY: `Descriptor` owns an open descriptor that nothing exchanges or closes before it is dropped itself, and
-            // `AsyncFd` is what drops it.
+            // SAFETY: `Descriptor` owns an open descriptor that nothing exchanges or closes before it is dropped
+            // itself, and `AsyncFd` is what drops it.
             let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
             Ok(Self { inotify, state: Mutex::new(state), count: watch::Sender::new(0) })
         }

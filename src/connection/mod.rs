@@ -1,12 +1,13 @@
-//! One connection per server and process, shared by all transports and caches there: addresses, TLS, reconnecting, errors.
+//! One connection per server and process, shared by all transports and caches there: addresses, TLS, reconnecting,
+//! errors.
 //!
-//! A connection is identified by its address: server, database and login. [`Connections`] returns the same connection for the same
-//! address. Nothing is opened before its first use. An idle connection can be closed (`close_idle`); the next request opens it
-//! again. Requests that were in progress when a connection broke fail, because it is not known whether the server has executed
-//! them.
+//! A connection is identified by its address: server, database and login. [`Connections`] returns the same connection
+//! for the same address. Nothing is opened before its first use. An idle connection can be closed (`close_idle`); the
+//! next request opens it again. Requests that were in progress when a connection broke fail, because it is not known
+//! whether the server has executed them.
 //!
-//! This module does not know how queues and cache entries are stored on a server. `transport` and `cache` do, and send statements,
-//! commands or messages.
+//! This module does not know how queues and cache entries are stored on a server. `transport` and `cache` do, and send
+//! statements, commands or messages.
 
 #[cfg(feature = "amqp")]
 pub(crate) mod amqp;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// Counts the changes of each key with subscribers. A subscriber compares counts, so it misses no change while it is not waiting.
+/// Counts the changes of each key with subscribers. A subscriber compares counts, so it misses no change while it is
+/// not waiting.
 pub(crate) struct Notifier<K> {
     counters: Mutex<HashMap<K, Arc<watch::Sender<u64>>>>,
 }

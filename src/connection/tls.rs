@@ -35,8 +35,7 @@ const YES: &[&str] = &["true", "1", "on", "yes"];
 #[cfg(feature = "redis")]
 const NO: &[&str] = &["false", "0", "off", "no"];
 #[cfg(feature = "redis")]
-const UNVERIFIED: &str =
-    "the server is always verified; name its authority with `cafile`";
+const UNVERIFIED: &str = "the server is always verified; name its authority with `cafile`";
 
 /// php-amqp's options for TLS.
 #[cfg(feature = "amqp")]
@@ -171,8 +170,8 @@ fn content_of(
 
 /// The certificates in a file, or in the files of a folder, which PHP calls `capath`.
 ///
-/// If the folder has names by which OpenSSL looks certificates up (`5ed36f99.0`, made by `openssl rehash`), only those files are
-/// read, because the same certificates are probably there under other names too.
+/// If the folder has names by which OpenSSL looks certificates up (`5ed36f99.0`, made by `openssl rehash`), only those
+/// files are read, because the same certificates are probably there under other names too.
 fn certificates(path: &Path) -> io::Result<String> {
     if !path.is_dir() {
         return fs::read_to_string(path);

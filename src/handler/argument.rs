@@ -77,8 +77,8 @@ impl<M: Message> Argument for M {
 }
 
 /// Something that all handlers share: a connection pool, a client, settings. A clone of the value passed to
-/// [`AppBuilder::state`](crate::AppBuilder::state) or [`AppBuilder::lazy_state`](crate::AppBuilder::lazy_state), found by its
-/// type.
+/// [`AppBuilder::state`](crate::AppBuilder::state) or [`AppBuilder::lazy_state`](crate::AppBuilder::lazy_state), found
+/// by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State<T>(pub T);
 
@@ -115,8 +115,8 @@ impl Argument for Attempt {
     }
 }
 
-/// The latest stamp of a class on the message. A message without one fails, and is not retried; use `Option<Stamped<S>>` for a
-/// stamp that may be missing.
+/// The latest stamp of a class on the message. A message without one fails, and is not retried; use
+/// `Option<Stamped<S>>` for a stamp that may be missing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stamped<S>(pub S);
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Is cancelled when the worker is asked to stop, by a signal for example. A long-running handler may then return an error, and
-/// the message is retried. It is never cancelled while a message is handled during its dispatch.
+/// Is cancelled when the worker is asked to stop, by a signal for example. A long-running handler may then return an
+/// error, and the message is retried. It is never cancelled while a message is handled during its dispatch.
 ///
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]

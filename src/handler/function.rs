@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::argument::{Argument, MessageType};
 use super::{Handler, HandlerContext, HandlerError, States};
 
-/// An async function that can be a handler. Its arguments are what it needs, in any order ([`Argument`]). It returns `()` or a
-/// `Result`.
+/// An async function that can be a handler. Its arguments are what it needs, in any order ([`Argument`]). It returns
+/// `()` or a `Result`.
 ///
 /// `Args` is the tuple of its arguments, which the compiler infers.
 #[diagnostic::on_unimplemented(
@@ -137,8 +137,9 @@ pub struct FunctionHandler<F, Args> {
 /// let app = App::builder().handler(r"App\Message\*", Arc::new(from_fn(audit).named("audit")));
 /// ```
 ///
-/// Its name is the function's path (`shop::mail::send_email`), which changes if the function is moved. A message that waits for
-/// its retry at that moment is then handled again by all its handlers. [`FunctionHandler::named`] avoids that.
+/// Its name is the function's path (`shop::mail::send_email`), which changes if the function is moved. A message that
+/// waits for its retry at that moment is then handled again by all its handlers. [`FunctionHandler::named`] avoids
+/// that.
 pub fn from_fn<F: HandlerFn<Args>, Args: 'static>(function: F) -> FunctionHandler<F, Args> {
     FunctionHandler { name: None, function, arguments: PhantomData }
 }

@@ -46,8 +46,9 @@ impl Handlers {
 
     /// Registers a handler for a type, an interface, or a wildcard (`App\Message\*`, `*`).
     ///
-    /// One handler may be registered for several of them, and still handles each message once. If two different handlers have
-    /// the same name, the second is renamed to `name#2`, so that the stamps of a retry can tell them apart.
+    /// One handler may be registered for several of them, and still handles each message once. If two different
+    /// handlers have the same name, the second is renamed to `name#2`, so that the stamps of a retry can tell them
+    /// apart.
     pub fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
         let handler = match self.is_taken(handler.name(), &handler) {
             true => Arc::new(Renamed { name: self.free_name(&handler), handler }),
@@ -59,8 +60,8 @@ impl Handlers {
         }
     }
 
-    /// All handlers of a message, each once, those of its own type first. Unlike in routing, wildcards add to more specific
-    /// patterns.
+    /// All handlers of a message, each once, those of its own type first. Unlike in routing, wildcards add to more
+    /// specific patterns.
     pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
         let patterns = matching_patterns(message_type, &self.interfaces(message_type, interfaces));
         let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
@@ -112,8 +113,8 @@ impl Handler for Renamed {
     }
 }
 
-/// The patterns that match a message, most specific first: its type, its interfaces, the wildcards of its namespaces from the
-/// innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
+/// The patterns that match a message, most specific first: its type, its interfaces, the wildcards of its namespaces
+/// from the innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
 pub fn matching_patterns(message_type: &str, interfaces: &[&str]) -> Vec<String> {
     let mut patterns = vec![message_type.to_owned()];
     patterns.extend(interfaces.iter().map(|name| (*name).to_owned()));

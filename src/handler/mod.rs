@@ -1,8 +1,8 @@
 //! What handles a message: typed Rust functions, and the `exec` handlers that a configuration file can name.
 //!
-//! A [`Handler`] gets a [`HandlerContext`]. Its result says what to do with the message: it is done, is retried as the retry
-//! strategy says, is retried in any case, or is not retried. [`Handlers`] finds all handlers of a message as Symfony's locator
-//! does: those of its type, of its interfaces, and of every wildcard that matches.
+//! A [`Handler`] gets a [`HandlerContext`]. Its result says what to do with the message: it is done, is retried as the
+//! retry strategy says, is retried in any case, or is not retried. [`Handlers`] finds all handlers of a message as
+//! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
 
 mod argument;
 mod cancellation;
@@ -31,16 +31,16 @@ use serde_json::Value;
 /// Handles messages. Runs at least once per message, and again after a crash, so it must be safe to repeat.
 #[async_trait]
 pub trait Handler: Send + Sync {
-    /// Its name: stable across restarts, and unique among the handlers of a message. A retried message carries the names of
-    /// the handlers that have succeeded (`HandledStamp`), so that they do not run again.
+    /// Its name: stable across restarts, and unique among the handlers of a message. A retried message carries the
+    /// names of the handlers that have succeeded (`HandledStamp`), so that they do not run again.
     fn name(&self) -> &str;
 
-    /// Handles one message. The value it returns is kept: the caller that dispatched a message handled at once gets it, and
-    /// a retried message carries it. `Value::Null` means that there is no result.
+    /// Handles one message. The value it returns is kept: the caller that dispatched a message handled at once gets it,
+    /// and a retried message carries it. `Value::Null` means that there is no result.
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError>;
 
-    /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the application
-    /// is built, each after the handler's name.
+    /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the
+    /// application is built, each after the handler's name.
     fn problems(&self, _states: &States) -> Vec<String> {
         Vec::new()
     }
@@ -58,10 +58,11 @@ pub enum Verdict {
     /// The handler could not start, because the host is short of something at the moment. Retry without counting this
     /// attempt.
     NotBegun,
-    /// The handler was ended from outside before it was done, by a host that shuts down for example. Retry without counting
-    /// this attempt, unless it has happened several times in a row.
+    /// The handler was ended from outside before it was done, by a host that shuts down for example. Retry without
+    /// counting this attempt, unless it has happened several times in a row.
     Interrupted {
-        /// Counts as an interruption only if the worker is asked to stop at about the same time, and otherwise as a failure.
+        /// Counts as an interruption only if the worker is asked to stop at about the same time, and otherwise as a
+        /// failure.
         if_stopping: bool,
     },
 }

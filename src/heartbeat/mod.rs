@@ -1,9 +1,9 @@
 //! Which transports are being consumed, as producers see it.
 //!
-//! A heartbeat is a cache entry that says "transport X is being consumed", and expires. Each worker has its own for each
-//! transport, so that the clean stop of one worker does not hide the others. A supervisor has heartbeats too, called
-//! *promises*: for workers that are other programs and have none, and for definitions without a worker that it is going to
-//! observe again within the minute.
+//! A heartbeat is a cache entry that says "transport X is being consumed", and expires. Each worker has its own for
+//! each transport, so that the clean stop of one worker does not hide the others. A supervisor has heartbeats too,
+//! called *promises*: for workers that are other programs and have none, and for definitions without a worker that it
+//! is going to observe again within the minute.
 
 mod worker;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::cache::{Cache, CacheError, CacheEntry};
+use crate::cache::{Cache, CacheEntry, CacheError};
 use crate::transport::Liveness;
 
 /// How long a supervisor's promise lasts: from one cron to the next, and some seconds more.

@@ -1,8 +1,8 @@
-//! The heartbeat of one worker, renewed by a task of its own: a handler that runs for ten minutes does not make the worker
-//! look dead.
+//! The heartbeat of one worker, renewed by a task of its own: a handler that runs for ten minutes does not make the
+//! worker look dead.
 //!
-//! A heartbeat promises that messages are taken. So the worker reports for each of its sources whether it can receive from
-//! it, and has a heartbeat only for those.
+//! A heartbeat promises that messages are taken. So the worker reports for each of its sources whether it can receive
+//! from it, and has a heartbeat only for those.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::Heartbeats;
 
-/// How long withdrawing is tried again. Longer than the pause of the cache after an error, so that a cache that is locked for a
-/// moment does not make producers queue messages without a consumer.
+/// How long withdrawing is tried again. Longer than the pause of the cache after an error, so that a cache that is
+/// locked for a moment does not make producers queue messages without a consumer.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -52,9 +52,9 @@ struct Beats {
 }
 
 impl WorkerHeartbeat {
-    /// Starts the task for these sources, each with the names under which producers ask for it. There is no heartbeat until
-    /// the worker reports that it receives from a source. Then there is one at once, which is renewed every quarter of its
-    /// `ttl`, so that it does not expire even if some renewals fail.
+    /// Starts the task for these sources, each with the names under which producers ask for it. There is no heartbeat
+    /// until the worker reports that it receives from a source. Then there is one at once, which is renewed every
+    /// quarter of its `ttl`, so that it does not expire even if some renewals fail.
     pub fn start(heartbeats: Heartbeats, sources: Vec<Vec<String>>, owner: String, ttl: Duration) -> Self {
         let (receiving, mut reports) = watch::channel(vec![false; sources.len()]);
         let beats = Beats { heartbeats, sources, owner, ttl };
@@ -92,8 +92,8 @@ impl WorkerHeartbeat {
         SourceReporter(Arc::clone(&self.receiving))
     }
 
-    /// Withdraws the heartbeats, so that producers fall back at once. The heartbeats of a worker that dies instead last for
-    /// the rest of their `ttl`.
+    /// Withdraws the heartbeats, so that producers fall back at once. The heartbeats of a worker that dies instead last
+    /// for the rest of their `ttl`.
     pub async fn stop(self) {
         // A renewal that has begun is waited for: it could otherwise be written after the withdrawal.
         let _ = self.end.send(());
@@ -119,8 +119,8 @@ impl Beats {
 }
 
 impl Heartbeats {
-    /// Withdraws `owner`'s heartbeats of these transports. Tries again for `timeout` where that fails, then logs what is
-    /// left.
+    /// Withdraws `owner`'s heartbeats of these transports. Tries again for `timeout` where that fails, then logs what
+    /// is left.
     pub async fn withdraw_all(&self, mut transports: Vec<&str>, owner: &str, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {

@@ -78,8 +78,8 @@ impl Envelope {
         self
     }
 
-    /// Adds a stamp after the others of its class. Of more than ten, the first and the latest nine are kept, or all of them
-    /// with [`Stamp::ALL_KEPT`].
+    /// Adds a stamp after the others of its class. Of more than ten, the first and the latest nine are kept, or all of
+    /// them with [`Stamp::ALL_KEPT`].
     pub fn add<S: Stamp>(&mut self, stamp: &S) {
         let Ok(stamp) = serde_json::value::to_raw_value(stamp) else {
             // Stamps are plain structs of strings and numbers; this is a bug in the stamp's type.
@@ -104,7 +104,8 @@ impl Envelope {
         self
     }
 
-    /// All stamps of a class, oldest first. A stamp that cannot be deserialized (of another version, for example) is skipped.
+    /// All stamps of a class, oldest first. A stamp that cannot be deserialized (of another version, for example) is
+    /// skipped.
     pub fn all<S: Stamp>(&self) -> Vec<S> {
         let map = if S::SENDABLE { &self.headers } else { &self.local };
         let stamps = map.get(&header::<S>()).map(|value| raw_stamps(value)).unwrap_or_default();
@@ -125,7 +126,8 @@ impl Envelope {
         Encoded { body: self.body.clone(), headers }
     }
 
-    /// Reads a message in its wire format. The error says why it cannot be read: written by another serializer, or damaged.
+    /// Reads a message in its wire format. The error says why it cannot be read: written by another serializer, or
+    /// damaged.
     pub fn decode(encoded: &Encoded) -> Result<Self, UndecodableError> {
         let message_type = encoded.check()?.to_owned();
         let mut headers = encoded.headers.clone();

@@ -60,8 +60,8 @@ pub fn headers_to_json(headers: &Headers) -> String {
     serde_json::to_string(headers).expect("a map of strings to strings is always JSON")
 }
 
-/// Parses the output of [`headers_to_json`]. PHP writes an empty map as `[]`. Numbers and booleans, which a hand-written
-/// producer may send, are converted to text.
+/// Parses the output of [`headers_to_json`]. PHP writes an empty map as `[]`. Numbers and booleans, which a
+/// hand-written producer may send, are converted to text.
 pub fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,8 +1,8 @@
 //! How many workers each definition gets, and why: pure arithmetic on what was observed.
 //!
-//! No clock, no I/O, no randomness, so that `cron`, `cron --dry-run` and tests all get the same plan. The rule is Contao's:
-//! `clamp(ceil(pending / desired_size), min, max)`. A plan starts workers, and never stops any: superfluous workers end at
-//! their time limit.
+//! No clock, no I/O, no randomness, so that `cron`, `cron --dry-run` and tests all get the same plan. The rule is
+//! Contao's: `clamp(ceil(pending / desired_size), min, max)`. A plan starts workers, and never stops any: superfluous
+//! workers end at their time limit.
 
 use serde::Serialize;
 
@@ -15,8 +15,8 @@ pub struct Observation<'a> {
     pub definition: &'a WorkerDefinition,
     /// The pending messages of all its transports, each counted up to [`count_cap`]; or why they could not be counted.
     pub pending: Result<u64, String>,
-    /// Its live workers, including those in slots beyond a `max` that was lowered; with `scope: cluster`, on all hosts. Or
-    /// why they could not be counted.
+    /// Its live workers, including those in slots beyond a `max` that was lowered; with `scope: cluster`, on all hosts.
+    /// Or why they could not be counted.
     pub running: Result<u32, String>,
     /// Why its workers could do nothing, if that is so.
     pub refused: Option<String>,
@@ -36,8 +36,8 @@ pub struct PlannedWorkers {
     pub name: String,
     /// What its workers consume, in order of priority.
     pub transports: Vec<String>,
-    /// The pending messages, or at least this many: counting stops where more would not change the plan. `None` if they could
-    /// not be counted.
+    /// The pending messages, or at least this many: counting stops where more would not change the plan. `None` if they
+    /// could not be counted.
     pub pending: Option<u64>,
     /// The live workers. `None` if they could not be counted.
     pub running: Option<u32>,

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::cache::{Cache, CacheError, CacheEntry, CacheStore};
+use crate::cache::{Cache, CacheEntry, CacheError, CacheStore};
 use crate::config::{Autoscale, Scope};
 use crate::heartbeat::PROMISE_TTL;
 use crate::message::Encoded;

@@ -1,7 +1,8 @@
 //! How many workers fit under the limit on this user's processes.
 //!
 //! A system that is out of processes refuses them to everybody: to the handlers of running workers, to programs that
-//! dispatch, and to cron. So no more workers are started than leave room for these. The plan says how many more are wanted.
+//! dispatch, and to cron. So no more workers are started than leave room for these. The plan says how many more are
+//! wanted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -50,7 +51,8 @@ impl Headroom {
         Some(Self { limit, free: limit.saturating_sub(used + idle.sum::<u64>() + SPARE) })
     }
 
-    /// Limits a plan to the workers that there is room for. Returns the definitions that have no worker because of that.
+    /// Limits a plan to the workers that there is room for. Returns the definitions that have no worker because of
+    /// that.
     pub fn limit<'a>(self, plan: &mut Plan, definitions: impl Iterator<Item = &'a WorkerDefinition>) -> Vec<String> {
         let wanted = plan.workers.iter().zip(definitions).map(|(planned, definition)| Wanted {
             running: planned.running.unwrap_or(0),
@@ -88,8 +90,8 @@ fn needs(definition: &WorkerDefinition) -> u64 {
     WORKER + HANDLER * definition.concurrency()
 }
 
-/// How many workers each definition may start: first one for each that has none, then in the order of the definitions. If no
-/// worker runs at all, one is tried in any case.
+/// How many workers each definition may start: first one for each that has none, then in the order of the definitions.
+/// If no worker runs at all, one is tried in any case.
 fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
     let mut shares = vec![0; wanted.len()];
     let mut is_first = wanted.iter().all(|wanted| wanted.running == 0);

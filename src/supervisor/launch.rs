@@ -50,8 +50,8 @@ impl Launcher {
         let fail = |launched: &mut Launched, message: String| {
             launched.failure.get_or_insert_with(|| TickFailure::new(definition, message));
         };
-        // Of the slots that hosts share, only as many as are wanted on all of them together: two hosts that see the same
-        // need then compete for the same slots, instead of each satisfying it.
+        // Of the slots that hosts share, only as many as are wanted on all of them together: two hosts that see the
+        // same need then compete for the same slots, instead of each satisfying it.
         let slots = if is_shared(definition) { planned.desired } else { definition.autoscale.max };
         for slot in 0..slots {
             if launched.started.len() >= planned.start as usize {
@@ -85,8 +85,8 @@ impl Launcher {
         launched
     }
 
-    /// Starts a worker in this slot. `None` if the slot is occupied, perhaps since a moment ago and by another supervisor,
-    /// or is leased to another host.
+    /// Starts a worker in this slot. `None` if the slot is occupied, perhaps since a moment ago and by another
+    /// supervisor, or is leased to another host.
     async fn start(
         &self,
         definition: &WorkerDefinition,

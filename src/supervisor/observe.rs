@@ -1,7 +1,7 @@
 //! The first step of a tick: what is pending, and who is running.
 //!
-//! All transports are asked at once, each for a limited time. A definition whose transports do not answer does not delay
-//! the others.
+//! All transports are asked at once, each for a limited time. A definition whose transports do not answer does not
+//! delay the others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -83,8 +83,8 @@ impl Observer {
         refusal::read(&self.slots.dir_of(&definition.name), &self.config)
     }
 
-    /// Counts the pending messages of a definition. If some transports cannot be counted, they count as empty: workers for
-    /// the messages of the others are needed in any case.
+    /// Counts the pending messages of a definition. If some transports cannot be counted, they count as empty: workers
+    /// for the messages of the others are needed in any case.
     async fn count(&self, definition: &WorkerDefinition, timeout: Duration) -> Backlog {
         let cap = count_cap(&definition.autoscale);
         let counts = definition.transports.iter().map(|transport| self.count_transport(transport, cap, timeout));
@@ -140,8 +140,8 @@ fn running(
 ) -> Result<u32, String> {
     let here: BTreeSet<u32> = match live {
         Ok(live) => live.iter().map(|slot| slot.slot).collect(),
-        // If it is unknown which workers run, the plan assumes that none does. This cannot exceed `max`, because occupied slots
-        // are locked.
+        // If it is unknown which workers run, the plan assumes that none does. This cannot exceed `max`, because
+        // occupied slots are locked.
         Err(error) => {
             fail(error.to_string());
             BTreeSet::new()

@@ -30,14 +30,14 @@ pub(super) enum StuckState {
 }
 
 impl ProcessId {
-    /// The process with this pid. `None` if there is none, or it cannot be seen from here. A dead process counts until it
-    /// is reaped.
+    /// The process with this pid. `None` if there is none, or it cannot be seen from here. A dead process counts until
+    /// it is reaped.
     pub fn of(pid: u32) -> Option<Self> {
         look(pid).map(|(started_at, _)| Self { pid, started_at })
     }
 
-    /// Is the process running? A dead process that was not reaped is not: otherwise it would keep its slot for ever in a
-    /// container whose first process reaps nothing.
+    /// Is the process running? A dead process that was not reaped is not: otherwise it would keep its slot for ever in
+    /// a container whose first process reaps nothing.
     pub fn is_alive(&self) -> bool {
         self.status().is_some_and(runs)
     }
@@ -57,8 +57,8 @@ impl ProcessId {
         look(self.pid).map(|(started_at, _)| self.started_at_about(started_at))
     }
 
-    /// Asks the process to finish (SIGTERM). Checks immediately before that it is still the same process, and does nothing
-    /// if it is gone.
+    /// Asks the process to finish (SIGTERM). Checks immediately before that it is still the same process, and does
+    /// nothing if it is gone.
     pub fn terminate(&self) -> Result<(), nix::Error> {
         self.signal(Signal::SIGTERM)
     }

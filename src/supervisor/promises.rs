@@ -1,8 +1,9 @@
-//! The supervisor's promises to producers: heartbeats that say that a transport's messages will be handled within the minute.
+//! The supervisor's promises to producers: heartbeats that say that a transport's messages will be handled within the
+//! minute.
 //!
-//! Workers of minutely have heartbeats of their own, and withdraw them when they stop. The supervisor promises for all others:
-//! for other programs, which have no heartbeats, and for definitions without a worker because there is nothing to do. The
-//! rules are [`is_due`] and [`decide`].
+//! Workers of minutely have heartbeats of their own, and withdraw them when they stop. The supervisor promises for all
+//! others: for other programs, which have no heartbeats, and for definitions without a worker because there is nothing
+//! to do. The rules are [`is_due`] and [`decide`].
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -44,14 +45,14 @@ pub(super) enum Phase {
 
 /// Whether the supervisor promises that messages for this definition's transports will be handled.
 ///
-/// - While it supervises: if there is a worker, or if none is wanted yet and the next tick will see the first message. Not
-///   if workers are wanted and cannot be started, or if they could do nothing. Not without a worker if the messages cannot
-///   be counted: nothing would handle them. Workers of minutely report themselves whether they can receive messages: see
-///   [`decide`].
+/// - While it supervises: if there is a worker, or if none is wanted yet and the next tick will see the first message.
+///   Not if workers are wanted and cannot be started, or if they could do nothing. Not without a worker if the messages
+///   cannot be counted: nothing would handle them. Workers of minutely report themselves whether they can receive
+///   messages: see [`decide`].
 /// - Not for another program whose transports do not answer (`is_failing`): it cannot take messages from them either.
-/// - At its end, for the time until the next cron: only for other programs, and for definitions without a worker because
-///   there is nothing to do. Workers of minutely have heartbeats. If the crontab line is removed, the clean stop of the last
-///   one is known at once; a promise of the supervisor would keep producers from falling back.
+/// - At its end, for the time until the next cron: only for other programs, and for definitions without a worker
+///   because there is nothing to do. Workers of minutely have heartbeats. If the crontab line is removed, the clean
+///   stop of the last one is known at once; a promise of the supervisor would keep producers from falling back.
 fn is_due(definition: &WorkerDefinition, planned: &PlannedWorkers, live: u32, phase: Phase, is_failing: bool) -> bool {
     let has_nothing_to_do = planned.desired == 0 && planned.pending.is_some();
     match (live, phase, definition.command.is_some()) {
@@ -92,16 +93,16 @@ pub(super) struct Promises {
 }
 
 impl Promises {
-    /// The owner is the same for all supervisors of this state directory on this host: the next one renews the promises of
-    /// the one before.
+    /// The owner is the same for all supervisors of this state directory on this host: the next one renews the promises
+    /// of the one before.
     pub fn new(heartbeats: Heartbeats, transports: Arc<Transports>, slots: Slots, state_dir: &Path) -> Self {
         let host = nix::unistd::gethostname().unwrap_or_default();
         let owner = format!("{OWNER_PREFIX}{}:{}", host.display(), state_dir.display());
         Self { heartbeats, owner: bounded(owner, MAX_OWNER_LENGTH), transports, slots }
     }
 
-    /// Promises for the transports of some definitions, and withdraws the promises for the others, as their plan and their
-    /// live workers demand.
+    /// Promises for the transports of some definitions, and withdraws the promises for the others, as their plan and
+    /// their live workers demand.
     pub async fn update(&self, definitions: &[WorkerDefinition], plan: &Plan, phase: Phase) {
         let (mut promised, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
         for (definition, planned) in definitions.iter().zip(&plan.workers) {
@@ -141,8 +142,8 @@ impl Promises {
         transports.all(|transport| transport.is_ok_and(|transport| transport.counting.is_some()))
     }
 
-    /// The names under which producers ask whether a definition's transports are consumed: the configured names, and for
-    /// auto-fallbacks also their targets'.
+    /// The names under which producers ask whether a definition's transports are consumed: the configured names, and
+    /// for auto-fallbacks also their targets'.
     fn producers_names(&self, definition: &WorkerDefinition) -> BTreeSet<String> {
         let target = |name: &String| Some(self.transports.target(name).ok()?.name().to_owned());
         let targets = definition.transports.iter().filter_map(target);

@@ -17,8 +17,8 @@ pub(super) fn members(leader: u32) -> Vec<ProcessId> {
     members.map(|process| ProcessId { pid: process.pid().as_u32(), started_at: process.start_time() }).collect()
 }
 
-/// Kills all processes of a session, also those that are started meanwhile. Goes on where one cannot be killed, and returns
-/// the first error.
+/// Kills all processes of a session, also those that are started meanwhile. Goes on where one cannot be killed, and
+/// returns the first error.
 pub(super) fn kill(leader: u32) -> Result<(), nix::Error> {
     kill_all(|| members(leader), ProcessId::kill)
 }

@@ -2,7 +2,8 @@
 //!
 //! A worker's process has
 //!
-//! - a session of its own, so that it outlives the supervisor, and no signal of a terminal or a process group reaches it,
+//! - a session of its own, so that it outlives the supervisor, and no signal of a terminal or a process group reaches
+//!   it,
 //! - the configuration's folder as its working directory,
 //! - the supervisor's environment with [`SLOT_VARIABLE`], [`SLOT_FD_VARIABLE`] and [`WORKER_VARIABLE`],
 //! - an empty standard input, and its definition's log as standard output and error,
@@ -38,8 +39,8 @@ pub const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
 /// Names the file descriptor that holds the slot's lock, in the worker's environment.
 pub const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
 
-/// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds what a
-/// dead worker has left running.
+/// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds
+/// what a dead worker has left running.
 pub const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
 /// A log longer than this (in bytes) is renamed to `….log.1` when the next worker starts.
@@ -48,15 +49,16 @@ const LOG_ROTATED_AT: u64 = 10 << 20;
 /// Descriptors from this one on are not looked for: inherited ones have low numbers.
 const MAX_INHERITED: RawFd = 1024;
 
-/// Hides the descriptors that this process has inherited from the programs that it starts, except a worker's slot, which
-/// [`adopt_slot`] takes over. A host that guards its crontab lines with `flock` hands its lock down in such a descriptor:
-/// workers would hold that lock long after the supervisor's end, and the next cron would be refused.
+/// Hides the descriptors that this process has inherited from the programs that it starts, except a worker's slot,
+/// which [`adopt_slot`] takes over. A host that guards its crontab lines with `flock` hands its lock down in such a
+/// descriptor: workers would hold that lock long after the supervisor's end, and the next cron would be refused.
 ///
 /// To be called when the process starts, before it opens files.
 pub fn keep_inherited_from_children() {
     let slot = std::env::var(SLOT_FD_VARIABLE).ok().and_then(|descriptor| descriptor.parse().ok());
     for descriptor in (3..MAX_INHERITED).filter(|descriptor| Some(*descriptor) != slot) {
-        // SAFETY: only a flag is set, and the borrow ends with the call. A number that is no open descriptor gives an error.
+        // SAFETY: only a flag is set, and the borrow ends with the call. A number that is no open descriptor gives an
+        // error.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
         let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
@@ -105,8 +107,8 @@ pub fn worker_log(state_dir: &Path, definition: &str) -> PathBuf {
 
 /// Starts a program in a slot, and a task that logs how it ends. Must be called within a tokio runtime.
 ///
-/// If the supervisor is killed before this returns, the program runs in its slot or does not run; at worst its pid is not
-/// recorded.
+/// If the supervisor is killed before this returns, the program runs in its slot or does not run; at worst its pid is
+/// not recorded.
 pub(super) fn spawn(claim: SlotClaim, command: &[OsString], dir: &Path, log: &Path) -> Result<Spawned, SpawnError> {
     let (program, arguments) = command.split_first().ok_or(SpawnError::Empty)?;
     let output = open_log(log)?;
@@ -144,14 +146,14 @@ fn record(claim: &SlotClaim, pid: u32, command: &[OsString]) -> Result<(), State
 fn detach_with(command: &mut Command, slot: Arc<File>) {
     let detach = move || {
         setsid()?;
-        // All descriptors of this process are closed on exec. For this one that is undone in the child, and not before the
-        // fork: a child that another thread starts at the same time must not inherit the slot.
+        // All descriptors of this process are closed on exec. For this one that is undone in the child, and not before
+        // the fork: a child that another thread starts at the same time must not inherit the slot.
         fcntl(&*slot, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed, and no allocation or lock, because another
-    // thread may have held one when the process forked. The closure makes two system calls, setsid(2) and fcntl(2); an
-    // error becomes an `io::Error` that holds only its number.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed, and no allocation or lock, because
+    // another thread may have held one when the process forked. The closure makes two system calls, setsid(2) and
+    // fcntl(2); an error becomes an `io::Error` that holds only its number.
     unsafe { command.pre_exec(detach) };
 }
 
@@ -212,8 +214,8 @@ impl HeldSlot {
         &self.in_flight_path
     }
 
-    /// Reports why workers of this definition can do nothing until somebody fixes it. The supervisor then starts none for
-    /// some minutes, and logs the reason.
+    /// Reports why workers of this definition can do nothing until somebody fixes it. The supervisor then starts none
+    /// for some minutes, and logs the reason.
     pub fn refuse(&self, why: &str) {
         let Some(dir) = self.in_flight_path.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
@@ -222,12 +224,12 @@ impl HeldSlot {
     }
 }
 
-/// In a worker: takes over the slot that the supervisor started it in, so that the programs which the worker starts do not
-/// inherit the lock, and do not occupy the slot after its death. `None` if no supervisor started this process.
+/// In a worker: takes over the slot that the supervisor started it in, so that the programs which the worker starts do
+/// not inherit the lock, and do not occupy the slot after its death. `None` if no supervisor started this process.
 ///
-/// The environment may be stale or wrong, because everything that a worker starts inherits it. So the descriptor that it
-/// names is left alone unless it is this very slot's file, and was inherited. The environment is not changed; code that
-/// starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
+/// The environment may be stale or wrong, because everything that a worker starts inherits it. So the descriptor that
+/// it names is left alone unless it is this very slot's file, and was inherited. The environment is not changed; code
+/// that starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
 pub fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
     let name = std::env::var(SLOT_VARIABLE).ok()?;
     let descriptor = std::env::var(SLOT_FD_VARIABLE).ok()?;
@@ -247,16 +249,16 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     if (open_file.dev(), open_file.ino()) != (slot_file.dev(), slot_file.ino()) {
         return None;
     }
-    // SAFETY: the descriptor was open a moment ago, and only its flags are read. Had it been closed meanwhile, that would
-    // give an error (EBADF).
+    // SAFETY: the descriptor was open a moment ago, and only its flags are read. Had it been closed meanwhile, that
+    // would give an error (EBADF).
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?);
     if flags.contains(FdFlag::FD_CLOEXEC) {
         return None;
     }
-    // SAFETY: the descriptor is open, and nothing in this process owns it. Everything that this process opens is closed on
-    // exec (`std` and tokio see to that), and this descriptor is not, so it was inherited. Once it is owned it is closed on
-    // exec too, so that it is taken only once.
+    // SAFETY: the descriptor is open, and nothing in this process owns it. Everything that this process opens is closed
+    // on exec (`std` and tokio see to that), and this descriptor is not, so it was inherited. Once it is owned it is
+    // closed on exec too, so that it is taken only once.
     let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
     if let Err(error) = fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         tracing::warn!(slot = name, %error, "programs started by this worker may occupy its slot after its death");

@@ -1,8 +1,8 @@
 //! Tools for tests of applications and transports: queues in memory, a record of what happened to each message, and the
 //! [`conformance`] suite.
 //!
-//! [`AppBuilder::test`] builds the application with its own configuration, handlers and middleware, but with all queues and the cache
-//! in memory. A test then dispatches messages, runs workers, and checks what happened:
+//! [`AppBuilder::test`] builds the application with its own configuration, handlers and middleware, but with all queues
+//! and the cache in memory. A test then dispatches messages, runs workers, and checks what happened:
 //!
 //! ```
 //! use minutely::App;
@@ -42,11 +42,11 @@
 //!
 //! # Time
 //!
-//! Delays, retries, limits and heartbeats follow tokio's clock. Under `#[tokio::test(start_paused = true)]`, that clock stands still
-//! while there is something to do, and jumps to the next deadline when there is nothing. So a message with a delay of an hour, or a
-//! retry in ten minutes, is handled at once, and `tokio::time::Instant` shows that the time has passed. A program or a real server
-//! that a handler waits for cannot be paused: the clock jumps during the wait, and timeouts expire. Do not pause the clock in such
-//! tests.
+//! Delays, retries, limits and heartbeats follow tokio's clock. Under `#[tokio::test(start_paused = true)]`, that clock
+//! stands still while there is something to do, and jumps to the next deadline when there is nothing. So a message with
+//! a delay of an hour, or a retry in ten minutes, is handled at once, and `tokio::time::Instant` shows that the time
+//! has passed. A program or a real server that a handler waits for cannot be paused: the clock jumps during the wait,
+//! and timeouts expire. Do not pause the clock in such tests.
 
 pub mod conformance;
 mod journal;
@@ -96,8 +96,8 @@ const SLEEP: Duration = Duration::from_secs(86_400);
 /// How long an assumed worker counts as running.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// An application whose queues and cache are in memory, with a record of what happened to each message. It derefs to an [`App`].
-/// Clones share everything.
+/// An application whose queues and cache are in memory, with a record of what happened to each message. It derefs to an
+/// [`App`]. Clones share everything.
 ///
 /// Created by [`AppBuilder::test`].
 #[derive(Clone)]
@@ -120,20 +120,21 @@ pub struct Worked {
 }
 
 impl AppBuilder {
-    /// Builds the application for a test. Every transport except `sync://` and auto-fallbacks becomes a queue in memory, whatever
-    /// its DSN and options say. The cache is in memory too, and the state directory is temporary. Everything else is as configured,
-    /// and mistakes are errors as in [`AppBuilder::build`]. Only the DSNs and options of transports are not checked; `config
-    /// check` does that.
+    /// Builds the application for a test. Every transport except `sync://` and auto-fallbacks becomes a queue in
+    /// memory, whatever its DSN and options say. The cache is in memory too, and the state directory is temporary.
+    /// Everything else is as configured, and mistakes are errors as in [`AppBuilder::build`]. Only the DSNs and options
+    /// of transports are not checked; `config check` does that.
     ///
-    /// If the configuration has no failure transport, the test adds one, so that [`TestApp::failed`] shows messages that the
-    /// application would discard.
+    /// If the configuration has no failure transport, the test adds one, so that [`TestApp::failed`] shows messages
+    /// that the application would discard.
     ///
     /// # Panics
     ///
     /// If no temporary folder can be created.
     pub fn test(self) -> Result<TestApp, Error> {
         let (queues, journal) = (Arc::new(InMemoryFactory::default()), Arc::new(Journal::default()));
-        let state_dir = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder can be created: {error}"));
+        let state_dir =
+            tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder can be created: {error}"));
         let app = self.build_in_memory(Arc::clone(&queues), Recorder(Arc::clone(&journal)), |config| {
             state_dir.path().clone_into(&mut config.state_dir);
             put_in_memory(config);
@@ -174,8 +175,8 @@ impl Deref for TestApp {
 }
 
 impl TestApp {
-    /// The messages of type `M` that were sent to queues so far, by the test or by handlers, in order. Once for each queue, and
-    /// whether or not they have been handled since.
+    /// The messages of type `M` that were sent to queues so far, by the test or by handlers, in order. Once for each
+    /// queue, and whether or not they have been handled since.
     pub fn sent<M: Message>(&self) -> Messages<M> {
         self.messages("was sent", self.journal.find(Happened::Sent))
     }
@@ -190,36 +191,36 @@ impl TestApp {
         self.messages("was handled", self.journal.find(Happened::Handled))
     }
 
-    /// The messages of type `M` that failed for good: those that a worker has moved to a failure transport, and those that failed
-    /// during their dispatch.
+    /// The messages of type `M` that failed for good: those that a worker has moved to a failure transport, and those
+    /// that failed during their dispatch.
     pub fn failed<M: Message>(&self) -> Messages<M> {
         self.messages("failed for good", self.failed_for_good())
     }
 
-    /// Runs workers on all queues except failure transports, in the order of the configuration, until nothing is due. Returns
-    /// when the last message has been acknowledged.
+    /// Runs workers on all queues except failure transports, in the order of the configuration, until nothing is due.
+    /// Returns when the last message has been acknowledged.
     ///
-    /// With a [paused clock](self#time), delayed messages and retries are handled too, each when it is due, until the queues are
-    /// empty. With a running clock, they stay in their queues.
+    /// With a [paused clock](self#time), delayed messages and retries are handled too, each when it is due, until the
+    /// queues are empty. With a running clock, they stay in their queues.
     ///
     /// # Panics
     ///
-    /// After 10 000 messages: handlers that dispatch a new message for each one would keep it busy for ever. Test such an
-    /// application with [`TestApp::work_for`].
+    /// After 10 000 messages: handlers that dispatch a new message for each one would keep it busy for ever. Test such
+    /// an application with [`TestApp::work_for`].
     pub async fn work_until_idle(&self) -> Worked {
         let queues = self.queues();
         let idle = self.idle(&queues, clock::is_paused());
         self.work(queues.clone(), idle).await
     }
 
-    /// Runs workers on all queues except failure transports for this long, and lets them finish their current messages. Takes no
-    /// time with a [paused clock](self#time).
+    /// Runs workers on all queues except failure transports for this long, and lets them finish their current messages.
+    /// Takes no time with a [paused clock](self#time).
     pub async fn work_for(&self, time: Duration) -> Worked {
         self.work(self.queues(), tokio::time::sleep(time)).await
     }
 
-    /// Makes producers assume from now on that a worker consumes this transport, so that an auto-fallback queues its messages.
-    /// Otherwise they assume so only while workers run.
+    /// Makes producers assume from now on that a worker consumes this transport, so that an auto-fallback queues its
+    /// messages. Otherwise they assume so only while workers run.
     pub async fn assume_worker(&self, transport: &str) -> Result<(), Error> {
         let target = self.app.transports.target(transport)?;
         for name in [transport, target.name()] {

@@ -1,5 +1,5 @@
-//! `auto-fallback://NAME?target=T&fallback=F`: sends messages to a queue while a worker consumes it. Otherwise handles them at
-//! once, or sends them to another queue. Contao's `contao-auto-fallback` transport.
+//! `auto-fallback://NAME?target=T&fallback=F`: sends messages to a queue while a worker consumes it. Otherwise handles
+//! them at once, or sends them to another queue. Contao's `contao-auto-fallback` transport.
 //!
 //! It only sends. To consume or count it means to consume or count its target: see [`Transports::target`].
 
@@ -34,8 +34,8 @@ const FALLBACK: Setting<Option<String>> =
 /// Knows whether a transport is being consumed.
 #[async_trait]
 pub trait Liveness: Send + Sync {
-    /// Whether any of these transports is being consumed. `false` if that cannot be found out: no message is stranded by the
-    /// fallback.
+    /// Whether any of these transports is being consumed. `false` if that cannot be found out: no message is stranded
+    /// by the fallback.
     async fn is_running(&self, transports: &[&str]) -> bool;
 }
 
@@ -44,8 +44,8 @@ pub(super) struct AutoFallback {
     pub(super) name: String,
     pub(super) target: Arc<Transport>,
     pub(super) fallback: Arc<Transport>,
-    /// The names under which a worker may consume the target: this transport's, the target's, and if that is an auto-fallback,
-    /// its target's.
+    /// The names under which a worker may consume the target: this transport's, the target's, and if that is an
+    /// auto-fallback, its target's.
     pub(super) consumed_as: Vec<String>,
     pub(super) liveness: Arc<dyn Liveness>,
 }
@@ -65,10 +65,10 @@ impl AutoFallback {
 impl Sender for AutoFallback {
     /// Sends to the target while it is being consumed, and otherwise to the fallback.
     ///
-    /// If the target is being consumed but cannot store the message (its store is down, full, or not set up), the fallback
-    /// gets it too: producers have to work whether or not the queue does. The message may then be handled twice, if the
-    /// target has stored it despite the error. At-least-once delivery allows that, and an error would make the caller try
-    /// again to the same effect.
+    /// If the target is being consumed but cannot store the message (its store is down, full, or not set up), the
+    /// fallback gets it too: producers have to work whether or not the queue does. The message may then be handled
+    /// twice, if the target has stored it despite the error. At-least-once delivery allows that, and an error would
+    /// make the caller try again to the same effect.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         let name = &self.name;
         if !self.is_running().await {

@@ -1,4 +1,5 @@
-//! What a transport may be able to do besides sending and receiving. Each capability is a trait of its own, and optional.
+//! What a transport may be able to do besides sending and receiving. Each capability is a trait of its own, and
+//! optional.
 
 use std::any::Any;
 use std::fmt;
@@ -30,8 +31,8 @@ pub trait Counting: Send + Sync {
 /// Prepares the store: tables, streams, exchanges.
 #[async_trait]
 pub trait SettingUp: Send + Sync {
-    /// Creates what is missing, and leaves the rest as it is. May be called any number of times, also by several processes at
-    /// once.
+    /// Creates what is missing, and leaves the rest as it is. May be called any number of times, also by several
+    /// processes at once.
     async fn setup(&self) -> Result<(), TransportError>;
 }
 
@@ -51,20 +52,20 @@ pub trait Releasing: Send + Sync {
     /// Makes received messages pending again at once, as if they had never been received. After the death of a process,
     /// another process calls this for the messages that it received.
     ///
-    /// A message that is no longer in flight is skipped, and so is one that another consumer has received since: its receipt
-    /// is not among [`Delivery::receipts`].
+    /// A message that is no longer in flight is skipped, and so is one that another consumer has received since: its
+    /// receipt is not among [`Delivery::receipts`].
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError>;
 
-    /// How long after a delivery the next delivery of the same message may get an equal receipt. Zero if every delivery has
-    /// a receipt of its own. A store that records the time of a delivery in seconds repeats a receipt within a second, and
-    /// for as long as the clocks of hosts differ.
+    /// How long after a delivery the next delivery of the same message may get an equal receipt. Zero if every delivery
+    /// has a receipt of its own. A store that records the time of a delivery in seconds repeats a receipt within a
+    /// second, and for as long as the clocks of hosts differ.
     fn receipt_repeats_within(&self) -> Duration {
         Duration::ZERO
     }
 }
 
-/// Counts parked messages, and makes them due again. A message that failed for good and stays on its transport is parked:
-/// delayed by [`PARKED_FOR`].
+/// Counts parked messages, and makes them due again. A message that failed for good and stays on its transport is
+/// parked: delayed by [`PARKED_FOR`].
 #[async_trait]
 pub trait Parking: Send + Sync {
     /// How many messages are parked; how many are delayed, where the store cannot tell the two apart. Stops counting at
@@ -81,8 +82,8 @@ pub trait KeepingAlive: Send + Sync {
     /// How long a message may be in flight before it is pending again.
     fn redeliver_timeout(&self) -> Duration;
 
-    /// Restarts the `redeliver_timeout` of these messages at `now`. A message that is no longer in flight, or that another
-    /// consumer has received since, is skipped.
+    /// Restarts the `redeliver_timeout` of these messages at `now`. A message that is no longer in flight, or that
+    /// another consumer has received since, is skipped.
     async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError>;
 
     /// The receipt of messages that were kept alive at `now`. `None`: they keep the receipt that they had.
@@ -94,13 +95,13 @@ pub trait KeepingAlive: Send + Sync {
 /// Wakes a waiting consumer.
 #[async_trait]
 pub trait Waking: Send + Sync {
-    /// Returns when a message may have become due: it was sent or released, or its delay is over. Returns at once if that has
-    /// happened since the last [`Receiver::receive`]. May return early, or never; the caller sets a time limit, and may
-    /// cancel it at any time.
+    /// Returns when a message may have become due: it was sent or released, or its delay is over. Returns at once if
+    /// that has happened since the last [`Receiver::receive`]. May return early, or never; the caller sets a time
+    /// limit, and may cancel it at any time.
     async fn wake(&self) -> Result<(), TransportError>;
 
-    /// How long a consumer that waits for `wake` may go without polling. `None`: it must poll as often as without `wake`,
-    /// because at present not every message makes `wake` return.
+    /// How long a consumer that waits for `wake` may go without polling. `None`: it must poll as often as without
+    /// `wake`, because at present not every message makes `wake` return.
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
@@ -108,15 +109,16 @@ pub trait Waking: Send + Sync {
 
 /// Fetches messages from a broker before they are needed.
 ///
-/// Such a broker marks released messages as redelivered, and consumers of Symfony Messenger count that as a failure. So a
-/// consumer that stops handles the messages that were fetched, and releases them only if they would wait long.
+/// Such a broker marks released messages as redelivered, and consumers of Symfony Messenger count that as a failure. So
+/// a consumer that stops handles the messages that were fetched, and releases them only if they would wait long.
 #[async_trait]
 pub trait Prefetching: Send + Sync {
     /// Allows [`Receiver::receive`] to fetch further messages in the background: as many as it returns, and for some
     /// milliseconds. Until this is called, it must not.
     fn fetch_ahead(&self, allowed: bool);
 
-    /// Fetches nothing more until the next [`Receiver::receive`]. Returns the messages that were fetched and not yet received.
+    /// Fetches nothing more until the next [`Receiver::receive`]. Returns the messages that were fetched and not yet
+    /// received.
     async fn stop_fetching(&self) -> Result<Vec<Received>, TransportError>;
 }
 
@@ -144,28 +146,28 @@ pub trait Connecting: Send + Sync {
     /// Closes what is open, because the transport will not be used for some seconds. Its next use opens it again.
     fn close_idle(&self);
 
-    /// Closes the transport for good. Returns when the server has received everything that was sent to it; the caller sets a
-    /// time limit.
+    /// Closes the transport for good. Returns when the server has received everything that was sent to it; the caller
+    /// sets a time limit.
     async fn close(&self) {}
 }
 
 /// Puts a message that failed back into the queue that it came from.
 #[async_trait]
 pub trait Retrying: Send + Sync {
-    /// Replaces the received message `id` by `message`, due after `delay`. At least one of them is in the store at any time:
-    /// this is one step of the store, or the new one is stored first. If the original was sent to several queues, only the
-    /// one that it was received from gets the new one.
+    /// Replaces the received message `id` by `message`, due after `delay`. At least one of them is in the store at any
+    /// time: this is one step of the store, or the new one is stored first. If the original was sent to several queues,
+    /// only the one that it was received from gets the new one.
     ///
-    /// A message that is gone was finished by another consumer (this one held it for longer than `redeliver_timeout`). It is
-    /// skipped, and does not come back.
+    /// A message that is gone was finished by another consumer (this one held it for longer than `redeliver_timeout`).
+    /// It is skipped, and does not come back.
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError>;
 }
 
 /// Moves a message to another queue of the same store in one step: at any time it is in exactly one of the two.
 #[async_trait]
 pub trait Moving: Send + Sync {
-    /// Moves the received message `id`, as `message` and due at once, to `destination`. Returns its id there; `None`, with
-    /// nothing done, when the destination is in another store or not set up: the caller then sends and rejects.
+    /// Moves the received message `id`, as `message` and due at once, to `destination`. Returns its id there; `None`,
+    /// with nothing done, when the destination is in another store or not set up: the caller then sends and rejects.
     ///
     /// A message that is gone was finished by another consumer. It is skipped, as if it had been moved.
     async fn move_to(

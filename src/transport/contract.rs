@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Prefetching, Queues, Received, Releasing, Parking,
+    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Queues, Received, Releasing,
     Retrying, Sent, SettingUp, TransportError, Waking,
 };
 use crate::message::Encoded;
@@ -17,40 +17,41 @@ use crate::message::Encoded;
 /// Called by many tasks at once. A call may be cancelled; the message may then be stored or not.
 #[async_trait]
 pub trait Sender: Send + Sync {
-    /// Stores a message, due after `delay` and not before. Once this returns [`Sent::Queued`], the message survives a crash of
-    /// any process.
+    /// Stores a message, due after `delay` and not before. Once this returns [`Sent::Queued`], the message survives a
+    /// crash of any process.
     ///
-    /// - [`Receiver::receive`] returns body and headers unchanged. A message that the store can never hold is refused with
-    ///   [`TransportError::Unstorable`], and nothing is stored.
-    /// - A delay may be of any length. If the store does not allow it, it ends as late as the store allows, or the message is
-    ///   refused with [`TransportError::Unstorable`].
+    /// - [`Receiver::receive`] returns body and headers unchanged. A message that the store can never hold is refused
+    ///   with [`TransportError::Unstorable`], and nothing is stored.
+    /// - A delay may be of any length. If the store does not allow it, it ends as late as the store allows, or the
+    ///   message is refused with [`TransportError::Unstorable`].
     /// - A missing table, stream or folder is created, or the result is [`TransportError::NotSetUp`].
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError>;
 }
 
 /// Delivers messages to consumers, and removes them when they were handled.
 ///
-/// Called by many tasks at once. A call may be cancelled; messages that a cancelled `receive` has taken are in flight, and
-/// pending again after `redeliver_timeout`. They are never lost.
+/// Called by many tasks at once. A call may be cancelled; messages that a cancelled `receive` has taken are in flight,
+/// and pending again after `redeliver_timeout`. They are never lost.
 #[async_trait]
 pub trait Receiver: Send + Sync {
-    /// Takes up to `up_to` due messages, oldest first. From then on they are in flight: no other consumer receives them until
-    /// they are released, or `redeliver_timeout` is over.
+    /// Takes up to `up_to` due messages, oldest first. From then on they are in flight: no other consumer receives them
+    /// until they are released, or `redeliver_timeout` is over.
     ///
     /// - Returns at once, with no messages if none is due or `up_to` is 0.
     /// - May return fewer than are due, but at least one if any is due.
-    /// - A missing store holds no messages if sending creates it; otherwise the result is [`TransportError::NotSetUp`]. A
-    ///   worker stops after this error and after [`TransportError::Unsupported`]. After any other error it tries again.
+    /// - A missing store holds no messages if sending creates it; otherwise the result is [`TransportError::NotSetUp`].
+    ///   A worker stops after this error and after [`TransportError::Unsupported`]. After any other error it tries
+    ///   again.
     async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError>;
 
     /// Removes messages that were handled.
     ///
-    /// Called with any number of ids of messages that this receiver has received, in one call or several. Any other id is
-    /// skipped without an error: of a message that is gone, of another queue, of no message at all. The same holds for
-    /// [`Receiver::reject`].
+    /// Called with any number of ids of messages that this receiver has received, in one call or several. Any other id
+    /// is skipped without an error: of a message that is gone, of another queue, of no message at all. The same holds
+    /// for [`Receiver::reject`].
     ///
-    /// After `redeliver_timeout`, another consumer may have the message too. It was handled, so it is removed all the same,
-    /// if the store allows that.
+    /// After `redeliver_timeout`, another consumer may have the message too. It was handled, so it is removed all the
+    /// same, if the store allows that.
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 
     /// Removes messages that are given up, or stored elsewhere by now.
@@ -59,7 +60,8 @@ pub trait Receiver: Send + Sync {
 
 /// A transport, as its [`Factory`](super::Factory) creates it: a sender, and optional parts.
 ///
-/// A part is `None` if the transport cannot do it; whoever needs it then reports an error. One type may implement all parts:
+/// A part is `None` if the transport cannot do it; whoever needs it then reports an error. One type may implement all
+/// parts:
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -97,7 +99,8 @@ pub struct Transport {
     pub queues: Option<Arc<dyn Queues>>,
     /// Holds a connection to a server.
     pub connecting: Option<Arc<dyn Connecting>>,
-    /// Puts a message that failed back into its queue. Without it, a retry sends the message and rejects the received one.
+    /// Puts a message that failed back into its queue. Without it, a retry sends the message and rejects the received
+    /// one.
     pub retrying: Option<Arc<dyn Retrying>>,
     /// Moves messages to another queue of the same store. Without it, moving is sending there and rejecting here.
     pub moving: Option<Arc<dyn Moving>>,

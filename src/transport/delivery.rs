@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::message::{Encoded, UndecodableError};
 
-/// How long a message is parked, that is delayed, when it failed for good and stays on its transport: long enough that it
-/// keeps no worker busy.
+/// How long a message is parked, that is delayed, when it failed for good and stays on its transport: long enough that
+/// it keeps no worker busy.
 pub const PARKED_FOR: Duration = Duration::from_secs(86_400);
 
 /// A message's id on its transport, unique for as long as the message exists.
@@ -40,9 +40,9 @@ pub enum Sent {
     },
 }
 
-/// Identifies one delivery of a message, like a receipt handle in Amazon SQS. A message can be released or kept alive only with
-/// the receipt of its last delivery, and so not after another consumer has received it. Empty if the message was listed and not
-/// received.
+/// Identifies one delivery of a message, like a receipt handle in Amazon SQS. A message can be released or kept alive
+/// only with the receipt of its last delivery, and so not after another consumer has received it. Empty if the message
+/// was listed and not received.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
@@ -55,7 +55,8 @@ pub struct Delivery {
     pub receipts: Vec<Receipt>,
 }
 
-/// A message that was received. It stays in its store, in flight, until it is acknowledged, rejected, retried or released.
+/// A message that was received. It stays in its store, in flight, until it is acknowledged, rejected, retried or
+/// released.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// Its id.

@@ -28,14 +28,14 @@ pub trait Factory: Send + Sync {
     /// The schemes, in lower case.
     fn schemes(&self) -> &'static [&'static str];
 
-    /// The options of its transports, in the DSN or under `options:`. Any other option is a mistake. The JSON schema of the
-    /// configuration is generated from them.
+    /// The options of its transports, in the DSN or under `options:`. Any other option is a mistake. The JSON schema of
+    /// the configuration is generated from them.
     fn options(&self) -> Vec<Definition> {
         Vec::new()
     }
 
-    /// Creates a transport, or reports all mistakes in its description. Opens nothing: a transport connects when it is first
-    /// used.
+    /// Creates a transport, or reports all mistakes in its description. Opens nothing: a transport connects when it is
+    /// first used.
     fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>>;
 
     /// What a person should know before using such a transport.
@@ -96,8 +96,8 @@ impl Transports {
         self.by_name.insert(transport.name().to_owned(), Arc::new(transport));
     }
 
-    /// Adds a transport that sends to `target` while that is being consumed, and otherwise to `fallback`. Fails if one of the
-    /// two does not exist yet.
+    /// Adds a transport that sends to `target` while that is being consumed, and otherwise to `fallback`. Fails if one
+    /// of the two does not exist yet.
     pub fn insert_auto_fallback(
         &mut self,
         name: &str,
@@ -172,8 +172,8 @@ fn build(
             problems[*name].push(spec.dsn_problem(format!("it leads to itself: {}", path.join(" → "))));
         }
     }
-    // Each round creates those whose target and fallback exist. Those left at the end lead to themselves, or to a transport
-    // that could not be created. Both have been reported.
+    // Each round creates those whose target and fallback exist. Those left at the end lead to themselves, or to a
+    // transport that could not be created. Both have been reported.
     loop {
         let made = transports.by_name.len();
         auto_fallbacks.retain(|name, (spec, References { target, fallback })| {
@@ -216,10 +216,7 @@ fn factory_for<'a>(
 }
 
 /// The path from an auto-fallback through targets and fallbacks back to itself, if there is one.
-fn cycle<'a>(
-    start: &'a str,
-    auto_fallbacks: &'a IndexMap<&str, (TransportSpec, References)>,
-) -> Option<Vec<&'a str>> {
+fn cycle<'a>(start: &'a str, auto_fallbacks: &'a IndexMap<&str, (TransportSpec, References)>) -> Option<Vec<&'a str>> {
     let mut seen = IndexSet::new();
     let mut paths = vec![vec![start]];
     while let Some(path) = paths.pop() {

@@ -1,5 +1,5 @@
-//! `in-memory://`: keeps messages in this process, and loses them when it ends. For tests, and for programs that are their own
-//! only worker.
+//! `in-memory://`: keeps messages in this process, and loses them when it ends. For tests, and for programs that are
+//! their own only worker.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::options::REDELIVER_TIMEOUT;
 use super::{
-    FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, Listed, Listing, MessageId, Moving, Parking,
+    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
 use crate::clock;

@@ -1,8 +1,8 @@
 //! Queues for messages. Each transport is a file or folder, and a factory that is found by the DSN's scheme creates it.
 //!
-//! A [`Transport`] consists of small parts. A [`Sender`] stores messages. A [`Receiver`] delivers them to consumers, and removes
-//! them when they were handled. Everything else (counting, setting up, listing, …) is an optional part of its own, and `None` if
-//! a transport cannot do it. The traits say what each call must guarantee, and a suite of tests
+//! A [`Transport`] consists of small parts. A [`Sender`] stores messages. A [`Receiver`] delivers them to consumers,
+//! and removes them when they were handled. Everything else (counting, setting up, listing, …) is an optional part of
+//! its own, and `None` if a transport cannot do it. The traits say what each call must guarantee, and a suite of tests
 //! (`minutely::testing::conformance`, feature `testing`) checks every transport against them.
 //!
 //! A message in a store is *pending* (due, waiting), *delayed* (waiting to become due) or *in flight* (received by a
@@ -30,7 +30,8 @@
 //! use minutely::config::Problem;
 //! use minutely::message::Encoded;
 //! use minutely::transport::{
-//!     FactoryContext, Factory, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport, TransportError, TransportSpec,
+//!     Factory, FactoryContext, MessageId, Receipt, Received, Receiver, Sender, Sent, Transport, TransportError,
+//!     TransportSpec,
 //! };
 //!
 //! #[derive(Default)]
@@ -134,13 +135,13 @@ mod sync;
 
 pub use auto_fallback::Liveness;
 pub use capabilities::{
-    Connecting, Counting, KeepingAlive, Listing, Moving, Place, Prefetching, Queues, Releasing, Parking, Retrying,
+    Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Queues, Releasing, Retrying,
     SettingUp, Waking,
 };
 pub use contract::{Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};
 pub use error::TransportError;
-pub use factory::{FactoryContext, Factory, Transports, scheme_options};
+pub use factory::{Factory, FactoryContext, Transports, scheme_options};
 pub use in_memory::{InMemory, InMemoryFactory};
 pub use registry::built_in_factories;
 pub(crate) use registry::built_in_factories_on;

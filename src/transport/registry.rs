@@ -7,8 +7,8 @@ use super::in_memory::InMemoryFactory;
 use super::sync::SyncFactory;
 use crate::connection::{Connections, StoreKind};
 
-/// Generates the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. All factories
-/// share the same connections.
+/// Generates the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. All
+/// factories share the same connections.
 macro_rules! registry {
     ($($name:ident: $schemes:expr => $factory:expr $(, feature = $feature:literal)?;)+) => {
         $(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{FactoryContext, Factory, Sender, Sent, Transport, TransportError, TransportSpec, registry};
+use super::{Factory, FactoryContext, Sender, Sent, Transport, TransportError, TransportSpec, registry};
 use crate::config::Problem;
 use crate::message::Encoded;
 

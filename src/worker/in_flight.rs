@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::transport::{Delivery, MessageId, Receipt};
 
-/// Prefix of files that are still being written. One that is older than a few seconds was left by a worker that was killed
-/// while writing it.
+/// Prefix of files that are still being written. One that is older than a few seconds was left by a worker that was
+/// killed while writing it.
 pub(crate) const UNFINISHED: &str = ".note-";
 
 /// The messages that a worker has in flight, by transport.

@@ -1,11 +1,11 @@
 //! Receives messages from the sources in the order of their priority, and acknowledges or releases them.
 //!
-//! Messages are received in batches. The size of a batch follows from how long handlers take: it is at most [`BATCH_WORK`] of
-//! work. So slow handlers get one message at a time and share a queue fairly, and fast ones are not limited by round trips.
-//! Messages that were received and could not be started in time are released for other workers.
+//! Messages are received in batches. The size of a batch follows from how long handlers take: it is at most
+//! [`BATCH_WORK`] of work. So slow handlers get one message at a time and share a queue fairly, and fast ones are not
+//! limited by round trips. Messages that were received and could not be started in time are released for other workers.
 //!
-//! A poll asks one source after the other, each after the one before has responded that it has no messages. A source that
-//! fails, or does not respond in time, loses its turn. Its messages are still used when they come.
+//! A poll asks one source after the other, each after the one before has responded that it has no messages. A source
+//! that fails, or does not respond in time, loses its turn. Its messages are still used when they come.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -32,8 +32,8 @@ const START_TIMEOUT: Duration = Duration::from_millis(100);
 /// The same for prefetched messages, whose release counts as a failure. Longer than a busy machine stalls.
 const PREFETCHED_START_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many messages in a row must have been quick before a batch is larger than what can start at once, on a transport where
-/// a release counts as a failure.
+/// How many messages in a row must have been quick before a batch is larger than what can start at once, on a transport
+/// where a release counts as a failure.
 const QUICK_BEFORE_PREFETCH: u32 = 1000;
 
 /// The most messages in a batch.
@@ -122,8 +122,8 @@ impl Intake {
         self.turn.is_some() || Instant::now() >= self.next_poll
     }
 
-    /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the limits
-    /// allow, `running` how many are being handled.
+    /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the
+    /// limits allow, `running` how many are being handled.
     pub(super) fn poll_sources(&mut self, at_most: u64, running: usize) {
         if !self.is_polling() {
             return;
@@ -382,8 +382,8 @@ impl Intake {
     /// Adds to the estimate how long handling a message took.
     pub(super) fn record_duration(&mut self, took: Duration) {
         self.since_slow = if took > START_TIMEOUT { 0 } else { self.since_slow.saturating_add(1) };
-        // The estimate follows a slow message at once, and fast ones gradually. Receiving too few messages costs a round
-        // trip; receiving too many keeps them from workers that are free.
+        // The estimate follows a slow message at once, and fast ones gradually. Receiving too few messages costs a
+        // round trip; receiving too many keeps them from workers that are free.
         self.usual_duration = Some(match self.usual_duration {
             Some(usual) if took < usual => (usual * 4 + took) / 5,
             _ => took,
@@ -447,8 +447,8 @@ impl Intake {
     }
 }
 
-/// How many messages to receive: `free` is how many can start at once, `usual` how long one usually takes, and `largest` the
-/// bytes of the largest.
+/// How many messages to receive: `free` is how many can start at once, `usual` how long one usually takes, and
+/// `largest` the bytes of the largest.
 fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize, largest: usize) -> usize {
     let Some(usual) = usual else { return free };
     let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);

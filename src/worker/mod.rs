@@ -1,9 +1,9 @@
-//! Consumes: receives messages from transports in the order of their priority, handles them, and then acknowledges them,
-//! retries them later, or moves them to the failure transport.
+//! Consumes: receives messages from transports in the order of their priority, handles them, and then acknowledges
+//! them, retries them later, or moves them to the failure transport.
 //!
-//! The order is that of Symfony's worker: the first transport is polled first, and again after every message. A worker stops
-//! at a limit, at a signal, or when it is asked to. It always finishes the messages that it has started, and releases those
-//! that it has received and not started.
+//! The order is that of Symfony's worker: the first transport is polled first, and again after every message. A worker
+//! stops at a limit, at a signal, or when it is asked to. It always finishes the messages that it has started, and
+//! releases those that it has received and not started.
 
 mod in_flight;
 mod intake;
@@ -181,8 +181,8 @@ impl Worker {
 
     /// Consumes until a limit is reached or `stop` is requested. `owner` identifies this worker's heartbeats.
     ///
-    /// If a store fails, the error is logged, and the worker tries again for as long as it runs. An error that trying again
-    /// cannot remedy (a table that is missing and may not be created) ends the worker.
+    /// If a store fails, the error is logged, and the worker tries again for as long as it runs. An error that trying
+    /// again cannot remedy (a table that is missing and may not be created) ends the worker.
     pub async fn run(&self, owner: &str, stop: &mut Stop) -> Result<Summary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
@@ -193,7 +193,8 @@ impl Worker {
         let mut run = Run::new(self);
         run.intake.report_to(heartbeat.reporter());
         let result = run.until_stopped(stop).await;
-        // Nothing new is started from here on, so producers must not rely on this worker, however long it takes to finish.
+        // Nothing new is started from here on, so producers must not rely on this worker, however long it takes to
+        // finish.
         stop.no_more_patience();
         tokio::join!(heartbeat.stop(), run.finish_running(stop));
         if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
@@ -317,9 +318,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Handles messages that were queued since the last poll, because producers saw this worker's heartbeat. That poll may be
-    /// as long ago as the sleep, or as the last handler has taken. Goes on only for a moment: under load there are always
-    /// more.
+    /// Handles messages that were queued since the last poll, because producers saw this worker's heartbeat. That poll
+    /// may be as long ago as the sleep, or as the last handler has taken. Goes on only for a moment: under load there
+    /// are always more.
     async fn poll_once_more(&mut self, stop: &Stop) {
         tokio::time::sleep(READ_TTL).await;
         self.intake.poll_now();
@@ -356,8 +357,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether handlers run in tasks of their own. Otherwise a handler that computes without a pause would delay the other
-    /// handlers and the keepalive. A task costs more than a quick handler, so there is none where it is not needed.
+    /// Whether handlers run in tasks of their own. Otherwise a handler that computes without a pause would delay the
+    /// other handlers and the keepalive. A task costs more than a quick handler, so there is none where it is not
+    /// needed.
     fn uses_tasks(&self) -> bool {
         self.worker.options.concurrency > 1 || self.worker.options.keepalive.is_some()
     }
@@ -366,8 +368,8 @@ impl<'a> Run<'a> {
         self.running.len() < self.worker.options.concurrency && self.limits.remaining(self.running.len()) > 0
     }
 
-    /// Waits for the next thing to do, and does it: a message is finished, a store has responded, or if `wants_messages`, new
-    /// ones may be pending. Cancel safe.
+    /// Waits for the next thing to do, and does it: a message is finished, a store has responded, or if
+    /// `wants_messages`, new ones may be pending. Cancel safe.
     async fn step(&mut self, stop: &Stop, wants_messages: bool) -> Result<(), TransportError> {
         let wants_messages = wants_messages && self.may_start_more();
         tokio::select! {
@@ -420,8 +422,8 @@ impl<'a> Run<'a> {
         self.settling.push(settle(source, id, action, stop.clone()).boxed());
     }
 
-    /// Finishes the messages that are being handled, and handles those that were prefetched, as far as the message limit
-    /// allows. Releases all others that were received.
+    /// Finishes the messages that are being handled, and handles those that were prefetched, as far as the message
+    /// limit allows. Releases all others that were received.
     async fn finish_running(&mut self, stop: &Stop) {
         self.intake.release_unprefetched();
         self.intake.stop_prefetching();
@@ -444,8 +446,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Called when the worker ends. A worker that `is_stuck` releases the quarantined messages for others; any other settles
-    /// them. Waits for the stores to respond, but not for those that hang.
+    /// Called when the worker ends. A worker that `is_stuck` releases the quarantined messages for others; any other
+    /// settles them. Waits for the stores to respond, but not for those that hang.
     async fn close(&mut self, stop: &Stop, is_stuck: bool) {
         let quarantined = self.quarantine.take_all();
         if is_stuck {

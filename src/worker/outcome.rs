@@ -1,5 +1,5 @@
-//! Handles one message, and if that fails, decides what to do with it: retry it later, or move it to the failure transport.
-//! [`super::settle`] carries that out.
+//! Handles one message, and if that fails, decides what to do with it: retry it later, or move it to the failure
+//! transport. [`super::settle`] carries that out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::transport::{MessageId, PARKED_FOR, Received};
 const UNHANDLEABLE_DELAY: Duration = Duration::from_secs(3600);
 
 /// Marks a message on a failure transport that has had all its retries there. From then on it is tried once and parked
-/// again. A header and not a stamp: Symfony reads from the stamps how often a message was retried, and would delete one that
-/// has no retry left.
+/// again. A header and not a stamp: Symfony reads from the stamps how often a message was retried, and would delete one
+/// that has no retry left.
 const PARKED: &str = "X-Minutely-Parked";
 
 /// How often in a row the message's handler was ended from outside. A header and not a stamp, for the same reason.
@@ -78,8 +78,8 @@ fn undecodable(as_received: Encoded, error: String) -> Outcome {
     Outcome::Unhandleable(Unhandleable { as_received, class: "minutely::Undecodable", error })
 }
 
-/// What to do with a message that nothing here can handle, and that a retry does not help. Another application may be able to
-/// handle it, so it is always kept: on the failure transport, or parked in its queue.
+/// What to do with a message that nothing here can handle, and that a retry does not help. Another application may be
+/// able to handle it, so it is always kept: on the failure transport, or parked in its queue.
 pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: Unhandleable) -> FailureAction {
     let Unhandleable { as_received, class, error } = message;
     tracing::error!(%id, transport = source.name, error, "cannot be handled");
@@ -157,8 +157,8 @@ impl Handling<'_> {
         }
     }
 
-    /// A retry that does not count, for a handler that was ended from outside or could not start: that is not the message's
-    /// fault. `None` if the attempt counts.
+    /// A retry that does not count, for a handler that was ended from outside or could not start: that is not the
+    /// message's fault. `None` if the attempt counts.
     async fn retry_for_free(
         &self,
         envelope: &Envelope,

@@ -1,5 +1,5 @@
-//! Workers that run inside other programs. They have no slot, because no supervisor started them. Each keeps a file locked,
-//! by which `status` finds it.
+//! Workers that run inside other programs. They have no slot, because no supervisor started them. Each keeps a file
+//! locked, by which `status` finds it.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write};

@@ -1,7 +1,9 @@
-//! Messages that no handler here can handle, held back until it is clear whether they are strays or all that a source has.
+//! Messages that no handler here can handle, held back until it is clear whether they are strays or all that a source
+//! has.
 //!
-//! A stray goes to the failure transport. A source that has nothing else belongs to another application (PHP writes bodies in
-//! its own serialization there). Moving its messages would empty a queue that the other application can handle.
+//! A stray goes to the failure transport. A source that has nothing else belongs to another application (PHP writes
+//! bodies in its own serialization there). Moving its messages would empty a queue that the other application can
+//! handle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,8 @@ impl Quarantine {
         Self { all_are_strays, confirmed: Vec::new(), messages: Vec::new(), counts: Vec::new() }
     }
 
-    /// A handler was called for a message of this source. Returns the quarantined messages of the source: they are strays.
+    /// A handler was called for a message of this source. Returns the quarantined messages of the source: they are
+    /// strays.
     pub(super) fn confirm(&mut self, source: &Arc<Source>) -> Vec<Quarantined> {
         if self.is_confirmed(source) {
             return Vec::new();
@@ -69,8 +72,8 @@ impl Quarantine {
         None
     }
 
-    /// Why the worker must stop: a source has nothing but messages that no handler here can handle. `None` if there is no
-    /// such source.
+    /// Why the worker must stop: a source has nothing but messages that no handler here can handle. `None` if there is
+    /// no such source.
     pub(super) fn foreign_queue(&self) -> Option<String> {
         let (source, count) = self
             .counts

@@ -1,5 +1,5 @@
-//! Settles failed messages: stores them for a retry, moves them to the failure transport, or discards them. A message leaves
-//! its queue only when it is stored elsewhere.
+//! Settles failed messages: stores them for a retry, moves them to the failure transport, or discards them. A message
+//! leaves its queue only when it is stored elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,12 @@ pub(super) struct Settled {
     pub(super) stored: bool,
 }
 
-/// Carries out the action for a failed message. Tries again until that succeeds or the worker has to stop. Then the message
-/// stays in flight, and is delivered again after `redeliver_timeout`.
+/// Carries out the action for a failed message. Tries again until that succeeds or the worker has to stop. Then the
+/// message stays in flight, and is delivered again after `redeliver_timeout`.
 ///
 /// A message that its destination cannot hold with everything that its sender wrote is parked in its queue, as it was
-/// received: handling it again soon would only end the same way. A message that its queue cannot hold either (a broker may
-/// deliver more than it accepts) is stored without its largest headers.
+/// received: handling it again soon would only end the same way. A message that its queue cannot hold either (a broker
+/// may deliver more than it accepts) is stored without its largest headers.
 pub(super) async fn settle(source: Arc<Source>, id: MessageId, action: FailureAction, stop: Stop) -> Settled {
     let settler = Settler { source: &source, id: &id, stop: &stop };
     let result = match &action {
@@ -120,8 +120,8 @@ impl Settler<'_> {
         }
     }
 
-    /// Tries an operation until it succeeds or the worker has to stop. Fails only with [`TransportError::Unstorable`], which
-    /// another attempt would not change.
+    /// Tries an operation until it succeeds or the worker has to stop. Fails only with [`TransportError::Unstorable`],
+    /// which another attempt would not change.
     async fn persist(&self, message: &Encoded, operation: &Operation) -> Stored {
         let mut backoff = FIRST_BACKOFF;
         loop {

@@ -1,8 +1,8 @@
-//! Makes a failed message smaller, step by step, until the failure transport can hold it. A store may hold only text, or limit
-//! the size of headers.
+//! Makes a failed message smaller, step by step, until the failure transport can hold it. A store may hold only text,
+//! or limit the size of headers.
 //!
-//! First goes what a failed message can do without; a header names it. What its sender wrote goes last, and only where that
-//! is allowed.
+//! First goes what a failed message can do without; a header names it. What its sender wrote goes last, and only where
+//! that is allowed.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -84,8 +84,8 @@ impl Shrinker {
     }
 
     /// Allows removing headers that are not stamps, after removing stamps was not enough. The stamps come back first,
-    /// because a single large header may have been the problem. Returns `false` if this was allowed before, or nothing can
-    /// be removed.
+    /// because a single large header may have been the problem. Returns `false` if this was allowed before, or nothing
+    /// can be removed.
     pub(super) fn allow_dropping_headers(&mut self) -> bool {
         match self.next {
             Step::RemoveHeaders => false,

@@ -112,8 +112,8 @@ impl SourceClient {
         self.backoff.is_none()
     }
 
-    /// Starts to receive messages, if it is time to. What is left to do for the last batch comes first. So at most one batch
-    /// is handled and not acknowledged, and a crash repeats no more than that.
+    /// Starts to receive messages, if it is time to. What is left to do for the last batch comes first. So at most one
+    /// batch is handled and not acknowledged, and a crash repeats no more than that.
     pub(super) fn start_receive(&mut self, up_to: usize, tracker: &mut InFlightTracker) {
         if self.next_receive > Instant::now() {
             return;
@@ -232,8 +232,8 @@ impl SourceClient {
         (is_needed && self.flush_call.is_none()).then_some(self.next_flush)
     }
 
-    /// Starts to acknowledge what was handled, or if there is nothing to acknowledge, to release messages. One call at a
-    /// time, and none directly after a failure.
+    /// Starts to acknowledge what was handled, or if there is nothing to acknowledge, to release messages. One call at
+    /// a time, and none directly after a failure.
     pub(super) fn flush(&mut self, tracker: &mut InFlightTracker) {
         if self.flush_at().is_none_or(|at| at > Instant::now()) {
             return;
@@ -265,8 +265,8 @@ impl SourceClient {
         self.to_acknowledge.splice(0..0, ids);
     }
 
-    /// Starts to keep the messages in flight alive, which restarts their `redeliver_timeout`. Does nothing if the store has
-    /// not responded to the last call yet.
+    /// Starts to keep the messages in flight alive, which restarts their `redeliver_timeout`. Does nothing if the store
+    /// has not responded to the last call yet.
     pub(super) fn keep_alive(&mut self, tracker: &mut InFlightTracker) {
         if self.keepalive_call.is_some() {
             return;
@@ -301,9 +301,9 @@ impl SourceClient {
         Poll::Pending
     }
 
-    /// Until when an ending worker waits for calls that are in progress or still to be made; `None` when there are none. A
-    /// store that has been hanging for long is not waited for. One that is about to respond is: the messages that it has
-    /// handed out would otherwise stay in flight without a consumer.
+    /// Until when an ending worker waits for calls that are in progress or still to be made; `None` when there are
+    /// none. A store that has been hanging for long is not waited for. One that is about to respond is: the messages
+    /// that it has handed out would otherwise stay in flight without a consumer.
     pub(super) fn busy_until(&self) -> Option<Instant> {
         let calls = [&self.receive_call, &self.flush_call].into_iter().flatten().map(|call| call.since);
         calls.chain(self.flush_at()).max().map(|since| since + SHUTDOWN_TIMEOUT)

@@ -1,4 +1,5 @@
-//! Tracks which messages this worker has in flight: received from a transport, and neither acknowledged nor stored elsewhere.
+//! Tracks which messages this worker has in flight: received from a transport, and neither acknowledged nor stored
+//! elsewhere.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,8 +11,8 @@ use super::Source;
 use super::in_flight::{InFlight, InFlightBatch, InFlightFile};
 use crate::transport::{Delivery, MessageId, Receipt};
 
-/// The messages of each source that this worker has in flight. Writes every change to the file from which the supervisor
-/// puts them back after a crash.
+/// The messages of each source that this worker has in flight. Writes every change to the file from which the
+/// supervisor puts them back after a crash.
 pub(super) struct InFlightTracker {
     sources: Vec<TrackedSource>,
     file: Option<InFlightFile>,
@@ -28,11 +29,11 @@ struct Tracked {
     receipts: Vec<Receipt>,
     /// When the last receipt was issued.
     since: Instant,
-    /// The message is being released, and must not be kept alive: a store that identifies a delivery by its consumer alone
-    /// would put it in flight again.
+    /// The message is being released, and must not be kept alive: a store that identifies a delivery by its consumer
+    /// alone would put it in flight again.
     is_releasing: bool,
-    /// Another consumer may have received the message with a receipt that looks the same. Such a message is not written to
-    /// the file.
+    /// Another consumer may have received the message with a receipt that looks the same. Such a message is not written
+    /// to the file.
     in_doubt: bool,
 }
 
@@ -64,11 +65,12 @@ impl InFlightTracker {
         self.write();
     }
 
-    /// Prepares messages for release. Where receipts are only accurate to the second, the next consumer may get a receipt
-    /// that looks like this worker's: such messages leave the file first. After a crash in between they are delivered again
-    /// after `redeliver_timeout`, and not to two consumers.
+    /// Prepares messages for release. Where receipts are only accurate to the second, the next consumer may get a
+    /// receipt that looks like this worker's: such messages leave the file first. After a crash in between they are
+    /// delivered again after `redeliver_timeout`, and not to two consumers.
     ///
-    /// Followed by [`InFlightTracker::remove`] when they were released, or [`InFlightTracker::cancel_release`] when not.
+    /// Followed by [`InFlightTracker::remove`] when they were released, or [`InFlightTracker::cancel_release`] when
+    /// not.
     pub(super) fn begin_release(&mut self, source: &Arc<Source>, ids: &[MessageId]) -> Vec<Delivery> {
         let repeats = source.transport.releasing.as_ref().map(|releasing| releasing.receipt_repeats_within());
         let repeats = repeats.unwrap_or_default();
@@ -101,8 +103,8 @@ impl InFlightTracker {
         self.write();
     }
 
-    /// Prepares the messages of a source for being kept alive. Returns them with their present receipts. Where keeping alive
-    /// changes a receipt, the file gets the new one too, so that it has the valid one after a crash at any point.
+    /// Prepares the messages of a source for being kept alive. Returns them with their present receipts. Where keeping
+    /// alive changes a receipt, the file gets the new one too, so that it has the valid one after a crash at any point.
     ///
     /// Followed by [`InFlightTracker::finish_keepalive`] if that succeeded.
     pub(super) fn begin_keepalive(&mut self, source: &Arc<Source>, now: SystemTime) -> Vec<Delivery> {

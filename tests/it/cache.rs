@@ -116,7 +116,10 @@ async fn an_entry_is_seen_by_others_replaced_and_removed(stage: &Stage) {
     here.put("other", "c", "", MINUTE).await.unwrap();
     here.put("g", "b", "second", 2 * MINUTE).await.unwrap();
     let entries = there.list("g").await.unwrap();
-    assert_eq!(entries.iter().map(|entry| (&*entry.key, &*entry.value)).collect::<Vec<_>>(), [("a", ""), ("b", "second")]);
+    assert_eq!(
+        entries.iter().map(|entry| (&*entry.key, &*entry.value)).collect::<Vec<_>>(),
+        [("a", ""), ("b", "second")]
+    );
     let (now, b) = (SystemTime::now(), &entries[1]);
     let close = |a: SystemTime, b: SystemTime| {
         a.duration_since(b).unwrap_or_else(|error| error.duration()) < Duration::from_secs(10)

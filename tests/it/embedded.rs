@@ -1,5 +1,5 @@
-//! An application with its own commands, including minutely's: this test program, if it is started with `application`. Its server
-//! dispatches and works in the same process; its supervisor starts the program as a worker.
+//! An application with its own commands, including minutely's: this test program, if it is started with `application`.
+//! Its server dispatches and works in the same process; its supervisor starts the program as a worker.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -36,8 +36,8 @@ fn queue(project: &Project, message_type: &str, messages: usize) {
     }
 }
 
-/// The process groups in which handlers' shells run: one for each run of a handler. A shell that is starting a program is
-/// there twice for an instant, so shells are not counted themselves.
+/// The process groups in which handlers' shells run: one for each run of a handler. A shell that is starting a program
+/// is there twice for an instant, so shells are not counted themselves.
 fn handler_runs(project: &Project) -> BTreeSet<Pid> {
     let command = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let shells = project.processes().into_iter().filter(|pid| command(pid).starts_with("sh\0"));
@@ -135,8 +135,8 @@ fn a_supervisor_without_progress_is_replaced() {
 const SLEEPS: &str = "MINUTELY_TEST_SLEEPS";
 
 /// Not a test: a supervisor that is stuck, when another test runs this program for it. It holds the lock, and starts a
-/// program with `vfork`, whose first step is to open a named pipe that has no writer. Until that program is executed, the
-/// kernel keeps this thread in the uninterruptible sleep (`D`) of a process that waits for a disk.
+/// program with `vfork`, whose first step is to open a named pipe that has no writer. Until that program is executed,
+/// the kernel keeps this thread in the uninterruptible sleep (`D`) of a process that waits for a disk.
 #[test]
 fn sleeps_uninterruptibly() {
     if std::env::var_os(SLEEPS).is_none() {

@@ -95,7 +95,8 @@ fn some_of_a_transports_queues_can_be_consumed_on_their_own() {
     assert_eq!((&mail["pending"], &mail["delayed"], &mail["in_flight"]), (&1.into(), &().into(), &().into()));
 }
 
-/// Publishes a message as another program may: with more headers than minutely would send, but no more than the broker accepts.
+/// Publishes a message as another program may: with more headers than minutely would send, but no more than the broker
+/// accepts.
 fn publish(exchanges: &Exchanges, queue: &str, message_type: &str, header: &str) {
     use lapin::types::{AMQPValue, FieldTable};
     let mut table = FieldTable::default();

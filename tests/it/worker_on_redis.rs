@@ -1,5 +1,5 @@
-//! Workers as processes on a Redis server: what they cost while idle, how soon they start, how they survive a restart of the server
-//! and their own death, and TLS.
+//! Workers as processes on a Redis server: what they cost while idle, how soon they start, how they survive a restart
+//! of the server and their own death, and TLS.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

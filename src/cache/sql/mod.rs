@@ -1,7 +1,7 @@
 //! The cache in a table of an SQL database: one store for SQLite, PostgreSQL and MySQL.
 //!
-//! Each row is an entry. All times are the server's, so that hosts whose clocks differ agree on what has expired; what is
-//! read is translated to this host's clock.
+//! Each row is an entry. All times are the server's, so that hosts whose clocks differ agree on what has expired; what
+//! is read is translated to this host's clock.
 
 mod dialect;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use self::dialect::SqlDialect;
-use super::{CLOCK_TOLERANCE, CacheError, CacheEntry, CacheStore};
+use super::{CLOCK_TOLERANCE, CacheEntry, CacheError, CacheStore};
 use crate::config::{Options, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::sql as connect;
@@ -94,7 +94,10 @@ pub(super) fn on_sqlite(
 
 /// A cache on a PostgreSQL server, or all mistakes in its description.
 #[cfg(feature = "postgres")]
-pub(super) fn on_postgres(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+pub(super) fn on_postgres(
+    spec: &TransportSpec,
+    connections: &Connections,
+) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let table = table_name(&mut options);
     let address = connect::postgres::read_address(spec, &mut options);
@@ -153,8 +156,9 @@ impl<S: SqlDatabase> SqlStore<S> {
         } else {
             let update = "ON DUPLICATE KEY UPDATE value = VALUES(value), written_at = VALUES(written_at), \
                           expires_at = VALUES(expires_at)";
-            // ON DUPLICATE KEY UPDATE has no condition, and an IF() that assigns a BLOB its own value confuses MariaDB: the
-            // column then compares equal to a value that it does not have. So there are two steps, each safe by itself.
+            // ON DUPLICATE KEY UPDATE has no condition, and an IF() that assigns a BLOB its own value confuses MariaDB:
+            // the column then compares equal to a value that it does not have. So there are two steps, each safe by
+            // itself.
             let take_over = format!(
                 "UPDATE {t} SET value = ?, expires_at = {now} + ?, written_at = {now} {one} \
                  AND (value = ? OR expires_at <= {now} OR written_at > {now} + {tolerance})"
@@ -290,8 +294,8 @@ impl<S: SqlDatabase> CacheStore for SqlStore<S> {
 
     async fn set_up(&self) -> Result<(), CacheError> {
         let created = self.database.create(&self.create).await;
-        // If two processes create it at once, one may fail, but then it exists. And an existing table of this name may be
-        // another application's.
+        // If two processes create it at once, one may fail, but then it exists. And an existing table of this name may
+        // be another application's.
         let works = self.database.run(&self.list, vec![Argument::Text(String::new())]).await;
         match (created, works) {
             (_, Ok(_)) => Ok(()),

@@ -126,7 +126,8 @@ impl Address {
         if let Some(password) = &self.password {
             redis = redis.set_password(password);
         }
-        // Without Nagle's algorithm: a request in several parts must not wait for a delayed acknowledgement of the first.
+        // Without Nagle's algorithm: a request in several parts must not wait for a delayed acknowledgement of the
+        // first.
         let tcp = TcpSettings::default().set_nodelay(true);
         Ok(address.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
     }

@@ -1,10 +1,11 @@
 //! The one connection that a process has to a Redis server.
 //!
-//! The first request opens it, and the first request after it broke opens it again. Requests in progress when it breaks fail.
+//! The first request opens it, and the first request after it broke opens it again. Requests in progress when it breaks
+//! fail.
 //!
-//! The server notifies of changes over the same connection: client-side caching in broadcasting mode (`CLIENT TRACKING … BCAST
-//! PREFIX`) names every key that another client changes. A blocking read, in contrast, would block the connection for everything
-//! else.
+//! The server notifies of changes over the same connection: client-side caching in broadcasting mode
+//! (`CLIENT TRACKING … BCAST PREFIX`) names every key that another client changes. A blocking read, in contrast, would
+//! block the connection for everything else.
 
 mod address;
 mod error;
@@ -183,7 +184,9 @@ impl RedisConnection {
         match tracking.exec_async(connection).await {
             Ok(()) => self.reports_changes.store(true, Ordering::Relaxed),
             Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
-            Err(error) => tracing::info!(server = %self.location, %error, "the server does not notify of new messages; workers poll"),
+            Err(error) => {
+                tracing::info!(server = %self.location, %error, "the server does not notify of new messages; workers poll")
+            }
         }
         Ok(())
     }

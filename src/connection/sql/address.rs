@@ -46,8 +46,8 @@ fn absolute(spec: &TransportSpec, path: &str) -> String {
 impl Address {
     /// Reads the address and its parameters from a transport's description.
     ///
-    /// The URL of a Doctrine connection may have any parameter, because other programs use it too. In a transport's own DSN, the
-    /// parameters are options of the transport, and unknown ones are mistakes.
+    /// The URL of a Doctrine connection may have any parameter, because other programs use it too. In a transport's own
+    /// DSN, the parameters are options of the transport, and unknown ones are mistakes.
     pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, known: &[Definition]) -> Self {
         let store = &spec.store;
         if store.hosts().len() > 1 {
@@ -91,8 +91,8 @@ impl Address {
         self.parameters.get(name).map(String::as_str)
     }
 
-    /// Whether the address says that the server is on this host. Then nobody else can read what is sent, and encrypting it would
-    /// take longer than everything else about connecting.
+    /// Whether the address says that the server is on this host. Then nobody else can read what is sent, and encrypting
+    /// it would take longer than everything else about connecting.
     pub(crate) fn is_this_host(&self, default_host: &str) -> bool {
         let host = self.host.as_deref().unwrap_or(default_host);
         host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -1,5 +1,5 @@
-//! The servers for tests that need one. These tests are ignored by default, because a test cannot tell cargo's own harness that it
-//! was skipped.
+//! The servers for tests that need one. These tests are ignored by default, because a test cannot tell cargo's own
+//! harness that it was skipped.
 
 use sqlx::Connection;
 

@@ -1,7 +1,7 @@
 //! Connections to SQL databases.
 //!
-//! A [`SharedConnection`] holds one connection to a server, a [`Session`], in a task of its own. [`Statement`] and [`Row`]
-//! have the same form for every server. SQLite has no server: its [`Database`](sqlite::Database) is a file.
+//! A [`SharedConnection`] holds one connection to a server, a [`Session`], in a task of its own. [`Statement`] and
+//! [`Row`] have the same form for every server. SQLite has no server: its [`Database`](sqlite::Database) is a file.
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod address;

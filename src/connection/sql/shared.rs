@@ -1,11 +1,11 @@
 //! The one connection that a process has to an SQL server.
 //!
-//! A task holds the connection and performs requests one after the other. So a caller that stops waiting leaves nothing half done,
-//! and while the task is idle, it can listen to the server.
+//! A task holds the connection and performs requests one after the other. So a caller that stops waiting leaves nothing
+//! half done, and while the task is idle, it can listen to the server.
 //!
-//! The first request opens the connection, and the first request after it broke opens it again. A request in progress when it breaks
-//! fails. A request that meets another connection's lock is repeated with random pauses, up to a time limit. That is safe because it
-//! has changed nothing.
+//! The first request opens the connection, and the first request after it broke opens it again. A request in progress
+//! when it breaks fails. A request that meets another connection's lock is repeated with random pauses, up to a time
+//! limit. That is safe because it has changed nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::connection::Location;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one attempt at a request may take: longer than the server lets it wait for a lock. Ends the wait for a server that is
-/// gone without closing the connection.
+/// How long one attempt at a request may take: longer than the server lets it wait for a lock. Ends the wait for a
+/// server that is gone without closing the connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that was idle for longer is checked before use: servers and routers drop idle connections.
 const IDLE: Duration = Duration::from_secs(1);

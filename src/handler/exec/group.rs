@@ -15,8 +15,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// The interval of checking whether all processes of a group are gone.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A program that runs in a process group of its own. If this is dropped while the program runs, the whole group is killed, so
-/// that nothing goes on with a message that will be delivered to another consumer.
+/// A program that runs in a process group of its own. If this is dropped while the program runs, the whole group is
+/// killed, so that nothing goes on with a message that will be delivered to another consumer.
 pub(super) struct Group {
     child: Child,
     /// `None` once the group must get no more signals: after its end, another group may have the same id.

@@ -1,5 +1,5 @@
-//! A program as a handler: it gets the body on standard input and the metadata in environment variables, and its exit code is
-//! the result.
+//! A program as a handler: it gets the body on standard input and the metadata in environment variables, and its exit
+//! code is the result.
 
 mod group;
 mod output;
@@ -28,7 +28,8 @@ use crate::threads;
 use group::Group;
 use output::Output;
 
-/// Variables that are for the worker alone. A handler that runs minutely itself must not mistake the worker's slot for its own.
+/// Variables that are for the worker alone. A handler that runs minutely itself must not mistake the worker's slot for
+/// its own.
 const WITHHELD: [&str; 2] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD"];
 
 /// The message is invalid and will stay invalid (`EX_DATAERR` in `sysexits.h`).
@@ -41,18 +42,18 @@ const TRY_AGAIN: i32 = 75;
 const TERMINATED: i32 = 143;
 const KILLED: i32 = 137;
 
-/// How long output is still read after the program has ended. What it printed is there at once, but processes that it left in
-/// the background may keep the pipe open for ever.
+/// How long output is still read after the program has ended. What it printed is there at once, but processes that it
+/// left in the background may keep the pipe open for ever.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long to wait if the system refuses to start a process, because there are too many processes or open files. The pause
-/// between two attempts doubles, from the first to the longest.
+/// How long to wait if the system refuses to start a process, because there are too many processes or open files. The
+/// pause between two attempts doubles, from the first to the longest.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The largest size of `MINUTELY_HEADERS`, in bytes. Linux refuses variables of 128 KiB or more, and all variables share
-/// their space with the arguments.
+/// The largest size of `MINUTELY_HEADERS`, in bytes. Linux refuses variables of 128 KiB or more, and all variables
+/// share their space with the arguments.
 const MAX_HEADERS: usize = 96 * 1024;
 
 /// How many characters of the command line are part of the handler's name.
@@ -68,8 +69,8 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// A handler that runs the program in the folder `dir`. A program with a `/` in its name is a path relative to `dir`; any
-    /// other is looked up in `PATH`.
+    /// A handler that runs the program in the folder `dir`. A program with a `/` in its name is a path relative to
+    /// `dir`; any other is looked up in `PATH`.
     pub fn new(config: &ExecConfig, dir: &Path) -> Self {
         let mut words = config.exec.iter().cloned();
         let program = words.next().unwrap_or_default();
@@ -192,8 +193,8 @@ fn result_of(status: ExitStatus, output: &str) -> Result<(), HandlerError> {
     Err(failure("Failed", status.code().unwrap_or_default(), verdict, with_output(what, output)))
 }
 
-/// The verdict for a program that was killed by others (and not by its timeout). SIGTERM says nothing about the message at first.
-/// SIGKILL may come from the kernel, because handling the message took too much memory.
+/// The verdict for a program that was killed by others (and not by its timeout). SIGTERM says nothing about the message
+/// at first. SIGKILL may come from the kernel, because handling the message took too much memory.
 fn killed(status: ExitStatus) -> Verdict {
     match status.signal().map(Signal::try_from) {
         Some(Ok(Signal::SIGTERM)) => Verdict::Interrupted { if_stopping: false },
@@ -229,8 +230,8 @@ fn message_id(envelope: &Envelope) -> String {
     }
 }
 
-/// The headers as JSON. If they are too large for the environment (usually because of PHP's stack traces), the largest are left
-/// out: a handler can do without them, but not without the message.
+/// The headers as JSON. If they are too large for the environment (usually because of PHP's stack traces), the largest
+/// are left out: a handler can do without them, but not without the message.
 fn headers_for_environment(mut headers: Headers) -> String {
     let json = headers_to_json(&headers);
     if json.len() <= MAX_HEADERS {
@@ -270,8 +271,8 @@ fn name_of(words: &[String]) -> String {
     }
 }
 
-/// 32-bit FNV-1a. The standard library's hash may change between versions, and the names of handlers in queued messages must
-/// not.
+/// 32-bit FNV-1a. The standard library's hash may change between versions, and the names of handlers in queued messages
+/// must not.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

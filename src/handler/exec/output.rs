@@ -13,8 +13,8 @@ pub(super) const KEPT_LINES: usize = 20;
 /// How many bytes of them are kept. Every further retry carries the error's text in its headers.
 pub(super) const KEPT_BYTES: usize = 4096;
 
-/// Longer lines are cut into pieces of this many bytes. A piece of invalid UTF-8 may triple in size, and still fits into
-/// [`KEPT_BYTES`].
+/// Longer lines are cut into pieces of this many bytes. A piece of invalid UTF-8 may triple in size, and still fits
+/// into [`KEPT_BYTES`].
 const LINE: usize = 1024;
 
 /// How many bytes of one message's output are logged, so that a program that prints without end does not fill the disk.

@@ -1,8 +1,8 @@
 //! Leases on cluster slots: how `max` becomes one bound for all hosts.
 //!
-//! With `scope: cluster`, hosts share the slots of a worker definition. Slot `n` of the cluster is a *claim* in the cache
-//! that the hosts share; the host that holds it has a *lease* on the slot, and may run a worker in its own slot `n`. So
-//! there are never more workers than cluster slots, however many hosts there are.
+//! With `scope: cluster`, hosts share the slots of a worker definition. Slot `n` of the cluster is a *claim* in the
+//! cache that the hosts share; the host that holds it has a *lease* on the slot, and may run a worker in its own slot
+//! `n`. So there are never more workers than cluster slots, however many hosts there are.
 //!
 //! ```text
 //!   lock slot n ▸ claim cluster slot n ▸ write the lease file ▸ start the worker
@@ -11,10 +11,10 @@
 //!
 //! After a crash in between, the next tick releases a lease that has no worker.
 //!
-//! A lease outlasts its worker's time limit by [`GRACE`], and then expires. So a host that dies takes its workers with it,
-//! and its leases expire without anybody's help. While a worker is at work for longer, its supervisor renews the lease.
-//! If it cannot (the cache is down), it ends the worker before the lease expires: the bound has priority, and the worker's
-//! message is delivered again.
+//! A lease outlasts its worker's time limit by [`GRACE`], and then expires. So a host that dies takes its workers with
+//! it, and its leases expire without anybody's help. While a worker is at work for longer, its supervisor renews the
+//! lease. If it cannot (the cache is down), it ends the worker before the lease expires: the bound has priority, and
+//! the worker's message is delivered again.
 //!
 //! The lease file, beside the slot's file, tells later supervisors of this host when the lease expires.
 
@@ -48,8 +48,8 @@ const GRACE: Duration = Duration::from_secs(90);
 const RENEW_BELOW: Duration = Duration::from_secs(75);
 /// How long a renewed lease lasts.
 const RENEWED_FOR: Duration = Duration::from_secs(120);
-/// A worker whose lease expires sooner than this is asked to finish. Up to 15 seconds may pass between the last check of
-/// one cron and the first check of the next; the worker then has 15 seconds more.
+/// A worker whose lease expires sooner than this is asked to finish. Up to 15 seconds may pass between the last check
+/// of one cron and the first check of the next; the worker then has 15 seconds more.
 const FINISH_BELOW: Duration = Duration::from_secs(50);
 /// A worker whose lease expires sooner than this is killed: the next check, by another cron, may come this much later.
 const KILL_BELOW: Duration = Duration::from_secs(20);
@@ -82,8 +82,8 @@ impl Leases {
         Ok(claims.iter().filter_map(|claim| claim.key.parse().ok()).collect())
     }
 
-    /// Leases a cluster slot for a worker that is about to be started; `false` if another host has leased it. The caller
-    /// must have locked its own slot of the same number.
+    /// Leases a cluster slot for a worker that is about to be started; `false` if another host has leased it. The
+    /// caller must have locked its own slot of the same number.
     pub async fn acquire(&self, definition: &WorkerDefinition, slot: u32) -> Result<bool, String> {
         let limit = definition.time_limit().ok_or("its time limit cannot be read")?;
         self.claim(&definition.name, slot, limit.saturating_add(GRACE), None).await

@@ -8,7 +8,7 @@ use super::super::fixture::eventually;
 use super::file::LeaseFile;
 use super::host_id::ID_LENGTH;
 use super::*;
-use crate::cache::{FileStore, CacheStore};
+use crate::cache::{CacheStore, FileStore};
 use crate::config::Autoscale;
 
 /// Hosts with state directories of their own, and a cache that they share.

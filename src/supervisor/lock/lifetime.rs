@@ -1,10 +1,10 @@
 //! When a supervisor under cron ends, and whether the next one waits for that: pure arithmetic on times of day.
 //!
-//! Cron starts a supervisor at about the beginning of each minute. The supervisor must be gone by the next minute: a host
-//! may allow one job at a time, or guard the crontab line with `flock -n`, and a refused cron is missing for a whole
-//! minute. So a supervisor that was started late ends at the same second of the minute as one that was started on time. On
-//! some hosts (with a web cron, say) each one starts at the same later second of the minute: the start of the previous one
-//! shows that.
+//! Cron starts a supervisor at about the beginning of each minute. The supervisor must be gone by the next minute: a
+//! host may allow one job at a time, or guard the crontab line with `flock -n`, and a refused cron is missing for a
+//! whole minute. So a supervisor that was started late ends at the same second of the minute as one that was started on
+//! time. On some hosts (with a web cron, say) each one starts at the same later second of the minute: the start of the
+//! previous one shows that.
 
 use std::time::Duration;
 

@@ -21,7 +21,8 @@ pub(super) struct DeadWorkersFile {
     pub file: InFlightFile,
 }
 
-/// Where the worker in a slot records its messages in flight. `mark` is the value of `MINUTELY_WORKER` in its environment.
+/// Where the worker in a slot records its messages in flight. `mark` is the value of `MINUTELY_WORKER` in its
+/// environment.
 pub(in crate::supervisor) fn path(
     slots: &Slots,
     definition: &str,

@@ -32,7 +32,8 @@ pub(super) struct DeadWorker {
     pub recorded_at: u64,
 }
 
-/// Ends what a dead worker has left running, including what those processes start meanwhile. `true` if all of it is gone.
+/// Ends what a dead worker has left running, including what those processes start meanwhile. `true` if all of it is
+/// gone.
 pub(super) async fn end(worker: DeadWorker) -> bool {
     let (begun, pid) = (Instant::now(), worker.process.pid);
     let mut leftovers = Leftovers { worker, is_identified: false };
@@ -74,12 +75,12 @@ struct Leftovers {
 impl Leftovers {
     /// The processes that still run in the worker's session.
     ///
-    /// While the session has a member, the kernel gives the worker's pid to no other process. So a process with that pid is
-    /// either the worker itself, dead and not reaped, or shows that the worker's session is over.
+    /// While the session has a member, the kernel gives the worker's pid to no other process. So a process with that
+    /// pid is either the worker itself, dead and not reaped, or shows that the worker's session is over.
     ///
-    /// If no process has that pid, the session may be that of a later process, itself dead by now, that had the same pid. One
-    /// member identifies it as the worker's: it has the worker's mark in its environment, or it was started between the
-    /// worker's start and the last change of its record, when the pid was the worker's.
+    /// If no process has that pid, the session may be that of a later process, itself dead by now, that had the same
+    /// pid. One member identifies it as the worker's: it has the worker's mark in its environment, or it was started
+    /// between the worker's start and the last change of its record, when the pid was the worker's.
     fn running(&mut self) -> Vec<ProcessId> {
         let process = self.worker.process;
         let mut members = session::members(process.pid);

@@ -1,12 +1,12 @@
 //! Puts the messages of dead workers back into their queues.
 //!
-//! A worker records its messages in flight beside its slot, in a file whose name has the pid and start time of its process.
-//! If the file is there and the process is gone, nothing is going to finish those messages: they are released, and pending
-//! again at once. Messages of other consumers are in no such file, and are never touched. A message that another consumer
-//! has received since has another receipt, and is not released either.
+//! A worker records its messages in flight beside its slot, in a file whose name has the pid and start time of its
+//! process. If the file is there and the process is gone, nothing is going to finish those messages: they are released,
+//! and pending again at once. Messages of other consumers are in no such file, and are never touched. A message that
+//! another consumer has received since has another receipt, and is not released either.
 //!
-//! Before that, [whatever the worker's handlers have left running](leftovers) is ended, so that no message is handled twice
-//! at the same time.
+//! Before that, [whatever the worker's handlers have left running](leftovers) is ended, so that no message is handled
+//! twice at the same time.
 
 mod in_flight_files;
 mod leftovers;
@@ -38,8 +38,8 @@ impl Recovery {
         Self { slots, transports }
     }
 
-    /// Puts the messages of dead workers back. What cannot be put back now is tried again at the next tick. All workers and
-    /// transports are handled concurrently, so that none waits for another.
+    /// Puts the messages of dead workers back. What cannot be put back now is tried again at the next tick. All workers
+    /// and transports are handled concurrently, so that none waits for another.
     pub async fn run(&self) {
         let files = in_flight_files::of_dead_workers(&self.slots);
         join_all(files.into_iter().map(|file| self.recover(file))).await;
@@ -65,7 +65,10 @@ impl Recovery {
                     None
                 }
                 Err(error) => {
-                    tracing::error!(error, "the messages of a dead worker cannot be put back now; trying again at the next tick");
+                    tracing::error!(
+                        error,
+                        "the messages of a dead worker cannot be put back now; trying again at the next tick"
+                    );
                     Some((transport, batches))
                 }
             }

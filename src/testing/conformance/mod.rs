@@ -1,7 +1,7 @@
 //! Tests of the behaviour that every transport must have: for the transports of this crate, and for yours.
 //!
-//! [`conformance!`](crate::conformance) generates a module of tests from a name, a list of abilities and a closure that opens a
-//! queue. Add `minutely` with the feature `testing` to your development dependencies:
+//! [`conformance!`](crate::conformance) generates a module of tests from a name, a list of abilities and a closure that
+//! opens a queue. Add `minutely` with the feature `testing` to your development dependencies:
 //!
 //! ```
 //! # use std::path::Path;
@@ -17,21 +17,21 @@
 //!
 //! It is called with a folder, the name of a queue, and options as YAML, and returns a [`Transport`].
 //!
-//! - The folder stands for a store: queues opened with the same folder are in the same store, and queues opened with different
-//!   folders in different stores. Each test has a folder of its own, which is empty at first and deleted in the end. A transport to a
-//!   server can use the folder's name for a database, for example.
+//! - The folder stands for a store: queues opened with the same folder are in the same store, and queues opened with
+//!   different folders in different stores. Each test has a folder of its own, which is empty at first and deleted in
+//!   the end. A transport to a server can use the folder's name for a database, for example.
 //! - If a queue is opened twice, it is the same queue, opened as if by another process: do not share a connection.
-//! - The options are `{}`, unless an ability below says otherwise. [`open`] takes folder, name and options as they are, and
-//!   opens a queue by its factory, as the configuration of an application does.
+//! - The options are `{}`, unless an ability below says otherwise. [`open`] takes folder, name and options as they are,
+//!   and opens a queue by its factory, as the configuration of an application does.
 //!
-//! The expression for the closure is evaluated once for each test. It can be a block that starts what the test needs, and
-//! that leaves the test with `return` if a server is missing.
+//! The expression for the closure is evaluated once for each test. It can be a block that starts what the test needs,
+//! and that leaves the test with `return` if a server is missing.
 //!
 //! # Abilities
 //!
 //! Every transport is tested against the contract of [`Sender`](crate::transport::Sender) and
-//! [`Receiver`](crate::transport::Receiver). The list says what else this one can do. Each word adds tests. If a word is
-//! missing or superfluous, the test `it_can_do_what_is_declared` fails.
+//! [`Receiver`](crate::transport::Receiver). The list says what else this one can do. Each word adds tests. If a word
+//! is missing or superfluous, the test `it_can_do_what_is_declared` fails.
 //!
 //! | a part of [`Transport`] | what its tests need |
 //! | --- | --- |
@@ -74,7 +74,7 @@ use indexmap::IndexMap;
 pub use stage::Stage;
 
 use crate::config::{Secret, TransportConfig};
-use crate::transport::{FactoryContext, Factory, Liveness, Transport, Transports};
+use crate::transport::{Factory, FactoryContext, Liveness, Transport, Transports};
 
 /// Generates a module of tests that check a transport against its contract, see
 /// [`testing::conformance`](crate::testing::conformance).
@@ -219,8 +219,8 @@ macro_rules! __conformance {
     };
 }
 
-/// Opens a queue with its factory, as an application does: with its name in the configuration, its DSN, options as YAML, and this
-/// folder as the project's.
+/// Opens a queue with its factory, as an application does: with its name in the configuration, its DSN, options as
+/// YAML, and this folder as the project's.
 ///
 /// # Panics
 ///

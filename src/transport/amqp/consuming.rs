@@ -1,8 +1,8 @@
 //! Keeps the messages that a channel has received: those waiting, and those handed out until they are acknowledged.
 //! [`fetching`](super::fetching) gets them from the broker.
 //!
-//! A received message belongs to its channel. When the channel ends, for whatever reason, the broker requeues all its messages,
-//! and they can no longer be acknowledged. So their ids contain the channel too.
+//! A received message belongs to its channel. When the channel ends, for whatever reason, the broker requeues all its
+//! messages, and they can no longer be acknowledged. So their ids contain the channel too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -110,8 +110,8 @@ impl Consuming {
         }
     }
 
-    /// Closes the channel when the broker has received everything that was sent on it. The broker requeues messages that are
-    /// still handed out.
+    /// Closes the channel when the broker has received everything that was sent on it. The broker requeues messages
+    /// that are still handed out.
     pub(super) async fn close(&self) {
         if let Err(error) = self.channel.close(200, "done".into()).await {
             tracing::debug!(%error, "the channel could not be closed cleanly");

@@ -1,14 +1,15 @@
 //! Gets messages from the broker: requests them, or has them pushed.
 //!
-//! Pushed messages are kept from other consumers, even while this worker is busy. If they are requeued, Symfony's consumers
-//! count them as failed. So messages are requested (`basic.get`), queue by queue in order of priority. There are consumers in
-//! two cases only:
+//! Pushed messages are kept from other consumers, even while this worker is busy. If they are requeued, Symfony's
+//! consumers count them as failed. So messages are requested (`basic.get`), queue by queue in order of priority. There
+//! are consumers in two cases only:
 //!
 //! - While a worker waits, each queue has a consumer for one message. All are stopped when the first message arrives.
-//! - While a worker with fast handlers works off a backlog, that queue has a consumer that prefetches as many messages as are
-//!   received at once: some milliseconds of work, without a round trip for each.
+//! - While a worker with fast handlers works off a backlog, that queue has a consumer that prefetches as many messages
+//!   as are received at once: some milliseconds of work, without a round trip for each.
 //!
-//! Pushed messages that are not asked for soon, because a handler takes longer than all before it, are requeued nevertheless.
+//! Pushed messages that are not asked for soon, because a handler takes longer than all before it, are requeued
+//! nevertheless.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use lapin::Consumer;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::consuming::{Consuming, Pushing, HandedOut};
+use super::consuming::{Consuming, HandedOut, Pushing};
 
 /// The default for the most messages to prefetch.
 pub(super) const MAX_PREFETCH: usize = 1024;
@@ -28,8 +29,8 @@ const MIN_PREFETCH: usize = 8;
 /// The most bytes fetched at once, estimated from the sizes of earlier messages.
 const MAX_BYTES: usize = 8 << 20;
 
-/// How often the reaper checks for pushed messages that nobody asks for, and how many checks a message may wait. Checks are
-/// counted and not time, because a machine that stalls for a moment asks for nothing meanwhile.
+/// How often the reaper checks for pushed messages that nobody asks for, and how many checks a message may wait. Checks
+/// are counted and not time, because a machine that stalls for a moment asks for nothing meanwhile.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_CHECKS: u8 = 5;
 
@@ -65,8 +66,8 @@ impl Consuming {
         Ok(self.hand_out(usize::MAX, usize::MAX))
     }
 
-    /// Runs something in a task of its own, which is not cancelled with the caller: work that is half done would leave unknown
-    /// consumers, or messages that nobody hands out.
+    /// Runs something in a task of its own, which is not cancelled with the caller: work that is half done would leave
+    /// unknown consumers, or messages that nobody hands out.
     async fn to_completion<F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> lapin::Result<()>
     where
         F: Future<Output = lapin::Result<()>> + Send + 'static,
@@ -240,8 +241,8 @@ impl Consuming {
         });
     }
 
-    /// Requeues messages that have waited here for too long, and stops a consumer if nobody asks for its messages. Returns
-    /// whether to check again.
+    /// Requeues messages that have waited here for too long, and stops a consumer if nobody asks for its messages.
+    /// Returns whether to check again.
     async fn reap(&self) -> bool {
         let _turn = self.turn.lock().await;
         // Errors of the channel are reported to the next caller.

@@ -41,8 +41,8 @@ pub(super) fn of(
     Ok(properties)
 }
 
-/// The properties that a message keeps when it is sent again. Not `expiration`, which would cut its delay short, and not
-/// `user_id`, which is another user's.
+/// The properties that a message keeps when it is sent again. Not `expiration`, which would cut its delay short, and
+/// not `user_id`, which is another user's.
 fn kept(before: &BasicProperties) -> BasicProperties {
     let mut kept = BasicProperties::default();
     if let Some(priority) = before.priority() {

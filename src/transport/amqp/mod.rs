@@ -1,10 +1,10 @@
-//! `amqp:`: queues of a broker that speaks AMQP 0-9-1, RabbitMQ for example, with the exchanges, queues and headers that
-//! Symfony Messenger's AMQP transport uses.
+//! `amqp:`: queues of a broker that speaks AMQP 0-9-1, RabbitMQ for example, with the exchanges, queues and headers
+//! that Symfony Messenger's AMQP transport uses.
 //!
-//! Messages are sent to an exchange, which puts them into the queues that are bound to it, and are received from those queues.
-//! The broker knows which connection has which message in flight, and requeues it when that connection ends: there is no
-//! `redeliver_timeout`. There are no transactions to move a message with, so a message that is retried is first sent and then
-//! acknowledged.
+//! Messages are sent to an exchange, which puts them into the queues that are bound to it, and are received from those
+//! queues. The broker knows which connection has which message in flight, and requeues it when that connection ends:
+//! there is no `redeliver_timeout`. There are no transactions to move a message with, so a message that is retried is
+//! first sent and then acknowledged.
 
 mod consuming;
 mod fetching;
@@ -27,7 +27,7 @@ use self::consuming::{ConsumedQueue, Consuming, HandedOut};
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
-    Connecting, FactoryContext, Counting, Counts, Delivery, Factory, MessageId, Prefetching, Queues, Receipt, Received,
+    Connecting, Counting, Counts, Delivery, Factory, FactoryContext, MessageId, Prefetching, Queues, Receipt, Received,
     Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
 };
 use crate::config::{Definition, Problem};
@@ -333,8 +333,8 @@ impl Connecting for Amqp {
         self.connection.close_idle();
     }
 
-    /// The broker does not confirm acknowledgements. It confirms that the channel is closed, after everything that was sent
-    /// before. A process that ends without waiting for this may lose its last acknowledgements.
+    /// The broker does not confirm acknowledgements. It confirms that the channel is closed, after everything that was
+    /// sent before. A process that ends without waiting for this may lose its last acknowledgements.
     async fn close(&self) {
         // While another task opens it, there is nothing to close.
         let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());

@@ -25,11 +25,14 @@ impl Parking for Amqp {
         Ok(sum.min(cap))
     }
 
-    /// Each is sent to its queue and then acknowledged, so that a crash in between leaves it twice, and never not at all.
+    /// Each is sent to its queue and then acknowledged, so that a crash in between leaves it twice, and never not at
+    /// all.
     async fn resume(&self) -> Result<(), TransportError> {
         for queue in &self.queues {
             for name in self.parking_queues(queue).map_err(|failure| self.error("resuming parked messages", failure))? {
-                self.resume_of(queue, &name).await.map_err(|failure| self.error("resuming parked messages", failure))?;
+                self.resume_of(queue, &name)
+                    .await
+                    .map_err(|failure| self.error("resuming parked messages", failure))?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Sends messages, with publisher confirms, and declares the queues in which delayed messages wait.
 //!
-//! A delayed message is published to a queue for its delay, from which the broker moves it on when it is due. The names and
-//! arguments are Symfony's, so that both sides use the same queues.
+//! A delayed message is published to a queue for its delay, from which the broker moves it on when it is due. The names
+//! and arguments are Symfony's, so that both sides use the same queues.
 
 use std::sync::Arc;
 use std::time::Duration;

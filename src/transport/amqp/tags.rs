@@ -1,7 +1,8 @@
 //! Tracks which delivery tags of a channel are settled, to acknowledge them with as few frames as possible.
 //!
-//! The broker numbers a channel's deliveries 1, 2, 3, … over all its queues. A tag that has not been settled is open, even if its
-//! message has not been read yet. So "acknowledge all up to this tag" is correct only if all of these have been settled here.
+//! The broker numbers a channel's deliveries 1, 2, 3, … over all its queues. A tag that has not been settled is open,
+//! even if its message has not been read yet. So "acknowledge all up to this tag" is correct only if all of these have
+//! been settled here.
 
 use std::collections::BTreeSet;
 

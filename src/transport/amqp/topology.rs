@@ -53,7 +53,8 @@ pub(super) struct Delays {
     pub(super) pattern: String,
     /// Additional arguments of these queues.
     pub(super) arguments: FieldTable,
-    /// Whether each day has queues of its own. Needed for quorum queues, whose expiry is not restarted by declaring them again.
+    /// Whether each day has queues of its own. Needed for quorum queues, whose expiry is not restarted by declaring
+    /// them again.
     pub(super) daily: bool,
 }
 
@@ -85,15 +86,16 @@ impl Topology {
         let name = self.delays.pattern.replace("%exchange_name%", self.exchange.name.as_str());
         let name = name.replace("%routing_key%", routing_key).replace("%delay%", &millis.to_string());
         let action = if again { "retry" } else { "delay" };
-        // The "Z" keeps it apart from Symfony's queues, whose days are in PHP's time zone: a queue that is used on the next
-        // day may be deleted with its messages.
+        // The "Z" keeps it apart from Symfony's queues, whose days are in PHP's time zone: a queue that is used on the
+        // next day may be deleted with its messages.
         let day = if self.delays.daily { at.format("_%Y-%m-%dZ").to_string() } else { String::new() };
         format!("{name}_{action}{day}")
     }
 }
 
 impl Delays {
-    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, minus the time by which the queue outlives it.
+    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, minus the time by which the queue outlives
+    /// it.
     pub(super) fn longest(&self) -> u64 {
         u64::from(u32::MAX) - self.outlives()
     }

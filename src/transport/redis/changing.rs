@@ -66,8 +66,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Replaces a message by another one, in this queue or another, in one step. Returns the new id; `None` if the original is
-    /// gone, or another consumer has it.
+    /// Replaces a message by another one, in this queue or another, in one step. Returns the new id; `None` if the
+    /// original is gone, or another consumer has it.
     pub(super) async fn put(
         &self,
         action: &'static str,

@@ -1,7 +1,7 @@
 //! Messages as Symfony writes them: as a field of a stream's entry, or a member of the set of delayed messages.
 //!
-//! Both are JSON, `{"body": …, "headers": …}`. A member also has a `uniqid`, because a set keeps equal members only once. By
-//! default php-redis wraps the entries of a stream as PHP's serializer writes text: `s:LENGTH:"…";`.
+//! Both are JSON, `{"body": …, "headers": …}`. A member also has a `uniqid`, because a set keeps equal members only
+//! once. By default php-redis wraps the entries of a stream as PHP's serializer writes text: `s:LENGTH:"…";`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! `redis:`: a queue in a Redis stream, the same that Symfony Messenger's Redis transport uses.
 //!
-//! A stream keeps entries in the order of their ids. A consumer group knows which of them are in flight, with which consumer
-//! and for how long. Delayed messages wait in a sorted set beside the stream, and consumers move the due ones to the stream.
-//! Whatever changes more than one of these is a script (see [`scripts`]), and so a single step.
+//! A stream keeps entries in the order of their ids. A consumer group knows which of them are in flight, with which
+//! consumer and for how long. Delayed messages wait in a sorted set beside the stream, and consumers move the due ones
+//! to the stream. Whatever changes more than one of these is a script (see [`scripts`]), and so a single step.
 
 mod changing;
 mod entry;
@@ -25,8 +25,8 @@ use self::ids::{delayed_id, due, millis, new_uniqid, now, own_name};
 use self::options::Queue;
 use self::taking::{BEGINNING, MAX_RECEIVED};
 use super::{
-    Connecting, FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Connecting, Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, MessageId, Moving, Parking, Place,
+    Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, Waking, registry,
 };
 use crate::config::{Definition, Problem};

@@ -1,8 +1,9 @@
 //! Lua scripts, which the server executes in one step.
 //!
-//! No other client sees a message in two places or in none, and a client that is killed leaves all of a step or nothing. Only an
-//! error (a key of another type, a missing permission) ends a script in the middle. So commands that may fail come before those
-//! that remove something. The keys are the stream and the set of delayed messages, in this order.
+//! No other client sees a message in two places or in none, and a client that is killed leaves all of a step or
+//! nothing. Only an error (a key of another type, a missing permission) ends a script in the middle. So commands that
+//! may fail come before those that remove something. The keys are the stream and the set of delayed messages, in this
+//! order.
 
 use std::sync::LazyLock;
 
@@ -20,11 +21,11 @@ script! {
     /// Receives messages. Arguments: group, consumer, limit, the idle time after which messages of other consumers are
     /// abandoned, where to continue the search for those, now (empty: ignore delayed messages).
     ///
-    /// If delayed messages are due, returns them and does nothing else. Otherwise returns where to continue the search, the
-    /// entries, and when the next delayed message is due.
+    /// If delayed messages are due, returns them and does nothing else. Otherwise returns where to continue the search,
+    /// the entries, and when the next delayed message is due.
     ///
-    /// One XAUTOCLAIM examines ten entries for each that it may claim. It is repeated only up to a number of examined entries
-    /// that keeps the script short, because the server executes nothing else meanwhile.
+    /// One XAUTOCLAIM examines ten entries for each that it may claim. It is repeated only up to a number of examined
+    /// entries that keeps the script short, because the server executes nothing else meanwhile.
     RECEIVE = r"
 local stream, queue = KEYS[1], KEYS[2]
 local group, consumer, up_to = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -52,11 +53,11 @@ return {cursor, entries, next_due[2] or ''}"
 }
 
 script! {
-    /// Makes delayed messages pending. Arguments: the maximum length of the stream (empty: none), now, and for each message
-    /// the member of the set and the entry it becomes.
+    /// Makes delayed messages pending. Arguments: the maximum length of the stream (empty: none), now, and for each
+    /// message the member of the set and the entry it becomes.
     ///
-    /// A message that is no longer in the set was taken by another consumer. So was one that is no longer due: Symfony 7.4
-    /// raises the score of a member before it adds the entry, and removes the member after that.
+    /// A message that is no longer in the set was taken by another consumer. So was one that is no longer due: Symfony
+    /// 7.4 raises the score of a member before it adds the entry, and removes the member after that.
     BECOME_DUE = r"
 local bound, now = {}, tonumber(ARGV[2])
 if ARGV[1] ~= '' then bound = {'MAXLEN', '~', ARGV[1]} end
@@ -73,8 +74,8 @@ end"
 }
 
 script! {
-    /// Counts messages. Arguments: group, now, the idle time after which messages are abandoned, cap. Returns whether the group
-    /// exists, and how many are pending, delayed and in flight.
+    /// Counts messages. Arguments: group, now, the idle time after which messages are abandoned, cap. Returns whether
+    /// the group exists, and how many are pending, delayed and in flight.
     COUNT = r"
 local stream, queue = KEYS[1], KEYS[2]
 local cap = tonumber(ARGV[4])
@@ -114,9 +115,9 @@ return {0, redis.call('XLEN', stream) + due, delayed, 0}"
 }
 
 script! {
-    /// Makes messages in flight pending. Arguments: group, the consumer that has them, ids. Messages that another consumer has
-    /// by now are skipped. The others are made to look abandoned long ago, and keep their place in the queue. That changes no
-    /// key, so a key is changed and changed back to wake waiting consumers.
+    /// Makes messages in flight pending. Arguments: group, the consumer that has them, ids. Messages that another
+    /// consumer has by now are skipped. The others are made to look abandoned long ago, and keep their place in the
+    /// queue. That changes no key, so a key is changed and changed back to wake waiting consumers.
     RELEASE = r"
 local released = false
 for n = 3, #ARGV do
@@ -143,8 +144,8 @@ return 0"
 }
 
 script! {
-    /// Restarts the time in flight. Arguments: group, consumer, ids. Messages that are not (or no longer) this consumer's are
-    /// skipped.
+    /// Restarts the time in flight. Arguments: group, consumer, ids. Messages that are not (or no longer) this
+    /// consumer's are skipped.
     KEEP_ALIVE = r"
 for n = 3, #ARGV do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[n], ARGV[n], 1)[1]
@@ -163,8 +164,8 @@ if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 3)) end"
 }
 
 script! {
-    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by now was
-    /// taken by another consumer.
+    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by
+    /// now was taken by another consumer.
     REMOVE_DELAYED = r"
 for n = 1, #ARGV, 2 do
   local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
@@ -175,11 +176,13 @@ end"
 }
 
 script! {
-    /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id (or
-    /// the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete the entry,
-    /// the new content, when it is due (empty: now), the maximum length of the stream (empty: none), this consumer.
+    /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id
+    /// (or the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete
+    /// the entry, the new content, when it is due (empty: now), the maximum length of the stream (empty: none), this
+    /// consumer.
     ///
-    /// Returns the new id; an empty one for a delayed message; nothing if the original is gone, or another consumer's by now.
+    /// Returns the new id; an empty one for a delayed message; nothing if the original is gone, or another consumer's
+    /// by now.
     MOVE = r"
 local stream, queue, destination = KEYS[1], KEYS[2], KEYS[3]
 local group, id, is_delayed = ARGV[1], ARGV[2], ARGV[3] ~= ''
@@ -226,8 +229,8 @@ return new"
 }
 
 script! {
-    /// Removes consumers that have nothing in flight and have been idle for some time, so that their number does not grow with
-    /// every worker that ever ran. Arguments: group, prefix of their names, milliseconds.
+    /// Removes consumers that have nothing in flight and have been idle for some time, so that their number does not
+    /// grow with every worker that ever ran. Arguments: group, prefix of their names, milliseconds.
     SWEEP = r"
 for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local map = {}

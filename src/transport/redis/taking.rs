@@ -104,7 +104,8 @@ impl Redis {
         self.connection.run(async |connection| become_due.invoke_async(connection).await).await
     }
 
-    /// Refuses several groups if messages are deleted: one group would delete them for the others. Symfony refuses that too.
+    /// Refuses several groups if messages are deleted: one group would delete them for the others. Symfony refuses that
+    /// too.
     pub(super) async fn check_groups(&self) -> Result<(), RedisFailure> {
         let Queue { stream, group, delete_after_ack, delete_after_reject, .. } = &self.queue;
         if !delete_after_ack && !delete_after_reject {

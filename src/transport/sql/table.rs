@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::super::{
-    Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt, Received,
-    Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Parking, Place, Receipt,
+    Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
 };
 use super::dialect::{Dialect, Request};
 use super::row::{Content, NotText, Stored};
@@ -35,8 +35,8 @@ impl<D: Dialect> Table<D> {
         Self { name: name.to_owned(), options, connection, dialect }
     }
 
-    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to be
-    /// created by the first message.
+    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to
+    /// be created by the first message.
     pub(super) async fn run(
         &self,
         action: &'static str,
@@ -95,8 +95,8 @@ impl<D: Dialect> Table<D> {
         self.dialect.notify(&self.options.table, &self.options.queue);
     }
 
-    /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has happened
-    /// since the store was asked.
+    /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has
+    /// happened since the store was asked.
     pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
         let now = Timestamp::now();
         let request = self.dialect.next_due(now, self.cutoff(now));

@@ -62,7 +62,8 @@ async fn a_delayed_message_waits_in_symfonys_queue() {
     channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
 }
 
-/// Declaring a quorum queue again does not make it live longer, so a delay queue is used for a day and expires after it.
+/// Declaring a quorum queue again does not make it live longer, so a delay queue is used for a day and expires after
+/// it.
 #[test]
 async fn each_day_may_have_delay_queues_of_its_own() {
     let Some(exchanges) = Exchanges::create().await else { return };

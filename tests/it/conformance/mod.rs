@@ -1,7 +1,8 @@
 //! Every transport is held to its contract by the suite that authors of transports use too
 //! (`minutely::testing::conformance`), and each to what it alone does, in a file of its own.
 //!
-//! A new transport is a new `Kind` in `stage.rs` and a `conformance!` here. What every transport does is added to the suite.
+//! A new transport is a new `Kind` in `stage.rs` and a `conformance!` here. What every transport does is added to the
+//! suite.
 
 mod amqp_server;
 mod mysql_server;

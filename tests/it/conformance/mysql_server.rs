@@ -124,8 +124,8 @@ async fn a_request_is_repeated_after_a_deadlock() {
         send(&transport, n.to_string()).await;
     }
     let received = ids(&transport.receive(200).await.unwrap());
-    // The other transaction has the second row and wants the first; ours has the first and wants the second. The server aborts
-    // the one that has changed less, which is ours.
+    // The other transaction has the second row and wants the first; ours has the first and wants the second. The server
+    // aborts the one that has changed less, which is ours.
     let name = |n: usize| received[n].0.clone();
     other.execute("BEGIN").await.unwrap();
     let touch = |n: String| AssertSqlSafe(format!("UPDATE messenger_messages SET created_at = NOW() WHERE id >= {n}"));

@@ -150,18 +150,33 @@ async fn listeners_are_notified_once_with_and_without_the_trigger() {
         let (received, taken) = (ids(&received), deliveries(&received));
         notifications(&mut listener, &mut connection, tables[0]).await;
         transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
-        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "released, two at once");
+        assert_eq!(
+            notifications(&mut listener, &mut connection, tables[0]).await,
+            expected(0, "a"),
+            "released, two at once"
+        );
         retrying.retry(&first, &message("1"), INTERVAL).await.unwrap();
         assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "a"), "retried");
         let place = neighbour.moving.as_ref().unwrap().place();
         moving.move_to(&first, &message("1"), &place).await.unwrap().unwrap();
-        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(0, "b"), "moved to another queue");
+        assert_eq!(
+            notifications(&mut listener, &mut connection, tables[0]).await,
+            expected(0, "b"),
+            "moved to another queue"
+        );
         let place = elsewhere.moving.as_ref().unwrap().place();
         moving.move_to(&received[1], &message("3"), &place).await.unwrap().unwrap();
-        assert_eq!(notifications(&mut listener, &mut connection, tables[0]).await, expected(1, "a"), "moved to another table");
+        assert_eq!(
+            notifications(&mut listener, &mut connection, tables[0]).await,
+            expected(1, "a"),
+            "moved to another table"
+        );
         transport.releasing.as_ref().unwrap().release(&taken).await.unwrap();
         retrying.retry(&received[1], &message("3"), INTERVAL).await.unwrap();
-        assert!(notifications(&mut listener, &mut connection, tables[0]).await.is_empty(), "nothing was there to change");
+        assert!(
+            notifications(&mut listener, &mut connection, tables[0]).await.is_empty(),
+            "nothing was there to change"
+        );
     }
 }
 

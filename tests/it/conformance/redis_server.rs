@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{FactoryContext, Counts, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories};
+use minutely::transport::{
+    Counts, FactoryContext, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories,
+};
 use redis::{Connection, FromRedisValue, cmd};
 
 use super::stage::{

@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
 use minutely::transport::{
-    FactoryContext, Delivery, Factory, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError, Transports,
-    built_in_factories,
+    Delivery, Factory, FactoryContext, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError,
+    Transports, built_in_factories,
 };
 
 use crate::support::databases::{Database, Server};

@@ -142,8 +142,8 @@ fn a_delay_is_kept_to_on_either_side(both: &Both) {
 
 fn failed_at_symfonys_retried_here(both: &Both) {
     both.php.run(&both.project, &["dispatch", r#"{"n":1,"fail":true}"#]);
-    // One by one: on PostgreSQL, a worker of Symfony 7.4 that found nothing looks for what has become due once in a minute,
-    // and its due times are whole seconds, rounded up.
+    // One by one: on PostgreSQL, a worker of Symfony 7.4 that found nothing looks for what has become due once in a
+    // minute, and its due times are whole seconds, rounded up.
     for _ in 0..2 {
         wait_until("it is due", || both.project.pending("async") == 1);
         both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);

@@ -191,8 +191,8 @@ impl Drop for Running {
     }
 }
 
-/// Waits for a condition; fails the test if it does not become true. Checking takes at most a third of the time, so that checks that
-/// start a process leave the processor to what they wait for.
+/// Waits for a condition; fails the test if it does not become true. Checking takes at most a third of the time, so
+/// that checks that start a process leave the processor to what they wait for.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();

@@ -119,8 +119,8 @@ impl Settings {
         options.connect().await
     }
 
-    /// The driver's options for connecting now. As in PHP, `localhost` means the server's Unix socket if there is one: logins
-    /// for `user@localhost` may work only there.
+    /// The driver's options for connecting now. As in PHP, `localhost` means the server's Unix socket if there is one:
+    /// logins for `user@localhost` may work only there.
     fn options(&self) -> MySqlConnectOptions {
         match SOCKETS.into_iter().find(|socket| self.is_localhost && Path::new(socket).exists()) {
             Some(socket) => self.options.clone().socket(socket),
@@ -182,8 +182,8 @@ impl Session for MysqlSession {
         let strict = "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'";
         let set = format!("SET SESSION {strict}, SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}");
         connection.execute(AssertSqlSafe(set)).await?;
-        // Locks only rows, and not the gaps between them, where others insert. A server with statement-based logging refuses
-        // it.
+        // Locks only rows, and not the gaps between them, where others insert. A server with statement-based logging
+        // refuses it.
         if log != "ON" || log_format != "STATEMENT" {
             connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
         }

@@ -91,8 +91,8 @@ enum Open {
     Closed,
 }
 
-/// Whether to encrypt only if the server demands it. libpq calls that `allow`; sqlx treats `allow` as `disable`. It is the default
-/// for servers on this host, unless an option about encryption is set.
+/// Whether to encrypt only if the server demands it. libpq calls that `allow`; sqlx treats `allow` as `disable`. It is
+/// the default for servers on this host, unless an option about encryption is set.
 fn is_plain_first(address: &Address, options: &PgConnectOptions) -> bool {
     let unsaid = ["sslmode", "sslrootcert", "sslcert", "sslkey"].iter().all(|name| address.parameter(name).is_none());
     match options.get_ssl_mode() {

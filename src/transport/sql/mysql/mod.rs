@@ -1,12 +1,12 @@
 //! `mysql:`: a queue in a table of a MySQL or MariaDB database, the same table that Symfony Messenger's Doctrine
 //! transport uses.
 //!
-//! Receiving a batch is one transaction, at READ COMMITTED: rows are locked, then marked. `SKIP LOCKED` keeps consumers from
-//! waiting for each other. MySQL before 8.0 and MariaDB before 10.6 do not support it. There, consumers wait for each other for
-//! the few milliseconds that receiving a batch takes, and then find the rows marked.
+//! Receiving a batch is one transaction, at READ COMMITTED: rows are locked, then marked. `SKIP LOCKED` keeps consumers
+//! from waiting for each other. MySQL before 8.0 and MariaDB before 10.6 do not support it. There, consumers wait for
+//! each other for the few milliseconds that receiving a batch takes, and then find the rows marked.
 //!
-//! As with Symfony, a finished message is marked first and deleted later (see [`queries`]), by a consumer that is idle or has
-//! finished some hundreds. Every other operation is one statement.
+//! As with Symfony, a finished message is marked first and deleted later (see [`queries`]), by a consumer that is idle
+//! or has finished some hundreds. Every other operation is one statement.
 
 #[cfg(test)]
 mod old_servers;
@@ -23,7 +23,7 @@ use sqlx::SqlSafeStr;
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
-use super::super::{FactoryContext, Factory, Transport, TransportSpec, Waking, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};

@@ -1,15 +1,15 @@
 //! The SQL of a queue in a MySQL or MariaDB table.
 //!
 //! A row is *due* if `available_at` is in the past and `delivered_at` is either NULL (never received) or older than
-//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order, so that
-//! the cost of a statement depends on how many rows it returns, and not on how many there are.
+//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order,
+//! so that the cost of a statement depends on how many rows it returns, and not on how many there are.
 //!
 //! A row with [`FINISHED`] in `delivered_at` is finished, and will be deleted later.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// Symfony writes this into `delivered_at` of a message that is acknowledged or rejected, and deletes it later: deleting locks
-/// a row's entries in all indexes in another order than receiving does, which leads to deadlocks.
+/// Symfony writes this into `delivered_at` of a message that is acknowledged or rejected, and deletes it later:
+/// deleting locks a row's entries in all indexes in another order than receiving does, which leads to deadlocks.
 const FINISHED: &str = "'9999-12-31 23:59:59'";
 
 /// The session's value is the account's own limit, if it has one.
@@ -27,8 +27,8 @@ pub(crate) struct Queries {
     pub(super) set_up: SqlStr,
     /// Body, headers, queue, now, due.
     pub(super) send: SqlStr,
-    /// Queue, now, queue, cutoff, now. Columns: whether any due message was never received, and whether any was in flight for
-    /// too long.
+    /// Queue, now, queue, cutoff, now. Columns: whether any due message was never received, and whether any was in
+    /// flight for too long.
     pub(super) any_due: SqlStr,
     /// Queue, now, limit. Without `SKIP LOCKED` on servers that do not support it.
     pub(super) take_new: SkipLocked,
@@ -38,8 +38,8 @@ pub(crate) struct Queries {
     pub(super) count_pending: SqlStr,
     /// As `count_pending`, then queue, now, cap; queue, cutoff, cap.
     pub(super) count_all: SqlStr,
-    /// Queue, now; queue, cutoff. Columns: when the next delayed message is due, and when the one was received that has been
-    /// in flight the longest.
+    /// Queue, now; queue, cutoff. Columns: when the next delayed message is due, and when the one was received that has
+    /// been in flight the longest.
     pub(super) next_due: SqlStr,
     /// Cutoff, queue, id to start after, limit.
     pub(super) list: SqlStr,
@@ -120,8 +120,8 @@ impl Queries {
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
             resume: sql(format!("UPDATE {t} SET available_at = ? WHERE {delayed}")),
-            // Not due within the second in which it was received, so that the next receipt differs from the last one. (MySQL
-            // assigns columns from left to right, and each expression sees the new values of those before.)
+            // Not due within the second in which it was received, so that the next receipt differs from the last one.
+            // (MySQL assigns columns from left to right, and each expression sees the new values of those before.)
             retry: sql(format!(
                 "UPDATE {t} SET body = ?, headers = ?, \
                  available_at = GREATEST(?, COALESCE(delivered_at + INTERVAL 1 SECOND, ?)), delivered_at = NULL \
@@ -160,7 +160,8 @@ impl Queries {
         ))
     }
 
-    /// Sets the time at which messages in flight were received to now. Arguments: now, queue, the time they were received, ids.
+    /// Sets the time at which messages in flight were received to now. Arguments: now, queue, the time they were
+    /// received, ids.
     pub(super) fn keep_alive(&self, ids: usize) -> SqlStr {
         sql(format!(
             "UPDATE {} SET delivered_at = ? WHERE queue_name = ? AND delivered_at = ? AND id IN ({})",
@@ -179,9 +180,9 @@ fn insert(table: &str) -> SqlStr {
     sql(format!("INSERT INTO {table} (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, ?, ?)"))
 }
 
-/// Symfony's table, as Doctrine creates it. The index differs from Symfony's: `delivered_at` comes before `available_at`, so that
-/// every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes, which only costs
-/// speed.
+/// Symfony's table, as Doctrine creates it. The index differs from Symfony's: `delivered_at` comes before
+/// `available_at`, so that every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by
+/// its own indexes, which only costs speed.
 fn set_up(table_name: &str) -> String {
     let bare = table_name.rsplit('.').next().unwrap_or(table_name);
     format!(

@@ -1,6 +1,6 @@
 //! Wakes waiting consumers on the same host. A MySQL server has no notifications, so each queue has a file in the state
-//! directory. It is written to when a message becomes pending or delayed, and consumers watch it. Messages from other hosts and
-//! other programs are found by polling.
+//! directory. It is written to when a message becomes pending or delayed, and consumers watch it. Messages from other
+//! hosts and other programs are found by polling.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};

@@ -1,8 +1,8 @@
 //! `postgres:`: a queue in a table of a PostgreSQL database, the same table that Symfony Messenger's Doctrine transport
 //! uses, with the same notifications, which wake waiting consumers.
 //!
-//! Every operation is one statement, even receiving a batch, so a killed process leaves nothing half done. `SKIP LOCKED` keeps
-//! consumers from waiting for each other.
+//! Every operation is one statement, even receiving a batch, so a killed process leaves nothing half done.
+//! `SKIP LOCKED` keeps consumers from waiting for each other.
 
 #[cfg(test)]
 mod plans;
@@ -16,7 +16,7 @@ use sqlx::{SqlSafeStr, SqlStr};
 
 use self::queries::{CONNECTION_LIMIT, Queries};
 use self::waking::Notifications;
-use super::super::{FactoryContext, Factory, Transport, TransportSpec, Waking, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec, Waking, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Options, Problem, Setting};
 use crate::connection::sql::Statement;

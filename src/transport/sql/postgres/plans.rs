@@ -5,8 +5,8 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use super::queries::Queries;
 use crate::connection::sql::live;
 
-/// A table with 20,000 rows in the queue `q`, some of them delayed and some in flight, and as many in another queue. It is
-/// dropped with the connection.
+/// A table with 20,000 rows in the queue `q`, some of them delayed and some in flight, and as many in another queue. It
+/// is dropped with the connection.
 async fn table() -> PgConnection {
     let mut connection: PgConnection =
         live::connect("MINUTELY_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres").await;

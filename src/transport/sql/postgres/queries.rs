@@ -1,9 +1,9 @@
 //! The SQL of a queue in a PostgreSQL table.
 //!
 //! A row is *due* if `available_at` is in the past and `delivered_at` is either NULL (never received) or older than
-//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order, so that
-//! the cost of a statement depends on how many rows it returns, and not on how many there are. `ORDER BY` names `delivered_at`
-//! even where it is always NULL, because PostgreSQL would not use the order of the index otherwise.
+//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order,
+//! so that the cost of a statement depends on how many rows it returns, and not on how many there are. `ORDER BY` names
+//! `delivered_at` even where it is always NULL, because PostgreSQL would not use the order of the index otherwise.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
@@ -56,9 +56,9 @@ pub(crate) struct Queries {
 }
 
 impl Queries {
-    /// The statements for this table. With `notify`, each statement that makes a message pending or delayed also notifies
-    /// listeners, as Symfony's `send` does since January 2026 (before that, its trigger did). If the table has the trigger too,
-    /// PostgreSQL delivers only one notification, because the two are equal and in one transaction.
+    /// The statements for this table. With `notify`, each statement that makes a message pending or delayed also
+    /// notifies listeners, as Symfony's `send` does since January 2026 (before that, its trigger did). If the table has
+    /// the trigger too, PostgreSQL delivers only one notification, because the two are equal and in one transaction.
     pub(super) fn new(table_name: &str, notify: bool) -> Self {
         let t = quote(table_name);
         let change = |statement: String, limit: &str| {
@@ -154,7 +154,8 @@ impl Queries {
     }
 }
 
-/// A statement that inserts or updates messages, and notifies the table's listeners of their queues. Returns the messages' ids.
+/// A statement that inserts or updates messages, and notifies the table's listeners of their queues. Returns the
+/// messages' ids.
 fn notifying(statement: &str, table_name: &str, limit: &str) -> String {
     format!("WITH {}", changed_and_notified(statement, table_name, limit))
 }
@@ -166,11 +167,13 @@ fn changed_and_notified(statement: &str, table_name: &str, limit: &str) -> Strin
     )
 }
 
-/// Symfony's table, function and trigger. Symfony needs no trigger since 2026. Earlier versions depend on it, and do not add it to
-/// an existing table. The index differs from Symfony's: `delivered_at` comes before `available_at`, so that every query above is a
-/// range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes, which only costs speed.
+/// Symfony's table, function and trigger. Symfony needs no trigger since 2026. Earlier versions depend on it, and do
+/// not add it to an existing table. The index differs from Symfony's: `delivered_at` comes before `available_at`, so
+/// that every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes,
+/// which only costs speed.
 ///
-/// The lock lets one process at a time create it: IF NOT EXISTS alone fails if two processes create it at the same time.
+/// The lock lets one process at a time create it: IF NOT EXISTS alone fails if two processes create it at the same
+/// time.
 fn set_up(table_name: &str, notify: bool) -> Vec<String> {
     let table = quote(table_name);
     let bare = table_name.rsplit('.').next().unwrap_or(table_name);
@@ -210,8 +213,8 @@ fn sql(text: impl Into<String>) -> SqlStr {
     AssertSqlSafe(text.into()).into_sql_str()
 }
 
-/// Quotes a table's name, with its schema if it has one. In lower case: Symfony does not quote it, and PostgreSQL converts
-/// unquoted names to lower case.
+/// Quotes a table's name, with its schema if it has one. In lower case: Symfony does not quote it, and PostgreSQL
+/// converts unquoted names to lower case.
 fn quote(name: &str) -> String {
     let parts: Vec<String> =
         name.split('.').map(|part| format!("\"{}\"", part.to_ascii_lowercase().replace('"', "\"\""))).collect();

@@ -69,7 +69,8 @@ impl Waking for Table<Postgres> {
             self.listen(notifications).await?;
         }
         if notifications.seen.load(Ordering::Relaxed) == NOT_LISTENING {
-            // There was no notification of messages that arrived between the last poll and now, so they have to be polled for.
+            // There was no notification of messages that arrived between the last poll and now, so they have to be
+            // polled for.
             return Ok(());
         }
         let next = self.time_to_next_due("waiting for messages").await?;
@@ -81,9 +82,10 @@ impl Waking for Table<Postgres> {
     }
 
     fn poll_interval(&self) -> Option<Duration> {
-        let notifications = self.dialect.notifications.as_ref().filter(|notifications| {
-            notifications.is_listening() && notifications.has_trigger.get() == Some(&true)
-        })?;
+        let notifications =
+            self.dialect.notifications.as_ref().filter(|notifications| {
+                notifications.is_listening() && notifications.has_trigger.get() == Some(&true)
+            })?;
         Some(notifications.check_interval.unwrap_or(NEVER))
     }
 }

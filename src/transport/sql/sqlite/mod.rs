@@ -20,8 +20,8 @@ use sqlx::sqlite::SqliteRow;
 use self::queries::Queries;
 use self::row::{ReadRow, bind_message, first_id};
 use super::super::{
-    FactoryContext, Counting, Counts, Delivery, Factory, KeepingAlive, Listed, Listing, MessageId, Moving, Place, Receipt,
-    Received, Receiver, Releasing, Parking, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, Listed, Listing, MessageId, Moving, Parking,
+    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
     TransportSpec, registry,
 };
 use super::{QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
@@ -44,8 +44,8 @@ impl Sqlite {
         Self { name: name.to_owned(), options, database, queries }
     }
 
-    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to be
-    /// created by the first message.
+    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to
+    /// be created by the first message.
     async fn run(&self, action: &'static str, statement: Statement) -> Result<Option<Vec<SqliteRow>>, TransportError> {
         match self.database.run(statement).await {
             Ok(rows) => Ok(Some(rows)),
