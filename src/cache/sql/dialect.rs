@@ -1,5 +1,7 @@
 //! How the databases differ in storing the cache.
 
+use crate::connection::sql::Value;
+
 /// Parts of statements.
 pub(super) struct SqlDialect {
     /// Now, in milliseconds since 1970.
@@ -8,6 +10,8 @@ pub(super) struct SqlDialect {
     pub(super) key: &'static str,
     /// The type of the column for values.
     pub(super) value: &'static str,
+    /// A text as the argument for these columns.
+    pub(super) text: fn(&str) -> Value,
     /// The type of the columns for times.
     pub(super) time: &'static str,
     /// Whether arguments are numbered (`$1`). Otherwise they are question marks.
@@ -22,6 +26,7 @@ pub(super) const SQLITE: SqlDialect = SqlDialect {
     now: "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     key: "TEXT",
     value: "TEXT",
+    text: |text| Value::from(text),
     time: "INTEGER",
     numbered: true,
     on_conflict: true,
@@ -34,6 +39,7 @@ pub(super) const POSTGRES: SqlDialect = SqlDialect {
     // Bytes: any text can be stored, whatever the encoding of the database.
     key: "BYTEA",
     value: "BYTEA",
+    text: as_bytes,
     time: "BIGINT",
     numbered: true,
     on_conflict: true,
@@ -46,8 +52,14 @@ pub(super) const MYSQL: SqlDialect = SqlDialect {
     // Bytes: keys that differ only in case or accents are distinct. The length is what MySQL 5.6 can index.
     key: "VARBINARY(767)",
     value: "LONGBLOB",
+    text: as_bytes,
     time: "BIGINT",
     numbered: false,
     on_conflict: false,
     quote: '`',
 };
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn as_bytes(text: &str) -> Value {
+    Value::Bytes(text.as_bytes().to_vec())
+}

@@ -4,21 +4,19 @@
 //! is read is translated to this host's clock.
 
 mod dialect;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-mod server;
-mod sqlite;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use sqlx::SqlStr;
 
 use self::dialect::SqlDialect;
 use super::{CLOCK_TOLERANCE, CacheEntry, CacheError, CacheStore};
 use crate::config::{Options, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
-use crate::connection::sql as connect;
+use crate::connection::sql::{self as connect, Row, SqlConnection, SqlError, Statement, Value, sql};
 
 /// An entry is removed this long after it has expired, in milliseconds.
 const SWEEP_AFTER: u64 = 3_600_000;
@@ -27,51 +25,20 @@ const SWEPT_AT_ONCE: u32 = 1000;
 /// Every 64th write removes expired entries.
 const SWEEP_EVERY: u32 = 64;
 
-/// An argument of a statement.
-enum Argument {
-    Text(String),
-    Number(i64),
-}
-
-/// A row: key, value, how many milliseconds ago it was written, and in how many it expires.
-struct EntryRow {
-    pub key: String,
-    pub value: String,
-    pub age: i64,
-    pub left: i64,
-}
-
-/// Why a statement failed.
-enum Failed {
-    /// The table does not exist.
-    Missing,
-    Otherwise(Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// A database that executes the statements.
-#[async_trait]
-trait SqlDatabase: Send + Sync + 'static {
-    /// Where it is, as errors name it.
-    fn location(&self) -> String;
-    async fn run(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<EntryRow>, Failed>;
-    /// Executes a statement that creates the table. Creates the database first, where that is possible.
-    async fn create(&self, sql: &str) -> Result<(), Failed>;
-    fn close_idle(&self) {}
-}
-
 /// The cache in a table.
-struct SqlStore<S> {
-    database: S,
-    create: String,
-    put: String,
-    remove: String,
-    list: String,
+struct SqlStore<C> {
+    connection: Arc<C>,
+    text: fn(&str) -> Value,
+    create: SqlStr,
+    put: SqlStr,
+    remove: SqlStr,
+    list: SqlStr,
     /// Replaces an expired claim, on databases where `claim` alone cannot do that.
-    take_over: Option<String>,
-    claim: String,
-    holder: String,
-    unclaim: String,
-    sweep: String,
+    take_over: Option<SqlStr>,
+    claim: SqlStr,
+    holder: SqlStr,
+    unclaim: SqlStr,
+    sweep: SqlStr,
 }
 
 /// A cache in an SQLite file, or all mistakes in its description.
@@ -87,9 +54,8 @@ pub(super) fn on_sqlite(
         options.push(problem.clone());
     }
     options.finish()?;
-    let database = connections.sqlite(path.map_err(|problem| vec![problem])?);
-    let database = sqlite::SqliteFile { database, table: table.clone() };
-    Ok(Arc::new(SqlStore::new(database, &table, &dialect::SQLITE)))
+    let connection = connections.sqlite(path.map_err(|problem| vec![problem])?);
+    Ok(Arc::new(SqlStore::new(connection, &table, &dialect::SQLITE)))
 }
 
 /// A cache on a PostgreSQL server, or all mistakes in its description.
@@ -103,7 +69,7 @@ pub(super) fn on_postgres(
     let address = connect::postgres::read_address(spec, &mut options);
     options.finish()?;
     let connection = connections.postgres(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
-    Ok(Arc::new(SqlStore::new(server::Server { connection }, &table, &dialect::POSTGRES)))
+    Ok(Arc::new(SqlStore::new(connection, &table, &dialect::POSTGRES)))
 }
 
 /// A cache on a MySQL or MariaDB server, or all mistakes in its description.
@@ -114,7 +80,7 @@ pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Resul
     let address = connect::mysql::read_address(spec, &mut options);
     options.finish()?;
     let connection = connections.mysql(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
-    Ok(Arc::new(SqlStore::new(server::Server { connection }, &table, &dialect::MYSQL)))
+    Ok(Arc::new(SqlStore::new(connection, &table, &dialect::MYSQL)))
 }
 
 /// The table; created when the first entry is written, or by `minutely setup`.
@@ -133,8 +99,8 @@ fn table_name(options: &mut Options<'_>) -> String {
     table
 }
 
-impl<S: SqlDatabase> SqlStore<S> {
-    fn new(database: S, table: &str, dialect: &SqlDialect) -> Self {
+impl<C: SqlConnection> SqlStore<C> {
+    fn new(connection: Arc<C>, table: &str, dialect: &SqlDialect) -> Self {
         let SqlDialect { now, key, value, time, .. } = dialect;
         let t = format!("{0}{table}{0}", dialect.quote);
         let [a, b, c, d] = if dialect.numbered { ["$1", "$2", "$3", "$4"] } else { ["?"; 4] };
@@ -175,90 +141,91 @@ impl<S: SqlDatabase> SqlStore<S> {
         };
         let columns = format!("SELECT entry_key, value, {now} - written_at, expires_at - {now} FROM {t}");
         Self {
-            create: format!(
+            create: sql(format!(
                 "CREATE TABLE IF NOT EXISTS {t} (entry_group {key} NOT NULL, entry_key {key} NOT NULL, \
                  value {value} NOT NULL, written_at {time} NOT NULL, expires_at {time} NOT NULL, \
                  PRIMARY KEY (entry_group, entry_key))"
-            ),
-            remove: format!("DELETE FROM {t} {one}"),
-            list: format!(
+            )),
+            remove: sql(format!("DELETE FROM {t} {one}")),
+            list: sql(format!(
                 "{columns} WHERE entry_group = {a} AND expires_at > {now} AND written_at <= {now} + {tolerance}"
-            ),
-            holder: format!("{columns} {one}"),
-            unclaim: format!("DELETE FROM {t} {one} AND value = {c}"),
-            sweep,
-            put,
-            take_over,
-            claim,
-            database,
+            )),
+            holder: sql(format!("{columns} {one}")),
+            unclaim: sql(format!("DELETE FROM {t} {one} AND value = {c}")),
+            sweep: sql(sweep),
+            put: sql(put),
+            take_over: take_over.map(sql),
+            claim: sql(claim),
+            text: dialect.text,
+            connection,
         }
     }
 
-    fn error(&self, action: &'static str, source: Box<dyn std::error::Error + Send + Sync>) -> CacheError {
-        CacheError { location: self.database.location(), action, known: false, source }
+    /// A statement whose first arguments are these texts.
+    fn statement(&self, sql: &SqlStr, texts: &[&str]) -> Statement {
+        texts.iter().fold(Statement::of(sql), |statement, text| statement.bind((self.text)(text)))
     }
 
     /// Reads rows. A missing table has none.
-    async fn read(&self, sql: &str, arguments: Vec<Argument>) -> Result<Vec<EntryRow>, CacheError> {
-        match self.database.run(sql, arguments).await {
-            Ok(rows) => Ok(rows),
-            Err(Failed::Missing) => Ok(Vec::new()),
-            Err(Failed::Otherwise(error)) => Err(self.error("read", error)),
-        }
+    async fn read(&self, sql: &SqlStr, texts: &[&str]) -> Result<Vec<EntryRow>, CacheError> {
+        let rows = match self.connection.perform(self.statement(sql, texts).into()).await {
+            Ok(rows) => rows,
+            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            Err(error) => return Err(self.error("read", error)),
+        };
+        let rows = rows.into_iter().map(EntryRow::read).collect::<Result<_, _>>();
+        rows.map_err(|error| self.error("read", self.connection.error(error)))
     }
 
     /// Writes an entry. Creates the table if it is missing.
-    async fn write(&self, sql: &str, texts: [&str; 3], ttl: Duration) -> Result<(), CacheError> {
-        let arguments = || {
-            let mut arguments: Vec<Argument> = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
-            arguments.push(ttl_argument(ttl));
-            arguments
-        };
-        let written = match self.database.run(sql, arguments()).await {
-            Err(Failed::Missing) => {
+    async fn write(&self, sql: &SqlStr, texts: [&str; 3], ttl: Duration) -> Result<(), CacheError> {
+        let statement = self.statement(sql, &texts).bind(ttl_argument(ttl));
+        let written = match self.connection.perform(statement.clone().into()).await {
+            Err(error) if error.is_missing() => {
                 self.set_up().await?;
-                self.database.run(sql, arguments()).await
+                self.connection.perform(statement.into()).await
             }
             written => written,
         };
-        written.map_err(|failed| self.failed("written", failed))?;
+        written.map_err(|error| self.error("written", error))?;
         if fastrand::u32(..SWEEP_EVERY) == 0
-            && let Err(Failed::Otherwise(error)) = self.database.run(&self.sweep, Vec::new()).await
+            && let Err(error) = self.connection.perform(Statement::of(&self.sweep).into()).await
         {
             tracing::debug!(%error, "expired entries could not be removed");
         }
         Ok(())
     }
 
-    async fn change(&self, sql: &str, texts: &[&str]) -> Result<(), CacheError> {
-        let arguments = texts.iter().map(|text| Argument::Text((*text).to_owned())).collect();
-        match self.database.run(sql, arguments).await {
-            Ok(_) | Err(Failed::Missing) => Ok(()),
-            Err(Failed::Otherwise(error)) => Err(self.error("written", error)),
+    /// Changes entries. A missing table has none.
+    async fn change(&self, statement: Statement) -> Result<(), CacheError> {
+        match self.connection.perform(statement.into()).await {
+            Err(error) if !error.is_missing() => Err(self.error("written", error)),
+            _ => Ok(()),
         }
     }
 
-    fn failed(&self, action: &'static str, failed: Failed) -> CacheError {
-        let error = match failed {
-            Failed::Missing => "the table is missing, and is missing again after it was created".into(),
-            Failed::Otherwise(error) => error,
+    fn error(&self, action: &'static str, error: SqlError) -> CacheError {
+        let source = if error.is_missing() {
+            "the table is missing, and is missing again after it was created".into()
+        } else {
+            error.into()
         };
-        self.error(action, error)
+        CacheError { location: self.connection.location().to_owned(), action, known: false, source }
     }
 }
 
 #[async_trait]
-impl<S: SqlDatabase> CacheStore for SqlStore<S> {
+impl<C: SqlConnection> CacheStore for SqlStore<C> {
     async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
         self.write(&self.put, [group, key, value], ttl).await
     }
 
     async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
-        self.change(&self.remove, &[group, key]).await
+        self.change(self.statement(&self.remove, &[group, key])).await
     }
 
     async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
-        let rows = self.read(&self.list, vec![Argument::Text(group.to_owned())]).await?;
+        let rows = self.read(&self.list, &[group]).await?;
         let now = SystemTime::now();
         let mut entries: Vec<CacheEntry> = rows
             .into_iter()
@@ -275,45 +242,57 @@ impl<S: SqlDatabase> CacheStore for SqlStore<S> {
 
     async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
         if let Some(take_over) = &self.take_over {
-            let text = |text: &str| Argument::Text(text.to_owned());
-            let arguments = vec![text(owner), ttl_argument(ttl), text(group), text(key), text(owner)];
-            match self.database.run(take_over, arguments).await {
-                Ok(_) | Err(Failed::Missing) => {}
-                Err(failed) => return Err(self.failed("written", failed)),
-            }
+            let taken = self.statement(take_over, &[owner]).bind(ttl_argument(ttl));
+            let texts = [group, key, owner].map(self.text);
+            self.change(texts.into_iter().fold(taken, Statement::bind)).await?;
         }
         self.write(&self.claim, [group, key, owner], ttl).await?;
         // It is not too late to check: an owner keeps a claim until it expires or is given up.
-        let key = vec![Argument::Text(group.to_owned()), Argument::Text(key.to_owned())];
-        Ok(self.read(&self.holder, key).await?.iter().any(|row| row.value == owner))
+        Ok(self.read(&self.holder, &[group, key]).await?.iter().any(|row| row.value == owner))
     }
 
     async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
-        self.change(&self.unclaim, &[group, key, owner]).await
+        self.change(self.statement(&self.unclaim, &[group, key, owner])).await
     }
 
     async fn set_up(&self) -> Result<(), CacheError> {
-        let created = self.database.create(&self.create).await;
+        let created = self.connection.perform(C::to_create(Statement::of(&self.create))).await;
         // If two processes create it at once, one may fail, but then it exists. And an existing table of this name may
         // be another application's.
-        let works = self.database.run(&self.list, vec![Argument::Text(String::new())]).await;
+        let works = self.connection.perform(self.statement(&self.list, &[""]).into()).await;
         match (created, works) {
             (_, Ok(_)) => Ok(()),
-            (Err(failed), Err(_)) | (Ok(()), Err(failed)) => Err(self.failed("created", failed)),
+            (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(self.error("created", error)),
         }
     }
 
     fn location(&self) -> String {
-        self.database.location()
+        self.connection.location().to_owned()
     }
 
     fn close_idle(&self) {
-        self.database.close_idle();
+        self.connection.close_idle();
     }
 }
 
-fn ttl_argument(ttl: Duration) -> Argument {
-    Argument::Number(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4))
+/// A row: key, value, how many milliseconds ago it was written, and in how many it expires.
+struct EntryRow {
+    key: String,
+    value: String,
+    age: i64,
+    left: i64,
+}
+
+impl EntryRow {
+    fn read(mut row: Row) -> Result<Self, sqlx::Error> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (key, value) = (text(row.take_text(0)?), text(row.take_text(1)?));
+        Ok(Self { key, value, age: row.number(2)?, left: row.number(3)? })
+    }
+}
+
+fn ttl_argument(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
 fn millis(number: i64) -> Duration {

@@ -1,29 +1,17 @@
-//! Errors of SQL servers: they name the server, and say what to do.
+//! Errors of SQL databases: they name the server or file, and say what to do.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::session::Session;
-use crate::connection::Location;
-
-/// Why a request to a server failed. Names the server and the database, without secrets.
+/// Why a request to a database failed. Names the server and the database, or the file, without secrets.
 #[derive(Debug, Clone, Error)]
 #[error("{location}: {reason}{advice}")]
-pub(crate) struct ServerError {
-    /// `host:port/database`
-    location: Location,
-    reason: Reason,
+pub(crate) struct SqlError {
+    location: String,
+    reason: Cow<'static, str>,
     fault: Fault,
-    advice: &'static str,
-}
-
-#[derive(Debug, Clone, Error)]
-enum Reason {
-    #[error("{}", plainly(.0))]
-    Driver(#[source] Arc<sqlx::Error>),
-    #[error("{0}")]
-    Own(&'static str),
+    advice: Cow<'static, str>,
 }
 
 /// What an error means for the request and the connection.
@@ -31,6 +19,8 @@ enum Reason {
 pub(crate) enum Fault {
     /// The table or its schema is missing.
     Missing,
+    /// The database is a file that does not exist.
+    NoFile,
     /// Another connection has a lock, so trying again helps. Nothing was changed.
     Busy,
     /// The statement was refused. The connection is still usable.
@@ -39,31 +29,23 @@ pub(crate) enum Fault {
     Broken,
 }
 
-impl ServerError {
-    pub(crate) fn new<S: Session>(location: &Location, error: sqlx::Error) -> Self {
-        let (fault, advice) = (S::fault(&error), S::advice(&error));
-        Self { location: location.clone(), reason: Reason::Driver(Arc::new(error)), fault, advice }
-    }
-
-    pub(crate) fn own(location: &Location, reason: &'static str) -> Self {
-        Self { location: location.clone(), reason: Reason::Own(reason), fault: Fault::Broken, advice: "" }
+impl SqlError {
+    /// `advice` says what to do. Starts with `; ` unless it is empty.
+    pub(super) fn new(
+        location: &str,
+        reason: impl Into<Cow<'static, str>>,
+        fault: Fault,
+        advice: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { location: location.to_owned(), reason: reason.into(), fault, advice: advice.into() }
     }
 
     pub(crate) fn fault(&self) -> Fault {
         self.fault
     }
-}
 
-/// An error without the text that sqlx adds to each.
-fn plainly(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => match error.code() {
-            Some(code) => format!("{} ({code})", error.message()),
-            None => error.message().to_owned(),
-        },
-        sqlx::Error::Io(error) => error.to_string(),
-        sqlx::Error::Configuration(error) => error.to_string(),
-        sqlx::Error::Tls(error) => format!("TLS: {error}"),
-        error => error.to_string(),
+    /// Whether the table is missing, or the file that it would be in.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self.fault, Fault::Missing | Fault::NoFile)
     }
 }

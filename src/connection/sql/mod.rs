@@ -1,16 +1,18 @@
 //! Connections to SQL databases.
 //!
-//! A [`SharedConnection`] holds one connection to a server, a [`Session`], in a task of its own. [`Statement`] and
-//! [`Row`] have the same form for every server. SQLite has no server: its [`Database`](sqlite::Database) is a file.
+//! Queues and caches use each as an [`SqlConnection`]: it takes [`Statement`]s and returns [`Row`]s or an [`SqlError`]. A
+//! [`SharedConnection`] is one to a server, and holds a [`Session`] in a task of its own. SQLite has no server: its
+//! [`Database`](sqlite::Database) is a file.
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod address;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod connection;
 mod error;
 #[cfg(all(test, any(feature = "postgres", feature = "mysql")))]
 pub(crate) mod live;
 #[cfg(feature = "mysql")]
 pub(crate) mod mysql;
+mod patience;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -18,17 +20,13 @@ mod session;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod shared;
 pub(crate) mod sqlite;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 mod statement;
 
+pub(crate) use self::connection::SqlConnection;
+pub(crate) use self::error::{Fault, SqlError};
+pub(crate) use self::statement::{Row, Statement, Value, sql};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(crate) use self::{
-    address::Address,
-    error::{Fault, ServerError},
-    session::Session,
-    shared::SharedConnection,
-    statement::{Row, Statement, Value},
-};
+pub(crate) use self::{address::Address, session::Session, shared::SharedConnection};
 
 /// Whether a name needs no quoting: it has only letters, digits and `_`, and is not reserved by SQLite.
 pub(crate) fn is_identifier(text: &str) -> bool {

@@ -10,6 +10,9 @@ pub(crate) trait Session: Sized + Send + 'static {
     /// A request; at least a statement, which is a transaction by itself.
     type Request: From<Statement> + Send + Sync + 'static;
 
+    /// A statement that returns how many connections this user may have.
+    const CONNECTION_LIMIT: &'static str;
+
     /// Connects. Refuses a server that is too old.
     fn connect(settings: &Self::Settings) -> impl Future<Output = Result<Self, sqlx::Error>> + Send;
 

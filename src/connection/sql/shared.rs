@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::error::{Fault, ServerError};
+use super::connection::SqlConnection;
+use super::error::{Fault, SqlError};
+use super::patience::Patience;
 use super::session::Session;
 use super::statement::Row;
 use crate::connection::Location;
@@ -29,10 +31,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long to wait for locks of other connections in total.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The longest of the random pauses between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection to a server. Opens with the first request, and closes when it is dropped.
 pub(crate) struct SharedConnection<S: Session> {
@@ -52,7 +50,7 @@ enum Command<S: Session> {
 struct Job<S: Session> {
     request: S::Request,
     since: Instant,
-    answer: oneshot::Sender<Result<Vec<Row>, ServerError>>,
+    answer: oneshot::Sender<Result<Vec<Row>, SqlError>>,
 }
 
 impl<S: Session> SharedConnection<S> {
@@ -61,34 +59,15 @@ impl<S: Session> SharedConnection<S> {
         Self { settings: Arc::new(settings), location, jobs: Mutex::new(None) }
     }
 
-    /// The server and the database.
-    pub(crate) fn location(&self) -> &Location {
-        &self.location
+    /// The server, without the database.
+    pub(crate) fn server(&self) -> &str {
+        self.location.server()
     }
 
     /// The settings for connecting.
     #[cfg(feature = "postgres")]
     pub(crate) fn settings(&self) -> &S::Settings {
         &self.settings
-    }
-
-    /// Performs a request to its end, even if the caller stops waiting.
-    pub(crate) async fn perform(&self, request: impl Into<S::Request>) -> Result<Vec<Row>, ServerError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Job { request: request.into(), since: Instant::now(), answer });
-        answered.await.unwrap_or_else(|_| Err(ServerError::own(&self.location, "the program is ending")))
-    }
-
-    /// An error of this server that the driver found in a response.
-    pub(crate) fn error(&self, error: sqlx::Error) -> ServerError {
-        ServerError::new::<S>(&self.location, error)
-    }
-
-    /// Closes the connection after the requests made before. The next request opens it again.
-    pub(crate) fn close_idle(&self) {
-        if let Some(jobs) = self.jobs().as_ref() {
-            let _ = jobs.send(Command::CloseIdle);
-        }
     }
 
     fn submit(&self, job: Job<S>) {
@@ -114,6 +93,55 @@ impl<S: Session> SharedConnection<S> {
     }
 }
 
+impl<S: Session> SqlConnection for SharedConnection<S> {
+    type Request = S::Request;
+
+    /// Performs a request to its end, even if the caller stops waiting.
+    async fn perform(&self, request: S::Request) -> Result<Vec<Row>, SqlError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job { request, since: Instant::now(), answer });
+        answered.await.unwrap_or_else(|_| Err(own_error(&self.location, "the program is ending")))
+    }
+
+    fn location(&self) -> &str {
+        self.location.as_str()
+    }
+
+    fn error(&self, error: sqlx::Error) -> SqlError {
+        driver_error::<S>(&self.location, &error)
+    }
+
+    fn close_idle(&self) {
+        if let Some(jobs) = self.jobs().as_ref() {
+            let _ = jobs.send(Command::CloseIdle);
+        }
+    }
+}
+
+/// An error of the driver.
+fn driver_error<S: Session>(location: &Location, error: &sqlx::Error) -> SqlError {
+    SqlError::new(location.as_str(), plainly(error), S::fault(error), S::advice(error))
+}
+
+/// An error found here.
+fn own_error(location: &Location, reason: &'static str) -> SqlError {
+    SqlError::new(location.as_str(), reason, Fault::Broken, "")
+}
+
+/// An error without the text that sqlx adds to each.
+fn plainly(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} ({code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Configuration(error) => error.to_string(),
+        sqlx::Error::Tls(error) => format!("TLS: {error}"),
+        error => error.to_string(),
+    }
+}
+
 /// The state of the task.
 struct Task<S: Session> {
     settings: Arc<S::Settings>,
@@ -122,7 +150,7 @@ struct Task<S: Session> {
     /// When the session was last seen to work.
     used: Instant,
     /// When connecting last failed, and why.
-    refused: Option<(Instant, ServerError)>,
+    refused: Option<(Instant, SqlError)>,
 }
 
 impl<S: Session> Task<S> {
@@ -156,19 +184,17 @@ impl<S: Session> Task<S> {
     }
 
     /// Tries until the request succeeds, fails for another reason than a lock, or has taken too long.
-    async fn answer(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
-        let deadline = Instant::now() + PATIENCE;
+    async fn answer(&mut self, job: &Job<S>) -> Result<Vec<Row>, SqlError> {
+        let patience = Patience::new();
         loop {
-            match self.attempt(job).await {
-                Err(error) if error.fault() == Fault::Busy && Instant::now() < deadline => {
-                    tokio::time::sleep(LONGEST_PAUSE.mul_f64(fastrand::f64())).await;
-                }
-                answer => return answer,
+            let answer = self.attempt(job).await;
+            if !patience.tries_again(&answer).await {
+                return answer;
             }
         }
     }
 
-    async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, ServerError> {
+    async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, SqlError> {
         // Taken out, so that it is dropped if the request is aborted.
         let mut session = self.session(job.since).await?;
         let error = match timeout(REQUEST_TIMEOUT, session.perform(&job.request)).await {
@@ -176,8 +202,8 @@ impl<S: Session> Task<S> {
                 self.keep(session);
                 return Ok(rows);
             }
-            Ok(Err(error)) => ServerError::new::<S>(&self.location, error),
-            Err(_) => ServerError::own(&self.location, "no response within a minute"),
+            Ok(Err(error)) => driver_error::<S>(&self.location, &error),
+            Err(_) => own_error(&self.location, "no response within a minute"),
         };
         if error.fault() != Fault::Broken && session.is_open() {
             self.keep(session);
@@ -191,7 +217,7 @@ impl<S: Session> Task<S> {
     }
 
     /// The open session, or a new one.
-    async fn session(&mut self, since: Instant) -> Result<S, ServerError> {
+    async fn session(&mut self, since: Instant) -> Result<S, SqlError> {
         if let Some(mut session) = self.session.take()
             && (self.used.elapsed() < IDLE || matches!(timeout(PING_TIMEOUT, session.ping()).await, Ok(Ok(()))))
         {
@@ -205,8 +231,8 @@ impl<S: Session> Task<S> {
         }
         let error = match timeout(CONNECT_TIMEOUT, S::connect(&self.settings)).await {
             Ok(Ok(session)) => return Ok(session),
-            Ok(Err(error)) => ServerError::new::<S>(&self.location, error),
-            Err(_) => ServerError::own(&self.location, "no connection within 10 seconds"),
+            Ok(Err(error)) => driver_error::<S>(&self.location, &error),
+            Err(_) => own_error(&self.location, "no connection within 10 seconds"),
         };
         self.refused = Some((Instant::now(), error.clone()));
         Err(error)

@@ -14,29 +14,31 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, Encode, SqlSafeStr, SqlStr, Sqlite, Type};
-use thiserror::Error;
+use sqlx::{Arguments, ConnectOptions, Connection, Row as _, TypeInfo, ValueRef};
 use tokio::sync::Mutex;
 
+use super::connection::SqlConnection;
+use super::error::{Fault, SqlError};
+use super::is_identifier;
+use super::patience::Patience;
+use super::statement::{Row, Statement, Value};
 use crate::config::{Problem, TransportSpec};
 use crate::connection::FileWatch;
 use crate::threads;
 
 /// How long SQLite itself waits for a lock, at each try.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a lock is waited for in all.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries there is a random pause of up to this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A database file. Opened when it is first used.
 pub(crate) struct Database {
     path: PathBuf,
+    /// The path, as errors name it.
+    location: String,
     connection: Mutex<Option<Open>>,
     watch: FileWatch,
 }
@@ -53,46 +55,22 @@ struct FileId {
     inode: u64,
 }
 
-/// SQL with its arguments.
-#[derive(Clone)]
-pub(crate) struct Statement {
-    sql: SqlStr,
-    arguments: SqliteArguments,
+/// What can be asked of a file.
+pub(crate) enum Request {
+    /// One statement, which is a transaction by itself.
+    Run(Statement),
+    /// The second statement, if the first gives a row. Only the second waits for others who write.
+    RunIfAny(Statement, Statement),
+    /// Statements in one transaction. Gives the rows of all.
+    Together(Vec<Statement>),
+    /// Statements in one transaction, in a file that is created, with its folder, where there is none.
+    Create(Vec<Statement>),
 }
 
-impl Statement {
-    /// A statement without arguments yet. Its text is made of constants and quoted identifiers alone.
-    pub(crate) fn new(sql: impl Into<String>) -> Self {
-        Self { sql: AssertSqlSafe(sql.into()).into_sql_str(), arguments: SqliteArguments::default() }
+impl From<Statement> for Request {
+    fn from(statement: Statement) -> Self {
+        Self::Run(statement)
     }
-
-    /// Adds the next argument (`?1`, `?2`, …).
-    pub(crate) fn bind<'t>(mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> Self {
-        self.arguments.add(value).expect("numbers, texts and bytes can always be arguments");
-        self
-    }
-}
-
-/// Why statements could not be run. Names the file.
-#[derive(Debug, Error)]
-pub(crate) enum DatabaseError {
-    /// There is no such file.
-    #[error("{} does not exist", .0.display())]
-    NoFile(PathBuf),
-    /// The file, or its folder, cannot be reached or made.
-    #[error("{}: {source}; check the path and the permissions of its folders", .path.display())]
-    Path {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// SQLite refused.
-    #[error("{}: {source}{}", .path.display(), advice(.source))]
-    Sqlite {
-        path: PathBuf,
-        #[source]
-        source: sqlx::Error,
-    },
 }
 
 /// The path in the description of a transport or cache: absolute, and spelled the same way for the same file.
@@ -113,41 +91,6 @@ pub(crate) fn path(spec: &TransportSpec, project_dir: &Path) -> Result<PathBuf, 
     Ok(path.components().filter(|component| *component != Component::CurDir).collect())
 }
 
-impl DatabaseError {
-    /// Is it that the table, or the whole file, is not there?
-    pub(crate) fn is_missing(&self, table: &str) -> bool {
-        match self {
-            Self::NoFile(_) => true,
-            Self::Sqlite { source: sqlx::Error::Database(error), .. } => {
-                error.message().strip_prefix("no such table: ").is_some_and(|missing| missing == table)
-            }
-            _ => false,
-        }
-    }
-
-    fn result_code(&self) -> Option<u32> {
-        match self {
-            Self::Sqlite { source, .. } => primary_code(source),
-            _ => None,
-        }
-    }
-
-    /// Does another connection stand in the way, or is there no thread to open the file with, so that trying again helps?
-    fn is_busy(&self) -> bool {
-        matches!(self.result_code(), Some(BUSY | LOCKED | PROTOCOL | SCHEMA)) || self.is_refused_thread()
-    }
-
-    /// Each open file has a thread of the driver's.
-    fn is_refused_thread(&self) -> bool {
-        matches!(self, Self::Sqlite { source: sqlx::Error::Io(error), .. } if threads::is_refusal(error))
-    }
-
-    /// Does the connection do its work still, in spite of the error? SQLITE_ERROR is what bad SQL gives.
-    fn leaves_connection_usable(&self) -> bool {
-        self.is_busy() || self.result_code() == Some(ERROR)
-    }
-}
-
 // Primary result codes, https://www.sqlite.org/rescode.html. SQLITE_PROTOCOL is many processes starting on one WAL,
 // SQLITE_SCHEMA many changing tables.
 const ERROR: u32 = 1;
@@ -166,6 +109,31 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
     // The code is the extended one (SQLITE_BUSY_SNAPSHOT and its like), whose low byte is the primary one.
     let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
     Some(code & 0xff)
+}
+
+/// The file, or a folder of its path, cannot be reached, made or watched.
+fn path_error(path: &Path, error: &io::Error) -> SqlError {
+    let advice = "; check the path and the permissions of its folders";
+    SqlError::new(&path.display().to_string(), error.to_string(), Fault::Broken, advice)
+}
+
+/// What an error means.
+fn fault(error: &sqlx::Error) -> Fault {
+    match primary_code(error) {
+        Some(BUSY | LOCKED | PROTOCOL | SCHEMA) => Fault::Busy,
+        Some(ERROR) if is_missing_table(error) => Fault::Missing,
+        // What bad SQL gives.
+        Some(ERROR) => Fault::Refused,
+        // Each open file has a thread of the driver's, and there is none to be had at present.
+        None if matches!(error, sqlx::Error::Io(error) if threads::is_refusal(error)) => Fault::Busy,
+        _ => Fault::Broken,
+    }
+}
+
+/// Is the table that a statement names not there? One that a view or a trigger names is told with its schema.
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    let message = error.as_database_error().map_or("", |error| error.message());
+    message.strip_prefix("no such table: ").is_some_and(is_identifier)
 }
 
 /// What to do about an error.
@@ -191,8 +159,8 @@ fn advice(error: &sqlx::Error) -> Cow<'static, str> {
 impl Database {
     /// A file that is not opened yet.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let watched = path.clone();
-        Self { path, connection: Mutex::new(None), watch: FileWatch::new(move || written_files(&watched)) }
+        let (watched, location) = (path.clone(), path.display().to_string());
+        Self { path, location, connection: Mutex::new(None), watch: FileWatch::new(move || written_files(&watched)) }
     }
 
     /// Sees when anybody writes to it. A transaction is seen before it is committed: its pages are written, then the disk is
@@ -201,51 +169,25 @@ impl Database {
         &self.watch
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// It cannot be watched.
+    pub(crate) fn unwatched(&self, error: &io::Error) -> SqlError {
+        path_error(&self.path, error)
     }
 
-    /// Runs a statement to its end and returns its rows. The file must exist.
-    pub(crate) async fn run(&self, statement: Statement) -> Result<Vec<SqliteRow>, DatabaseError> {
-        self.attempt(&[statement], false).await
+    fn no_file(&self) -> SqlError {
+        SqlError::new(&self.location, "there is no such file", Fault::NoFile, "")
     }
 
-    /// Runs statements in one transaction, and returns all their rows. The file must exist.
-    pub(crate) async fn run_together(&self, statements: &[Statement]) -> Result<Vec<SqliteRow>, DatabaseError> {
-        self.attempt(statements, false).await
+    fn create_folder(&self) -> Result<(), SqlError> {
+        let Some(folder) = self.path.parent() else { return Ok(()) };
+        std::fs::create_dir_all(folder).map_err(|error| path_error(folder, &error))
     }
 
-    /// Runs statements in one transaction, in a file that is created, with its folder, where there is none.
-    pub(crate) async fn create(&self, statements: &[Statement]) -> Result<Vec<SqliteRow>, DatabaseError> {
-        if let Some(folder) = self.path.parent() {
-            let path = folder.to_owned();
-            std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Path { path, source })?;
-        }
-        self.attempt(statements, true).await
-    }
-
-    /// Tries until it works, fails for a reason other than a lock, or has taken too long.
-    async fn attempt(&self, statements: &[Statement], create: bool) -> Result<Vec<SqliteRow>, DatabaseError> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.try_once(statements, create).await {
-                Err(error) if error.is_busy() && Instant::now() < deadline => {
-                    tokio::time::sleep(LONGEST_PAUSE.mul_f64(fastrand::f64())).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn try_once(&self, statements: &[Statement], create: bool) -> Result<Vec<SqliteRow>, DatabaseError> {
+    async fn attempt(&self, request: &Request) -> Result<Vec<Row>, SqlError> {
         let mut slot = self.connection.lock().await;
-        let connection = self.open(&mut slot, create).await?;
-        let result = match statements {
-            [statement] => execute(connection, statement).await,
-            statements => execute_together(connection, statements).await,
-        };
-        let result = result.map_err(|source| DatabaseError::Sqlite { path: self.path.clone(), source });
-        if result.as_ref().is_err_and(|error| !error.leaves_connection_usable()) {
+        let connection = self.open(&mut slot, matches!(request, Request::Create(_))).await?;
+        let result = perform(connection, request).await.map_err(|error| self.error(error));
+        if result.as_ref().is_err_and(|error| error.fault() == Fault::Broken) {
             *slot = None;
         }
         result
@@ -253,15 +195,11 @@ impl Database {
 
     /// The connection, opened anew when the path does not lead to the file it has open any more. Otherwise messages would
     /// go on into a deleted file.
-    async fn open<'s>(
-        &self,
-        slot: &'s mut Option<Open>,
-        create: bool,
-    ) -> Result<&'s mut SqliteConnection, DatabaseError> {
+    async fn open<'s>(&self, slot: &'s mut Option<Open>, create: bool) -> Result<&'s mut SqliteConnection, SqlError> {
         let file = self.file()?;
         if file.is_none() && !create {
             *slot = None;
-            return Err(DatabaseError::NoFile(self.path.clone()));
+            return Err(self.no_file());
         }
         let open = match slot.take() {
             Some(open) if Some(open.file) == file => open,
@@ -270,7 +208,7 @@ impl Database {
         Ok(&mut slot.insert(open).connection)
     }
 
-    async fn connect(&self, create: bool) -> Result<Open, DatabaseError> {
+    async fn connect(&self, create: bool) -> Result<Open, SqlError> {
         if create {
             self.create_file();
         }
@@ -285,8 +223,8 @@ impl Database {
             .disable_statement_logging()
             .connect()
             .await
-            .map_err(|source| DatabaseError::Sqlite { path: self.path.clone(), source })?;
-        let file = self.file()?.ok_or_else(|| DatabaseError::NoFile(self.path.clone()))?;
+            .map_err(|error| self.error(error))?;
+        let file = self.file()?.ok_or_else(|| self.no_file())?;
         Ok(Open { connection, file })
     }
 
@@ -298,12 +236,41 @@ impl Database {
 
     /// The file at the path, if there is one. Asks for its metadata alone: opening and closing the file beside SQLite
     /// would drop the locks that SQLite holds on it, see "How To Corrupt An SQLite Database File", 2.2.
-    fn file(&self) -> Result<Option<FileId>, DatabaseError> {
+    fn file(&self) -> Result<Option<FileId>, SqlError> {
         match std::fs::metadata(&self.path) {
             Ok(metadata) => Ok(Some(FileId { device: metadata.dev(), inode: metadata.ino() })),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-            Err(source) => Err(DatabaseError::Path { path: self.path.clone(), source }),
+            Err(error) => Err(path_error(&self.path, &error)),
         }
+    }
+}
+
+impl SqlConnection for Database {
+    type Request = Request;
+
+    async fn perform(&self, request: Request) -> Result<Vec<Row>, SqlError> {
+        if matches!(request, Request::Create(_)) {
+            self.create_folder()?;
+        }
+        let patience = Patience::new();
+        loop {
+            let result = self.attempt(&request).await;
+            if !patience.tries_again(&result).await {
+                return result;
+            }
+        }
+    }
+
+    fn to_create(statement: Statement) -> Request {
+        Request::Create(vec![statement])
+    }
+
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn error(&self, error: sqlx::Error) -> SqlError {
+        SqlError::new(&self.location, error.to_string(), fault(&error), advice(&error))
     }
 }
 
@@ -316,21 +283,63 @@ fn written_files(path: &Path) -> Vec<PathBuf> {
     vec![database, wal.into()]
 }
 
-/// One statement is a transaction by itself. Its rows are taken to the last: only then has it been committed.
-async fn execute(connection: &mut SqliteConnection, statement: &Statement) -> Result<Vec<SqliteRow>, sqlx::Error> {
-    sqlx::query_with(statement.sql.clone(), statement.arguments.clone()).fetch_all(connection).await
+async fn perform(connection: &mut SqliteConnection, request: &Request) -> Result<Vec<Row>, sqlx::Error> {
+    match request {
+        Request::Run(statement) => run(connection, statement).await,
+        Request::RunIfAny(any, statement) => {
+            if run(connection, any).await?.is_empty() {
+                return Ok(vec![]);
+            }
+            run(connection, statement).await
+        }
+        Request::Together(statements) | Request::Create(statements) => together(connection, statements).await,
+    }
 }
 
-async fn execute_together(
-    connection: &mut SqliteConnection,
-    statements: &[Statement],
-) -> Result<Vec<SqliteRow>, sqlx::Error> {
+/// Takes the rows to the last: only then has the statement been committed.
+async fn run(connection: &mut SqliteConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+    let query = sqlx::query_with(statement.sql.clone(), arguments(statement)?);
+    query.fetch_all(connection).await?.iter().map(read).collect()
+}
+
+async fn together(connection: &mut SqliteConnection, statements: &[Statement]) -> Result<Vec<Row>, sqlx::Error> {
     // IMMEDIATE takes the write lock first: a transaction that begins by reading can lose the race to write.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut rows = Vec::new();
     for statement in statements {
-        rows.extend(execute(&mut transaction, statement).await?);
+        rows.extend(run(&mut transaction, statement).await?);
     }
     transaction.commit().await?;
     Ok(rows)
+}
+
+fn arguments(statement: &Statement) -> Result<SqliteArguments, sqlx::Error> {
+    let mut arguments = SqliteArguments::default();
+    for value in &statement.arguments {
+        match value {
+            Value::Null => arguments.add(None::<&str>),
+            Value::Number(number) => arguments.add(number),
+            Value::Numbers(numbers) => arguments.add(serde_json::Value::from(numbers.as_slice()).to_string()),
+            Value::Text(text) => arguments.add(text),
+            Value::Bytes(bytes) => arguments.add(bytes),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    let field = |index: usize| {
+        let raw = row.try_get_raw(index)?;
+        if raw.is_null() {
+            return Ok(Value::Null);
+        }
+        if raw.type_info().name() == "INTEGER" {
+            Ok(Value::Number(row.try_get_unchecked(index)?))
+        } else {
+            // As bytes: nothing keeps another program from writing text that is not UTF-8.
+            Ok(Value::Bytes(row.try_get_unchecked(index)?))
+        }
+    };
+    (0..row.len()).map(field).collect::<Result<_, _>>().map(Row::of)
 }

@@ -1,6 +1,14 @@
 //! SQL with its arguments, and the rows that it returns, in a form that does not depend on the server.
 
-use sqlx::SqlStr;
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// SQL made of constants and quoted names alone.
+pub(crate) fn sql(text: impl Into<Arc<str>>) -> SqlStr {
+    // Shared, as it is copied for every request.
+    AssertSqlSafe(text.into()).into_sql_str()
+}
 
 /// SQL with its arguments.
 #[derive(Clone)]
@@ -14,8 +22,7 @@ pub(crate) struct Statement {
 pub(crate) enum Value {
     Null,
     Number(i64),
-    /// An array, for PostgreSQL.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "MySQL has no arrays"))]
+    /// An array, for PostgreSQL. SQLite takes it as JSON.
     Numbers(Vec<i64>),
     Text(String),
     /// Text as received. May not be UTF-8.

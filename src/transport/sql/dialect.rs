@@ -1,22 +1,19 @@
-//! What each kind of server has its own way for.
+//! What each kind of database has its own way for.
 
-use std::sync::Arc;
-
-use super::super::Waking;
-use super::row::Content;
-use super::{Table, Timestamp};
-use crate::connection::sql::Session;
+use super::Timestamp;
+use super::row::{Content, text};
+use crate::connection::sql::{SqlConnection, Value};
 
 /// The request type of a dialect.
-pub(crate) type Request<D> = <<D as Dialect>::Session as Session>::Request;
+pub(crate) type Request<D> = <<D as Dialect>::Connection as SqlConnection>::Request;
 
 /// The requests that a queue in a table makes. `now` and `due` are as in the columns; what was received before `cutoff`
 /// has been in flight for too long. Ids that are not in the queue, or finished, are passed over.
 pub(crate) trait Dialect: Sized + Send + Sync + 'static {
-    /// The connection that the requests are for.
-    type Session: Session;
+    /// What the requests are for.
+    type Connection: SqlConnection;
 
-    /// A row if the table is there, with all that belongs to it.
+    /// Gives a row if the table is there, with all that belongs to it.
     fn is_set_up(&self) -> Request<Self>;
     /// Creates what is missing.
     fn set_up(&self) -> Request<Self>;
@@ -48,15 +45,11 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     /// Moves a message, as `content`, to another table. Gives its id there.
     fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request<Self>;
 
-    /// Gives how many connections this user may have.
-    fn connection_limit(&self) -> Request<Self>;
-
-    /// Is this body one that the table's column of text can hold? Says what is in the way.
-    fn refuses(body: &str) -> Option<&'static str>;
+    /// A body as the table's column of text holds it, or what is in the way.
+    fn body(body: &[u8]) -> Result<Value, &'static str> {
+        text(body).map(Value::from)
+    }
 
     /// A message in this queue has become pending or delayed: tells those who wait for it, where the request did not.
     fn notify(&self, _table: &str, _queue: &str) {}
-
-    /// The table as it can be woken, where it can.
-    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>>;
 }

@@ -1,32 +1,32 @@
-//! Queues in tables: `sqlite`, `postgres` and `mysql`, and what they have in common: the options of a queue in a table
-//! (`options`), and how times are written there (`timestamp`). The servers have the transport in common (`table`); what
-//! each has its own way for is its dialect (`dialect`).
+//! Queues in tables: `sqlite`, `postgres` and `mysql`. They have the transport in common (`table`), the options of a queue
+//! (`options`), and how messages and times are written (`row`, `timestamp`). What each has its own way for is its dialect
+//! (`dialect`).
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
+mod connecting;
 mod dialect;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod options;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 mod row;
 mod sqlite;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 mod table;
 mod timestamp;
 
 use std::time::Duration;
 
+use self::dialect::Dialect;
 #[cfg(feature = "mysql")]
 pub use self::mysql::MysqlFactory;
 use self::options::QueueOptions;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresFactory;
+use self::row::{Content, text};
 pub use self::sqlite::SqliteFactory;
+use self::table::Table;
 use self::timestamp::{RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-use self::{dialect::Dialect, row::Content, table::Table};
 
 /// Stands in for a time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,35 +1,24 @@
-//! Messages as rows of a server's table: what is written into the columns, and what is read from whatever stands there.
+//! Messages as rows of a table: what is written into the columns, and what is read from whatever stands there.
 
 use std::str;
 
 use bytes::Bytes;
-use thiserror::Error;
 
 use super::super::{Damaged, Listed, MessageId, Receipt, Received};
-use super::{Dialect, time_from_text};
-use crate::connection::sql::Row;
-use crate::message::{Encoded, UndecodableError, headers_from_json, headers_to_json};
+use super::time_from_text;
+use crate::connection::sql::{Row, Value};
+use crate::message::{Encoded, UndecodableError, headers_from_json};
 
 /// A message as the columns `body` and `headers` hold it.
 #[derive(Clone)]
 pub(crate) struct Content {
-    pub(crate) body: String,
+    pub(crate) body: Value,
     pub(crate) headers: String,
 }
 
-/// A body that a column of text cannot hold.
-#[derive(Debug, Error)]
-#[error("the body {0}, which a column of text cannot hold; what is JSON or base64 it can")]
-pub(super) struct NotText(&'static str);
-
-impl Content {
-    pub(super) fn of<D: Dialect>(message: &Encoded) -> Result<Self, NotText> {
-        let body = str::from_utf8(&message.body).map_err(|_| NotText("is not UTF-8"))?;
-        match D::refuses(body) {
-            Some(why) => Err(NotText(why)),
-            None => Ok(Self { body: body.to_owned(), headers: headers_to_json(&message.headers) }),
-        }
-    }
+/// A body that is text.
+pub(super) fn text(body: &[u8]) -> Result<&str, &'static str> {
+    str::from_utf8(body).map_err(|_| "is not UTF-8")
 }
 
 /// A message's row: id, `available_at`, body, headers.

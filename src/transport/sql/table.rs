@@ -1,4 +1,4 @@
-//! A queue in a table of a database server: the transport that PostgreSQL and MySQL have in common.
+//! A queue in a table: the transport that SQLite, PostgreSQL and MySQL have in common.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,30 +8,25 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::super::{
-    Connecting, Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Parking, Place, Receipt,
-    Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Parking, Place, Receipt, Received,
+    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
 };
 use super::dialect::{Dialect, Request};
-use super::row::{Content, NotText, Stored};
+use super::row::{Content, Stored};
 use super::{NEVER, QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
-use crate::connection::sql::{Fault, Row, ServerError, SharedConnection};
-use crate::message::Encoded;
+use crate::connection::sql::{Fault, Row, SqlConnection, SqlError};
+use crate::message::{Encoded, headers_to_json};
 
-/// A queue in a table of a server.
+/// A queue in a table.
 pub(crate) struct Table<D: Dialect> {
     pub(super) name: String,
     pub(super) options: QueueOptions,
-    pub(super) connection: Arc<SharedConnection<D::Session>>,
+    pub(super) connection: Arc<D::Connection>,
     pub(super) dialect: D,
 }
 
 impl<D: Dialect> Table<D> {
-    pub(super) fn new(
-        name: &str,
-        options: QueueOptions,
-        connection: Arc<SharedConnection<D::Session>>,
-        dialect: D,
-    ) -> Self {
+    pub(super) fn new(name: &str, options: QueueOptions, connection: Arc<D::Connection>, dialect: D) -> Self {
         Self { name: name.to_owned(), options, connection, dialect }
     }
 
@@ -44,22 +39,21 @@ impl<D: Dialect> Table<D> {
     ) -> Result<Option<Vec<Row>>, TransportError> {
         match self.connection.perform(request).await {
             Ok(rows) => Ok(Some(rows)),
-            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => Ok(None),
+            Err(error) if error.is_missing() && self.options.auto_setup => Ok(None),
             Err(error) => Err(self.error(action, error)),
         }
     }
 
     pub(super) async fn set_up(&self) -> Result<(), TransportError> {
-        let is_set_up = async || Ok(!self.connection.perform(self.dialect.is_set_up()).await?.is_empty());
         let set_up = async {
-            if is_set_up().await? {
+            if self.is_set_up().await? {
                 return Ok(());
             }
             match self.connection.perform(self.dialect.set_up()).await {
                 Ok(_) => Ok(()),
                 // Somebody else was faster, and that is as good.
                 Err(error) => {
-                    if is_set_up().await.unwrap_or(false) {
+                    if self.is_set_up().await.unwrap_or(false) {
                         Ok(())
                     } else {
                         Err(error)
@@ -68,14 +62,24 @@ impl<D: Dialect> Table<D> {
             }
         };
         // Where the table cannot be created, its being missing is not what is to be said.
-        set_up.await.map_err(|error: ServerError| TransportError::store(&self.name, "setting up", error))
+        set_up.await.map_err(|error: SqlError| TransportError::store(&self.name, "setting up", error))
     }
 
-    fn error(&self, action: &'static str, error: ServerError) -> TransportError {
-        if error.fault() != Fault::Missing {
-            return TransportError::store(&self.name, action, error);
+    async fn is_set_up(&self) -> Result<bool, SqlError> {
+        match self.connection.perform(self.dialect.is_set_up()).await {
+            Ok(rows) => Ok(!rows.is_empty()),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error),
         }
-        let what = format!("table \"{}\" in {}", self.options.table, self.connection.location());
+    }
+
+    pub(super) fn error(&self, action: &'static str, error: SqlError) -> TransportError {
+        let location = self.connection.location();
+        let what = match error.fault() {
+            Fault::NoFile => format!("the database {location}"),
+            Fault::Missing => format!("table \"{}\" in {location}", self.options.table),
+            _ => return TransportError::store(&self.name, action, error),
+        };
         TransportError::NotSetUp { transport: self.name.clone(), what }
     }
 
@@ -85,9 +89,12 @@ impl<D: Dialect> Table<D> {
 
     /// The message as the columns hold it.
     fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
-        let unstorable =
-            |why: NotText| TransportError::Unstorable { transport: self.name.clone(), why: why.to_string() };
-        Content::of::<D>(message).map_err(unstorable)
+        let unstorable = |what: &str| {
+            let why = format!("the body {what}, which a column of text cannot hold; what is JSON or base64 it can");
+            TransportError::Unstorable { transport: self.name.clone(), why }
+        };
+        let body = D::body(&message.body).map_err(unstorable)?;
+        Ok(Content { body, headers: headers_to_json(&message.headers) })
     }
 
     /// Tells those who wait for messages in this queue that there may be one.
@@ -98,9 +105,21 @@ impl<D: Dialect> Table<D> {
     /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has
     /// happened since the store was asked.
     pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
+        match self.next_due(action).await? {
+            Some(mut row) => self.time_to_due(action, &mut row),
+            None => Ok(NEVER),
+        }
+    }
+
+    /// The answer to [`Dialect::next_due`].
+    pub(super) async fn next_due(&self, action: &'static str) -> Result<Option<Row>, TransportError> {
         let now = Timestamp::now();
-        let request = self.dialect.next_due(now, self.cutoff(now));
-        let Some(mut row) = self.run(action, request).await?.and_then(|mut rows| rows.pop()) else { return Ok(NEVER) };
+        let rows = self.run(action, self.dialect.next_due(now, self.cutoff(now))).await?;
+        Ok(rows.and_then(|mut rows| rows.pop()))
+    }
+
+    /// How long it is until the times in this answer.
+    pub(super) fn time_to_due(&self, action: &'static str, row: &mut Row) -> Result<Duration, TransportError> {
         let mut time = |field| {
             let text = row.take_text(field).map_err(|error| self.unreadable(action, error))?;
             Ok::<_, TransportError>(std::str::from_utf8(&text).ok().and_then(time_from_text))
@@ -112,7 +131,7 @@ impl<D: Dialect> Table<D> {
         Ok(next.map_or(NEVER, |next| next.duration_since(SystemTime::now()).unwrap_or_default()))
     }
 
-    pub(super) fn cutoff(&self, now: Timestamp) -> Timestamp {
+    fn cutoff(&self, now: Timestamp) -> Timestamp {
         now.before(self.options.redeliver_timeout)
     }
 
@@ -139,7 +158,7 @@ impl<D: Dialect> Sender for Table<D> {
         let now = Timestamp::now();
         let send = || self.connection.perform(self.dialect.send(content.clone(), now, now.after(delay)));
         let rows = match send().await {
-            Err(error) if error.fault() == Fault::Missing && self.options.auto_setup => {
+            Err(error) if error.is_missing() && self.options.auto_setup => {
                 self.set_up().await?;
                 send().await
             }
@@ -281,29 +300,6 @@ impl<D: Dialect> KeepingAlive for Table<D> {
 }
 
 #[async_trait]
-impl<D: Dialect> Connecting for Table<D> {
-    fn server(&self) -> &str {
-        self.connection.location().server()
-    }
-
-    fn connection(&self) -> &str {
-        self.connection.location().as_str()
-    }
-
-    async fn limit(&self) -> Result<Option<u64>, TransportError> {
-        let action = "asking for the limit of connections";
-        let answer = self.connection.perform(self.dialect.connection_limit()).await;
-        let rows = answer.map_err(|error| self.error(action, error))?;
-        let limit = rows.first().map(|row| row.number(0)).transpose();
-        Ok(limit.map_err(|error| self.unreadable(action, error))?.and_then(|limit| u64::try_from(limit).ok()))
-    }
-
-    fn close_idle(&self) {
-        self.connection.close_idle();
-    }
-}
-
-#[async_trait]
 impl<D: Dialect> Retrying for Table<D> {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let action = "retrying";
@@ -325,7 +321,7 @@ impl<D: Dialect> Moving for Table<D> {
         destination: &Place,
     ) -> Result<Option<MessageId>, TransportError> {
         let action = "moving";
-        let same_database = |place: &&TablePlace<D>| place.database == self.connection.location().as_str();
+        let same_database = |place: &&TablePlace<D>| place.database == self.connection.location();
         let Some(destination) = destination.get::<TablePlace<D>>().filter(same_database) else { return Ok(None) };
         let Some(number) = number(id) else { return Ok(Some(id.clone())) };
         let content = self.content(message)?;
@@ -342,14 +338,14 @@ impl<D: Dialect> Moving for Table<D> {
                 first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error))
             }
             // Sending to it creates it, where that is allowed.
-            Err(error) if error.fault() == Fault::Missing => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(self.error(action, error)),
         }
     }
 
     fn place(&self) -> Place {
         Place::new(TablePlace::<D> {
-            database: self.connection.location().to_string(),
+            database: self.connection.location().to_owned(),
             table: self.options.table.clone(),
             queue: self.options.queue.clone(),
             dialect: PhantomData,
@@ -359,11 +355,11 @@ impl<D: Dialect> Moving for Table<D> {
 
 /// Where a queue is.
 struct TablePlace<D> {
-    /// The server and the database.
+    /// The server and the database, or the file.
     database: String,
     table: String,
     queue: String,
-    /// Servers of different kinds may be called the same.
+    /// Databases of different kinds may be called the same.
     dialect: PhantomData<fn() -> D>,
 }
 
@@ -374,19 +370,17 @@ impl<D> fmt::Debug for TablePlace<D> {
 }
 
 impl<D: Dialect> Table<D> {
-    pub(super) fn into_transport(self) -> Transport {
-        let table = Arc::new(self);
-        let mut transport = Transport::queue(&table.name, Arc::clone(&table));
-        transport.waking = D::waking(&table);
-        transport.counting = Some(table.clone());
-        transport.setting_up = Some(table.clone());
-        transport.listing = Some(table.clone());
-        transport.releasing = Some(table.clone());
-        transport.keeping_alive = Some(table.clone());
-        transport.parking = Some(table.clone());
-        transport.connecting = Some(table.clone());
-        transport.retrying = Some(table.clone());
-        transport.moving = Some(table);
+    /// The transport with all that every table can do.
+    pub(super) fn transport(self: &Arc<Self>) -> Transport {
+        let mut transport = Transport::queue(&self.name, Arc::clone(self));
+        transport.counting = Some(self.clone());
+        transport.setting_up = Some(self.clone());
+        transport.listing = Some(self.clone());
+        transport.releasing = Some(self.clone());
+        transport.keeping_alive = Some(self.clone());
+        transport.parking = Some(self.clone());
+        transport.retrying = Some(self.clone());
+        transport.moving = Some(self.clone());
         transport
     }
 }

@@ -160,6 +160,10 @@ impl Session for MysqlSession {
     type Settings = Settings;
     type Request = Request;
 
+    /// The session's value is the account's own limit, if it has one.
+    const CONNECTION_LIMIT: &str = "SELECT CAST(IF(@@max_user_connections > 0, \
+         LEAST(@@max_user_connections, @@max_connections), @@max_connections) AS SIGNED)";
+
     async fn connect(settings: &Settings) -> Result<Self, sqlx::Error> {
         let mut connection = settings.open().await?;
         let (mut version, mut log, mut log_format) = (String::new(), String::new(), String::new());

@@ -180,6 +180,12 @@ impl Session for PostgresSession {
     type Settings = Settings;
     type Request = Request;
 
+    /// The lowest of the server's, the role's and the database's limits. NULL means no limit.
+    const CONNECTION_LIMIT: &str = "SELECT LEAST( \
+         current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
+         (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)::bigint, \
+         (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())::bigint)";
+
     async fn connect(settings: &Settings) -> Result<Self, sqlx::Error> {
         let (connection, options) = settings.open().await?;
         match connection.server_version_num() {

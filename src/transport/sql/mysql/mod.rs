@@ -18,16 +18,14 @@ mod waking;
 
 use std::sync::Arc;
 
-use sqlx::SqlSafeStr;
-
-use self::queries::{CONNECTION_LIMIT, Queries};
+use self::queries::Queries;
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
-use super::super::{Factory, FactoryContext, Transport, TransportSpec, Waking, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
-use crate::connection::sql::{Statement, Value};
+use crate::connection::sql::{SharedConnection, SqlConnection, Statement, Value};
 use crate::connection::{self, Connections};
 
 /// MySQL's limit for the name of a table, in characters.
@@ -59,7 +57,7 @@ impl Mysql {
 }
 
 impl Dialect for Mysql {
-    type Session = MysqlSession;
+    type Connection = SharedConnection<MysqlSession>;
 
     fn is_set_up(&self) -> Request {
         let (schema, table) = match self.table.split_once('.') {
@@ -161,20 +159,8 @@ impl Dialect for Mysql {
         .into()
     }
 
-    fn connection_limit(&self) -> Request {
-        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
-    }
-
-    fn refuses(_body: &str) -> Option<&'static str> {
-        None
-    }
-
     fn notify(&self, table: &str, queue: &str) {
         self.wake_files.notify(table, queue);
-    }
-
-    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
-        Some(table.clone())
     }
 }
 
@@ -213,8 +199,12 @@ impl Factory for MysqlFactory {
         }
         options.finish()?;
         let connection = connection.map_err(|problem| vec![problem])?;
-        let wake_files = WakeFiles::new(&context.state_dir, connection.location().as_str());
+        let wake_files = WakeFiles::new(&context.state_dir, connection.location());
         let dialect = Mysql::new(&queue.table, &queue.queue, wake_files);
-        Ok(Table::new(&spec.name, queue, connection, dialect).into_transport())
+        let table = Arc::new(Table::new(&spec.name, queue, connection, dialect));
+        let mut transport = table.transport();
+        transport.waking = Some(table.clone());
+        transport.connecting = Some(table);
+        Ok(transport)
     }
 }

@@ -40,7 +40,7 @@ async fn consumers_wait_for_each_other_and_get_no_message_twice() {
     perform(&mut session, &queue().set_up()).await;
     let now = Timestamp::now();
     for n in 0..MESSAGES {
-        let content = Content { body: n.to_string(), headers: "{}".to_owned() };
+        let content = Content { body: n.to_string().into(), headers: "{}".to_owned() };
         perform(&mut session, &queue().send(content, now, now)).await;
     }
 

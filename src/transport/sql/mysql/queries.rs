@@ -6,15 +6,13 @@
 //!
 //! A row with [`FINISHED`] in `delivered_at` is finished, and will be deleted later.
 
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+use sqlx::SqlStr;
+
+use crate::connection::sql::sql;
 
 /// Symfony writes this into `delivered_at` of a message that is acknowledged or rejected, and deletes it later:
 /// deleting locks a row's entries in all indexes in another order than receiving does, which leads to deadlocks.
 const FINISHED: &str = "'9999-12-31 23:59:59'";
-
-/// The session's value is the account's own limit, if it has one.
-pub(super) const CONNECTION_LIMIT: &str = "SELECT CAST(IF(@@max_user_connections > 0, \
-     LEAST(@@max_user_connections, @@max_connections), @@max_connections) AS SIGNED)";
 
 /// The most rows that one purge deletes.
 pub(super) const PURGE: u64 = 1000;
@@ -199,10 +197,6 @@ fn set_up(table_name: &str) -> String {
 /// This many question marks, separated by commas.
 fn marks(number: usize) -> String {
     vec!["?"; number].join(", ")
-}
-
-fn sql(text: impl Into<String>) -> SqlStr {
-    AssertSqlSafe(text.into()).into_sql_str()
 }
 
 /// Quotes a table's name, with its database if it has one.

@@ -12,15 +12,15 @@ mod waking;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{SqlSafeStr, SqlStr};
+use sqlx::SqlStr;
 
-use self::queries::{CONNECTION_LIMIT, Queries};
+use self::queries::Queries;
 use self::waking::Notifications;
-use super::super::{Factory, FactoryContext, Transport, TransportSpec, Waking, registry};
-use super::{Content, Dialect, QueueOptions, Table, Timestamp};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
+use super::{Content, Dialect, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, Options, Problem, Setting};
-use crate::connection::sql::Statement;
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
+use crate::connection::sql::{SharedConnection, Statement, Value};
 use crate::connection::{self, Connections};
 
 /// PostgreSQL's limit for the names of tables and channels, in bytes.
@@ -52,7 +52,7 @@ impl Postgres {
 }
 
 impl Dialect for Postgres {
-    type Session = PostgresSession;
+    type Connection = SharedConnection<PostgresSession>;
 
     fn is_set_up(&self) -> Request {
         Request::Run(Statement::of(&self.queries.is_set_up).bind(self.queries.table.as_str()))
@@ -121,16 +121,11 @@ impl Dialect for Postgres {
         Request::Run(statement.bind(id).bind(now.text()).bind(queue))
     }
 
-    fn connection_limit(&self) -> Request {
-        Request::Run(Statement::of(&CONNECTION_LIMIT.into_sql_str()))
-    }
-
-    fn refuses(body: &str) -> Option<&'static str> {
-        body.contains('\0').then_some("has a NUL byte in it")
-    }
-
-    fn waking(table: &Arc<Table<Self>>) -> Option<Arc<dyn Waking>> {
-        table.dialect.notifications.is_some().then(|| table.clone() as Arc<dyn Waking>)
+    fn body(body: &[u8]) -> Result<Value, &'static str> {
+        match text(body)? {
+            text if text.contains('\0') => Err("has a NUL byte in it"),
+            text => Ok(text.into()),
+        }
     }
 }
 
@@ -194,7 +189,13 @@ impl Factory for PostgresFactory {
             notify.then(|| Notifications::new(Arc::clone(channels), &queue.table, &queue.queue, interval));
         let dialect =
             Postgres { queue: queue.queue.clone(), queries: Queries::new(&queue.table, notify), notifications };
-        Ok(Table::new(&spec.name, queue, connection, dialect).into_transport())
+        let table = Arc::new(Table::new(&spec.name, queue, connection, dialect));
+        let mut transport = table.transport();
+        if notify {
+            transport.waking = Some(table.clone());
+        }
+        transport.connecting = Some(table);
+        Ok(transport)
     }
 }
 

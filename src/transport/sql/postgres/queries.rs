@@ -5,16 +5,12 @@
 //! so that the cost of a statement depends on how many rows it returns, and not on how many there are. `ORDER BY` names
 //! `delivered_at` even where it is always NULL, because PostgreSQL would not use the order of the index otherwise.
 
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+use sqlx::SqlStr;
+
+use crate::connection::sql::sql;
 
 const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
 const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
-
-/// The lowest of the server's, the role's and the database's limits. NULL means no limit.
-pub(super) const CONNECTION_LIMIT: &str = "SELECT LEAST( \
-     current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
-     (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user)::bigint, \
-     (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())::bigint)";
 
 /// The statements for one table. Times are passed as text without a time zone, and cast.
 pub(crate) struct Queries {
@@ -207,10 +203,6 @@ fn set_up(table_name: &str, notify: bool) -> Vec<String> {
         ));
     }
     statements
-}
-
-fn sql(text: impl Into<String>) -> SqlStr {
-    AssertSqlSafe(text.into()).into_sql_str()
 }
 
 /// Quotes a table's name, with its schema if it has one. In lower case: Symfony does not quote it, and PostgreSQL

@@ -4,42 +4,46 @@
 //! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
 //! order wanted: what a statement costs depends on how many rows it returns, not on how many wait.
 
-/// Is there a table of this name (`?1`)? SQLite's names do not mind case.
-pub(super) const HAS_TABLE: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+use sqlx::SqlStr;
 
-/// Statements for one table. Their arguments, unless said otherwise: `?1` the queue, `?2` now, `?3` the time before which
-/// messages have been in flight for too long.
+use crate::connection::sql::sql;
+
+/// Statements for one table. Their arguments, unless said otherwise: `?1` the queue, `?2` now, `?3` the cutoff: what was
+/// received before has been in flight for too long.
 pub(super) struct Queries {
     table: String,
-    pub(super) create_table: [String; 2],
+    /// `?1` the table, a name in which case does not matter. A row when it is there.
+    pub(super) is_set_up: SqlStr,
+    pub(super) set_up: [SqlStr; 2],
     /// `?1` body, `?2` headers, `?3` queue, `?4` now, `?5` due.
-    pub(super) send: String,
+    pub(super) send: SqlStr,
     /// A row when at least one message is due.
-    pub(super) any_due: String,
-    /// Columns: is one due, when is the next delayed one due, when was the one received that has been in flight the longest.
-    pub(super) next_due: String,
+    pub(super) any_due: SqlStr,
+    /// Columns: when the next delayed message is due, when the one was received that has been in flight the longest, and
+    /// whether one is due.
+    pub(super) next_due: SqlStr,
     /// `?4` how many at most.
-    pub(super) receive: String,
+    pub(super) receive: SqlStr,
     /// `?4` the cap. Columns: never received, in flight for too long, and two zeros.
-    pub(super) count_pending: String,
+    pub(super) count_pending: SqlStr,
     /// `?4` the cap. Columns: never received, in flight for too long, delayed, in flight.
-    pub(super) count_all: String,
-    /// `?4` the id after which to start, `?5` how many at most.
-    pub(super) list: String,
-    /// `?4` the id.
-    pub(super) find: String,
+    pub(super) count_all: SqlStr,
+    /// `?1` queue, `?2` cutoff, `?3` the id after which to start, `?4` how many at most.
+    pub(super) list: SqlStr,
+    /// `?1` queue, `?2` cutoff, `?3` the id.
+    pub(super) find: SqlStr,
     /// `?1` ids as a JSON array, `?2` queue.
-    pub(super) delete: String,
+    pub(super) delete: SqlStr,
     /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received.
-    pub(super) release: String,
+    pub(super) release: SqlStr,
     /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received, `?4` now.
-    pub(super) keep_alive: String,
+    pub(super) keep_alive: SqlStr,
     /// `?1` queue, `?2` now.
-    pub(super) resume: String,
+    pub(super) resume: SqlStr,
     /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` due.
-    pub(super) retry: String,
+    pub(super) retry: SqlStr,
     /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` now, `?6` the other queue.
-    pub(super) move_within: String,
+    pub(super) move_within: SqlStr,
 }
 
 impl Queries {
@@ -55,74 +59,75 @@ impl Queries {
         // As bytes: nothing keeps another program from writing text that is not UTF-8.
         let content = "id, CAST(available_at AS BLOB) AS available_at, CAST(body AS BLOB) AS body, \
                        CAST(headers AS BLOB) AS headers";
-        let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?3 AS in_flight");
+        let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?2 AS in_flight");
         let chosen = "id IN (SELECT value FROM json_each(?1)) AND queue_name = ?2";
         Self {
-            create_table: create_table(table),
-            send: format!(
+            is_set_up: sql("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE"),
+            set_up: set_up(table).map(sql),
+            send: sql(format!(
                 "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) VALUES (?1, ?2, ?3, ?4, ?5) \
                  RETURNING id"
-            ),
-            any_due: format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})"),
-            next_due: format!(
-                "SELECT EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long}), \
-                 (SELECT CAST(available_at AS BLOB) {delayed} ORDER BY available_at LIMIT 1), \
-                 (SELECT CAST(delivered_at AS BLOB) {in_flight} ORDER BY delivered_at LIMIT 1)"
-            ),
-            receive: format!(
+            )),
+            any_due: sql(format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})")),
+            next_due: sql(format!(
+                "SELECT (SELECT CAST(available_at AS BLOB) {delayed} ORDER BY available_at LIMIT 1), \
+                 (SELECT CAST(delivered_at AS BLOB) {in_flight} ORDER BY delivered_at LIMIT 1), \
+                 EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})"
+            )),
+            receive: sql(format!(
                 "UPDATE {t} SET delivered_at = ?2 WHERE id IN (SELECT id FROM ( \
                  SELECT * FROM (SELECT id, available_at {never_received} {oldest}) UNION ALL \
                  SELECT * FROM (SELECT id, available_at {too_long} {oldest})) {oldest}) RETURNING {content}"
-            ),
-            count_pending: format!("SELECT {}, {}, 0, 0", count(&never_received), count(&too_long)),
-            count_all: format!(
+            )),
+            count_pending: sql(format!("SELECT {}, {}, 0, 0", count(&never_received), count(&too_long))),
+            count_all: sql(format!(
                 "SELECT {}, {}, {}, {}",
                 count(&never_received),
                 count(&too_long),
                 count(&delayed),
                 count(&in_flight)
-            ),
+            )),
             // The ids first, which an index holds, so that no body is read that is not shown.
-            list: format!(
-                "SELECT {looked_at} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE queue_name = ?1 AND id > ?4 \
-                 ORDER BY id LIMIT ?5) ORDER BY id"
-            ),
-            find: format!("SELECT {looked_at} FROM {t} WHERE id = ?4 AND queue_name = ?1"),
-            delete: format!("DELETE FROM {t} WHERE {chosen}"),
-            release: format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = ?3"),
-            keep_alive: format!("UPDATE {t} SET delivered_at = ?4 WHERE {chosen} AND delivered_at = ?3"),
-            resume: format!(
+            list: sql(format!(
+                "SELECT {looked_at} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE queue_name = ?1 AND id > ?3 \
+                 ORDER BY id LIMIT ?4) ORDER BY id"
+            )),
+            find: sql(format!("SELECT {looked_at} FROM {t} WHERE id = ?3 AND queue_name = ?1")),
+            delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
+            release: sql(format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = ?3")),
+            keep_alive: sql(format!("UPDATE {t} SET delivered_at = ?4 WHERE {chosen} AND delivered_at = ?3")),
+            resume: sql(format!(
                 "UPDATE {t} SET available_at = ?2 \
                  WHERE queue_name = ?1 AND delivered_at IS NULL AND available_at > ?2"
-            ),
+            )),
             // Not due in the second in which it was received: the next receipt differs from the last one.
-            retry: format!(
+            retry: sql(format!(
                 "UPDATE {t} SET body = ?1, headers = ?2, delivered_at = NULL, \
                  available_at = max(?5, coalesce(datetime(delivered_at, '+1 second'), ?5)) \
                  WHERE id = ?4 AND queue_name = ?3"
-            ),
-            move_within: format!(
+            )),
+            move_within: sql(format!(
                 "UPDATE {t} SET body = ?1, headers = ?2, available_at = ?5, delivered_at = NULL, queue_name = ?6 \
                  WHERE id = ?4 AND queue_name = ?3 RETURNING id"
-            ),
+            )),
             table: t,
         }
     }
 
     /// Copies a message into another table, unless it is gone. Arguments as in `move_within`.
-    pub(super) fn copy_into(&self, other: &str) -> String {
-        format!(
+    pub(super) fn copy_into(&self, other: &str) -> SqlStr {
+        sql(format!(
             "INSERT INTO {} (body, headers, queue_name, created_at, available_at) SELECT ?1, ?2, ?6, ?5, ?5 \
              WHERE EXISTS (SELECT 1 FROM {} WHERE id = ?4 AND queue_name = ?3) RETURNING id",
             quote(other),
             self.table
-        )
+        ))
     }
 }
 
 /// Symfony's columns. The index differs from Symfony's: `delivered_at` before `available_at` makes everything above a
 /// range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which costs speed alone.
-fn create_table(table: &str) -> [String; 2] {
+fn set_up(table: &str) -> [String; 2] {
     let (table, index) = (quote(table), quote(&format!("{table}_due")));
     [
         format!(
@@ -151,7 +156,7 @@ mod tests {
 
     async fn connection(indexes: Option<&[&str]>) -> SqliteConnection {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        let [table, index] = create_table("t");
+        let [table, index] = set_up("t");
         connection.execute(AssertSqlSafe(table)).await.unwrap();
         match indexes {
             None => drop(connection.execute(AssertSqlSafe(index)).await.unwrap()),
@@ -182,11 +187,11 @@ mod tests {
             &queries.count_all,
             &queries.list,
         ] {
-            let plan = plan(&mut connection, sql).await;
+            let plan = plan(&mut connection, sql.as_str()).await;
             let tables: Vec<_> = plan.iter().filter(|step| step.contains(" t ")).collect();
             assert!(!tables.is_empty() && tables.iter().all(|step| step.starts_with("SEARCH t USING ")), "{plan:#?}");
         }
-        let plan = plan(&mut connection, &queries.count_all).await.join("\n");
+        let plan = plan(&mut connection, queries.count_all.as_str()).await.join("\n");
         for range in [
             "delivered_at=? AND available_at<?",
             "delivered_at<?",
@@ -216,7 +221,7 @@ mod tests {
             for sql in
                 [&queries.any_due, &queries.next_due, &queries.receive, &queries.count_pending, &queries.count_all]
             {
-                let plan = plan(&mut connection, sql).await;
+                let plan = plan(&mut connection, sql.as_str()).await;
                 assert!(!plan.iter().any(|step| step.starts_with("SCAN t")), "{indexes:?}: {plan:#?}");
             }
         }
