@@ -1,14 +1,10 @@
 //! A message with its stamps and headers.
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
-use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
+use super::wire::{CONTENT_TYPE, Encoded, Headers, STAMP_PREFIX, TYPE, UndecodableError};
 use super::{Message, Stamp};
-
-/// Header names and values, in the order in which they were written.
-pub type Headers = IndexMap<String, String>;
 
 /// The maximum number of stamps of one class. As in Symfony, the first and the latest are kept.
 const STAMP_HISTORY: usize = 10;

@@ -9,13 +9,13 @@ mod envelope;
 mod stamp;
 mod wire;
 
-pub use envelope::{Envelope, Headers};
+pub use envelope::Envelope;
 pub use stamp::{
     BusNameStamp, DelayStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, ReceivedStamp, RedeliveryStamp,
     SentStamp, SentToFailureTransportStamp, Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
 pub(crate) use wire::{CONTENT_TYPE, TYPE};
-pub use wire::{Encoded, UndecodableError, headers_from_json, headers_to_json};
+pub use wire::{Encoded, Headers, UndecodableError, headers_from_json, headers_to_json};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

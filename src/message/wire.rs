@@ -1,15 +1,17 @@
 //! The wire format in every store: that of Symfony Messenger's JSON serializer.
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::Headers;
-
 pub(crate) const TYPE: &str = "type";
 pub(crate) const CONTENT_TYPE: &str = "Content-Type";
 pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
+
+/// Header names and values, in the order in which they were written.
+pub type Headers = IndexMap<String, String>;
 
 /// A message as transports carry it: body and headers, not parsed.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,7 +68,7 @@ pub fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Stored {
-        Map(indexmap::IndexMap<String, Scalar>),
+        Map(IndexMap<String, Scalar>),
         Empty([(); 0]),
     }
     #[derive(Deserialize)]

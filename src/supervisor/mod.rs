@@ -28,6 +28,7 @@ mod process;
 mod promises;
 mod recovery;
 mod refusal;
+mod report;
 mod session;
 mod slots;
 mod spawn;
@@ -41,13 +42,13 @@ pub use command::command_line;
 pub use connections::{ServerConnections, connections};
 pub use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
 pub use process::ProcessId;
+pub use report::{Started, TickFailure, TickReport};
 pub use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
 pub use spawn::{
     HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, WORKER_VARIABLE, adopt_slot, keep_inherited_from_children,
     worker_log,
 };
 pub use state::StateError;
-pub use tick::{Started, TickFailure, TickReport};
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;

@@ -9,13 +9,11 @@ use std::pin::Pin;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::Supervisor;
 use super::autoscale::{Plan, plan};
 use super::observe::Observed;
 use super::promises::Phase;
-use crate::config::WorkerDefinition;
+use super::report::{Started, TickFailure, TickReport};
 
 /// How long a transport may take to count its messages. The tick waits for all of them, so this is less than the time
 /// between two ticks.
@@ -40,39 +38,6 @@ pub(super) struct Budget {
     pub promises: bool,
 }
 
-/// What a tick found and did.
-#[derive(Debug, Default)]
-pub struct TickReport {
-    /// What was to be done, and why.
-    pub plan: Plan,
-    /// The workers that were started.
-    pub started: Vec<Started>,
-    /// What could not be done. Already logged.
-    pub failures: Vec<TickFailure>,
-    /// How many of the wanted workers are not started for want of room, if any, and why. Also in the plan's reasons.
-    pub held_back: Option<String>,
-}
-
-/// A worker that a tick started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Started {
-    /// The worker definition's name.
-    pub definition: String,
-    /// The slot's number.
-    pub slot: u32,
-    /// Its process.
-    pub pid: u32,
-}
-
-/// What a tick could not do for a worker definition. The next tick tries again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct TickFailure {
-    /// The worker definition's name.
-    pub definition: String,
-    /// What went wrong, for people.
-    pub message: String,
-}
-
 /// What the last tick logged. What stays as it is, is logged once.
 #[derive(Default)]
 pub(super) struct Logged {
@@ -91,12 +56,6 @@ impl Budget {
             maintains: left > MAINTENANCE_ENDS,
             promises: !left.is_zero(),
         }
-    }
-}
-
-impl TickFailure {
-    pub(super) fn new(definition: &WorkerDefinition, message: impl ToString) -> Self {
-        Self { definition: definition.name.clone(), message: message.to_string() }
     }
 }
 

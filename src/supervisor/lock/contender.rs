@@ -8,8 +8,8 @@ use chrono::Utc;
 use tokio::time::Instant;
 
 use super::super::process::StuckState;
-use super::super::state::{self, Mode};
-use super::record::{FILE, LockFile, SupervisorRecord};
+use super::super::state::{self, Mode, StateError};
+use super::record::{FILE, LockFile, SupervisorRecord, open_existing};
 use super::{Lifetime, LockError, SupervisorLock, lifetime};
 
 /// How many times a lock that is taken is tried, and the pause in between. `status` holds it for an instant to test
@@ -173,4 +173,17 @@ impl Contender<'_> {
     fn stuck(&self, other: &SupervisorRecord, silent: Duration, why: String) -> LockError {
         LockError::Stuck { state_dir: self.state_dir.to_owned(), pid: other.process.pid, silent, why }
     }
+}
+
+/// An error if this state directory belongs to another configuration, whose workers a command would then affect. Creates
+/// nothing, and does not wait.
+pub fn check_owner(state_dir: &Path, config: &Path) -> Result<(), LockError> {
+    let path = state_dir.join(FILE);
+    let Some(file) = open_existing(&path)? else { return Ok(()) };
+    let last = LockFile::read(&file, &path)?;
+    let Some(record) = &last.record else { return Ok(()) };
+    let config = config.canonicalize().unwrap_or_else(|_| config.to_owned());
+    let ours = Contender { state_dir, config: &config, lifetime: Lifetime::UntilStopped };
+    let is_in_use = || Ok::<_, StateError>(last.is_recent() || state::is_locked(&file, &path)?);
+    if !ours.may_succeed(record) && is_in_use()? { Err(ours.other_configuration(record)) } else { Ok(()) }
 }

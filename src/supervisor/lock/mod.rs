@@ -10,9 +10,10 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+pub use contender::check_owner;
 #[cfg(test)]
 pub(super) use lifetime::CRON_LIFETIME;
-pub use record::{SupervisorStatus, check_owner, supervisor_status};
+pub use record::{SupervisorStatus, supervisor_status};
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::super::process::ProcessId;
 use super::super::state::{self, Mode, StateError};
-use super::contender::Contender;
-use super::{Lifetime, LockError};
 
 pub(super) const FILE: &str = "supervisor.lock";
 /// A longer file (in bytes) was not written by [`SupervisorRecord::write`].
@@ -106,20 +104,8 @@ pub fn supervisor_status(state_dir: &Path) -> Result<SupervisorStatus, StateErro
     })
 }
 
-/// An error if this state directory belongs to another configuration, whose workers a command would then affect. Creates
-/// nothing, and does not wait.
-pub fn check_owner(state_dir: &Path, config: &Path) -> Result<(), LockError> {
-    let path = state_dir.join(FILE);
-    let Some(file) = open_existing(&path)? else { return Ok(()) };
-    let last = LockFile::read(&file, &path)?;
-    let Some(record) = &last.record else { return Ok(()) };
-    let config = config.canonicalize().unwrap_or_else(|_| config.to_owned());
-    let ours = Contender { state_dir, config: &config, lifetime: Lifetime::UntilStopped };
-    let is_in_use = || Ok::<_, StateError>(last.is_recent() || state::is_locked(&file, &path)?);
-    if !ours.may_succeed(record) && is_in_use()? { Err(ours.other_configuration(record)) } else { Ok(()) }
-}
-
-fn open_existing(path: &Path) -> Result<Option<File>, StateError> {
+/// The lock's file, if there is one.
+pub(super) fn open_existing(path: &Path) -> Result<Option<File>, StateError> {
     match state::open(path, Mode::Read) {
         Ok(file) => Ok(Some(file)),
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,0 +1,45 @@
+//! What a tick found and did, for whoever looks at it.
+
+use serde::Serialize;
+
+use super::autoscale::Plan;
+use crate::config::WorkerDefinition;
+
+/// What a tick found and did.
+#[derive(Debug, Default)]
+pub struct TickReport {
+    /// What was to be done, and why.
+    pub plan: Plan,
+    /// The workers that were started.
+    pub started: Vec<Started>,
+    /// What could not be done. Already logged.
+    pub failures: Vec<TickFailure>,
+    /// How many of the wanted workers are not started for want of room, if any, and why. Also in the plan's reasons.
+    pub held_back: Option<String>,
+}
+
+/// A worker that a tick started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Started {
+    /// The worker definition's name.
+    pub definition: String,
+    /// The slot's number.
+    pub slot: u32,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// What a tick could not do for a worker definition. The next tick tries again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct TickFailure {
+    /// The worker definition's name.
+    pub definition: String,
+    /// What went wrong, for people.
+    pub message: String,
+}
+
+impl TickFailure {
+    pub(super) fn new(definition: &WorkerDefinition, message: impl ToString) -> Self {
+        Self { definition: definition.name.clone(), message: message.to_string() }
+    }
+}
