@@ -14,7 +14,10 @@ use futures_util::future::join_all;
 
 use super::Stage;
 use super::stage::{DEADLINE, HOUR, Queue, bodies, deliveries, ids, message, message_of, never_received};
-use crate::transport::{Counting, Counts, KeepingAlive, Listing, MessageId, Moving, PARKED_FOR, Receipt, Releasing};
+use crate::transport::{
+    Connecting, Counting, Counts, KeepingAlive, Listing, MessageId, Moving, PARKED_FOR, Prefetching, Receipt, Received,
+    Releasing,
+};
 
 /// The part of a transport that a test is about.
 macro_rules! part {
@@ -30,6 +33,8 @@ part!(listing: Listing);
 part!(releasing: Releasing);
 part!(keeping_alive: KeepingAlive);
 part!(moving: Moving);
+part!(prefetching: Prefetching);
+part!(connecting: Connecting);
 
 pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
     let queue = stage.open("a");
@@ -44,6 +49,9 @@ pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
         ("retrying", queue.retrying.is_some()),
         ("moving", queue.moving.is_some()),
         ("waking", queue.waking.is_some()),
+        ("prefetching", queue.prefetching.is_some()),
+        ("queues", queue.queues.is_some()),
+        ("connecting", queue.connecting.is_some()),
     ] {
         assert_eq!(is_there, declared.contains(&part), "`{part}`: is it there (left), is it in the list (right)?");
     }
@@ -286,6 +294,15 @@ pub async fn a_retry_is_never_too_early(stage: &Stage) {
     assert!(retried.elapsed() >= delay - Duration::from_millis(2), "{:?}", retried.elapsed());
 }
 
+pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
+    let queue = stage.open("a");
+    queue.send("{}").await;
+    let received = queue.receive(1).await;
+    queue.ack(&received).await;
+    queue.retrying.as_ref().unwrap().retry(&received[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+    queue.is_empty().await;
+}
+
 pub async fn a_message_moves_to_another_queue_in_one_step(stage: &Stage) {
     let (source, destination) = (stage.open("a"), stage.open("b"));
     source.send("as sent").await;
@@ -357,4 +374,147 @@ pub async fn a_waiting_consumer_is_woken(stage: &Stage) {
         assert!(Instant::now() < deadline);
         wake().await;
     }
+}
+
+pub async fn what_is_fetched_ahead_is_received_or_returned(stage: &Stage) {
+    const MESSAGES: usize = 100;
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    for n in 0..MESSAGES {
+        queue.send(n.to_string()).await;
+    }
+    prefetching(&queue).fetch_ahead(true);
+    let mut ours = Vec::new();
+    for _ in 0..3 {
+        ours.extend(queue.receive(16).await);
+    }
+    ours.extend(prefetching(&queue).stop_fetching().await.unwrap());
+    // All others are there for other consumers.
+    let mut theirs = Vec::new();
+    while ours.len() + theirs.len() < MESSAGES {
+        theirs.push(other.receive_eventually().await);
+    }
+    let mut numbers: Vec<usize> =
+        bodies(&[ours.as_slice(), theirs.as_slice()].concat()).iter().map(|body| body.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert!(numbers.iter().copied().eq(0..MESSAGES), "{numbers:?}");
+    queue.ack(&ours).await;
+    other.ack(&theirs).await;
+    // What has stopped goes on with the next look.
+    other.send("more").await;
+    let more: [Received; 1] = [queue.receive_eventually().await];
+    queue.ack(&more).await;
+    queue.is_empty().await;
+}
+
+pub async fn nothing_is_fetched_ahead_until_it_is_allowed(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    assert!(prefetching(&queue).stop_fetching().await.unwrap().is_empty(), "nothing was received yet");
+    for n in 0..5 {
+        queue.send(n.to_string()).await;
+    }
+    let first = queue.receive_eventually().await;
+    for _ in 0..4 {
+        other.receive_eventually().await;
+    }
+    assert!(prefetching(&queue).stop_fetching().await.unwrap().is_empty());
+    queue.ack(&[first]).await;
+}
+
+/// A transport with several queues, and their names.
+fn with_queues(stage: &Stage) -> (Queue, Vec<String>) {
+    let queue = stage.open_with("a", "{queues: {a: ~, b: ~}}");
+    let names = queue.queues.as_ref().expect("the transport has `queues`").names();
+    let mut unique = names.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert!(names.len() >= 2 && unique.len() == names.len(), "{names:?}");
+    (queue, names)
+}
+
+pub async fn each_queue_is_received_from_and_counted_alone(stage: &Stage) {
+    let (queue, names) = with_queues(stage);
+    let sent: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+    for body in &sent {
+        queue.send(body.clone()).await;
+    }
+    let (mut seen, mut pending) = (Vec::new(), 0);
+    let counted = match &queue.counting {
+        Some(counting) => Some(counting.pending(1000).await.unwrap()),
+        None => None,
+    };
+    for name in &names {
+        let only = queue.only(name);
+        assert_eq!((only.name(), only.queues.as_ref().unwrap().names()), (queue.name(), vec![name.clone()]));
+        if let Some(counting) = &only.counting {
+            pending += counting.pending(1000).await.unwrap();
+        }
+        let received = only.receive_all().await;
+        seen.extend(bodies(&received));
+        only.ack(&received).await;
+        only.is_empty().await;
+    }
+    assert!(counted.is_none_or(|counted| counted == pending), "{counted:?} in all, {pending} in each");
+    seen.sort();
+    // A message may go to several queues.
+    seen.dedup();
+    assert_eq!(seen, sent);
+    queue.is_empty().await;
+}
+
+pub async fn a_retry_goes_back_to_its_own_queue(stage: &Stage) {
+    let (queue, names) = with_queues(stage);
+    let Some(retrying) = queue.retrying.is_some().then(|| queue.only(&names[0])) else { return };
+    for _ in 0..20 {
+        queue.send("first").await;
+    }
+    for name in &names[1..] {
+        let other = queue.only(name);
+        let received = other.receive_all().await;
+        other.ack(&received).await;
+    }
+    for received in retrying.receive_all().await {
+        retrying.retrying.as_ref().unwrap().retry(&received.id, &message("again"), Duration::ZERO).await.unwrap();
+    }
+    for name in &names[1..] {
+        queue.only(name).is_empty().await;
+    }
+    let again = retrying.receive_all().await;
+    assert!(bodies(&again).iter().all(|body| body == "again"));
+    retrying.ack(&again).await;
+}
+
+pub async fn queues_of_one_store_name_the_same_server(stage: &Stage) {
+    let [a, b] = ["a", "b"].map(|queue| connecting(&stage.open(queue)));
+    assert_eq!((a.server(), a.connection()), (b.server(), b.connection()));
+    assert!(!a.server().is_empty() && !a.connection().is_empty());
+    assert_ne!(a.limit().await.unwrap(), Some(0), "this is a connection itself");
+}
+
+pub async fn a_connection_that_was_closed_opens_again(stage: &Stage) {
+    let queue = stage.open("a");
+    // One that was never open.
+    connecting(&queue).close_idle();
+    for n in 0..3 {
+        queue.send(n.to_string()).await;
+        connecting(&queue).close_idle();
+        let received = queue.receive_eventually().await;
+        assert_eq!(bodies(std::slice::from_ref(&received)), [n.to_string()]);
+        queue.ack(&[received]).await;
+        tokio::time::timeout(DEADLINE, connecting(&queue).close()).await.expect("it closes");
+        connecting(&queue).close_idle();
+        queue.is_empty().await;
+    }
+}
+
+pub async fn what_was_said_before_closing_is_done(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    for n in 0..100 {
+        queue.send(n.to_string()).await;
+    }
+    let received = queue.receive_all().await;
+    assert_eq!(received.len(), 100);
+    queue.ack(&received).await;
+    tokio::time::timeout(DEADLINE, connecting(&queue).close()).await.expect("it closes");
+    drop(queue);
+    other.is_empty().await;
 }

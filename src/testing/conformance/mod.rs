@@ -44,10 +44,13 @@
 //! | `retrying` | |
 //! | `moving` | |
 //! | `waking` | |
+//! | `prefetching` | |
+//! | `queues` | the option `queues: {a: ~, b: ~}`, with which the transport has two queues or more |
+//! | `connecting` | |
 //!
 //! | a property of the store | what it means |
 //! | --- | --- |
-//! | `stable_ids` | a message is received with the id that sending it returned |
+//! | `stable_ids` | a message is received with the id that sending it returned, each time, and no other ever has it |
 //! | `full_batches` | `receive(n)` returns `n` messages if that many are due |
 //! | `header_order` | headers come back in their order |
 //! | `binary_bodies` | a body may be any bytes; without it, one that is not UTF-8 is refused |
@@ -159,6 +162,7 @@ macro_rules! __conformance {
         $crate::__conformance!($open; capabilities:
             a_retry_replaces_the_message_and_keeps_one_copy
             a_retry_is_never_too_early
+            a_retry_does_not_bring_a_finished_message_back
         );
     };
     ($open:expr; moving) => {
@@ -172,10 +176,30 @@ macro_rules! __conformance {
     ($open:expr; waking) => {
         $crate::__conformance!($open; capabilities: a_waiting_consumer_is_woken);
     };
+    ($open:expr; prefetching) => {
+        $crate::__conformance!($open; capabilities:
+            what_is_fetched_ahead_is_received_or_returned
+            nothing_is_fetched_ahead_until_it_is_allowed
+        );
+    };
+    ($open:expr; queues) => {
+        $crate::__conformance!($open; capabilities:
+            each_queue_is_received_from_and_counted_alone
+            a_retry_goes_back_to_its_own_queue
+        );
+    };
+    ($open:expr; connecting) => {
+        $crate::__conformance!($open; capabilities:
+            queues_of_one_store_name_the_same_server
+            a_connection_that_was_closed_opens_again
+            what_was_said_before_closing_is_done
+        );
+    };
     ($open:expr; stable_ids) => {
         $crate::__conformance!($open; store:
             a_message_is_received_with_the_id_it_was_sent_with
-            a_retry_does_not_bring_a_finished_message_back
+            a_message_that_comes_again_has_the_same_id
+            an_id_is_never_given_to_another_message
         );
     };
     ($open:expr; full_batches) => {

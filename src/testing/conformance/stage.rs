@@ -60,6 +60,12 @@ impl Deref for Queue {
 }
 
 impl Queue {
+    /// The same, receiving from one of its queues alone.
+    pub fn only(&self, queue: &str) -> Self {
+        let queues = self.queues.as_ref().expect("the transport has `queues`");
+        Self(Arc::new(queues.only(&[queue.to_owned()])))
+    }
+
     pub fn receiver(&self) -> &dyn Receiver {
         self.0.receiver.as_deref().expect("a transport under test has a receiver")
     }

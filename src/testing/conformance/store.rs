@@ -21,13 +21,35 @@ pub async fn a_message_is_received_with_the_id_it_was_sent_with(stage: &Stage) {
     assert_eq!(ids(&consumer.receive_all().await), sent);
 }
 
-pub async fn a_retry_does_not_bring_a_finished_message_back(stage: &Stage) {
+pub async fn a_message_that_comes_again_has_the_same_id(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    let sent = queue.send("{}").await;
+    let mut received = queue.receive_eventually().await;
+    assert_eq!(received.id, sent);
+    if let Some(releasing) = &queue.releasing {
+        releasing.release(&[received.delivery()]).await.unwrap();
+        received = other.receive_eventually().await;
+        assert_eq!(received.id, sent, "after it was released");
+    }
+    if let Some(listing) = &queue.listing {
+        assert_eq!(listing.find(&sent).await.unwrap().map(|listed| listed.received.id), Some(sent));
+    }
+    other.ack(&[received]).await;
+    queue.is_empty().await;
+}
+
+/// Whoever still has the id of a finished message must not finish another one by it.
+pub async fn an_id_is_never_given_to_another_message(stage: &Stage) {
     let queue = stage.open("a");
-    queue.send("{}").await;
-    let received = queue.receive(1).await;
-    queue.ack(&received).await;
-    if let Some(retrying) = &queue.retrying {
-        retrying.retry(&received[0].id, &message("{}"), Duration::ZERO).await.unwrap();
+    let mut finished = Vec::new();
+    for n in 0..5 {
+        let sent = queue.send(n.to_string()).await;
+        assert!(!finished.contains(&sent), "{sent:?} is the id of a finished message");
+        queue.receiver().ack(&finished).await.unwrap();
+        let received = queue.receive_eventually().await;
+        assert_eq!(bodies(std::slice::from_ref(&received)), [n.to_string()]);
+        finished.push(received.id.clone());
+        queue.ack(&[received]).await;
     }
     queue.is_empty().await;
 }

@@ -84,6 +84,7 @@ minutely::conformance!(
         retrying,
         moving,
         waking,
+        connecting,
         stable_ids,
         full_batches,
         header_order,
@@ -107,6 +108,7 @@ minutely::conformance!(
         retrying,
         moving,
         waking,
+        connecting,
         stable_ids,
         full_batches,
         header_order,
@@ -130,6 +132,7 @@ minutely::conformance!(
         retrying,
         moving,
         waking,
+        connecting,
         stable_ids,
         full_batches,
         header_order,
@@ -144,6 +147,18 @@ minutely::conformance!(
 // The broker lends messages to connections, and has neither ids for them nor a say about time.
 minutely::conformance!(
     amqp,
-    [counting, setting_up, releasing, parking, retrying, waking, binary_bodies, auto_setup],
+    [
+        counting,
+        setting_up,
+        releasing,
+        parking,
+        retrying,
+        waking,
+        prefetching,
+        queues,
+        connecting,
+        binary_bodies,
+        auto_setup
+    ],
     on!(Amqp)
 );

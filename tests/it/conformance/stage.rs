@@ -117,8 +117,11 @@ impl Stage {
                 open(queue, &dsn, options, &built_in_factories(), self.dir.path())
             }
             Kind::Amqp => {
-                let dsn = self.exchanges.as_ref().unwrap().dsn(queue);
-                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+                let exchanges = self.exchanges.as_ref().unwrap();
+                // Queues with names of this test's own.
+                let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
+                let options = options.replace("{a: ~, b: ~}", &format!("{{{a}: ~, {b}: ~}}"));
+                open(queue, &exchanges.dsn(queue), &options, &built_in_factories(), self.dir.path())
             }
             Kind::Redis => {
                 let dsn = self.keys().dsn(queue, self.redis_database);

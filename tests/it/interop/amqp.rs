@@ -22,6 +22,7 @@ on_each_symfony! {
     dispatched_here_handled_by_symfony
     either_side_sets_the_exchange_up
     a_delay_is_kept_to_on_either_side
+    a_delay_beyond_the_brokers_bound_is_an_error_on_either_side
     failed_at_symfonys_retried_here
     failed_here_retried_by_symfony
     both_consume_one_queue_and_nothing_is_lost_or_doubled
@@ -80,6 +81,17 @@ fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {
     assert!(begun.elapsed() > DELAY);
     both.php.run(&both.project, &["messenger:consume", "async", "--limit=1", "--time-limit=60"]);
     assert_eq!(both.numbers(), (vec![1, 2], [1, 1]));
+}
+
+fn a_delay_beyond_the_brokers_bound_is_an_error_on_either_side(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    // Fifty days. There the broker refuses the queue in which the message would wait; here it is not asked.
+    let theirs = both.php.command(&both.project, &["dispatch", r#"{"n":1}"#, "--delay=4320000000"]).output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&theirs.stdout), String::from_utf8_lossy(&theirs.stderr));
+    assert!(!theirs.status.success() && told.contains("x-expires"), "{told}");
+    let ours = both.project.run(&["dispatch", r"App\Message\Note", "{}", "--delay=1200h"]).exits(1);
+    assert!(ours.stderr.contains("delayed for more than 49 days"), "{ours:?}");
+    assert_eq!(counts(&both), (0, 0));
 }
 
 fn failed_at_symfonys_retried_here(symfony: Symfony) {
