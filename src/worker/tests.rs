@@ -105,6 +105,16 @@ async fn a_message_without_retries_left_goes_to_the_failure_transport() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_fails_again_stays_on_the_failure_transport() {
+    let app = app();
+    dispatch(&app, Note::NeverTryAgain).await;
+    work(&app).await;
+    let summary = app.worker(["failed"]).limit(1).spawn().unwrap().wait().await.unwrap();
+    assert_eq!((summary.handled, summary.failed), (0, 1));
+    assert_eq!(app.failed::<Note>().only().transport.as_deref(), Some("failed"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unrecoverable_failure_is_tried_once() {
     let app = app();
     dispatch(&app, Note::NeverTryAgain).await;
@@ -142,6 +152,18 @@ async fn a_worker_ends_at_its_time_limit_and_delayed_messages_stay_queued() {
     assert_eq!((summary.handled, summary.reason), (11, StopReason::TimeLimit));
     assert!(is_about(begun.elapsed(), 10 * HOUR + MINUTE), "{:?}", begun.elapsed());
     assert_eq!(app.queued::<Note>().only().delay, HOUR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_messages_are_handled_at_once() {
+    let app = app();
+    for _ in 0..3 {
+        dispatch(&app, Note::TakeLong).await;
+    }
+    let begun = Instant::now();
+    let summary = app.worker(["low"]).concurrency(3).limit(3).spawn().unwrap().wait().await.unwrap();
+    assert_eq!(summary.handled, 3);
+    assert!(is_about(begun.elapsed(), 10 * MINUTE + SECOND), "{:?}", begun.elapsed());
 }
 
 /// The handler takes longer than a heartbeat lasts.

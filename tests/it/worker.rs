@@ -1,4 +1,5 @@
-//! Workers as processes: order, limits, retries, failures, and how they end.
+//! Workers as processes: what they print and log, signals, and how they end. What a worker does with messages is tested in
+//! `src/worker/tests.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -20,24 +21,12 @@ handlers:
   Note: {exec: [sh, -c, 'printf "%s %s\n" "$MINUTELY_TRANSPORT" "$(cat)" >> handled']}
   Low: {exec: [sh, -c, 'printf "%s %s\n" "$MINUTELY_TRANSPORT" "$(cat)" >> handled']}
   Fail: {exec: [sh, -c, 'echo "$MINUTELY_ATTEMPT" >> tries; echo broken glass; exit 1']}
-  Never: {exec: [sh, -c, 'echo "$MINUTELY_ATTEMPT" >> tries; exit 65']}
-  Busy: {exec: [sh, -c, 'echo "$MINUTELY_ATTEMPT" >> tries; [ "$MINUTELY_ATTEMPT" -ge 4 ] || exit 75']}
   Slow: {exec: [sh, -c, 'echo begun >> slow; while [ ! -e go ]; do sleep 0.02; done; echo done >> slow']}
 "#;
 
 fn dispatch(project: &Project, message_type: &str, body: &str) {
     let report = project.json(&["dispatch", message_type, body]);
     assert_eq!(report["outcome"], "queued", "{report}");
-}
-
-#[test]
-fn a_dispatched_message_is_handled_by_a_worker() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Note", r#"{"n":1}"#);
-    assert_eq!(project.pending("high"), 1);
-    project.run(&["consume", "high", "--limit=1"]).succeeds();
-    assert_eq!(project.lines("handled"), [r#"high {"n":1}"#]);
-    assert_eq!(project.pending("high"), 0);
 }
 
 /// A worker that sleeps for longer than the test lasts.
@@ -54,17 +43,6 @@ fn an_idle_worker_handles_a_dispatched_message_at_once() {
 }
 
 #[test]
-fn the_first_transport_has_priority() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Low", "1");
-    dispatch(&project, "Note", "2");
-    dispatch(&project, "Low", "3");
-    dispatch(&project, "Note", "4");
-    project.run(&["consume", "high", "low", "--limit=4"]).succeeds();
-    assert_eq!(project.lines("handled"), ["high 2", "high 4", "low 1", "low 3"]);
-}
-
-#[test]
 fn a_failed_message_is_retried_and_then_kept_on_the_failure_transport() {
     let project = Project::new(CONFIG);
     dispatch(&project, "Fail", "{}");
@@ -73,45 +51,6 @@ fn a_failed_message_is_retried_and_then_kept_on_the_failure_transport() {
     assert_eq!((project.pending("high"), project.pending("failed")), (0, 1));
     let text = project.log();
     assert!(text.contains("broken glass"), "the program's output is in the log: {text}");
-}
-
-#[test]
-fn exit_code_65_is_not_retried() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Never", "{}");
-    project.run(&["consume", "high", "--limit=1"]).succeeds();
-    assert_eq!(project.lines("tries"), ["1"]);
-    assert_eq!((project.pending("high"), project.pending("failed")), (0, 1));
-}
-
-#[test]
-fn exit_code_75_is_retried_beyond_max_retries() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Busy", "{}");
-    project.run(&["consume", "high", "--limit=4", "--sleep=20ms"]).succeeds();
-    assert_eq!(project.lines("tries"), ["1", "2", "3", "4"]);
-    assert_eq!((project.pending("high"), project.pending("failed")), (0, 0));
-}
-
-#[test]
-fn a_message_nobody_handles_goes_to_the_failure_transport() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Unheard", "{}");
-    project.run(&["consume", "high", "--limit=1"]).succeeds();
-    assert_eq!((project.pending("high"), project.pending("failed")), (0, 1));
-}
-
-#[test]
-fn a_message_that_fails_again_stays_on_the_failure_transport() {
-    let project = Project::new(CONFIG);
-    dispatch(&project, "Never", "{}");
-    project.run(&["consume", "high", "--limit=1"]).succeeds();
-    project.run(&["consume", "failed", "--limit=1"]).succeeds();
-    assert_eq!(project.lines("tries"), ["1", "1"]);
-    let status = project.json(&["status"]);
-    let failed = status["transports"].as_array().unwrap().iter().find(|one| one["name"] == "failed").unwrap();
-    let kept = failed["pending"].as_u64().unwrap() + failed["delayed"].as_u64().unwrap();
-    assert_eq!(kept, 1, "{status}");
 }
 
 #[test]
@@ -157,46 +96,12 @@ fn a_worker_stops_when_workers_are_asked_to_and_later_ones_do_not() {
 }
 
 #[test]
-fn a_long_handler_does_not_look_dead() {
-    let project = Project::new(&format!("{CONFIG}\nheartbeat: {{ttl: 1s}}\n"));
-    dispatch(&project, "Slow", "{}");
-    let mut worker = project.start("worker", &["consume", "high", "--limit=1"]);
-    wait_until("it is being handled", || project.lines("slow").len() == 1);
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(2500) {
-        assert!(project.is_running("high"));
-    }
-    project.write("go", "");
-    assert_eq!(worker.ends(), Some(0));
-}
-
-#[test]
 fn a_killed_worker_counts_as_alive_for_no_longer_than_its_ttl() {
     let project = Project::new(&format!("{CONFIG}\nheartbeat: {{ttl: 1s}}\n"));
     let worker = project.start("worker", &["consume", "high"]);
     wait_until("it runs", || project.is_running("high"));
     worker.signal(Signal::SIGKILL);
     wait_until("the heartbeat expires", || !project.is_running("high"));
-}
-
-#[test]
-fn several_messages_are_handled_at_once() {
-    let project = Project::new(CONFIG);
-    for _ in 0..3 {
-        dispatch(&project, "Slow", "{}");
-    }
-    let mut worker = project.start("worker", &["consume", "high", "--limit=3", "--concurrency=3"]);
-    wait_until("all three have begun", || project.lines("slow").len() == 3);
-    project.write("go", "");
-    assert_eq!(worker.ends(), Some(0));
-}
-
-#[test]
-fn an_idle_worker_ends_at_its_time_limit_however_long_it_sleeps() {
-    let project = Project::new(CONFIG);
-    let begun = Instant::now();
-    project.run(&["consume", "high", "--time-limit=1", "--sleep=300"]).succeeds();
-    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
