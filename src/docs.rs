@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Definition, KEYS, Row, SchemeOptions, Support};
-use crate::{cli, transport};
+use crate::{cache, cli, transport};
 
 const HOW: &str = "run `MINUTELY_BLESS=1 cargo test --lib docs`, and look at what it has changed";
 
@@ -115,13 +115,13 @@ fn table_of_options(definitions: &[Definition]) -> String {
 fn the_pages_of_the_transports_say_which_options_there_are() {
     let all = transport::scheme_options(&transport::built_in_factories());
     let pages = [
-        ("docs/transports/sqlite.md", "sqlite", true),
-        ("docs/transports/postgres.md", "postgres", cfg!(feature = "postgres")),
-        ("docs/transports/mysql.md", "mysql", cfg!(feature = "mysql")),
-        ("docs/transports/redis.md", "redis", cfg!(feature = "redis")),
-        ("docs/transports/amqp.md", "amqp", cfg!(feature = "amqp")),
+        ("docs/transports/sqlite.md", "sqlite"),
+        ("docs/transports/postgres.md", "postgres"),
+        ("docs/transports/mysql.md", "mysql"),
+        ("docs/transports/redis.md", "redis"),
+        ("docs/transports/amqp.md", "amqp"),
     ];
-    for (page, scheme, _) in pages.into_iter().filter(|(.., is_in_this_build)| *is_in_this_build) {
+    for (page, scheme) in pages {
         let (connection, queue): (Vec<_>, Vec<_>) =
             options_of(scheme, &all).into_iter().partition(|definition| definition.of_connection);
         let mut parts = vec![("options", table_of_options(&queue))];
@@ -132,6 +132,23 @@ fn the_pages_of_the_transports_say_which_options_there_are() {
     }
     let parts = ["in-memory", "auto-fallback"].map(|scheme| (scheme, table_of_options(&options_of(scheme, &all))));
     hold("docs/transports.md", &parts);
+}
+
+#[test]
+fn the_page_of_the_cache_says_which_options_there_are() {
+    let (caches, transports) = (cache::cache_options(), transport::scheme_options(&transport::built_in_factories()));
+    // Without those that are said of the transport at the same place: they are the connection's.
+    let own = |scheme| {
+        let of_transport = options_of(scheme, &transports);
+        let is_shared = |option: &Definition| {
+            of_transport.iter().any(|other| (other.name, other.help) == (option.name, option.help))
+        };
+        options_of(scheme, &caches).into_iter().filter(|option| !is_shared(option)).collect::<Vec<_>>()
+    };
+    let databases = table_of_options(&own("sqlite"));
+    assert_eq!(table_of_options(&own("postgres")), databases);
+    assert_eq!(table_of_options(&own("mysql")), databases);
+    hold("docs/cache.md", &[("databases", databases), ("redis", table_of_options(&own("redis")))]);
 }
 
 #[test]

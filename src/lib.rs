@@ -75,7 +75,8 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod connection;
-#[cfg(test)]
+// The pages describe the program with everything in it.
+#[cfg(all(test, feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
 mod docs;
 mod error;
 pub mod handler;

@@ -225,7 +225,7 @@ impl AppBuilder {
     /// Reads the configuration and builds the application, or reports all mistakes. Opens nothing and needs no runtime:
     /// transports connect when they are first used.
     pub fn build(self) -> Result<App, Error> {
-        Ok(self.build_checked(|_| Vec::new())?)
+        Ok(self.build_checked()?)
     }
 
     /// The program has only minutely's commands. It then becomes a worker with `--config FILE consume`, in the
@@ -261,10 +261,10 @@ impl AppBuilder {
         }
     }
 
-    /// Like [`AppBuilder::build`]. `check` adds problems that only the caller can find.
-    pub(crate) fn build_checked(mut self, check: impl Fn(&Config) -> Vec<Problem>) -> Result<App, Problems> {
+    /// Like [`AppBuilder::build`], for callers that show each problem separately.
+    pub(crate) fn build_checked(mut self) -> Result<App, Problems> {
         let (config, problems) = read(take(&mut self.source), self.dir.take())?;
-        self.assemble(config, problems, None, check)
+        self.assemble(config, problems, None)
     }
 
     /// Like [`AppBuilder::build`], for a test: all queues and the cache are in memory, and messages pass `first` before
@@ -281,7 +281,7 @@ impl AppBuilder {
         // Of two factories for a scheme, the later one wins.
         self.factories = vec![queues];
         self.middleware.insert(0, Arc::new(first));
-        self.assemble(config, problems, Some(Arc::new(crate::cache::MemoryStore::default())), |_| Vec::new())
+        self.assemble(config, problems, Some(Arc::new(crate::cache::MemoryStore::default())))
     }
 
     fn assemble(
@@ -289,7 +289,6 @@ impl AppBuilder {
         config: Config,
         mut problems: Problems,
         store: Option<Arc<dyn CacheStore>>,
-        check: impl Fn(&Config) -> Vec<Problem>,
     ) -> Result<App, Problems> {
         // A cache and transports on one server share a connection.
         let connections = Connections::default();
@@ -315,7 +314,6 @@ impl AppBuilder {
         };
         let (transports, found) = Transports::build(&config.transports, &factories, &context);
         problems.list.extend(found);
-        problems.list.extend(check(&config));
         problems.list.extend(checks::handlers(&self.handlers));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));

@@ -9,20 +9,17 @@ use chrono::Utc;
 use tokio::task::JoinHandle;
 
 use super::App;
-use crate::config::Problem;
+use crate::config::{ConsumeOptions, Problem};
 use crate::error::Error;
 use crate::transport::{TransportError, Transports};
-use crate::worker::{InProcessWorker, Limits, Options, Presence, Stop, StopReason, Summary, Worker, owner};
-
-/// The default interval of polling a store that has no pending messages and does not wake consumers.
-const SLEEP: Duration = Duration::from_secs(1);
+use crate::worker::{InProcessWorker, Presence, Stop, StopReason, Summary, Worker, owner};
 
 /// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
 pub struct WorkerBuilder {
     app: App,
-    queues: Vec<String>,
-    options: Options,
+    transports: Vec<String>,
+    options: ConsumeOptions,
 }
 
 /// A worker that runs in this process. If this is dropped, it goes on until the runtime ends.
@@ -49,21 +46,22 @@ impl App {
     /// supervisor starts: it has no slot, and does not count towards their `max`. `stop-workers` does not stop it,
     /// because nothing would start it again.
     pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
-        let options = Options {
-            transports: transports.into_iter().map(Into::into).collect(),
-            limits: Limits::default(),
-            sleep: SLEEP,
-            concurrency: 1,
-            keepalive: None,
-            move_unhandleable: false,
-            resume: false,
-            in_flight: None,
-        };
-        WorkerBuilder { app: self.clone(), queues: Vec::new(), options }
+        let transports = transports.into_iter().map(Into::into).collect();
+        WorkerBuilder { app: self.clone(), transports, options: ConsumeOptions::default() }
+    }
+
+    /// A worker that consumes these transports, of those with several queues as far as the options say.
+    pub(crate) fn new_worker(&self, transports: &[String], options: ConsumeOptions) -> Result<Worker, Error> {
+        if !self.handles_messages() {
+            return Err(Error::NoHandler);
+        }
+        let narrowed = self.narrowed_to(transports, &options.queues)?;
+        let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
+        Ok(Worker::new(&self.config, bus, &narrowed, heartbeats, transports, options)?)
     }
 
     /// The transports. Those to consume are limited to the given queues, if there are any.
-    pub(crate) fn narrowed_to(&self, consumed: &[String], queues: &[String]) -> Result<Transports, Error> {
+    fn narrowed_to(&self, consumed: &[String], queues: &[String]) -> Result<Transports, Error> {
         let mut transports = Transports::clone(&self.transports);
         if queues.is_empty() {
             return Ok(transports);
@@ -86,40 +84,46 @@ impl App {
 }
 
 impl WorkerBuilder {
+    /// Takes all options at once, in place of those said before: as a command line has them, for example.
+    pub fn options(mut self, options: ConsumeOptions) -> Self {
+        self.options = options;
+        self
+    }
+
     /// Handles up to this many messages at once. Default: 1.
     pub fn concurrency(mut self, messages: usize) -> Self {
-        self.options.concurrency = messages.max(1);
+        self.options.concurrency = messages;
         self
     }
 
     /// Ends after this many messages.
     pub fn limit(mut self, messages: u64) -> Self {
-        self.options.limits.messages = Some(messages);
+        self.options.limit = Some(messages);
         self
     }
 
     /// Ends after this many failures.
     pub fn failure_limit(mut self, failures: u64) -> Self {
-        self.options.limits.failures = Some(failures);
+        self.options.failure_limit = Some(failures);
         self
     }
 
     /// Ends after this long.
     pub fn time_limit(mut self, time: Duration) -> Self {
-        self.options.limits.time = Some(time);
+        self.options.time_limit = Some(time);
         self
     }
 
     /// How long to wait before polling again if no message was pending and the store does not wake consumers. Default:
     /// 1 s.
     pub fn sleep(mut self, time: Duration) -> Self {
-        self.options.sleep = time.max(Duration::from_millis(1));
+        self.options.sleep = time;
         self
     }
 
     /// Keeps messages alive at this interval, so that those with slow handlers are not delivered again.
     pub fn keepalive(mut self, every: Duration) -> Self {
-        self.options.keepalive = Some(every.max(Duration::from_millis(1)));
+        self.options.keepalive = Some(every);
         self
     }
 
@@ -131,7 +135,7 @@ impl WorkerBuilder {
 
     /// Consumes only these queues, for transports with several (amqp:).
     pub fn queues<T: Into<String>>(mut self, queues: impl IntoIterator<Item = T>) -> Self {
-        self.queues = queues.into_iter().map(Into::into).collect();
+        self.options.queues = queues.into_iter().map(Into::into).collect();
         self
     }
 
@@ -172,18 +176,14 @@ impl WorkerBuilder {
     }
 
     fn build(self) -> Result<(Worker, Option<Presence>), Error> {
-        let Self { app, queues, options } = self;
-        if !app.handles_messages() {
-            return Err(Error::NoHandler);
-        }
-        let transports = app.narrowed_to(&options.transports, &queues)?;
+        let Self { app, transports, options } = self;
+        let worker = app.new_worker(&transports, options.clone())?;
         let in_process = InProcessWorker {
-            transports: options.transports.clone(),
+            transports,
             concurrency: options.concurrency,
             pid: std::process::id(),
             started_at: Utc::now(),
         };
-        let worker = Worker::new(&app.config, app.bus.clone(), &transports, app.heartbeats.clone(), options)?;
         let presence = Presence::announce(&app.config.state_dir, &in_process);
         let presence = presence.inspect_err(|error| {
             let dir = app.config.state_dir.display();

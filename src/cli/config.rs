@@ -37,7 +37,7 @@ with a YAML language server completes and checks by it:
   minutely config schema > config.schema.json
   sed -i '1i # yaml-language-server: $schema=config.schema.json' config.yaml
 
-`minutely config check` finds more, such as names of transports that do not exist.")]
+`minutely config check` finds more, such as names of transports that do not exist, and wrong values in a DSN.")]
 struct Schema {}
 
 #[derive(clap::Args, Clone, Debug)]

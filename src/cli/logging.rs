@@ -12,7 +12,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
 use super::daily_log::DailyLog;
-use super::{Failure, GlobalArgs, Result, output};
+use super::{Failure, Result, output};
+use crate::config::Verbosity;
 use crate::supervisor::SLOT_VARIABLE;
 
 /// Whether a command writes the log under the state directory.
@@ -27,14 +28,14 @@ pub(super) enum Logging {
 }
 
 /// From here on, events are logged. A command that `narrates` says on standard error what it does, also without a terminal.
-pub(super) fn start(global: &GlobalArgs, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
+pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
     let file = match logging {
         Logging::Terminal => None,
         Logging::File => Some(log_file(state_dir).map_err(Failure::Failed)?),
         Logging::FileIfPossible => log_file(state_dir).map_err(|text| output::warning(&text)).ok(),
     };
     let file = file.map(|file| {
-        let level = if global.verbose > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
+        let level = if verbosity.verbose > 0 { LevelFilter::DEBUG } else { LevelFilter::INFO };
         fmt::layer()
             .with_ansi(false)
             .with_target(false)
@@ -47,7 +48,7 @@ pub(super) fn start(global: &GlobalArgs, state_dir: &Path, logging: Logging, nar
         .with_target(false)
         .with_timer(Time("%H:%M:%S"))
         .with_writer(io::stderr)
-        .with_filter(ours(terminal_level(global, narrates)));
+        .with_filter(ours(terminal_level(verbosity, narrates)));
     // Fails when a subscriber is there already, which then gets the events: an application has set its own.
     let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr));
     Ok(())
@@ -55,9 +56,9 @@ pub(super) fn start(global: &GlobalArgs, state_dir: &Path, logging: Logging, nar
 
 /// What is shown besides the log: what happens, to a person at a terminal; to cron, which mails what it is shown, only
 /// what is wrong. A supervised worker has the log for everything.
-fn terminal_level(global: &GlobalArgs, narrates: bool) -> LevelFilter {
-    match global.verbose {
-        _ if global.quiet => LevelFilter::ERROR,
+fn terminal_level(verbosity: Verbosity, narrates: bool) -> LevelFilter {
+    match verbosity.verbose {
+        _ if verbosity.quiet => LevelFilter::ERROR,
         1 => LevelFilter::DEBUG,
         2.. => LevelFilter::TRACE,
         0 if std::env::var_os(SLOT_VARIABLE).is_some() => LevelFilter::OFF,

@@ -28,7 +28,7 @@ use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::app::{App, AppBuilder, WorkerProgram};
-use crate::config::Problems;
+use crate::config::{Problems, Verbosity};
 use crate::supervisor::keep_inherited_from_children;
 use crate::threads;
 
@@ -66,12 +66,9 @@ pub struct GlobalArgs {
     /// The configuration file
     #[arg(short, long, global = true, env = "MINUTELY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Say more; -vv says everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    /// How much is said
+    #[command(flatten)]
+    pub verbosity: Verbosity,
 }
 
 /// The commands, for an application's own parser (clap).
@@ -399,7 +396,7 @@ fn runtime(command: &Kind, has_code: bool) -> std::io::Result<tokio::runtime::Ru
 }
 
 async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Result<End> {
-    if global.quiet {
+    if global.verbosity.quiet {
         output::be_quiet();
     }
     match command {
@@ -420,7 +417,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     };
     // In a container, and under systemd, standard error is where a service says what it does.
     let narrates = matches!(command, Kind::Supervise(_));
-    logging::start(global, &app.config.state_dir, logging, narrates)?;
+    logging::start(global.verbosity, &app.config.state_dir, logging, narrates)?;
     match command {
         Kind::Cron(args) => cron::run(&app, args).await,
         Kind::Supervise(args) => supervise::run(&app, args).await,
@@ -436,14 +433,11 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     }
 }
 
-/// Builds the application, and checks its workers' options.
 fn build(app: Application) -> Result<App, Problems> {
-    let app = match app {
-        Application::Builder(builder) => return builder.build_checked(consume::check_workers),
-        Application::Built(app) => app,
-    };
-    let wrong = consume::check_workers(&app.config);
-    if wrong.is_empty() { Ok(app) } else { Err(Problems { file: app.warnings.file.clone(), list: wrong }) }
+    match app {
+        Application::Builder(builder) => builder.build_checked(),
+        Application::Built(app) => Ok(app),
+    }
 }
 
 /// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.

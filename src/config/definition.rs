@@ -74,6 +74,11 @@ pub enum Kind {
     Either(&'static [Self]),
     /// `false`, or the mapping with `enabled: false` in it: the option is switched off.
     Off(&'static [Definition]),
+    /// An argument of a worker: an option of `consume`, or the value of the one before. Anything where there is a `command`
+    /// beside them.
+    Argument,
+    /// A DSN, which may have options in it.
+    Dsn(OptionsOf),
     /// The options of a transport or cache: which there are depends on the DSN beside them.
     Options(OptionsOf),
     /// Whatever it is. What it may be is checked where it is used.
@@ -211,6 +216,7 @@ impl Kind {
                 "text" => "list of text".to_owned(),
                 of => format!("list of {of}s"),
             },
+            Self::List(Self::Argument) => "list of text".to_owned(),
             Self::List(_) => "list".to_owned(),
             Self::OneOrMore(one) => format!("{}, or list", one.label()),
             Self::Map(_) | Self::Section(_) | Self::Options(_) => "map".to_owned(),
@@ -220,6 +226,8 @@ impl Kind {
                 labels.join(", or ")
             }
             Self::Off(_) => "false".to_owned(),
+            Self::Argument => "text".to_owned(),
+            Self::Dsn(_) => "DSN".to_owned(),
             Self::Anything => "any".to_owned(),
         }
     }
@@ -246,7 +254,7 @@ impl Kind {
     }
 
     fn is_text(&self) -> bool {
-        matches!(self, Self::Text(_) | Self::Choice(_) | Self::List(_) | Self::Anything)
+        matches!(self, Self::Text(_) | Self::Dsn(_) | Self::Choice(_) | Self::List(_) | Self::Anything)
     }
 
     /// The keys of a mapping of this kind, where they are fixed.

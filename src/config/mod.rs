@@ -5,6 +5,7 @@
 //! options) add theirs, so that all problems are shown at once.
 
 mod builder;
+mod consume_options;
 mod definition;
 mod dsn;
 mod duration;
@@ -28,6 +29,8 @@ mod workers;
 mod yaml;
 
 pub use builder::ConfigBuilder;
+pub(crate) use consume_options::SHORTEST_INTERVAL;
+pub use consume_options::{ConsumeOptions, Verbosity};
 pub use definition::{
     Definition, FromValue, Kind, Mismatch, Missing, OptionsOf, Row, Setting, Support, UNBOUNDED, rows, table,
 };
@@ -121,24 +124,14 @@ pub struct WorkerDefinition {
     pub path: String,
     /// The transports that it consumes, in order of priority.
     pub transports: Vec<String>,
-    /// Arguments for the program. Always contains a `--time-limit`.
+    /// Arguments for the program. Always contains a time limit.
     pub options: Vec<String>,
+    /// What these arguments say. A `command` may have others, which are not known here.
+    pub consume_options: ConsumeOptions,
     /// How many workers run.
     pub autoscale: Autoscale,
     /// The program, if it is not this one's `consume`. `{transports}` and `{options}` are replaced.
     pub command: Option<Vec<String>>,
-}
-
-impl WorkerDefinition {
-    /// The time limit in the options; the last one counts. `None` if it cannot be read.
-    pub fn time_limit(&self) -> Option<Duration> {
-        workers::time_limit(&self.options)
-    }
-
-    /// How many messages a worker handles at once, according to its options.
-    pub fn concurrency(&self) -> u64 {
-        workers::concurrency(&self.options)
-    }
 }
 
 /// How many workers a definition gets: `clamp(ceil(pending / desired_size), min, max)`.

@@ -242,11 +242,27 @@ fn a_time_limit_is_added_only_where_none_is_given() {
         ("[--time-limit, 60]", false),
         ("[-t, 60]", false),
         ("[-t60]", false),
-        ("[-test]", true),
+        ("[-t5m]", false),
+        ("[--env=prod, --time-limit=soon, -n]", false),
     ] {
-        let config = good(&with_transports(&format!("workers: [{{transports: async, options: {options}}}]")));
+        let other = format!("workers: [{{transports: async, options: {options}, command: php x}}]");
+        let config = good(&with_transports(&other));
         assert_eq!(config.workers[0].options.contains(&"--time-limit=60".to_owned()), added, "{options}");
     }
+}
+
+#[test]
+fn what_a_workers_options_say_is_known() {
+    let config = good(&with_transports(
+        "workers: [{transports: async, options: [--sleep, 5, -t2m, --concurrency=3, -v]}, {transports: async}, {transports: async, \
+         options: [--env=prod, --concurrency=2], command: app consume}]",
+    ));
+    let [ours, default, other] = &config.workers[..] else { panic!("three definitions") };
+    let [ours, default, other] = [ours, default, other].map(|worker| &worker.consume_options);
+    let seconds = Duration::from_secs;
+    assert_eq!((ours.sleep, ours.time_limit, ours.concurrency), (seconds(5), Some(seconds(120)), 3));
+    assert_eq!((default.sleep, default.time_limit, default.concurrency), (seconds(1), Some(seconds(60)), 1));
+    assert_eq!((other.time_limit, other.concurrency), (Some(seconds(60)), 2));
 }
 
 #[test]
@@ -308,6 +324,19 @@ fn mistakes_in_workers_are_told() {
             "workers[0].options[0]: \"--sleep 5\" is two arguments",
         ),
         ("workers: [{transports: async, options: [{a: b}]}]", "workers[0].options[0]: must be an option"),
+        (
+            "workers: [{transports: async, options: [-v, --slep=5]}]",
+            "workers[0].options[1]: unknown option \"--slep\", did you mean \"--sleep\"? known: --queues, --limit,",
+        ),
+        (
+            "workers: [{transports: async, options: [--limit, none]}]",
+            "workers[0].options[0]: invalid value 'none' for '--limit <N>'",
+        ),
+        ("workers: [{transports: async, options: [high]}]", "workers[0].options[0]: \"high\" is no option"),
+        (
+            "workers: [{transports: async, command: x, options: [-t, soon], autoscale: {desired_size: 1, scope: cluster}}]",
+            "workers[0].options: needs a time limit that can be read",
+        ),
         ("workers: [{transports: async, command: []}]", "workers[0].command: must name a program, and is empty"),
         ("workers: [{transports: async, command: 'php \"x'}]", "workers[0].command: has a quote that is not closed"),
         ("workers: [{transports: async, command: 'php {transport}'}]", "workers[0].command: warning: {transport} is"),

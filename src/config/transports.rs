@@ -14,14 +14,15 @@ use super::{RetryStrategy, Secret, TransportConfig};
 /// The key `transports`.
 pub(super) const TRANSPORTS: Definition = Definition::new(
     "transports",
-    Kind::Map(&Kind::Either(&[Kind::Text("DSN"), Kind::Section(TRANSPORT)])),
+    Kind::Map(&Kind::Either(&[Kind::Dsn(OptionsOf::Transport), Kind::Section(TRANSPORT)])),
     "where messages wait, each under a name of your choice",
 );
 
 pub(super) const TRANSPORT: &[Definition] =
     &[DSN, OPTIONS, SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, RATE_LIMITER];
-const DSN: Definition =
-    Definition::new("dsn", Kind::Text("DSN"), "where the messages wait").required().example("sqlite:var/messages.db");
+const DSN: Definition = Definition::new("dsn", Kind::Dsn(OptionsOf::Transport), "where the messages wait")
+    .required()
+    .example("sqlite:var/messages.db");
 const OPTIONS: Definition = Definition::new(
     "options",
     Kind::Options(OptionsOf::Transport),
@@ -61,13 +62,13 @@ pub(super) const FAILURE_TRANSPORT: Definition =
 /// The key `cache`.
 pub(super) const CACHE: Definition = Definition::new(
     "cache",
-    Kind::Either(&[Kind::Text("DSN"), Kind::Section(CACHE_KEYS)]),
+    Kind::Either(&[Kind::Dsn(OptionsOf::Cache), Kind::Section(CACHE_KEYS)]),
     "where heartbeats are kept; a server, for several hosts",
 )
 .or("files in `state_dir`");
 const CACHE_KEYS: &[Definition] = &[CACHE_DSN, CACHE_OPTIONS];
 const CACHE_DSN: Definition =
-    Definition::new("dsn", Kind::Text("DSN"), "where it is").required().example("redis://host");
+    Definition::new("dsn", Kind::Dsn(OptionsOf::Cache), "where it is").required().example("redis://host");
 const CACHE_OPTIONS: Definition =
     Definition::new("options", Kind::Options(OptionsOf::Cache), "options; they win over those in the DSN");
 

@@ -1,12 +1,12 @@
 //! Reads `workers`, the worker definitions.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use super::consume_options::{self, ConsumeOptions};
 use super::definition::{Definition, Kind, Missing, Setting};
 use super::section::{Node, Reader, Section, join};
 use super::transports::{Declared, TransportKind};
-use super::{Autoscale, Scope, WorkerDefinition, parse_duration};
+use super::{Autoscale, Scope, WorkerDefinition};
 
 /// The key `workers`.
 pub(super) const WORKERS: Definition = Definition {
@@ -28,7 +28,7 @@ const OPTIONS: Definition = Definition {
     default: Missing::Value(DEFAULT_TIME_LIMIT),
     ..Definition::new(
         "options",
-        Kind::List(&Kind::Text("text")),
+        Kind::List(&Kind::Argument),
         "options of [`consume`](commands.md#minutely-consume); a time limit is added if missing",
     )
 };
@@ -87,15 +87,18 @@ fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<(W
     let mut section = node.section(WORKER, "a mapping with `transports`", reader)?;
     let name = section.take("name");
     let consumed = section.require(&TRANSPORTS, reader).map(|node| read_transports(node, transports, reader));
+    let command = section.take("command");
+    let (options, consume_options) = read_options(section.take("options"), command.is_none(), reader);
     let definition = WorkerDefinition {
         name: String::new(),
         path: section.path.clone(),
         transports: consumed.unwrap_or_default(),
-        options: read_options(section.take("options"), reader),
+        options,
+        consume_options,
         autoscale: section.take("autoscale").map(|node| read_autoscale(node, reader)).unwrap_or_default(),
-        command: section.take("command").and_then(|node| read_command(node, reader)),
+        command: command.and_then(|node| read_command(node, reader)),
     };
-    if definition.autoscale.scope == Scope::Cluster && definition.time_limit().is_none() {
+    if definition.autoscale.scope == Scope::Cluster && definition.consume_options.time_limit.is_none() {
         let expected = "needs a time limit that can be read, such as --time-limit=60, where autoscale.scope is cluster";
         reader.error(&join(&section.path, "options"), expected);
     }
@@ -134,47 +137,31 @@ fn read_transports(node: Node, transports: &Declared, reader: &mut Reader) -> Ve
     consumed
 }
 
-fn read_options(node: Option<Node>, reader: &mut Reader) -> Vec<String> {
+/// The arguments of the worker's program, and what they say. Another program than this one may have any others.
+fn read_options(node: Option<Node>, is_own: bool, reader: &mut Reader) -> (Vec<String>, ConsumeOptions) {
     let expected = "a list of options, such as [--time-limit=60, --sleep=5]";
+    let path = node.as_ref().map_or_else(String::new, |node| node.path.clone());
     let items = node.and_then(|node| node.items(expected, reader)).unwrap_or_default();
-    let mut options: Vec<String> = Vec::new();
+    let mut arguments: Vec<(String, String)> = Vec::new();
     for item in items {
         let Some(option) = item.filled_text("an option, such as --sleep=5", reader) else { continue };
         if option.starts_with('-') && option.split('=').next().is_some_and(|name| name.trim_end().contains(' ')) {
             reader.error(&item.path, format!("{} is two arguments: write --option=value, or two items", item.shown()));
+            continue;
         }
-        options.push(option);
+        arguments.push((item.path, option));
     }
-    if !options.iter().any(|option| is_time_limit(option)) {
-        options.push(DEFAULT_TIME_LIMIT.to_owned());
+    let texts = |arguments: &[(String, String)]| arguments.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
+    if consume_options::time_limit_among(&texts(&arguments)).is_none() {
+        arguments.push((path, DEFAULT_TIME_LIMIT.to_owned()));
     }
-    options
-}
-
-/// Finds the values of Symfony's option: `--time-limit=60`, `--time-limit` `60`, `-t60`, `-t` `60`.
-fn is_time_limit(option: &str) -> bool {
-    let long = option.split('=').next() == Some("--time-limit");
-    long || option.strip_prefix("-t").is_some_and(|value| value.chars().all(|c| c.is_ascii_digit()))
-}
-
-/// The value of the last time limit.
-pub(super) fn time_limit(options: &[String]) -> Option<Duration> {
-    let (at, option) = options.iter().enumerate().rfind(|(_, option)| is_time_limit(option))?;
-    let attached = match option.split_once('=') {
-        Some((_, value)) => Some(value),
-        None => option.strip_prefix("-t").filter(|value| !value.is_empty()),
-    };
-    parse_duration(attached.or_else(|| options.get(at + 1).map(String::as_str))?).ok()
-}
-
-/// The value of the last `--concurrency`; 1 if there is none that can be read.
-pub(super) fn concurrency(options: &[String]) -> u64 {
-    const NAME: &str = "--concurrency";
-    let value = options.iter().enumerate().rev().find_map(|(at, option)| match option.strip_prefix(NAME)? {
-        "" => options.get(at + 1).map(String::as_str),
-        value => value.strip_prefix('='),
-    });
-    value.and_then(|value| value.parse().ok()).unwrap_or(1)
+    let options = texts(&arguments);
+    let (consume_options, mistakes) = consume_options::read(&arguments);
+    if is_own {
+        mistakes.into_iter().for_each(|mistake| reader.problems.push(mistake));
+    }
+    let time_limit = consume_options::time_limit_among(&options).flatten();
+    (options, ConsumeOptions { time_limit, ..consume_options })
 }
 
 /// `autoscale`, with `enabled: false` as Symfony's way to turn it off.

@@ -123,6 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::ConsumeOptions;
 
     fn definition(desired_size: u64, min: u32, max: u32) -> WorkerDefinition {
         WorkerDefinition {
@@ -130,6 +131,7 @@ mod tests {
             path: "workers[0]".into(),
             transports: vec!["async".into()],
             options: vec![],
+            consume_options: ConsumeOptions::default(),
             autoscale: Autoscale { desired_size, min, max, scope: Scope::Host },
             command: None,
         }

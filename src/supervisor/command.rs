@@ -57,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Autoscale;
+    use crate::config::{Autoscale, ConsumeOptions};
 
     fn definition(command: Option<&[&str]>) -> WorkerDefinition {
         WorkerDefinition {
@@ -65,6 +65,7 @@ mod tests {
             path: "workers[0]".into(),
             transports: vec!["high".into(), "low".into()],
             options: vec!["--time-limit=60".into(), "--sleep=2".into()],
+            consume_options: ConsumeOptions::default(),
             autoscale: Autoscale::default(),
             command: command.map(|command| command.iter().map(|argument| (*argument).to_owned()).collect()),
         }

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::cache::{Cache, CacheEntry, CacheError, CacheStore};
-use crate::config::{Autoscale, Scope};
+use crate::config::{Autoscale, ConsumeOptions, Scope};
 use crate::heartbeat::PROMISE_TTL;
 use crate::message::Encoded;
 use crate::transport::{Counting, Counts, Liveness, Sender, Sent, Transport, TransportError};
@@ -176,6 +176,7 @@ impl Stage {
             path: format!("workers[{}]", self.definitions.len()),
             transports: transports.iter().map(|transport| (*transport).to_owned()).collect(),
             options: vec![],
+            consume_options: ConsumeOptions::default(),
             autoscale: Autoscale { desired_size: 5, min, max, scope: Scope::Host },
             command: Some(["sh", "-c", script].map(ToOwned::to_owned).into()),
         });

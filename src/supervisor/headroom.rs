@@ -87,7 +87,7 @@ impl Headroom {
 
 /// How many processes and threads a worker takes when it is busy.
 fn needs(definition: &WorkerDefinition) -> u64 {
-    WORKER + HANDLER * definition.concurrency()
+    WORKER + HANDLER * definition.consume_options.concurrency as u64
 }
 
 /// How many workers each definition may start: first one for each that has none, then in the order of the definitions.

@@ -193,7 +193,7 @@ fn oldest(slots: &[LiveSlot]) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Autoscale;
+    use crate::config::{Autoscale, ConsumeOptions};
 
     /// A definition with one live worker that has nothing to do.
     struct Case {
@@ -217,6 +217,7 @@ mod tests {
                 path: "workers[0]".into(),
                 transports: vec![],
                 options: vec![],
+                consume_options: ConsumeOptions::default(),
                 autoscale: Autoscale::default(),
                 command: self.is_other_program.then(|| vec!["php".into()]),
             };

@@ -65,11 +65,11 @@ use tempfile::TempDir;
 
 use crate::app::{App, AppBuilder};
 use crate::clock;
-use crate::config::{Config, Secret, TransportConfig};
+use crate::config::{Config, ConsumeOptions, Secret, TransportConfig};
 use crate::error::Error;
 use crate::message::{Envelope, Message};
 use crate::transport::InMemoryFactory;
-use crate::worker::{Limits, Options, Stop, StopReason, Summary, Worker, is_failure_transport};
+use crate::worker::{Stop, StopReason, Summary, Worker, is_failure_transport};
 
 use journal::{Entry, Happened, Journal, Recorder};
 
@@ -278,18 +278,10 @@ impl TestApp {
         if queues.is_empty() {
             return Worked { handled: 0, failed: 0 };
         }
-        let options = Options {
-            transports: queues,
-            limits: Limits::default(),
-            sleep: SLEEP,
-            concurrency: 1,
-            keepalive: None,
-            move_unhandleable: true,
-            resume: false,
-            in_flight: None,
-        };
         let app = &self.app;
-        let worker = Worker::new(&app.config, app.bus.clone(), &app.transports, app.heartbeats.clone(), options);
+        let options = ConsumeOptions { sleep: SLEEP, move_unhandleable: true, ..ConsumeOptions::default() };
+        let (bus, heartbeats) = (app.bus.clone(), app.heartbeats.clone());
+        let worker = Worker::new(&app.config, bus, &app.transports, heartbeats, &queues, options);
         let worker = worker.unwrap_or_else(|error| panic!("no worker can run: {error}"));
         let mut stop = Stop::new();
         let stopper = stop.clone();

@@ -8,34 +8,22 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::time::Instant;
 
 use super::far_future;
+use crate::config::ConsumeOptions;
 
 /// The shortest interval between two checks of this process's memory. A check takes some tens of microseconds.
 const MEMORY_CHECK: Duration = Duration::from_millis(250);
-
-/// Limits as Symfony's `messenger:consume` has them. `None`: no such limit.
-#[derive(Debug, Clone, Default)]
-pub struct Limits {
-    /// Messages to handle.
-    pub messages: Option<u64>,
-    /// Failed attempts, including those that are retried.
-    pub failures: Option<u64>,
-    /// Resident memory of the process in bytes, checked between messages.
-    pub memory: Option<u64>,
-    /// How long to run. Messages being handled are finished.
-    pub time: Option<Duration>,
-}
 
 /// Why a worker stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// [`Limits::messages`].
+    /// [`ConsumeOptions::limit`].
     MessageLimit,
-    /// [`Limits::failures`].
+    /// [`ConsumeOptions::failure_limit`].
     FailureLimit,
-    /// [`Limits::memory`].
+    /// [`ConsumeOptions::memory_limit`].
     MemoryLimit,
-    /// [`Limits::time`].
+    /// [`ConsumeOptions::time_limit`].
     TimeLimit,
     /// A signal.
     Signal,
@@ -63,14 +51,14 @@ impl fmt::Display for StopReason {
 pub(super) struct LimitTracker {
     pub(super) handled: u64,
     pub(super) failed: u64,
-    limits: Limits,
+    options: ConsumeOptions,
     started: Instant,
     memory_checked: Option<Instant>,
 }
 
 impl LimitTracker {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { handled: 0, failed: 0, limits, started: Instant::now(), memory_checked: None }
+    pub(super) fn new(options: ConsumeOptions) -> Self {
+        Self { handled: 0, failed: 0, options, started: Instant::now(), memory_checked: None }
     }
 
     pub(super) fn count(&mut self, success: bool) {
@@ -78,9 +66,9 @@ impl LimitTracker {
     }
 
     pub(super) fn reached(&mut self) -> Option<StopReason> {
-        if self.limits.messages.is_some_and(|limit| self.handled + self.failed >= limit) {
+        if self.options.limit.is_some_and(|limit| self.handled + self.failed >= limit) {
             Some(StopReason::MessageLimit)
-        } else if self.limits.failures.is_some_and(|limit| self.failed >= limit) {
+        } else if self.options.failure_limit.is_some_and(|limit| self.failed >= limit) {
             Some(StopReason::FailureLimit)
         } else if Instant::now() >= self.deadline() {
             Some(StopReason::TimeLimit)
@@ -94,15 +82,15 @@ impl LimitTracker {
     /// How many more messages may be started while `running` are being handled.
     pub(super) fn remaining(&self, running: usize) -> u64 {
         let spent = self.handled + self.failed + running as u64;
-        self.limits.messages.map_or(u64::MAX, |limit| limit.saturating_sub(spent))
+        self.options.limit.map_or(u64::MAX, |limit| limit.saturating_sub(spent))
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.limits.time.and_then(|time| self.started.checked_add(time)).unwrap_or_else(far_future)
+        self.options.time_limit.and_then(|time| self.started.checked_add(time)).unwrap_or_else(far_future)
     }
 
     fn exceeds_memory(&mut self) -> bool {
-        let Some(limit) = self.limits.memory else { return false };
+        let Some(limit) = self.options.memory_limit else { return false };
         let worked = self.handled + self.failed > 0;
         if !worked || self.memory_checked.is_some_and(|at| at.elapsed() < MEMORY_CHECK) {
             return false;
@@ -125,13 +113,13 @@ fn resident_memory() -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn tracker(limits: Limits) -> LimitTracker {
-        LimitTracker::new(limits)
+    fn tracker(options: ConsumeOptions) -> LimitTracker {
+        LimitTracker::new(options)
     }
 
     #[test]
     fn a_worker_without_limits_does_not_stop() {
-        let mut tracker = tracker(Limits::default());
+        let mut tracker = tracker(ConsumeOptions::default());
         tracker.count(false);
         assert_eq!(tracker.reached(), None);
         assert_eq!(tracker.remaining(7), u64::MAX);
@@ -139,7 +127,7 @@ mod tests {
 
     #[test]
     fn messages_being_handled_count_towards_the_message_limit() {
-        let mut tracker = tracker(Limits { messages: Some(3), ..Limits::default() });
+        let mut tracker = tracker(ConsumeOptions { limit: Some(3), ..ConsumeOptions::default() });
         tracker.count(true);
         assert_eq!(tracker.remaining(1), 1);
         assert_eq!(tracker.remaining(5), 0);
@@ -150,23 +138,23 @@ mod tests {
 
     #[test]
     fn failures_memory_and_time_have_limits_of_their_own() {
-        let mut failing = tracker(Limits { failures: Some(1), ..Limits::default() });
+        let mut failing = tracker(ConsumeOptions { failure_limit: Some(1), ..ConsumeOptions::default() });
         failing.count(true);
         assert_eq!(failing.reached(), None);
         failing.count(false);
         assert_eq!(failing.reached(), Some(StopReason::FailureLimit));
 
-        let mut large = tracker(Limits { memory: Some(1), ..Limits::default() });
+        let mut large = tracker(ConsumeOptions { memory_limit: Some(1), ..ConsumeOptions::default() });
         assert_eq!(large.reached(), None, "a worker that has done nothing would only be started again");
         large.count(true);
         assert_eq!(large.reached(), Some(StopReason::MemoryLimit));
 
-        let mut late = tracker(Limits { time: Some(Duration::ZERO), ..Limits::default() });
+        let mut late = tracker(ConsumeOptions { time_limit: Some(Duration::ZERO), ..ConsumeOptions::default() });
         assert_eq!(late.reached(), Some(StopReason::TimeLimit));
     }
 
     #[test]
     fn a_time_limit_that_overflows_is_no_limit() {
-        assert_eq!(tracker(Limits { time: Some(Duration::MAX), ..Limits::default() }).reached(), None);
+        assert_eq!(tracker(ConsumeOptions { time_limit: Some(Duration::MAX), ..ConsumeOptions::default() }).reached(), None);
     }
 }

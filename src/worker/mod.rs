@@ -22,7 +22,7 @@ mod tracker;
 
 pub(crate) use in_flight::UNFINISHED;
 pub use in_flight::{InFlight, InFlightBatch, InFlightFile};
-pub use limits::{Limits, StopReason};
+pub use limits::StopReason;
 pub(crate) use presence::Presence;
 pub use presence::{InProcessWorker, in_process_workers};
 pub use retry::retry_delay;
@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 use crate::bus::Bus;
 use crate::cache::READ_TTL;
-use crate::config::Config;
+use crate::config::{Config, ConsumeOptions, SHORTEST_INTERVAL};
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
@@ -62,28 +62,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an ending worker waits until its servers have confirmed the last acknowledgements.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How a worker works.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What to consume, in order of priority.
-    pub transports: Vec<String>,
-    /// When to stop.
-    pub limits: Limits,
-    /// How long to wait before asking again when nothing was pending.
-    pub sleep: Duration,
-    /// How many messages to handle at once; at least 1.
-    pub concurrency: usize,
-    /// How often to tell the transports that messages are still being handled; `None`: not at all.
-    pub keepalive: Option<Duration>,
-    /// Whether messages that nothing here can handle are moved to the failure transport even if a transport has nothing
-    /// else. Otherwise the worker then stops.
-    pub move_unhandleable: bool,
-    /// Whether to make parked messages due before anything else, instead of leaving them parked.
-    pub resume: bool,
-    /// Where to record which messages are in flight, for the supervisor to find after a crash.
-    pub in_flight: Option<InFlightFile>,
-}
 
 /// What a worker has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,23 +105,29 @@ pub struct Worker {
     names: Vec<(String, String)>,
     heartbeats: Heartbeats,
     heartbeat_ttl: Duration,
-    options: Options,
+    options: ConsumeOptions,
+    /// Whether to make parked messages due before anything else, instead of leaving them parked.
+    resume: bool,
+    /// Where to record which messages are in flight.
+    in_flight: Option<InFlightFile>,
     /// Notified when this process has queued a message for this worker.
     dispatched: Arc<Notify>,
 }
 
 impl Worker {
-    /// A worker for the transports that `options` names. Fails if one does not exist or cannot be consumed.
+    /// A worker that consumes the given transports, the first one before all others. Fails if one does not exist or cannot
+    /// be consumed. If `options` names queues, `transports` must already be limited to these.
     pub fn new(
         config: &Config,
         bus: Bus,
         transports: &Transports,
         heartbeats: Heartbeats,
-        options: Options,
+        consumed: &[String],
+        options: ConsumeOptions,
     ) -> Result<Self, TransportError> {
         let mut sources: Vec<Arc<Source>> = Vec::new();
         let mut names = Vec::new();
-        for name in &options.transports {
+        for name in consumed {
             let source = source(config, transports, name)?;
             names.push((name.clone(), source.transport.name().to_owned()));
             if sources.iter().all(|other| other.transport.name() != source.transport.name()) {
@@ -151,7 +135,27 @@ impl Worker {
             }
         }
         let dispatched = bus.notify_of(sources.iter().map(|source| source.transport.name().to_owned()));
-        Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl: config.heartbeat_ttl, options, dispatched })
+        // The command line enforces these minimums, but code may not.
+        let options = ConsumeOptions {
+            concurrency: options.concurrency.max(1),
+            sleep: options.sleep.max(SHORTEST_INTERVAL),
+            keepalive: options.keepalive.map(|every| every.max(SHORTEST_INTERVAL)),
+            ..options
+        };
+        let heartbeat_ttl = config.heartbeat_ttl;
+        Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl, options, resume: false, in_flight: None, dispatched })
+    }
+
+    /// The same worker, which makes parked messages due before anything else if `resume` is set.
+    #[must_use]
+    pub fn resuming(self, resume: bool) -> Self {
+        Self { resume, ..self }
+    }
+
+    /// The same worker, which records in this file which messages are in flight, for the supervisor to find after a crash.
+    #[must_use]
+    pub fn recording(self, in_flight: Option<InFlightFile>) -> Self {
+        Self { in_flight, ..self }
     }
 
     /// Makes parked messages due.
@@ -187,7 +191,7 @@ impl Worker {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
         let heartbeat = WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl);
-        if self.options.resume {
+        if self.resume {
             self.resume(stop).await;
         }
         let mut run = Run::new(self);
@@ -275,10 +279,10 @@ impl<'a> Run<'a> {
                 worker.sources.clone(),
                 worker.options.sleep,
                 worker.options.concurrency,
-                worker.options.in_flight.clone(),
+                worker.in_flight.clone(),
                 worker.dispatched.clone(),
             ),
-            limits: LimitTracker::new(worker.options.limits.clone()),
+            limits: LimitTracker::new(worker.options.clone()),
             running: FuturesUnordered::new(),
             quarantine: Quarantine::new(worker.options.move_unhandleable),
             settling: FuturesUnordered::new(),

@@ -85,7 +85,7 @@ impl Leases {
     /// Leases a cluster slot for a worker that is about to be started; `false` if another host has leased it. The
     /// caller must have locked its own slot of the same number.
     pub async fn acquire(&self, definition: &WorkerDefinition, slot: u32) -> Result<bool, String> {
-        let limit = definition.time_limit().ok_or("its time limit cannot be read")?;
+        let limit = definition.consume_options.time_limit.ok_or("its time limit cannot be read")?;
         self.claim(&definition.name, slot, limit.saturating_add(GRACE), None).await
     }
 

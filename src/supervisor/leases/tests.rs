@@ -9,7 +9,7 @@ use super::file::LeaseFile;
 use super::host_id::ID_LENGTH;
 use super::*;
 use crate::cache::{CacheStore, FileStore};
-use crate::config::Autoscale;
+use crate::config::{Autoscale, ConsumeOptions};
 
 /// Hosts with state directories of their own, and a cache that they share.
 struct Cluster {
@@ -25,7 +25,8 @@ impl Cluster {
             name: "mail".into(),
             path: "workers[0]".into(),
             transports: vec!["async".into()],
-            options: vec!["--time-limit=60".into()],
+            options: vec![],
+            consume_options: ConsumeOptions { time_limit: Some(Duration::from_secs(60)), ..ConsumeOptions::default() },
             autoscale: Autoscale { desired_size: 1, min: 1, max: 3, scope: Scope::Cluster },
             command: None,
         };
