@@ -67,7 +67,8 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     // A person who asks for what failed, after mending what was wrong, as a rule; a supervisor asks every minute.
     let resume = slot.is_none() && args.transports.iter().all(|name| is_failure_transport(app, name));
     let in_flight = slot.as_ref().map(|slot| InFlightFile::new(slot.in_flight_path()));
-    let worker = app.new_worker(&args.transports, args.options.clone()).map_err(usage)?.resuming(resume).recording(in_flight);
+    let worker =
+        app.new_worker(&args.transports, args.options.clone()).map_err(usage)?.resuming(resume).recording(in_flight);
 
     tokio::spawn(app.stop_signal.clone().watch(stop.clone(), started));
     let at_signal = stop.clone();

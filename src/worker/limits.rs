@@ -155,6 +155,9 @@ mod tests {
 
     #[test]
     fn a_time_limit_that_overflows_is_no_limit() {
-        assert_eq!(tracker(ConsumeOptions { time_limit: Some(Duration::MAX), ..ConsumeOptions::default() }).reached(), None);
+        assert_eq!(
+            tracker(ConsumeOptions { time_limit: Some(Duration::MAX), ..ConsumeOptions::default() }).reached(),
+            None
+        );
     }
 }

@@ -80,9 +80,10 @@ async fn a_delay_up_to_the_brokers_bound_is_kept_and_a_longer_one_refused() {
     let retrying = transport.retrying.as_ref().unwrap();
     retrying.retry(&failed.id, &message("retried"), Duration::from_secs(50 * 86_400)).await.unwrap();
     let name = exchanges.name("a");
-    for (queue, body) in
-        [(format!("delay_{name}__{LONGEST}_delay"), "sent"), (format!("delay_{name}_{name}_{LONGEST}_retry"), "retried")]
-    {
+    for (queue, body) in [
+        (format!("delay_{name}__{LONGEST}_delay"), "sent"),
+        (format!("delay_{name}_{name}_{LONGEST}_retry"), "retried"),
+    ] {
         let got = channel.basic_get(queue.clone().into(), BasicGetOptions { no_ack: true }).await.unwrap().unwrap();
         assert_eq!(got.delivery.data, body.as_bytes());
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
