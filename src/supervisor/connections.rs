@@ -1,7 +1,7 @@
 //! How many connections a configuration's workers may open at once: pure arithmetic.
 //!
-//! A process opens one connection to each database (or the like) that it uses, whatever the number of its transports there.
-//! The supervisor's connections are open during a tick.
+//! A process opens one connection to each database (or the like) that it uses, whatever the number of its transports
+//! there. The supervisor's connections are open during a tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct ServerConnections {
 }
 
 impl ServerConnections {
-    /// All of them. Programs that dispatch come on top.
+    /// All of them. Programs that dispatch need further ones.
     pub fn total(&self) -> u64 {
         self.workers.saturating_add(self.supervisor)
     }

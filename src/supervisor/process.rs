@@ -1,4 +1,4 @@
-//! Is a recorded process still that process? Its pid and its start time tell them apart.
+//! Identifies processes by pid and start time, because a pid may be reused.
 
 use nix::sys::signal::{Signal, kill};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ impl ProcessId {
         self.status().is_some_and(runs)
     }
 
-    /// What is the process doing, now that it makes no progress?
+    /// What the process, which makes no progress, is doing.
     pub(super) fn stuck_state(&self) -> StuckState {
         match self.status() {
             Some(ProcessStatus::UninterruptibleDiskSleep) => StuckState::UninterruptibleSleep,
@@ -51,8 +51,8 @@ impl ProcessId {
         }
     }
 
-    /// Does the pid belong to this process (`Some(true)`), to another one (`Some(false)`), or to none? A dead process
-    /// keeps its pid until it is reaped.
+    /// Whether the pid belongs to this process (`Some(true)`), to another one (`Some(false)`), or to none (`None`). A
+    /// dead process keeps its pid until it is reaped.
     pub(super) fn has_pid(&self) -> Option<bool> {
         look(self.pid).map(|(started_at, _)| self.started_at_about(started_at))
     }
@@ -90,7 +90,7 @@ impl ProcessId {
     }
 }
 
-/// Is a process with this status running?
+/// Whether a process with this status is running.
 pub(super) fn runs(status: ProcessStatus) -> bool {
     !matches!(status, ProcessStatus::Zombie | ProcessStatus::Dead)
 }

@@ -75,7 +75,8 @@ enum Decision {
     Leave,
 }
 
-/// `has_heartbeat`: has any worker a heartbeat for the transport? `oldest`: when the first of its workers started.
+/// `has_heartbeat`: whether any worker has a heartbeat for the transport. `oldest`: when the first of its workers
+/// started.
 fn decide(has_heartbeat: bool, oldest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Decision {
     match oldest {
         _ if has_heartbeat => Decision::Promise,
@@ -136,7 +137,7 @@ impl Promises {
         self.heartbeats.withdraw_all(names, &self.owner, WITHDRAW_TIMEOUT).await;
     }
 
-    /// Can the messages of all its transports be counted while their stores answer?
+    /// Whether the messages of all its transports can be counted while their stores respond.
     fn is_countable(&self, definition: &WorkerDefinition) -> bool {
         let mut transports = definition.transports.iter().map(|name| self.transports.target(name));
         transports.all(|transport| transport.is_ok_and(|transport| transport.counting.is_some()))
@@ -150,7 +151,7 @@ impl Promises {
         definition.transports.iter().cloned().chain(targets).collect()
     }
 
-    /// Has a worker a heartbeat for this transport? If that cannot be read: yes.
+    /// Whether a worker has a heartbeat for this transport. True if that cannot be read.
     async fn has_worker_heartbeat(&self, transport: &str) -> bool {
         let heartbeats = tokio::time::timeout(TIMEOUT, self.heartbeats.of(transport)).await;
         let Ok(Ok(heartbeats)) = heartbeats else { return true };

@@ -14,7 +14,7 @@ pub struct TickReport {
     pub started: Vec<Started>,
     /// What could not be done. Already logged.
     pub failures: Vec<TickFailure>,
-    /// How many of the wanted workers are not started for want of room, if any, and why. Also in the plan's reasons.
+    /// How many of the wanted workers are not started for lack of room, if any, and why. Also in the plan's reasons.
     pub held_back: Option<String>,
 }
 

@@ -94,7 +94,7 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    /// Did the system refuse a further process, or what a process needs?
+    /// Whether the system refused a further process, or what a process needs.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Program { source, .. } if threads::is_refusal(source))
     }
@@ -165,7 +165,7 @@ fn open_log(path: &Path) -> Result<File, StateError> {
     if path.symlink_metadata().is_ok_and(|log| log.is_file() && log.len() > LOG_ROTATED_AT) {
         let aside = path.with_added_extension("1");
         if let Err(error) = std::fs::rename(path, &aside) {
-            tracing::warn!(log = %path.display(), %error, "the log could not be put aside, and grows");
+            tracing::warn!(log = %path.display(), %error, "the log could not be rotated, and grows");
         }
     }
     state::open(path, Mode::Append)
@@ -219,7 +219,7 @@ impl HeldSlot {
     pub fn refuse(&self, why: &str) {
         let Some(dir) = self.in_flight_path.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
-            tracing::warn!(slot = self.name, %error, "the supervisor could not be told, and goes on starting workers");
+            tracing::warn!(slot = self.name, %error, "the supervisor could not be notified, and goes on starting workers");
         }
     }
 }
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_gets_its_surroundings() {
+    async fn a_worker_gets_its_environment() {
         let script = r#"echo "$PWD $MINUTELY_SLOT"; readlink /proc/self/fd/$MINUTELY_SLOT_FD >&2; cat; echo done"#;
         let stage = Stage::new().workers("mail", &[], 1, 1, script);
         tick(&stage.supervisor()).await;
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_overlong_log_is_put_aside() {
+    async fn a_log_that_is_too_long_is_rotated() {
         let stage = Stage::new().workers("mail", &[], 1, 1, "echo new");
         let log = worker_log(&stage.state_dir(), "mail");
         fs::create_dir_all(log.parent().unwrap()).unwrap();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_worker_of_ours_starts_does_not_hold_its_slot() {
+    async fn processes_started_by_our_worker_do_not_hold_its_slot() {
         let script = "exec env MINUTELY_TEST_HELPER=work MINUTELY_TEST_STAGE=\"$PWD\" \"$0\" --exact \
                       supervisor::fixture::helper_process --nocapture";
         let mut stage = Stage::new().workers("mail", &[], 1, 1, script);

@@ -4,13 +4,14 @@
 //!
 //! # Locks never wait
 //!
-//! Every lock here is one attempt of `flock(2)` with `LOCK_NB`: a single system call that changes memory of the kernel and
-//! returns at once, taken or not (within microseconds on a local file system; see `an_attempt_at_a_lock_is_instant`). So it
-//! is made on the runtime's own thread. The blocking pool would need a thread, and hosts that limit processes count each one (see
-//! [`crate::threads`]). Whoever needs a lock that is taken tries again after a pause of `tokio::time`. Never call
-//! [`File::lock`] here: it waits for as long as somebody else holds the lock.
+//! Every lock here is one attempt of `flock(2)` with `LOCK_NB`: a single system call that changes memory of the kernel
+//! and returns at once, taken or not (within microseconds on a local file system; see
+//! `an_attempt_at_a_lock_is_instant`). So it is made on the runtime's own thread. The blocking pool would need a
+//! thread, and hosts that limit processes count each one (see [`crate::threads`]). If a lock is taken, try again after
+//! a pause of `tokio::time`. Never call [`File::lock`] here: it waits for as long as another process holds the lock.
 //!
-//! On a network file system (NFS) an attempt asks the server, as opening and reading a file does: it takes a round trip.
+//! On a network file system (NFS) an attempt asks the server, as opening and reading a file does: it takes a round
+//! trip.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -48,7 +49,7 @@ impl StateError {
     }
 }
 
-/// What a person can do about an error.
+/// What to do about an error.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -95,7 +96,7 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<File, StateError> {
     }
 }
 
-/// Tries to take the exclusive lock of a file. `false` if somebody else holds a lock on it. Returns at once: see the
+/// Tries to take the exclusive lock of a file. `false` if another process holds a lock on it. Returns at once: see the
 /// [module](self).
 pub(super) fn try_lock(file: &File, path: &Path) -> Result<bool, StateError> {
     match file.try_lock() {
@@ -105,10 +106,10 @@ pub(super) fn try_lock(file: &File, path: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// Does anybody hold the exclusive lock of this file? Returns at once: see the [module](self).
+/// Whether another process holds the exclusive lock of this file. Returns at once: see the [module](self).
 pub(super) fn is_locked(file: &File, path: &Path) -> Result<bool, StateError> {
-    // The test takes a shared lock for an instant. Shared, so that two processes that test at once do not see each other.
-    // A supervisor that tries to take the lock in this instant finds it taken, and tries again at its next tick.
+    // The test takes a shared lock for an instant. Shared, so that two processes that test at once do not see each
+    // other. A supervisor that tries to take the lock in this instant finds it taken, and tries again at its next tick.
     match file.try_lock_shared() {
         Ok(()) => file.unlock().map(|()| false).map_err(StateError::io(path, "locked")),
         Err(TryLockError::WouldBlock) => Ok(true),
@@ -116,8 +117,8 @@ pub(super) fn is_locked(file: &File, path: &Path) -> Result<bool, StateError> {
     }
 }
 
-/// Replaces a file as a whole: readers see the old content or the new. The content is written to a temporary file first,
-/// whose name begins with `prefix`. Not synced: it survives a killed process, but not a power cut.
+/// Replaces a file as a whole: readers see the old content or the new. The content is written to a temporary file
+/// first, whose name begins with `prefix`. Not synced: it survives a killed process, but not a power cut.
 pub(super) fn replace(path: &Path, prefix: &str, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(prefix).tempfile_in(dir)?;
@@ -126,7 +127,7 @@ pub(super) fn replace(path: &Path, prefix: &str, content: &[u8]) -> io::Result<(
     Ok(())
 }
 
-/// Is this open file still the one at this path?
+/// Whether this open file is still the one at this path.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.metadata()) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
@@ -155,7 +156,7 @@ mod tests {
             holder.unlock().unwrap();
             assert!(!is_locked(&other, &path).unwrap());
         }
-        // A thousand times what it takes on a machine at rest.
+        // A thousand times what it takes on an idle machine.
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }

@@ -1,7 +1,7 @@
 //! One tick: maintain ▸ observe ▸ plan ▸ act ▸ promise.
 //!
-//! [`Supervisor::tick`] is what the loops of `cron` and `supervise` call, and what tests call. How much of it there is time
-//! for, its [`Budget`] says.
+//! The loops of `cron` and `supervise` call [`Supervisor::tick`], and so do the tests. Its [`Budget`] says how much of
+//! it there is time for.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -20,8 +20,8 @@ use super::report::{Started, TickFailure, TickReport};
 pub(super) const COUNT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same in the last tick under cron, so that this supervisor is gone when the next one starts.
 pub(super) const LAST_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Under cron, there is no maintenance in this time before the last tick: it may take seconds, and the next supervisor does
-/// it.
+/// Under cron, there is no maintenance in this time before the last tick: it may take seconds, and the next supervisor
+/// does it.
 const MAINTENANCE_ENDS: Duration = Duration::from_secs(8);
 /// How long a worker that was just started must live to count as alive for [promises](super::promises).
 const SETTLE: Duration = Duration::from_millis(500);
@@ -31,10 +31,10 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub(super) struct Budget {
     /// How long each transport has to count its messages.
     pub count_timeout: Duration,
-    /// Are leases renewed, and messages of dead workers put back?
+    /// Whether leases are renewed, and messages of dead workers put back.
     pub maintains: bool,
-    /// Does another tick follow? Then this one ends with its promises. After the last tick, [`Supervisor::cron`] makes those
-    /// for the time until the next cron.
+    /// Whether another tick follows, so that this one ends with its promises. After the last tick, [`Supervisor::cron`]
+    /// makes those for the time until the next cron.
     pub promises: bool,
 }
 
@@ -49,7 +49,7 @@ impl Budget {
     /// Everything.
     pub const FULL: Self = Self { count_timeout: COUNT_TIMEOUT, maintains: true, promises: true };
 
-    /// For a tick that begins so long before the last one; zero is the last one itself.
+    /// For a tick that begins this long before the last one; zero is the last one itself.
     pub fn until_last(left: Duration) -> Self {
         Self {
             count_timeout: COUNT_TIMEOUT.min(left + LAST_COUNT_TIMEOUT),
@@ -60,8 +60,8 @@ impl Budget {
 }
 
 impl Supervisor {
-    /// One tick. `stop` interrupts it, with `None`, until it begins to act. What was begun is finished, so that what was
-    /// started is also reported.
+    /// One tick. `stop` interrupts it, with `None`, until it begins to act. What was begun is finished, so that what
+    /// was started is also reported.
     pub(super) async fn tick(&self, budget: Budget, stop: Pin<&mut impl Future<Output = ()>>) -> Option<TickReport> {
         let mut report = tokio::select! {
             biased;
@@ -72,7 +72,7 @@ impl Supervisor {
         self.log(&report);
         if budget.promises {
             if !report.started.is_empty() {
-                // A program that cannot do its work fails at once, as a rule, and every time. It is not counted on.
+                // A program that cannot do its work usually fails at once, every time. It is not relied on.
                 tokio::time::sleep(SETTLE).await;
             }
             self.promises.update(&self.definitions, &report.plan, Phase::Supervising).await;

@@ -1,4 +1,4 @@
-//! Workers in this process, whose waits take no time: tokio's clock is paused, and goes on when all tasks wait.
+//! Workers in this process, whose waits take no time: tokio's clock is paused, and jumps ahead when all tasks wait.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,15 +59,15 @@ async fn dispatch(app: &TestApp, note: Note) {
     app.dispatch(&note).await.unwrap();
 }
 
-/// Works until nothing is left. How many messages were handled, how many tries failed, and what time that took by the
-/// clock of the timers.
+/// Works until nothing is left. Returns how many messages were handled, how many attempts failed, and how long that
+/// took by tokio's clock.
 async fn work(app: &TestApp) -> (u64, u64, Duration) {
     let begun = Instant::now();
     let Worked { handled, failed, .. } = app.work_until_idle().await;
     (handled, failed, begun.elapsed())
 }
 
-/// Is it this time, but for what the waits of a worker add?
+/// Whether a time is as expected, plus what the waits of a worker add.
 fn is_about(time: Duration, expected: Duration) -> bool {
     time >= expected && time < expected + 2 * SECOND
 }

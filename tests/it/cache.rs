@@ -297,7 +297,7 @@ fn mistakes_are_found_with_their_place() {
     for (dsn, expected) in [
         ("sync://", "cannot be a cache"),
         ("nonsense", "starts with a scheme"),
-        ("file:", "names no folder"),
+        ("file:", "does not name a folder"),
         ("amqp://u:hunter2@h/", "\"amqp:\""),
         ("postgres://u:hunter2@h/d?table_name=a%3Bb", "table_name is a name"),
         ("mysql://u:hunter2@h/d?prefix=x", "unknown option \"prefix\""),

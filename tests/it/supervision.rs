@@ -127,7 +127,7 @@ fn a_supervisor_without_progress_is_replaced() {
     wait_until("the stuck one is killed", || stuck.is_over());
     wait_until("the next one is at work", || project.json(&["status"])["supervisor"]["pid"] == next.pid());
     assert_eq!(pids(&project), worker, "its worker lives on");
-    let expected = format!("killed the supervisor, which did nothing any more, to take its place pid={}", stuck.pid());
+    let expected = format!("killed the supervisor, which made no progress, to take its place pid={}", stuck.pid());
     assert!(project.lines("cron.err").join("\n").contains(&expected) && project.log().contains(&expected));
 }
 

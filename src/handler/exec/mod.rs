@@ -94,7 +94,7 @@ impl Exec {
             };
             if pause == FIRST_PAUSE {
                 let (handler, advice) = (&self.name, threads::advice(&refused));
-                tracing::warn!(handler, "waiting until a process can be started for the handler{advice}");
+                tracing::warn!(handler, "waiting for a process for the handler{advice}");
             }
             sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             pause = (2 * pause).min(LONGEST_PAUSE);

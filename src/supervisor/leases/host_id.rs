@@ -1,5 +1,5 @@
-//! A random id that tells this host from others with the same name: many are called `localhost`. Kept in the state
-//! directory.
+//! A random id that distinguishes this host from others with the same name: many are called `localhost`. Kept in the
+//! state directory.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(super) fn read_or_create(state_dir: &Path) -> Result<String, StateError> {
     read(&path)?.ok_or_else(damaged).map_err(StateError::io(&path, "read"))
 }
 
-/// The id, if there is one. Takes no lock, so that nobody who holds one can delay the supervisor.
+/// The id, if there is one. Takes no lock, so that a process that holds one cannot delay the supervisor.
 fn read(path: &Path) -> Result<Option<String>, StateError> {
     let file = match state::open(path, Mode::Read) {
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),

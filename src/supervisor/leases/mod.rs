@@ -101,7 +101,7 @@ impl Leases {
         .await;
     }
 
-    /// Has this worker been asked to finish, because its lease expires?
+    /// Whether this worker has been asked to finish, because its lease expires.
     pub fn has_asked_to_finish(&self, worker: &WorkerRecord) -> bool {
         let lease = LeaseFile::of(&self.slots, &worker.definition, worker.slot).read();
         lease.is_some_and(|lease| lease.asked_to_finish == Some(worker.process))
@@ -211,7 +211,7 @@ async fn within_timeout<T>(answer: impl Future<Output = Result<T, CacheError>>) 
     }
 }
 
-/// Do hosts share the slots of this definition?
+/// Whether hosts share the slots of this definition.
 pub(super) fn is_shared(definition: &WorkerDefinition) -> bool {
     definition.autoscale.scope == Scope::Cluster
 }

@@ -13,14 +13,15 @@ use super::record::{FILE, LockFile, SupervisorRecord, open_existing};
 use super::{Lifetime, LockError, SupervisorLock, lifetime};
 
 /// How many times a lock that is taken is tried, and the pause in between. `status` holds it for an instant to test
-/// whether it is free, and so does a process that was forked but has not executed its program yet. Neither is a supervisor.
+/// whether it is free, and so does a process that was forked but has not executed its program yet. Neither is a
+/// supervisor.
 const ATTEMPTS: u32 = 6;
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The pause between two checks whether the other supervisor has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A supervisor without progress for [`STUCK_AFTER`] that makes none for another [`WATCH_FOR`] is stuck. Its age alone does
-/// not tell: after a machine was suspended, all times are old.
+/// A supervisor without progress for [`STUCK_AFTER`] that makes none for another [`WATCH_FOR`] is stuck. Its age alone
+/// does not tell: after a machine was suspended, all times are old.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 const WATCH_FOR: Duration = Duration::from_secs(15);
 /// How long a killed supervisor may take to disappear.
@@ -38,7 +39,7 @@ pub(super) struct Contender<'a> {
 }
 
 impl LockFile {
-    /// Did the last supervisor make progress so recently that the state directory belongs to its configuration?
+    /// Whether the last supervisor made progress so recently that the state directory belongs to its configuration.
     pub fn is_recent(&self) -> bool {
         self.silent < OWNED_FOR
     }
@@ -116,8 +117,8 @@ impl Contender<'_> {
         }
     }
 
-    /// May this configuration succeed that of another supervisor? Yes, if it is the same, if the other one's file no longer
-    /// exists, or if it is a new version of an application: in another folder, with the same file name.
+    /// Whether this configuration may succeed that of another supervisor: it may if it is the same, if the other one's
+    /// file no longer exists, or if it is a new version of an application: in another folder, with the same file name.
     pub fn may_succeed(&self, other: &SupervisorRecord) -> bool {
         let is_new_version =
             other.config.file_name() == self.config.file_name() && other.config.parent() != self.config.parent();
@@ -144,7 +145,7 @@ impl Contender<'_> {
                     tracing::error!(
                         pid,
                         silent = silent.as_secs(),
-                        "killed the supervisor, which did nothing any more, to take its place"
+                        "killed the supervisor, which made no progress, to take its place"
                     );
                     return Ok(());
                 }

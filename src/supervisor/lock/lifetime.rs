@@ -49,7 +49,7 @@ pub(super) fn wait(now: DateTime<Utc>, end: DateTime<Utc>) -> Option<Duration> {
     (!next_is_soon).then_some(left + OVERDUE)
 }
 
-/// Did the previous supervisor start one or more minutes before, to the second?
+/// Whether the previous supervisor started one or more minutes before, to the second.
 fn is_regular(now: DateTime<Utc>, previous: Option<DateTime<Utc>>) -> bool {
     let Some(distance) = previous.and_then(|previous| (now - previous).to_std().ok()) else { return false };
     let remainder = Duration::from_millis(u64::try_from(distance.as_millis() % MINUTE.as_millis()).unwrap_or_default());

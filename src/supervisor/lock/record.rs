@@ -81,7 +81,7 @@ impl SupervisorRecord {
 /// The supervisor of a state directory, as `status` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SupervisorStatus {
-    /// Does one run?
+    /// Whether one runs.
     pub running: bool,
     /// Its process.
     pub pid: Option<u32>,

@@ -68,7 +68,7 @@ pub(super) async fn end(worker: DeadWorker) -> bool {
 /// The session that a dead worker has led.
 struct Leftovers {
     worker: DeadWorker,
-    /// Was a member identified as one of the worker's? While one runs, the session is the worker's.
+    /// Whether a member was identified as one of the worker's. While one runs, the session is the worker's.
     is_identified: bool,
 }
 
@@ -94,7 +94,7 @@ impl Leftovers {
 }
 
 impl DeadWorker {
-    /// Did this worker, or something that it had started, certainly start this member of its session?
+    /// Whether this worker, or a process that it had started, has certainly started this member of its session.
     fn has_started(&self, member: &ProcessId) -> bool {
         let earliest = self.process.started_at.saturating_sub(CLOCK_TOLERANCE);
         let latest = self.recorded_at.saturating_add(CLOCK_TOLERANCE);

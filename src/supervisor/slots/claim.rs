@@ -33,8 +33,8 @@ impl SlotClaim {
             if !state::try_lock(&file, &path)? {
                 return Ok(None);
             }
-            // The state directory may have been deleted since the file was opened. The lock would then be on a file that
-            // nobody else finds.
+            // The state directory may have been deleted since the file was opened. The lock would then be on a file
+            // that no other process finds.
             if !state::is_at(&file, &path) {
                 continue;
             }
@@ -59,8 +59,8 @@ impl SlotClaim {
         &self.file
     }
 
-    /// Records the worker's process in the slot's file. If this fails, the worker holds its slot all the same, but nobody
-    /// can see its pid.
+    /// Records the worker's process in the slot's file. If this fails, the worker holds its slot nevertheless, but its
+    /// pid is not shown.
     pub(in crate::supervisor) fn record(&self, process: ProcessId, command: Vec<String>) -> Result<(), StateError> {
         let (definition, slot) = (self.definition.clone(), self.slot);
         let record = WorkerRecord { definition, slot, process, command, started_at: Utc::now() };

@@ -1,9 +1,9 @@
-//! Who is running: a *slot* is the n-th place of a worker definition, and holds at most one live worker.
+//! The running workers: a *slot* is the n-th place of a worker definition, and holds at most one live worker.
 //!
 //! A slot is a file, `slots/<definition>/<n>`. The worker's process holds an exclusive `flock` on it for as long as it
 //! lives, through a descriptor that it inherited: the supervisor locks the file, starts the program, and closes its own
-//! descriptor. The lock belongs to the *open file*, which the two share. The kernel releases it when the last descriptor
-//! is closed, so on any death of the worker, `kill -9` included.
+//! descriptor. The lock belongs to the *open file*, which the two share. The kernel releases it when the last
+//! descriptor is closed, so on any death of the worker, `kill -9` included.
 //!
 //! ```text
 //!            claim: lock, empty the file     spawn: the child inherits the lock     record it, close
@@ -15,10 +15,11 @@
 //! A supervisor that dies at any point of this leaves a slot that is free, or one with a live worker.
 //!
 //! The file also [records](WorkerRecord) the process. That is for people, and a second line of defence: a program may
-//! close descriptors that it does not know, and a network file system may not carry the lock over to the child. So a slot
-//! is also occupied if its lock is free and its recorded process lives.
+//! close descriptors that it does not know, and a network file system may not carry the lock over to the child. So a
+//! slot is also occupied if its lock is free and its recorded process lives.
 //!
-//! Slot files are never deleted: somebody could be about to lock one, and would then hold a lock that nobody else sees.
+//! Slot files are never deleted: another process could be about to lock one, and would then hold a lock that no other
+//! sees.
 
 mod claim;
 mod record;
@@ -61,14 +62,14 @@ impl Slots {
         self.dir.join(definition).join(slot.to_string())
     }
 
-    /// Claims a slot for a worker that is about to be started. `None` if the slot is occupied, or claimed by somebody else.
-    /// Creates the file and its folders if they are missing.
+    /// Claims a slot for a worker that is about to be started. `None` if the slot is occupied, or claimed by another
+    /// process. Creates the file and its folders if they are missing.
     pub fn claim(&self, definition: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
         SlotClaim::take(self, definition, slot)
     }
 
-    /// The live workers of a definition, by slot. Includes slots beyond a `max` that has been lowered. Files that are no
-    /// slots are ignored.
+    /// The live workers of a definition, by slot. Includes slots beyond a `max` that has been lowered. Files that are
+    /// no slots are ignored.
     pub fn live(&self, definition: &str) -> Result<Vec<LiveSlot>, StateError> {
         let mut slots: Vec<u32> =
             names(&self.dir.join(definition))?.iter().filter_map(|name| name.parse().ok()).collect();
