@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
-use crate::worker::StopSignal;
+use crate::worker::StopBroadcast;
 
 /// The default configuration file.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
@@ -340,7 +340,7 @@ impl AppBuilder {
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));
         let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
-        let stop_signal = StopSignal::new(Arc::clone(&cache));
+        let stop_broadcast = StopBroadcast::new(Arc::clone(&cache));
         Ok(App {
             config: Arc::new(config),
             warnings: Arc::new(problems),
@@ -350,7 +350,7 @@ impl AppBuilder {
             routing,
             cache,
             heartbeats,
-            stop_signal,
+            stop_broadcast,
             worker_program: self.worker_program.map(Arc::new),
             transport_options: scheme_options(&factories).into(),
             handles_messages,

@@ -22,7 +22,7 @@ use crate::handler::Handlers;
 use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
 use crate::transport::Transports;
-use crate::worker::StopSignal;
+use crate::worker::StopBroadcast;
 
 /// An application, ready to dispatch and to consume. Clones share everything. Nothing is opened before its first use.
 ///
@@ -66,7 +66,7 @@ pub struct App {
     pub(crate) cache: Arc<Cache>,
     pub(crate) heartbeats: Heartbeats,
     /// Asks workers of all processes to stop.
-    pub(crate) stop_signal: StopSignal,
+    pub(crate) stop_broadcast: StopBroadcast,
     /// How the supervisor starts this program as a worker, if that is known.
     pub(crate) worker_program: Option<Arc<WorkerProgram>>,
     handles_messages: bool,

@@ -12,7 +12,7 @@ use super::App;
 use crate::config::{ConsumeOptions, Problem};
 use crate::error::Error;
 use crate::transport::{TransportError, Transports};
-use crate::worker::{InProcessWorker, Presence, Stop, StopReason, Summary, Worker, owner};
+use crate::worker::{InProcessWorker, Presence, StopToken, StopReason, WorkerSummary, Worker, owner};
 
 /// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
@@ -25,8 +25,8 @@ pub struct WorkerBuilder {
 /// A worker that runs in this process. If this is dropped, it goes on until the runtime ends.
 #[must_use = "the messages in flight of a worker that is not stopped are delivered again"]
 pub struct WorkerHandle {
-    stop: Stop,
-    task: JoinHandle<Result<Summary, TransportError>>,
+    stop: StopToken,
+    task: JoinHandle<Result<WorkerSummary, TransportError>>,
 }
 
 impl App {
@@ -146,7 +146,7 @@ impl WorkerBuilder {
     /// Outside of a tokio runtime.
     pub fn spawn(self) -> Result<WorkerHandle, Error> {
         let (worker, presence) = self.build()?;
-        let stop = Stop::new();
+        let stop = StopToken::new();
         let mut stopping = stop.clone();
         let task = tokio::spawn(async move {
             let summary = worker.run(&owner(), &mut stopping).await;
@@ -157,16 +157,16 @@ impl WorkerBuilder {
     }
 
     /// Works until a limit is reached, or until `shutdown` is ready; then finishes the messages in hand.
-    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<Summary, Error> {
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<WorkerSummary, Error> {
         let (worker, presence) = self.build()?;
-        let (mut stop, owner) = (Stop::new(), owner());
+        let (mut stop, owner) = (StopToken::new(), owner());
         let asked = stop.clone();
         let summary = {
             let mut running = pin!(worker.run(&owner, &mut stop));
             tokio::select! {
                 summary = &mut running => summary,
                 () = shutdown => {
-                    asked.request(StopReason::Asked);
+                    asked.request(StopReason::Requested);
                     running.await
                 }
             }
@@ -196,18 +196,18 @@ impl WorkerBuilder {
 impl WorkerHandle {
     /// Asks the worker to finish its current messages and to end, and waits until it has ended. Returns what it has
     /// done.
-    pub async fn stop(self) -> Result<Summary, Error> {
+    pub async fn stop(self) -> Result<WorkerSummary, Error> {
         self.request_stop();
         self.wait().await
     }
 
     /// Asks the worker to finish its current messages and to end. Does not wait.
     pub fn request_stop(&self) {
-        self.stop.request(StopReason::Asked);
+        self.stop.request(StopReason::Requested);
     }
 
     /// Waits until the worker ends by itself, at a limit for example.
-    pub async fn wait(self) -> Result<Summary, Error> {
+    pub async fn wait(self) -> Result<WorkerSummary, Error> {
         match self.task.await {
             Ok(summary) => Ok(summary?),
             Err(error) => match error.try_into_panic() {

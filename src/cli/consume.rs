@@ -11,7 +11,7 @@ use super::{App, End, Failure, Result, known};
 use crate::config::ConsumeOptions;
 use crate::error::Error;
 use crate::supervisor::{HeldSlot, adopt_slot};
-use crate::worker::{InFlightFile, Stop, StopReason, Summary, owner};
+use crate::worker::{InFlightFile, StopToken, StopReason, WorkerSummary, owner};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
@@ -63,14 +63,14 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     }
     let started = SystemTime::now();
     let mut signals = Signals::listen()?;
-    let mut stop = Stop::new();
+    let mut stop = StopToken::new();
     // A person who asks for what failed, after mending what was wrong, as a rule; a supervisor asks every minute.
     let resume = slot.is_none() && args.transports.iter().all(|name| is_failure_transport(app, name));
     let in_flight = slot.as_ref().map(|slot| InFlightFile::new(slot.in_flight_path()));
     let worker =
         app.new_worker(&args.transports, args.options.clone()).map_err(usage)?.resuming(resume).recording(in_flight);
 
-    tokio::spawn(app.stop_signal.clone().watch(stop.clone(), started));
+    tokio::spawn(app.stop_broadcast.clone().watch(stop.clone(), started));
     let at_signal = stop.clone();
     tracing::info!(transports = args.transports.join(", "), "consuming; Ctrl-C stops");
     let owner = owner();
@@ -85,7 +85,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
                     if std::mem::replace(&mut signalled, true) {
                         return Err(Failure::Failed("stopped at once; what was in hand is delivered again".to_owned()));
                     }
-                    at_signal.request(StopReason::Signal);
+                    at_signal.request(StopReason::OsSignal);
                 }
             }
         }
@@ -93,7 +93,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let summary = result?;
     tracing::info!(handled = summary.handled, failed = summary.failed, "stopped: {}", summary.reason);
     if args.format.format == Format::Json {
-        let Summary { handled, failed, reason, .. } = &summary;
+        let WorkerSummary { handled, failed, reason, .. } = &summary;
         output::json(
             &json!({ "handled": handled, "failed": failed, "reason": reason, "message": reason.to_string() }),
         )?;

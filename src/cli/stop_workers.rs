@@ -11,7 +11,7 @@ pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
     check_owner(&app.config.state_dir, &app.config.file)?;
-    app.stop_signal.send().await?;
+    app.stop_broadcast.send().await?;
     output::line("The running workers were asked to stop.");
     Ok(End::Well)
 }

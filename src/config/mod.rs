@@ -41,7 +41,7 @@ pub use problem::{Problem, Problems, nearest};
 pub use read::read;
 pub(crate) use read::{read_built, read_text};
 pub use schema::{SchemeOptions, schema};
-pub use spec::{Options, TransportSpec};
+pub use spec::{OptionReader, TransportSpec};
 #[cfg(test)]
 pub(crate) use validator::validate;
 

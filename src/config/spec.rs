@@ -94,8 +94,8 @@ impl TransportSpec {
     }
 
     /// Starts reading the options.
-    pub fn options(&self) -> Options<'_> {
-        Options { spec: self, problems: Vec::new() }
+    pub fn options(&self) -> OptionReader<'_> {
+        OptionReader { spec: self, problems: Vec::new() }
     }
 
     /// The possible options. With `doctrine://NAME`, those of the connection are in the connection's URL.
@@ -181,14 +181,14 @@ fn connection(dsn: &Dsn, path: &str, connections: &IndexMap<String, Secret>) -> 
 
 /// Reads a transport's options by their definitions, and collects all mistakes.
 ///
-/// The transport's [`Factory`](crate::transport::Factory) defines the options; [`Options::finish`] refuses any other. A
+/// The transport's [`Factory`](crate::transport::Factory) defines the options; [`OptionReader::finish`] refuses any other. A
 /// value that cannot be read is reported, and its default is used.
-pub struct Options<'a> {
+pub struct OptionReader<'a> {
     spec: &'a TransportSpec,
     problems: Vec<Problem>,
 }
 
-impl Options<'_> {
+impl OptionReader<'_> {
     /// The value of an option, or its default if it is missing, empty or wrong.
     pub fn get<T: FromValue>(&mut self, setting: &Setting<T>) -> T {
         let definition = &setting.definition;

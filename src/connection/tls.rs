@@ -13,7 +13,7 @@ use serde_yaml::Value;
 use crate::config::Kind;
 #[cfg(feature = "amqp")]
 use crate::config::Setting;
-use crate::config::{Definition, Options, TransportSpec};
+use crate::config::{Definition, OptionReader, TransportSpec};
 
 /// The supported ones of PHP's options for TLS. The others would turn off verifying the server.
 #[cfg(feature = "redis")]
@@ -70,7 +70,7 @@ impl Tls {
     #[cfg(feature = "redis")]
     pub(in crate::connection) fn read_ssl_map(
         spec: &TransportSpec,
-        options: &mut Options<'_>,
+        options: &mut OptionReader<'_>,
         is_tls: bool,
     ) -> Option<Self> {
         let given = match options.tree(&SSL) {
@@ -132,7 +132,7 @@ impl Tls {
     #[cfg(feature = "amqp")]
     pub(in crate::connection) fn read_files(
         spec: &TransportSpec,
-        options: &mut Options<'_>,
+        options: &mut OptionReader<'_>,
         is_tls: bool,
     ) -> Option<Self> {
         let [authorities, certificate, key] =
@@ -150,7 +150,7 @@ impl Tls {
 fn content_of(
     setting: &Setting<Option<String>>,
     spec: &TransportSpec,
-    options: &mut Options<'_>,
+    options: &mut OptionReader<'_>,
     is_tls: bool,
 ) -> Option<String> {
     let name = setting.definition.name;

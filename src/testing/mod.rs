@@ -69,7 +69,7 @@ use crate::config::{Config, ConsumeOptions, Secret, TransportConfig};
 use crate::error::Error;
 use crate::message::{Envelope, Message};
 use crate::transport::InMemoryFactory;
-use crate::worker::{Stop, StopReason, Summary, Worker, is_failure_transport};
+use crate::worker::{StopToken, StopReason, WorkerSummary, Worker, is_failure_transport};
 
 use journal::{Entry, Happened, Journal, Recorder};
 
@@ -283,17 +283,17 @@ impl TestApp {
         let (bus, heartbeats) = (app.bus.clone(), app.heartbeats.clone());
         let worker = Worker::new(&app.config, bus, &app.transports, heartbeats, &queues, options);
         let worker = worker.unwrap_or_else(|error| panic!("no worker can run: {error}"));
-        let mut stop = Stop::new();
+        let mut stop = StopToken::new();
         let stopper = stop.clone();
         let mut run = pin!(worker.run(WORKER, &mut stop));
         let result = tokio::select! {
             result = &mut run => result,
             () = end => {
-                stopper.request(StopReason::Asked);
+                stopper.request(StopReason::Requested);
                 run.await
             }
         };
-        let Summary { handled, failed, .. } = result.unwrap_or_else(|error| panic!("the worker ended: {error}"));
+        let WorkerSummary { handled, failed, .. } = result.unwrap_or_else(|error| panic!("the worker ended: {error}"));
         Worked { handled, failed }
     }
 

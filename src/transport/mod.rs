@@ -147,4 +147,4 @@ pub use registry::built_in_factories;
 pub(crate) use registry::built_in_factories_on;
 pub use sync::SyncTransport;
 
-pub use crate::config::{Dsn, DsnError, Host, Options, TransportSpec};
+pub use crate::config::{Dsn, DsnError, Host, OptionReader, TransportSpec};

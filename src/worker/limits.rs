@@ -25,10 +25,12 @@ pub enum StopReason {
     MemoryLimit,
     /// [`ConsumeOptions::time_limit`].
     TimeLimit,
-    /// A signal.
-    Signal,
-    /// `stop-workers`.
-    Asked,
+    /// SIGTERM, SIGINT or SIGQUIT came.
+    #[serde(rename = "signal")]
+    OsSignal,
+    /// It was asked to, by `stop-workers` or by its handle.
+    #[serde(rename = "asked")]
+    Requested,
     /// One of the transports has nothing but messages that nobody here can handle: they are another application's.
     Unhandleable,
 }
@@ -40,8 +42,8 @@ impl fmt::Display for StopReason {
             Self::FailureLimit => "the limit of failures is reached",
             Self::MemoryLimit => "the memory limit is passed",
             Self::TimeLimit => "the time limit is reached",
-            Self::Signal => "a signal came",
-            Self::Asked => "workers were asked to stop",
+            Self::OsSignal => "a signal came",
+            Self::Requested => "workers were asked to stop",
             Self::Unhandleable => "nothing here can handle what waits",
         })
     }

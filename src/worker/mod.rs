@@ -26,7 +26,7 @@ pub use limits::StopReason;
 pub(crate) use presence::Presence;
 pub use presence::{InProcessWorker, in_process_workers};
 pub use retry::retry_delay;
-pub use stop::{Stop, StopSignal};
+pub use stop::{StopBroadcast, StopToken};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a worker has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
+pub struct WorkerSummary {
     /// Messages handled successfully.
     pub handled: u64,
     /// Messages whose handling failed, each try counted.
@@ -159,7 +159,7 @@ impl Worker {
     }
 
     /// Makes parked messages due.
-    async fn resume(&self, stop: &Stop) {
+    async fn resume(&self, stop: &StopToken) {
         let mut stopping = stop.clone();
         for source in &self.sources {
             let Some(parking) = &source.transport.parking else { continue };
@@ -187,7 +187,7 @@ impl Worker {
     ///
     /// If a store fails, the error is logged, and the worker tries again for as long as it runs. An error that trying
     /// again cannot remedy (a table that is missing and may not be created) ends the worker.
-    pub async fn run(&self, owner: &str, stop: &mut Stop) -> Result<Summary, TransportError> {
+    pub async fn run(&self, owner: &str, stop: &mut StopToken) -> Result<WorkerSummary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
         let heartbeat = WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl);
@@ -215,7 +215,7 @@ impl Worker {
             );
         }
         let (handled, failed) = (run.limits.handled, run.limits.failed);
-        result.map(|reason| Summary { handled, failed, reason, problem })
+        result.map(|reason| WorkerSummary { handled, failed, reason, problem })
     }
 }
 
@@ -290,7 +290,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn until_stopped(&mut self, stop: &Stop) -> Result<StopReason, TransportError> {
+    async fn until_stopped(&mut self, stop: &StopToken) -> Result<StopReason, TransportError> {
         let mut stopping = stop.clone();
         loop {
             if let Some(reason) = stop.requested().or_else(|| self.limits.reached()) {
@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
     /// Handles messages that were queued since the last poll, because producers saw this worker's heartbeat. That poll
     /// may be as long ago as the sleep, or as the last handler has taken. Goes on only for a moment: under load there
     /// are always more.
-    async fn poll_once_more(&mut self, stop: &Stop) {
+    async fn poll_once_more(&mut self, stop: &StopToken) {
         tokio::time::sleep(READ_TTL).await;
         self.intake.poll_now();
         let end = Instant::now() + FINAL_POLL;
@@ -346,14 +346,14 @@ impl<'a> Run<'a> {
     }
 
     /// Starts to handle received messages, as far as the concurrency allows, and polls for more.
-    fn work(&mut self, stop: &Stop) {
+    fn work(&mut self, stop: &StopToken) {
         self.start_handling(stop);
         if self.may_start_more() {
             self.intake.poll_sources(self.limits.remaining(self.running.len()), self.running.len());
         }
     }
 
-    fn start_handling(&mut self, stop: &Stop) {
+    fn start_handling(&mut self, stop: &StopToken) {
         while self.may_start_more() {
             let Some((source, received)) = self.intake.next() else { break };
             let handling = outcome::handle(self.worker.bus.clone(), source, received, stop.clone());
@@ -374,7 +374,7 @@ impl<'a> Run<'a> {
 
     /// Waits for the next thing to do, and does it: a message is finished, a store has responded, or if
     /// `wants_messages`, new ones may be pending. Cancel safe.
-    async fn step(&mut self, stop: &Stop, wants_messages: bool) -> Result<(), TransportError> {
+    async fn step(&mut self, stop: &StopToken, wants_messages: bool) -> Result<(), TransportError> {
         let wants_messages = wants_messages && self.may_start_more();
         tokio::select! {
             Some(finished) = self.running.next() => self.finished(finished, stop),
@@ -390,7 +390,7 @@ impl<'a> Run<'a> {
         self.next_keepalive = next_keepalive(self.worker.options.keepalive);
     }
 
-    fn finished(&mut self, finished: Option<Finished>, stop: &Stop) {
+    fn finished(&mut self, finished: Option<Finished>, stop: &StopToken) {
         // The bus catches panics of handlers. A missing result was aborted by a runtime that shuts down.
         let Some(Finished { source, id, took, outcome }) = finished else { return };
         self.limits.count(matches!(outcome, Outcome::Handled));
@@ -414,21 +414,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn settle_unhandleable(&mut self, messages: impl IntoIterator<Item = Quarantined>, stop: &Stop) {
+    fn settle_unhandleable(&mut self, messages: impl IntoIterator<Item = Quarantined>, stop: &StopToken) {
         for Quarantined { source, id, message } in messages {
             let action = outcome::action_for_unhandleable(&source, &id, message);
             self.settle(source, id, action, stop);
         }
     }
 
-    fn settle(&mut self, source: Arc<Source>, id: MessageId, action: FailureAction, stop: &Stop) {
+    fn settle(&mut self, source: Arc<Source>, id: MessageId, action: FailureAction, stop: &StopToken) {
         self.intake.start_settling(&source);
         self.settling.push(settle(source, id, action, stop.clone()).boxed());
     }
 
     /// Finishes the messages that are being handled, and handles those that were prefetched, as far as the message
     /// limit allows. Releases all others that were received.
-    async fn finish_running(&mut self, stop: &Stop) {
+    async fn finish_running(&mut self, stop: &StopToken) {
         self.intake.release_unprefetched();
         self.intake.stop_prefetching();
         self.start_handling(stop);
@@ -452,7 +452,7 @@ impl<'a> Run<'a> {
 
     /// Called when the worker ends. A worker that `is_stuck` releases the quarantined messages for others; any other
     /// settles them. Waits for the stores to respond, but not for those that hang.
-    async fn close(&mut self, stop: &Stop, is_stuck: bool) {
+    async fn close(&mut self, stop: &StopToken, is_stuck: bool) {
         let quarantined = self.quarantine.take_all();
         if is_stuck {
             // They have not failed: nothing here has tried them.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::settle::FailureAction;
 use super::shrink::encode_damaged;
-use super::{OnFailure, Source, Stop, retry_delay};
+use super::{OnFailure, Source, StopToken, retry_delay};
 use crate::bus::{Bus, DispatchError};
 use crate::clock;
 use crate::handler::Verdict;
@@ -60,7 +60,7 @@ pub(super) struct Finished {
     pub(super) outcome: Outcome,
 }
 
-pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: Stop) -> Finished {
+pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: StopToken) -> Finished {
     let started = Instant::now();
     let id = received.id;
     let handling = Handling { source: &source, id: &id, stop: &stop };
@@ -115,7 +115,7 @@ fn park(source: &Source, id: &MessageId, mut message: Encoded, as_received: Enco
 struct Handling<'a> {
     source: &'a Source,
     id: &'a MessageId,
-    stop: &'a Stop,
+    stop: &'a StopToken,
 }
 
 impl Handling<'_> {

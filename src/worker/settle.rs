@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shrink::Shrinker;
-use super::{Source, Stop};
+use super::{Source, StopToken};
 use crate::message::Encoded;
 use crate::transport::{MessageId, PARKED_FOR, Sent, Transport, TransportError};
 
@@ -37,7 +37,7 @@ pub(super) struct Settled {
 /// A message that its destination cannot hold with everything that its sender wrote is parked in its queue, as it was
 /// received: handling it again soon would only end the same way. A message that its queue cannot hold either (a broker
 /// may deliver more than it accepts) is stored without its largest headers.
-pub(super) async fn settle(source: Arc<Source>, id: MessageId, action: FailureAction, stop: Stop) -> Settled {
+pub(super) async fn settle(source: Arc<Source>, id: MessageId, action: FailureAction, stop: StopToken) -> Settled {
     let settler = Settler { source: &source, id: &id, stop: &stop };
     let result = match &action {
         FailureAction::Retry { message, delay, as_received } => {
@@ -59,7 +59,7 @@ pub(super) async fn settle(source: Arc<Source>, id: MessageId, action: FailureAc
 struct Settler<'a> {
     source: &'a Source,
     id: &'a MessageId,
-    stop: &'a Stop,
+    stop: &'a StopToken,
 }
 
 /// Whether an operation was carried out. An error means that the store cannot hold the message in any form.

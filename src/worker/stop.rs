@@ -1,4 +1,4 @@
-//! Being told to stop: by a signal, or through the cache by `stop-workers`.
+//! How a worker is asked to stop: within its process by a [`StopToken`], and from other processes by a [`StopBroadcast`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,15 +12,15 @@ use crate::handler::CancellationToken;
 const GROUP: &str = "workers";
 const KEY: &str = "stop";
 
-/// How long the wish stays in the cache: a worker that has one message in hand for days still hears of it.
+/// How long the request stays in the cache: a worker that has one message in hand for days still hears of it.
 const REMEMBERED: Duration = Duration::from_secs(7 * 86_400);
 
 /// How often workers look.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A place to hear of a stop from, and to say it. All clones are one.
+/// Asks one worker to stop, and tells it so. Clones share one state.
 #[derive(Debug, Clone)]
-pub struct Stop {
+pub struct StopToken {
     said: Arc<watch::Sender<State>>,
     heard: watch::Receiver<State>,
     cancellation: CancellationToken,
@@ -32,14 +32,14 @@ struct State {
     impatient: bool,
 }
 
-impl Default for Stop {
+impl Default for StopToken {
     fn default() -> Self {
         let (said, heard) = watch::channel(State { reason: None, impatient: false });
         Self { said: Arc::new(said), heard, cancellation: CancellationToken::new() }
     }
 }
 
-impl Stop {
+impl StopToken {
     /// Nobody has said anything yet.
     pub fn new() -> Self {
         Self::default()
@@ -79,14 +79,14 @@ impl Stop {
     }
 }
 
-/// The wish that all running workers stop, kept in the cache (Symfony: `messenger:stop-workers`).
+/// Asks all running workers to stop, by an entry in the cache (Symfony: `messenger:stop-workers`).
 #[derive(Clone)]
-pub struct StopSignal {
+pub struct StopBroadcast {
     cache: Arc<Cache>,
 }
 
-impl StopSignal {
-    /// The signal kept in this cache.
+impl StopBroadcast {
+    /// To the workers that share this cache.
     pub fn new(cache: Arc<Cache>) -> Self {
         Self { cache }
     }
@@ -96,13 +96,13 @@ impl StopSignal {
         self.cache.put(GROUP, KEY, "", REMEMBERED).await
     }
 
-    /// Passes the signal on to `stop` for a worker that started at `since`. Runs until then.
-    pub async fn watch(self, stop: Stop, since: SystemTime) {
+    /// Passes the request on to `stop` for a worker that started at `since`. Runs until then.
+    pub async fn watch(self, stop: StopToken, since: SystemTime) {
         let mut readable = true;
         loop {
             match self.cache.list(GROUP).await {
                 Ok(entries) if entries.iter().any(|entry| entry.key == KEY && entry.written_at >= since) => {
-                    return stop.request(StopReason::Asked);
+                    return stop.request(StopReason::Requested);
                 }
                 Ok(_) if readable => {}
                 Ok(_) => {

@@ -14,7 +14,7 @@ use sqlx::SqlStr;
 
 use self::dialect::SqlDialect;
 use super::{CLOCK_TOLERANCE, CacheEntry, CacheError, CacheStore};
-use crate::config::{Options, Problem, Setting, TransportSpec};
+use crate::config::{OptionReader, Problem, Setting, TransportSpec};
 use crate::connection::Connections;
 use crate::connection::sql::{self as connect, Row, SqlConnection, SqlError, Statement, Value, sql};
 
@@ -91,7 +91,7 @@ pub(super) const TABLE_NAME: Setting<String> = Setting::text(
 );
 
 /// Reads the option `table_name`.
-fn table_name(options: &mut Options<'_>) -> String {
+fn table_name(options: &mut OptionReader<'_>) -> String {
     let table = options.get(&TABLE_NAME);
     if !connect::is_identifier(&table) {
         options.refuse("table_name", format!("table_name is a name of letters, digits and _; found \"{table}\""));

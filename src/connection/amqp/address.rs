@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Definition, Options, Setting, TransportSpec};
+use crate::config::{Definition, OptionReader, Setting, TransportSpec};
 use crate::connection::Location;
 use crate::connection::tls::{FILES, Tls};
 
@@ -64,7 +64,7 @@ const CONNECTION_NAME: Setting<String> =
     Setting::text("connection_name", "minutely", "the connection's name in the broker's lists");
 
 /// A number; 0 means the default.
-fn nonzero<T: TryFrom<u64>>(setting: &Setting<Option<u64>>, options: &mut Options<'_>) -> Option<T> {
+fn nonzero<T: TryFrom<u64>>(setting: &Setting<Option<u64>>, options: &mut OptionReader<'_>) -> Option<T> {
     options.get(setting).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Address {
 
 impl Address {
     /// Reads the address from the description of a transport. Also returns the exchange in its path.
-    pub(crate) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Self, Option<String>) {
+    pub(crate) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> (Self, Option<String>) {
         let dsn = &spec.dsn;
         if dsn.hosts().len() > 1 {
             let message = "it names several hosts: name one, or an address that leads to all of them";

@@ -8,7 +8,7 @@ use redis::{
     RedisResult, TlsCertificates,
 };
 
-use crate::config::{Definition, Options, Setting, TransportSpec};
+use crate::config::{Definition, OptionReader, Setting, TransportSpec};
 use crate::connection::Location;
 use crate::connection::tls::{SSL, Tls};
 
@@ -68,7 +68,7 @@ enum Server {
 
 impl Address {
     /// Reads the address from the description of a transport.
-    pub(crate) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> Self {
+    pub(crate) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> Self {
         let dsn = &spec.dsn;
         if dsn.hosts().len() > 1 {
             let why = "it names several hosts, a cluster: name one server. In a cluster the stream and the delayed messages \
@@ -98,7 +98,7 @@ impl Address {
     }
 
     /// The address of a cache, whose DSN may name a database by its number.
-    pub(crate) fn read_with_database(spec: &TransportSpec, options: &mut Options<'_>) -> Self {
+    pub(crate) fn read_with_database(spec: &TransportSpec, options: &mut OptionReader<'_>) -> Self {
         let mut address = Self::read(spec, options);
         let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path().trim_matches('/') };
         match path.parse() {

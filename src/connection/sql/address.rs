@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::{Definition, Dsn, Kind, Options, Setting, Support, TransportSpec};
+use crate::config::{Definition, Dsn, Kind, OptionReader, Setting, Support, TransportSpec};
 use crate::connection::Location;
 
 /// The kind of parameters whose value is a file's path.
@@ -48,7 +48,7 @@ impl Address {
     ///
     /// The URL of a Doctrine connection may have any parameter, because other programs use it too. In a transport's own
     /// DSN, the parameters are options of the transport, and unknown ones are mistakes.
-    pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>, known: &[Definition]) -> Self {
+    pub(super) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>, known: &[Definition]) -> Self {
         let store = &spec.store;
         if store.hosts().len() > 1 {
             options.push(spec.dsn_problem("it names several hosts: name the one to connect to"));

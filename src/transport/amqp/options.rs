@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_yaml::{Mapping, Value};
 
 use super::topology::{Binding, Delays, Exchange, Flags, Queue, Topology};
-use crate::config::{Definition, Kind, Options, Setting, TransportSpec};
+use crate::config::{Definition, Kind, OptionReader, Setting, TransportSpec};
 use crate::connection::amqp::Address;
 
 /// The options of exchange, queues and delays, in the DSN or under `options:`. The defaults are Symfony Messenger's.
@@ -120,7 +120,7 @@ const NUMBERS: [&str; 7] = [
 ];
 
 /// Reads a transport's description, and notes what is wrong with it.
-pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Topology) {
+pub(super) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> (Address, Topology) {
     let (address, exchange_in_path) = Address::read(spec, options);
     let mut reading = Reading { options };
     let topology = reading.topology(exchange_in_path);
@@ -128,7 +128,7 @@ pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address,
 }
 
 struct Reading<'a, 'o> {
-    options: &'a mut Options<'o>,
+    options: &'a mut OptionReader<'o>,
 }
 
 impl Reading<'_, '_> {

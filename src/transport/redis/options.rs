@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::options::REDELIVER_TIMEOUT;
 use super::entry::Wrapping;
-use crate::config::{Definition, Options, Setting, TransportSpec};
+use crate::config::{Definition, OptionReader, Setting, TransportSpec};
 use crate::connection::redis::Address;
 
 /// The options of a queue, in the DSN or under `options:`.
@@ -74,7 +74,7 @@ pub(super) struct Queue {
 }
 
 /// Reads a transport's description, and reports mistakes to `options`.
-pub(super) fn read(spec: &TransportSpec, options: &mut Options<'_>) -> (Address, Queue) {
+pub(super) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> (Address, Queue) {
     let address = Address::read(spec, options);
     // With a socket, the whole path is the socket's.
     let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path() };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::options::REDELIVER_TIMEOUT;
-use crate::config::{Definition, Options, Setting};
+use crate::config::{Definition, OptionReader, Setting};
 use crate::connection::sql::is_identifier;
 
 /// What may be said of a queue in a table, in the DSN or under `options:`. The defaults are Symfony Messenger's.
@@ -43,19 +43,19 @@ pub(super) struct QueueOptions {
 
 impl QueueOptions {
     /// Reads `table_name`, `queue_name`, `redeliver_timeout` and `auto_setup`.
-    pub(super) fn read(options: &mut Options<'_>) -> Self {
+    pub(super) fn read(options: &mut OptionReader<'_>) -> Self {
         let rule = "is a name of letters, digits and _, not starting with a digit or \"sqlite_\"";
         Self::read_where(options, is_identifier, rule)
     }
 
     /// The same, for tables that may lie in a schema: `table_name: schema.table`.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
-    pub(super) fn read_with_schema(options: &mut Options<'_>) -> Self {
+    pub(super) fn read_with_schema(options: &mut OptionReader<'_>) -> Self {
         let rule = "is a name of letters, digits and _, not starting with a digit, perhaps with a schema: schema.table";
         Self::read_where(options, is_identifier_with_schema, rule)
     }
 
-    fn read_where(options: &mut Options<'_>, fits: fn(&str) -> bool, rule: &str) -> Self {
+    fn read_where(options: &mut OptionReader<'_>, fits: fn(&str) -> bool, rule: &str) -> Self {
         let table = options.get(&TABLE_NAME);
         if !fits(&table) {
             options.refuse("table_name", format!("table_name {rule}; found \"{table}\""));

@@ -17,7 +17,7 @@ use super::address::{Address, file, hint, parameter};
 use super::error::Fault;
 use super::session::Session;
 use super::statement::{Row, Statement, Value};
-use crate::config::{Definition, Options, TransportSpec};
+use crate::config::{Definition, OptionReader, TransportSpec};
 use crate::threads;
 
 /// How many seconds the server itself waits for a lock.
@@ -48,7 +48,7 @@ pub(crate) const OPTIONS: [Definition; 11] = [
 ];
 
 /// Reads the address from the description of a transport or cache. It has to name a database.
-pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
+pub(crate) fn read_address(spec: &TransportSpec, options: &mut OptionReader<'_>) -> Address {
     let address = Address::read(spec, options, &OPTIONS);
     if address.database.is_none() {
         options.push(spec.dsn_problem("it names no database: write mysql://user:password@host/database"));

@@ -16,7 +16,7 @@ use super::address::{Address, file, hint, parameter};
 use super::error::Fault;
 use super::session::Session;
 use super::statement::{Row, Statement, Value};
-use crate::config::{Definition, Options, TransportSpec};
+use crate::config::{Definition, OptionReader, TransportSpec};
 use crate::connection::Location;
 use crate::threads;
 
@@ -48,7 +48,7 @@ pub(crate) const OPTIONS: [Definition; 13] = [
 ];
 
 /// Reads the address from the description of a transport or cache.
-pub(crate) fn read_address(spec: &TransportSpec, options: &mut Options<'_>) -> Address {
+pub(crate) fn read_address(spec: &TransportSpec, options: &mut OptionReader<'_>) -> Address {
     Address::read(spec, options, &OPTIONS)
 }
 

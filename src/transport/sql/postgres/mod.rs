@@ -18,7 +18,7 @@ use self::queries::Queries;
 use self::waking::Notifications;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp, text};
-use crate::config::{Definition, Options, Problem, Setting};
+use crate::config::{Definition, OptionReader, Problem, Setting};
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
 use crate::connection::sql::{SharedConnection, Statement, Value};
 use crate::connection::{self, Connections};
@@ -200,6 +200,6 @@ impl Factory for PostgresFactory {
 }
 
 /// Reads `check_delayed_interval`; 0 means never.
-fn check_interval(options: &mut Options<'_>) -> Option<Duration> {
+fn check_interval(options: &mut OptionReader<'_>) -> Option<Duration> {
     Some(options.get(&CHECK_DELAYED_INTERVAL)).filter(|interval| !interval.is_zero())
 }
