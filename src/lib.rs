@@ -75,6 +75,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod connection;
+mod descriptors;
 // The pages describe the program with everything in it.
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
 mod docs;

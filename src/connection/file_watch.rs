@@ -67,17 +67,17 @@ impl FileWatch {
 mod inotify {
     use std::ffi::{OsStr, OsString};
     use std::io;
-    use std::os::fd::{AsFd, AsRawFd, RawFd};
+    use std::os::fd::AsFd;
     use std::path::{Path, PathBuf};
     use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::time::Instant;
 
     use nix::errno::Errno;
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-    use tokio::io::unix::AsyncFd;
     use tokio::sync::watch;
 
     use super::Changes;
+    use crate::descriptors::Readable;
 
     /// Events of a file: written, closed by a writer, replaced or deleted (which changes its attributes), moved.
     const OF_A_FILE: AddWatchFlags = AddWatchFlags::IN_MODIFY
@@ -95,7 +95,9 @@ mod inotify {
     const WRITTEN: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE);
 
     pub(super) struct Watching {
-        inotify: AsyncFd<Descriptor>,
+        inotify: Inotify,
+        /// The same, for waiting.
+        readable: Readable,
         state: Mutex<State>,
         count: watch::Sender<u64>,
     }
@@ -109,22 +111,12 @@ mod inotify {
         folders: Vec<WatchDescriptor>,
     }
 
-    struct Descriptor(Inotify);
-
-    impl AsRawFd for Descriptor {
-        fn as_raw_fd(&self) -> RawFd {
-            self.0.as_fd().as_raw_fd()
-        }
-    }
-
     impl Watching {
         pub(super) fn new() -> io::Result<Self> {
             let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
             let state = State { last: Instant::now(), stale: true, missing: vec![], folders: vec![] };
-            // SAFETY: `Descriptor` owns an open descriptor that nothing exchanges or closes before it is dropped
-            // itself, and `AsyncFd` is what drops it.
-            let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
-            Ok(Self { inotify, state: Mutex::new(state), count: watch::Sender::new(0) })
+            let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
+            Ok(Self { inotify, readable, state: Mutex::new(state), count: watch::Sender::new(0) })
         }
 
         pub(super) fn look(&self, files: impl Fn() -> Vec<PathBuf>) -> io::Result<Changes> {
@@ -143,8 +135,8 @@ mod inotify {
                 tokio::select! {
                     // Another task has read the event.
                     _ = count.changed() => {}
-                    ready = self.inotify.readable() => {
-                        let all_read = |_: &AsyncFd<Descriptor>| {
+                    ready = self.readable.readable() => {
+                        let all_read = |_: &_| {
                             self.read()?;
                             Err::<(), _>(io::ErrorKind::WouldBlock.into())
                         };
@@ -162,7 +154,7 @@ mod inotify {
         fn find(&self, state: &mut State, files: &[PathBuf]) -> io::Result<()> {
             for folder in state.folders.drain(..) {
                 // The file may be gone, and its watch with it.
-                let _ = self.inotify().rm_watch(folder);
+                let _ = self.inotify.rm_watch(folder);
             }
             state.missing.clear();
             for file in files {
@@ -170,7 +162,7 @@ mod inotify {
                     continue;
                 }
                 let folder = file.parent().unwrap_or(Path::new("/"));
-                state.folders.push(self.inotify().add_watch(folder, OF_A_FOLDER)?);
+                state.folders.push(self.inotify.add_watch(folder, OF_A_FOLDER)?);
                 state.missing.extend(file.file_name().map(OsStr::to_owned));
                 // The file may have been created before its folder was watched.
                 self.watch(file)?;
@@ -181,7 +173,7 @@ mod inotify {
 
         /// Whether the file could be watched.
         fn watch(&self, file: &Path) -> io::Result<bool> {
-            match self.inotify().add_watch(file, OF_A_FILE) {
+            match self.inotify.add_watch(file, OF_A_FILE) {
                 Ok(_) => Ok(true),
                 Err(Errno::ENOENT) => Ok(false),
                 Err(error) => Err(error.into()),
@@ -194,7 +186,7 @@ mod inotify {
             let mut state = self.state();
             let mut changed = false;
             loop {
-                match self.inotify().read_events() {
+                match self.inotify.read_events() {
                     Ok(events) => events.iter().for_each(|event| changed |= state.apply(event)),
                     Err(Errno::EINTR) => {}
                     Err(Errno::EAGAIN) => break,
@@ -206,10 +198,6 @@ mod inotify {
                 self.count.send_modify(|count| *count += 1);
             }
             Ok(())
-        }
-
-        fn inotify(&self) -> &Inotify {
-            &self.inotify.get_ref().0
         }
 
         fn state(&self) -> MutexGuard<'_, State> {

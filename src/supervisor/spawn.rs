@@ -8,22 +8,17 @@
 //! - the supervisor's environment with [`SLOT_VARIABLE`], [`SLOT_FD_VARIABLE`] and [`WORKER_VARIABLE`],
 //! - an empty standard input, and its definition's log as standard output and error,
 //! - no other open file but its slot's.
-//!
-//! The only file with `unsafe` in it.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
-use nix::unistd::setsid;
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
@@ -32,7 +27,7 @@ use super::recovery;
 use super::refusal;
 use super::slots::{SlotClaim, Slots};
 use super::state::{self, Mode, StateError};
-use crate::threads;
+use crate::{descriptors, threads};
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
 pub const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
@@ -46,9 +41,6 @@ pub const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 /// A log longer than this (in bytes) is renamed to `….log.1` when the next worker starts.
 const LOG_ROTATED_AT: u64 = 10 << 20;
 
-/// Descriptors from this one on are not looked for: inherited ones have low numbers.
-const MAX_INHERITED: RawFd = 1024;
-
 /// Hides the descriptors that this process has inherited from the programs that it starts, except a worker's slot,
 /// which [`adopt_slot`] takes over. A host that guards its crontab lines with `flock` hands its lock down in such a
 /// descriptor: workers would hold that lock long after the supervisor's end, and the next cron would be refused.
@@ -56,12 +48,7 @@ const MAX_INHERITED: RawFd = 1024;
 /// To be called when the process starts, before it opens files.
 pub fn keep_inherited_from_children() {
     let slot = std::env::var(SLOT_FD_VARIABLE).ok().and_then(|descriptor| descriptor.parse().ok());
-    for descriptor in (3..MAX_INHERITED).filter(|descriptor| Some(*descriptor) != slot) {
-        // SAFETY: only a flag is set, and the borrow ends with the call. A number that is no open descriptor gives an
-        // error.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-    }
+    descriptors::keep_from_children(slot);
 }
 
 /// A worker's process, just started.
@@ -123,7 +110,7 @@ pub(super) fn spawn(claim: SlotClaim, command: &[OsString], dir: &Path, log: &Pa
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(error_output);
-    detach_with(&mut prepared, Arc::clone(claim.file()));
+    descriptors::detach_with(&mut prepared, Arc::clone(claim.file()));
     let program_error =
         |source| SpawnError::Program { program: program.display().to_string(), dir: dir.to_owned(), source };
     let child = prepared.spawn().map_err(program_error)?;
@@ -140,21 +127,6 @@ fn record(claim: &SlotClaim, pid: u32, command: &[OsString]) -> Result<(), State
     // Without /proc, the recorded start time fits no process, so that only the lock counts.
     let process = ProcessId::of(pid).unwrap_or(ProcessId { pid, started_at: 0 });
     claim.record(process, command.iter().map(|argument| argument.to_string_lossy().into_owned()).collect())
-}
-
-/// Makes the child lead a session of its own, and inherit this one file.
-fn detach_with(command: &mut Command, slot: Arc<File>) {
-    let detach = move || {
-        setsid()?;
-        // All descriptors of this process are closed on exec. For this one that is undone in the child, and not before
-        // the fork: a child that another thread starts at the same time must not inherit the slot.
-        fcntl(&*slot, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed, and no allocation or lock, because
-    // another thread may have held one when the process forked. The closure makes two system calls, setsid(2) and
-    // fcntl(2); an error becomes an `io::Error` that holds only its number.
-    unsafe { command.pre_exec(detach) };
 }
 
 /// Opens the log, after renaming one that is too long. Workers that have that one open go on writing to it.
@@ -244,29 +216,14 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let (definition, slot) = name.rsplit_once('/')?;
     let (slots, slot) = (Slots::new(state_dir), slot.parse().ok()?);
     let slot_file = slots.path(definition, slot).metadata().ok()?;
-    // By its name in /dev/fd, which may also be a number that is no open descriptor.
-    let open_file = Path::new("/dev/fd").join(descriptor.to_string()).metadata().ok()?;
-    if (open_file.dev(), open_file.ino()) != (slot_file.dev(), slot_file.ino()) {
-        return None;
-    }
-    // SAFETY: the descriptor was open a moment ago, and only its flags are read. Had it been closed meanwhile, that
-    // would give an error (EBADF).
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?);
-    if flags.contains(FdFlag::FD_CLOEXEC) {
-        return None;
-    }
-    // SAFETY: the descriptor is open, and nothing in this process owns it. Everything that this process opens is closed
-    // on exec (`std` and tokio see to that), and this descriptor is not, so it was inherited. Once it is owned it is
-    // closed on exec too, so that it is taken only once.
-    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    if let Err(error) = fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+    let (file, hidden) = descriptors::take_inherited(descriptor, &slot_file)?;
+    if let Err(error) = hidden {
         tracing::warn!(slot = name, %error, "programs started by this worker may occupy its slot after its death");
     }
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
     let in_flight_path = recovery::in_flight_path(&slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: owned.into() })
+    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: file })
 }
 
 #[cfg(test)]
