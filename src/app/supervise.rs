@@ -79,6 +79,9 @@ impl App {
     /// ```
     ///
     /// Of several supervisors with the same state directory, one works; when it has ended, another takes over.
+    ///
+    /// From then on, programs that this process starts inherit none of the files that are open when the supervisor starts,
+    /// except standard input and output: workers outlive the process, and would keep them open.
     pub fn supervisor(&self) -> SupervisorBuilder {
         SupervisorBuilder { app: self.clone() }
     }
@@ -125,7 +128,8 @@ impl SupervisorHandle {
 async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) -> Result<(), Error> {
     let mut stopped = stopped.fuse();
     let _lock = loop {
-        let lock = supervisor.lock(Lifetime::UntilStopped).await.inspect_err(|error| tracing::error!("{error}"))?;
+        let lock = supervisor.lock(Lifetime::UntilStopped).await.inspect_err(|error| tracing::error!("{error}"));
+        let lock = lock.map_err(|error| Error::Supervisor(error.into()))?;
         if let Some(lock) = lock {
             break lock;
         }
@@ -145,7 +149,7 @@ async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) 
     };
     supervisor.supervise(stop, explain).await;
     if let Some(Workers::Finish) = workers {
-        supervisor.stop_workers(pending()).await?;
+        supervisor.stop_workers(pending()).await.map_err(|error| Error::Supervisor(error.into()))?;
     }
     Ok(())
 }

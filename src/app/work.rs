@@ -12,7 +12,7 @@ use super::App;
 use crate::config::{ConsumeOptions, Problem};
 use crate::error::Error;
 use crate::transport::{TransportError, Transports};
-use crate::worker::{InProcessWorker, Presence, StopToken, StopReason, WorkerSummary, Worker, owner};
+use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Worker, WorkerSummary, owner};
 
 /// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
@@ -45,6 +45,10 @@ impl App {
     /// Messages that this process dispatches wake it at once. `status` shows it separately from the workers that a
     /// supervisor starts: it has no slot, and does not count towards their `max`. `stop-workers` does not stop it,
     /// because nothing would start it again.
+    ///
+    /// If the process is killed, the messages that this worker was handling are delivered again after the transport's
+    /// `redeliver_timeout`, an hour by default (on `amqp:` at once, because the broker notices). Messages of workers that a
+    /// supervisor starts are put back at its next tick.
     pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
         let transports = transports.into_iter().map(Into::into).collect();
         WorkerBuilder { app: self.clone(), transports, options: ConsumeOptions::default() }

@@ -5,20 +5,16 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::handler::{HandlerError, Verdict};
-use crate::message::{Envelope, SentStamp};
+use crate::message::{BodyError, Envelope, SentStamp};
 use crate::transport::TransportError;
 
 /// Why a message could not be dispatched.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum DispatchError {
     /// It could not be written as JSON. Nothing was sent.
-    #[error("a message of type \"{message_type}\" cannot be written as JSON: {source}")]
-    Unwritable {
-        /// Its type.
-        message_type: String,
-        /// Why.
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    Unwritable(BodyError),
     /// A transport did not take it. Those named in `sent` did, and it was not handled here: dispatching it again means
     /// that it is handled twice by those.
     #[error("{source}{}", yet_queued(sent))]
@@ -49,6 +45,7 @@ pub enum DispatchError {
 
 /// Handlers failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub struct HandlingFailed {
     /// The message, with a stamp for each handler that has succeeded.
     pub envelope: Envelope,

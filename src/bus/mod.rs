@@ -86,9 +86,7 @@ impl Bus {
     /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing
     /// happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
-        let envelope = Envelope::new(message)
-            .map_err(|error| DispatchError::Unwritable { message_type: M::TYPE.to_owned(), source: error });
-        Dispatch::new(self.clone(), envelope)
+        Dispatch::new(self.clone(), Envelope::new(message).map_err(DispatchError::Unwritable))
     }
 
     /// Dispatches a message that is in its envelope already, with stamps of its own.

@@ -11,7 +11,7 @@ use super::{App, End, Failure, Result, known};
 use crate::config::ConsumeOptions;
 use crate::error::Error;
 use crate::supervisor::{HeldSlot, adopt_slot};
-use crate::worker::{InFlightFile, StopToken, StopReason, WorkerSummary, owner};
+use crate::worker::{InFlightFile, StopReason, StopToken, WorkerSummary, owner};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\

@@ -24,6 +24,7 @@ pub const UNBOUNDED: u64 = i64::MAX as u64;
 
 /// What there is to know about an option.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Definition {
     /// Its name, as it is written.
     pub name: &'static str,
@@ -43,6 +44,7 @@ pub struct Definition {
 
 /// The values an option takes.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Kind {
     /// Text; the name says of what kind (`text`, `DSN`, `path`). Numbers, and true and false, are taken as written.
     Text(&'static str),
@@ -96,6 +98,7 @@ pub enum OptionsOf {
 
 /// What is used where an option is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Missing {
     /// It must be there.
     Required,
@@ -109,6 +112,7 @@ pub enum Missing {
 
 /// What is done with an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Support {
     /// It has an effect.
     Used,

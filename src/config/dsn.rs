@@ -25,6 +25,7 @@ pub struct Dsn {
 
 /// One of a DSN's hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Host {
     /// A host name or address (IPv6 without its brackets), or another name as in `doctrine://default`. May be empty.
     pub name: String,
@@ -34,6 +35,7 @@ pub struct Host {
 
 /// Why a text is not a DSN. Does not repeat the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DsnError {
     /// It does not start with a scheme.
     #[error("a DSN starts with a scheme, as in \"sync://\" or \"sqlite:var/queue.db\"; this one does not")]

@@ -10,6 +10,8 @@ mod definition;
 mod dsn;
 mod duration;
 mod env;
+#[cfg(test)]
+mod file_tests;
 mod handlers;
 mod keys;
 mod nesting;

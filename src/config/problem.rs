@@ -4,6 +4,7 @@ use std::fmt;
 
 /// A mistake or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// Where in the file: `workers[1].transports[0]`. Empty for the file as a whole.
     pub path: String,
@@ -52,6 +53,7 @@ pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 
 /// All problems of one configuration, in the order they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problems {
     /// The file, as named by the user.
     pub file: String,

@@ -27,8 +27,8 @@ use crate::message::{Envelope, Message, Stamp};
 ///
 /// impl Argument for Tenant {
 ///     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
-///         let tenant = context.envelope().headers().get("X-Tenant").cloned();
-///         tenant.map(Self).ok_or_else(|| HandlerError::unrecoverable("the message has no tenant"))
+///         let tenant = context.envelope().headers().get("X-Tenant");
+///         tenant.map(|name| Self(name.to_owned())).ok_or_else(|| HandlerError::unrecoverable("the message has no tenant"))
 ///     }
 /// }
 /// ```
@@ -64,14 +64,9 @@ impl<M: Message> Argument for M {
     const MESSAGE: Option<MessageType> = Some(MessageType { name: M::TYPE, interfaces: M::INTERFACES });
 
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
-        let envelope = context.envelope();
-        envelope.message().map_err(|error| HandlerError {
+        context.envelope().message().map_err(|error| HandlerError {
             class: "minutely::handler::WrongBody".to_owned(),
-            ..HandlerError::unrecoverable(format!(
-                "the body of \"{}\" cannot be read as {}: {error}",
-                envelope.message_type(),
-                type_name::<M>()
-            ))
+            ..HandlerError::unrecoverable(error)
         })
     }
 }

@@ -48,6 +48,7 @@ pub trait Handler: Send + Sync {
 
 /// What a failure means for the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Retry as the retry strategy says.
     Retry,
@@ -69,6 +70,7 @@ pub enum Verdict {
 
 /// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct HandlerError {
     /// What to do with the message.
     pub verdict: Verdict,

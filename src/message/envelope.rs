@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::wire::{CONTENT_TYPE, Encoded, Headers, STAMP_PREFIX, TYPE, UndecodableError};
+use super::body::BodyError;
+use super::headers::Headers;
+use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
 use super::{Message, Stamp};
 
 /// The maximum number of stamps of one class. As in Symfony, the first and the latest are kept.
@@ -25,8 +27,8 @@ impl Envelope {
     /// Puts a message into an envelope.
     ///
     /// Fails if the message cannot be serialized as JSON (for example, a map whose keys are not strings).
-    pub fn new<M: Message>(message: &M) -> Result<Self, serde_json::Error> {
-        let body = Bytes::from(serde_json::to_vec(message)?);
+    pub fn new<M: Message>(message: &M) -> Result<Self, BodyError> {
+        let body = Bytes::from(serde_json::to_vec(message).map_err(BodyError::unwritable::<M>)?);
         Ok(Self { interfaces: M::INTERFACES, ..Self::from_json(M::TYPE, body) })
     }
 
@@ -58,8 +60,8 @@ impl Envelope {
     }
 
     /// Deserializes the message.
-    pub fn message<M: Message>(&self) -> Result<M, serde_json::Error> {
-        serde_json::from_slice(&self.body)
+    pub fn message<M: Message>(&self) -> Result<M, BodyError> {
+        serde_json::from_slice(&self.body).map_err(|error| BodyError::unreadable::<M>(&self.message_type, error))
     }
 
     /// The headers that are sent, including stamps, except `type` and `Content-Type`.
@@ -84,7 +86,7 @@ impl Envelope {
         };
         let header = header::<S>();
         let map = self.map_mut::<S>();
-        let mut stamps = map.get(&header).map(|value| raw_stamps(value)).unwrap_or_default();
+        let mut stamps = map.get(&header).map(raw_stamps).unwrap_or_default();
         stamps.push(stamp);
         if stamps.len() > STAMP_HISTORY && !S::ALL_KEPT {
             stamps.drain(1..=stamps.len() - STAMP_HISTORY);
@@ -96,7 +98,7 @@ impl Envelope {
     /// This envelope without any stamp of the class.
     #[must_use]
     pub fn without<S: Stamp>(mut self) -> Self {
-        self.map_mut::<S>().shift_remove(&header::<S>());
+        self.map_mut::<S>().remove(&header::<S>());
         self
     }
 
@@ -104,7 +106,7 @@ impl Envelope {
     /// skipped.
     pub fn all<S: Stamp>(&self) -> Vec<S> {
         let map = if S::SENDABLE { &self.headers } else { &self.local };
-        let stamps = map.get(&header::<S>()).map(|value| raw_stamps(value)).unwrap_or_default();
+        let stamps = map.get(&header::<S>()).map(raw_stamps).unwrap_or_default();
         stamps.iter().filter_map(|stamp| serde_json::from_str(stamp.get()).ok()).collect()
     }
 
@@ -115,10 +117,11 @@ impl Envelope {
 
     /// The message in its wire format.
     pub fn encode(&self) -> Encoded {
-        let mut headers = Headers::with_capacity(self.headers.len() + 2);
-        headers.insert(TYPE.to_owned(), self.message_type.clone());
-        headers.extend(self.headers.clone());
-        headers.entry(CONTENT_TYPE.to_owned()).or_insert_with(|| "application/json".to_owned());
+        let mut headers = Headers::from([(TYPE, self.message_type.as_str())]);
+        headers.extend(self.headers.iter());
+        if !headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, "application/json");
+        }
         Encoded { body: self.body.clone(), headers }
     }
 
@@ -127,9 +130,9 @@ impl Envelope {
     pub fn decode(encoded: &Encoded) -> Result<Self, UndecodableError> {
         let message_type = encoded.check()?.to_owned();
         let mut headers = encoded.headers.clone();
-        headers.shift_remove(TYPE);
-        if headers.get(CONTENT_TYPE).is_some_and(|value| value == "application/json") {
-            headers.shift_remove(CONTENT_TYPE);
+        headers.remove(TYPE);
+        if headers.get(CONTENT_TYPE) == Some("application/json") {
+            headers.remove(CONTENT_TYPE);
         }
         Ok(Self { headers, ..Self::from_json(message_type, encoded.body.clone()) })
     }
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     fn encoded(body: &str, headers: &[(&str, &str)]) -> Encoded {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let headers = headers.iter().copied().collect();
         Encoded { body: Bytes::copy_from_slice(body.as_bytes()), headers }
     }
 
@@ -175,7 +178,7 @@ mod tests {
         let again = envelope.with(&DelayStamp { delay: 500 }).without::<DelayStamp>().encode();
         assert_eq!(again.body, wire.body);
         for (name, value) in foreign {
-            assert_eq!(again.headers[name], value);
+            assert_eq!(again.headers.get(name), Some(value));
         }
         assert_eq!(again.headers.len(), foreign.len());
     }
@@ -207,7 +210,7 @@ mod tests {
         ] {
             let envelope = Envelope::decode(&encoded("{}", &[("type", "a"), (header, value)])).unwrap();
             assert_eq!(envelope.last::<TransportNamesStamp>().map(|stamp| stamp.transport_names), read);
-            assert_eq!(envelope.encode().headers[header], value);
+            assert_eq!(envelope.encode().headers.get(header), Some(value));
         }
     }
 
@@ -229,11 +232,8 @@ mod tests {
             })
             .with(&HandledStamp { result: serde_json::Value::Null, handler_name: text() })
             .with(&TransportNamesStamp { transport_names: vec![text()] });
-        let written: Vec<(&str, &str)> = envelope
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.rsplit('\\').next().unwrap(), value.as_str()))
-            .collect();
+        let written: Vec<(&str, &str)> =
+            envelope.headers().iter().map(|(name, value)| (name.rsplit('\\').next().unwrap(), value)).collect();
         assert_eq!(
             written,
             [

@@ -5,17 +5,22 @@
 //! (stamps of a PHP bundle, foreign headers, the exact spelling of the body) therefore survive receive → retry → receive
 //! unchanged, because they are never parsed.
 
+mod body;
 mod envelope;
+mod headers;
 mod stamp;
 mod wire;
 
+pub use body::BodyError;
+pub use bytes::Bytes;
 pub use envelope::Envelope;
+pub use headers::Headers;
 pub use stamp::{
     BusNameStamp, DelayStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, ReceivedStamp, RedeliveryStamp,
     SentStamp, SentToFailureTransportStamp, Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
 pub(crate) use wire::{CONTENT_TYPE, TYPE};
-pub use wire::{Encoded, Headers, UndecodableError, headers_from_json, headers_to_json};
+pub use wire::{Encoded, UndecodableError, headers_from_json, headers_to_json};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -15,8 +15,8 @@ pub trait Stamp: Serialize + DeserializeOwned {
 }
 
 macro_rules! stamp {
-    ($(#[$docs:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty),* $(,)? } $(, sendable: $sendable:literal)? $(, all_kept: $all_kept:literal)?) => {
-        $(#[$docs])*
+    ($(#[$attribute:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty),* $(,)? } $(, sendable: $sendable:literal)? $(, all_kept: $all_kept:literal)?) => {
+        $(#[$attribute])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub struct $name { $($(#[$field_meta])* pub $field: $type),* }
@@ -47,6 +47,7 @@ stamp! {
 
 stamp! {
     /// The message was sent again after a failure.
+    #[non_exhaustive]
     RedeliveryStamp {
         /// The number of retries, including this one.
         retry_count: u32,
@@ -57,13 +58,14 @@ stamp! {
 
 impl RedeliveryStamp {
     /// A stamp for a redelivery now.
-    pub fn now(retry_count: u32, now: DateTime<Utc>) -> Self {
+    pub(crate) fn now(retry_count: u32, now: DateTime<Utc>) -> Self {
         Self { retry_count, redelivered_at: now.to_rfc3339_opts(SecondsFormat::Secs, false) }
     }
 }
 
 stamp! {
     /// The message's id on its transport.
+    #[non_exhaustive]
     TransportMessageIdStamp {
         /// A number for SQL stores, text for others; kept as received.
         id: serde_json::Value,
@@ -72,6 +74,7 @@ stamp! {
 
 stamp! {
     /// The message failed for good and was moved to the failure transport.
+    #[non_exhaustive]
     SentToFailureTransportStamp {
         /// The transport it failed on.
         original_receiver_name: String,
@@ -80,6 +83,7 @@ stamp! {
 
 stamp! {
     /// Why the message failed.
+    #[non_exhaustive]
     ErrorDetailsStamp {
         /// The kind of error; a class name if PHP wrote it.
         exception_class: String,
@@ -105,6 +109,7 @@ stamp! {
 
 stamp! {
     /// A handler has succeeded. Sent with a retry, so that only the other handlers run again.
+    #[non_exhaustive]
     HandledStamp {
         /// The return value of a PHP handler; null for minutely's handlers.
         result: serde_json::Value,
@@ -115,6 +120,7 @@ stamp! {
 
 stamp! {
     /// The message was received from a transport, so it is handled and not sent again.
+    #[non_exhaustive]
     ReceivedStamp {
         /// Its name.
         transport_name: String,
@@ -123,6 +129,7 @@ stamp! {
 
 stamp! {
     /// The message was queued.
+    #[non_exhaustive]
     SentStamp {
         /// The transport the message was routed to.
         transport_name: String,
@@ -137,6 +144,7 @@ stamp! {
 
 stamp! {
     /// The message was handled during its dispatch.
+    #[non_exhaustive]
     HandledNowStamp {
         /// The transport that decided this; `None` if no routing matched.
         transport_name: Option<String>,

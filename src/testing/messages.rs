@@ -37,9 +37,10 @@ impl<M: Message> Messages<M> {
         let of_type = entries.into_iter().filter(|entry| entry.envelope.message_type() == M::TYPE);
         let list = of_type
             .map(|entry| Recorded {
-                message: entry.envelope.message::<M>().unwrap_or_else(|error| {
-                    panic!("a message that {what} cannot be read as {}: {error}\n{entry}", std::any::type_name::<M>())
-                }),
+                message: entry
+                    .envelope
+                    .message::<M>()
+                    .unwrap_or_else(|error| panic!("a message that {what} cannot be read: {error}\n{entry}")),
                 transport: entry.transport.clone(),
                 delay: entry.delay(),
                 error: entry.error,

@@ -69,7 +69,7 @@ use crate::config::{Config, ConsumeOptions, Secret, TransportConfig};
 use crate::error::Error;
 use crate::message::{Envelope, Message};
 use crate::transport::InMemoryFactory;
-use crate::worker::{StopToken, StopReason, WorkerSummary, Worker, is_failure_transport};
+use crate::worker::{StopReason, StopToken, Worker, WorkerSummary, is_failure_transport};
 
 use journal::{Entry, Happened, Journal, Recorder};
 

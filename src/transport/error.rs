@@ -4,6 +4,7 @@ use thiserror::Error;
 
 /// Why a call to a transport failed. Names the transport. Never contains a password.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum TransportError {
     /// The store responded with an error, or did not respond.
     #[error("transport \"{transport}\": {action} failed: {source}")]

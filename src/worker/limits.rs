@@ -16,6 +16,7 @@ const MEMORY_CHECK: Duration = Duration::from_millis(250);
 /// Why a worker stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StopReason {
     /// [`ConsumeOptions::limit`].
     MessageLimit,

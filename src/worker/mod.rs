@@ -65,6 +65,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a worker has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WorkerSummary {
     /// Messages handled successfully.
     pub handled: u64,

@@ -88,7 +88,7 @@ pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: 
         OnFailure::MoveTo(failure) => {
             let stamp = SentToFailureTransportStamp { original_receiver_name: source.name.clone() };
             let stamps = Envelope::from_json("", "").with(&stamp).with(&details(class, &error));
-            message.headers.extend(stamps.headers().clone());
+            message.headers.extend(stamps.headers().iter());
             FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
         OnFailure::Park => park(source, id, message, as_received),
@@ -107,7 +107,7 @@ fn park(source: &Source, id: &MessageId, mut message: Encoded, as_received: Enco
         %id, transport = name,
         "parked on the failure transport; tried again in {hours} h, or by `minutely consume {name}`"
     );
-    message.headers.insert(PARKED.to_owned(), "1".to_owned());
+    message.headers.insert(PARKED, "1");
     FailureAction::Retry { message, delay: PARKED_FOR, as_received }
 }
 
@@ -271,8 +271,8 @@ fn interruptions(envelope: &Envelope) -> u32 {
 
 fn with_interruptions(mut message: Encoded, count: u32) -> Encoded {
     match count {
-        0 => message.headers.shift_remove(INTERRUPTED),
-        count => message.headers.insert(INTERRUPTED.to_owned(), count.to_string()),
+        0 => message.headers.remove(INTERRUPTED),
+        count => message.headers.insert(INTERRUPTED, count.to_string()),
     };
     message
 }

@@ -43,6 +43,8 @@ enum Application {
 enum ShopCommand {
     /// Sells one thing, and delivers it in the same process
     Sell,
+    /// Keeps workers running, which are this program, until the test is done
+    Manage,
     /// Queues and workers
     #[command(subcommand)]
     Queue(minutely::cli::Command),
@@ -73,6 +75,7 @@ async fn shop() -> ExitCode {
         .transport("supervised", "sqlite:var/queue.db?queue_name=supervised")
         .route(Sold::TYPE, ["sold"])
         .worker(serde_json::json!({ "transports": ["supervised"], "options": ["--sleep=0.05"] }));
+    let worker_arguments = [APPLICATION, &format!("--profile={profile}"), "queue", "consume"].map(str::to_owned);
     let deliver = move |sold: Sold| {
         let line = format!("{} {profile} {}\n", sold.thing, std::process::id());
         async move {
@@ -80,11 +83,11 @@ async fn shop() -> ExitCode {
             file.write_all(line.as_bytes())
         }
     };
-    let app = App::builder().config(config).handle_named("deliver", deliver).build();
-    let app = app.unwrap_or_else(|error| panic!("{error}"));
+    let app = App::builder().config(config).handle_named("deliver", deliver);
     match command {
-        ShopCommand::Sell => sell(app).await,
-        ShopCommand::Queue(command) => minutely::cli::run(command, app).await,
+        ShopCommand::Sell => sell(app.build().unwrap()).await,
+        ShopCommand::Manage => manage(app.worker_arguments(worker_arguments).build().unwrap()).await,
+        ShopCommand::Queue(command) => minutely::cli::run(command, app.build().unwrap()).await,
     }
 }
 
@@ -137,6 +140,13 @@ async fn sell(app: App) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+async fn manage(app: App) -> ExitCode {
+    let supervisor = app.supervisor().spawn().unwrap();
+    wait_until("the test is done", || PathBuf::from("done").exists());
+    supervisor.stop().await.unwrap();
+    ExitCode::SUCCESS
+}
+
 /// The application, to run in a project's folder.
 fn application(project: &Project, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -179,6 +189,20 @@ fn a_supervisor_starts_the_application_as_it_was_started_itself() {
     assert_eq!(command[1..6], [APPLICATION, "--profile=blue", "queue", "consume", "supervised"]);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));
+}
+
+#[test]
+fn a_supervisor_in_process_starts_workers_with_the_arguments_of_the_application() {
+    let project = Project::new("");
+    let lamp = r#"{"thing":"a lamp"}"#;
+    run(&project, &["queue", "dispatch", Sold::TYPE, lamp, "--transport=supervised"]).succeeds();
+    let mut shop = Running::start(&project, "shop", application(&project, &["--profile=green", "manage"]));
+    wait_until("a worker has delivered", || !project.lines("delivered").is_empty());
+    let status = status(&project);
+    assert_eq!(project.lines("delivered"), [format!("a lamp green {}", status["workers"][0]["pid"])], "{status}");
+    project.write("done", "");
+    assert_eq!(shop.ends(), Some(0));
+    assert_eq!(self::status(&project)["workers"], serde_json::json!([]));
 }
 
 #[test]

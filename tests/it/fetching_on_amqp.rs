@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::BasicGetOptions;
 use minutely::app::{App, WorkerBuilder, WorkerHandle};
-use minutely::message::Message;
+use minutely::message::{Encoded, Message};
 use minutely::worker::StopReason;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -73,11 +73,9 @@ impl Counting {
         self.app.transports().get(transport).unwrap().sender.send(&message, Duration::ZERO).await.unwrap();
     }
 
-    fn encoded(&self, n: u32, slow: bool) -> minutely::message::Encoded {
+    fn encoded(&self, n: u32, slow: bool) -> Encoded {
         let body = serde_json::to_vec(&Note { n, slow }).unwrap().into();
-        let mut headers = minutely::message::Headers::new();
-        headers.insert("type".to_owned(), "Note".to_owned());
-        minutely::message::Encoded { body, headers }
+        Encoded { body, headers: [("type", "Note")].into() }
     }
 
     /// Sends many at once.

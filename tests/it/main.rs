@@ -8,7 +8,6 @@ extern crate harness;
 
 mod bad_input;
 mod cache;
-mod config;
 mod conformance;
 mod dispatch;
 mod documentation;
@@ -19,6 +18,7 @@ mod interop;
 mod limits;
 mod several_hosts;
 mod supervision;
+mod supervisor_in_process;
 mod support;
 mod transport_options;
 mod worker;

@@ -2,44 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use async_trait::async_trait;
-use indexmap::IndexMap;
-use minutely::cache::open_store;
-use minutely::config::{Problem, Secret, TransportConfig};
-use minutely::transport::{FactoryContext, Liveness, Transports, built_in_factories};
+use minutely::config::{Config, Problem};
 
-struct Nobody;
-
-#[async_trait]
-impl Liveness for Nobody {
-    async fn is_running(&self, _transports: &[&str]) -> bool {
-        false
-    }
-}
-
-fn config(dsn: &str, options: &str) -> TransportConfig {
-    TransportConfig {
-        name: "a".to_owned(),
-        path: "transports.a".to_owned(),
-        dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::from_str(options).unwrap(),
-        retry: None,
-        failure_transport: None,
-    }
-}
+use crate::support::applications::{problems, transports};
 
 /// The problems of a transport in a project's folder.
 fn check_in(dir: &Path, dsn: &str, options: &str) -> Vec<Problem> {
-    let context = FactoryContext {
-        project_dir: dir.to_owned(),
-        state_dir: dir.join("var"),
-        connections: IndexMap::new(),
-        liveness: Arc::new(Nobody),
-    };
-    let configs = IndexMap::from([("a".to_owned(), config(dsn, options))]);
-    Transports::build(&configs, &built_in_factories(), &context).1
+    problems(transports([("a", dsn)], options), dir)
 }
 
 fn check(dsn: &str, options: &str) -> Vec<Problem> {
@@ -113,9 +83,7 @@ fn options_without_effect_are_named_in_a_warning() {
 
 #[test]
 fn options_of_the_cache_without_effect_are_named_in_a_warning() {
-    let mut warnings = vec![];
-    let made = open_store(&config("redis://h?timeout=3", "{}"), Path::new("/"), &IndexMap::new(), &mut warnings);
-    assert!(made.is_ok());
+    let warnings = problems(Config::builder().cache("redis://h?timeout=3"), Path::new("/"));
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].message.starts_with("timeout has no effect here"), "{warnings:?}");
 }

@@ -237,9 +237,9 @@ fn headers_for_environment(mut headers: Headers) -> String {
     if json.len() <= MAX_HEADERS {
         return json;
     }
-    let alone = |name: &str, value: &str| headers_to_json(&Headers::from([(name.to_owned(), value.to_owned())])).len();
+    let alone = |name: &str, value: &str| headers_to_json(&Headers::from([(name, value)])).len();
     let mut sizes: Vec<(usize, String)> =
-        headers.iter().map(|(name, value)| (alone(name, value), name.clone())).collect();
+        headers.iter().map(|(name, value)| (alone(name, value), name.to_owned())).collect();
     sizes.sort_by(|a, b| b.cmp(a));
     let mut length = json.len();
     let mut left_out = HashSet::new();

@@ -269,7 +269,7 @@ pub async fn a_retry_replaces_the_message_and_keeps_one_copy(stage: &Stage) {
     queue.send("first").await;
     let received = queue.receive(1).await;
     let mut second = message("second");
-    second.headers.insert("x".into(), "y".into());
+    second.headers.insert("x", "y");
     let retrying = queue.retrying.clone().unwrap();
     retrying.retry(&received[0].id, &second, Duration::ZERO).await.unwrap();
     // SQL stores do not deliver it again within the same second, so that the next receipt differs.

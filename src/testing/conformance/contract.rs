@@ -32,7 +32,7 @@ pub(super) fn with_odd_headers() -> Encoded {
         ("A \"quoted\" näme\n", "line\r\nline \u{0} \u{1f} ' \\ \u{1f600}"),
         ("", "no name"),
     ] {
-        message.headers.insert(name.to_owned(), value.to_owned());
+        message.headers.insert(name, value);
     }
     message
 }

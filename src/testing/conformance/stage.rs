@@ -137,8 +137,7 @@ impl Queue {
 
 /// A message with this body.
 pub fn message(body: impl Into<Bytes>) -> Encoded {
-    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")].into();
     Encoded { body: body.into(), headers }
 }
 

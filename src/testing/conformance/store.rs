@@ -68,7 +68,7 @@ pub async fn headers_keep_their_order(stage: &Stage) {
     let sent = with_odd_headers();
     queue.sender.send(&sent, Duration::ZERO).await.unwrap();
     let received = queue.receive(1).await;
-    assert!(message_of(&received[0]).headers.keys().eq(sent.headers.keys()), "{received:?}");
+    assert!(message_of(&received[0]).headers.names().eq(sent.headers.names()), "{received:?}");
 }
 
 pub async fn a_body_that_is_not_text_survives(stage: &Stage) {

@@ -28,7 +28,7 @@ pub(super) fn of(
         |text: &str| ShortString::try_new(text).map_err(|_| unstorable("a header's name is longer than 255 bytes"));
     let mut table = FieldTable::default();
     for (header, value) in message.headers.iter().filter(|(header, _)| *header != CONTENT_TYPE) {
-        table.insert(name(header)?, AMQPValue::LongString(value.as_str().into()));
+        table.insert(name(header)?, AMQPValue::LongString(value.into()));
     }
     let mut properties = match before {
         Some(before) => kept(before),
@@ -78,11 +78,11 @@ pub(super) fn to_message(data: Vec<u8>, properties: &BasicProperties) -> Encoded
     let table = properties.headers().iter().flat_map(|table| table.inner());
     for (name, value) in table.filter(|(name, _)| !is_broker_header(name.as_str())) {
         if let Some(text) = text_of(value) {
-            headers.insert(name.as_str().to_owned(), text);
+            headers.insert(name.as_str(), text);
         }
     }
     if let Some(content_type) = properties.content_type() {
-        headers.insert(CONTENT_TYPE.to_owned(), content_type.as_str().to_owned());
+        headers.insert(CONTENT_TYPE, content_type.as_str());
     }
     Encoded { body: data.into(), headers }
 }

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn message() -> Encoded {
-        let headers = Headers::from([("type".to_owned(), r"App\A".to_owned())]);
+        let headers = Headers::from([("type", r"App\A")]);
         Encoded { body: "{\"a\":\"ä\"}".into(), headers }
     }
 

@@ -10,7 +10,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use minutely::message::UndecodableError;
-use minutely::transport::{TransportError, built_in_factories};
+use minutely::transport::TransportError;
 use tokio::net::TcpListener;
 
 use super::stage::{
@@ -20,7 +20,7 @@ use crate::support::exchanges::Exchanges;
 use crate::support::proxy::Proxy;
 
 fn transport(dsn: &str, options: &str) -> Arc<Queue> {
-    open("a", dsn, options, &built_in_factories(), Path::new("/"))
+    open("a", dsn, options, Path::new("/"))
 }
 
 fn error_text<T: std::fmt::Debug>(result: Result<T, TransportError>) -> String {
@@ -283,7 +283,7 @@ async fn messages_of_other_programs_are_read_as_far_as_possible() {
     let strange = receive_eventually(&transport).await;
     let strange = message_of(&strange);
     assert_eq!(&strange.body[..], b"\xff\0");
-    let headers: Vec<_> = strange.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let headers: Vec<_> = strange.headers.iter().collect();
     assert_eq!(headers, [("flag", "true"), ("number", "-7")]);
 }
 
@@ -388,7 +388,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
         assert!(Instant::now() < deadline);
     }
     transport.ack(&ids(&in_hand)).await.unwrap();
-    let observer = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+    let observer = open("a", &dsn, "{}", Path::new("/"));
     while observer.counting.as_ref().unwrap().pending(9).await.unwrap() + 1 < 5 {
         assert!(Instant::now() < deadline, "the broker has not got everything back");
         tokio::time::sleep(Duration::from_millis(20)).await;

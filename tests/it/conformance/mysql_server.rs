@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use minutely::transport::{Counts, Receipt, Sent, TransportError, built_in_factories};
+use minutely::transport::{Counts, Receipt, Sent, TransportError};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 
 use super::stage::{
-    DEADLINE, Kind, Stage, deliveries, ids, message, message_of, never_received, open, receive_bodies,
+    DEADLINE, Kind, Stage, deliveries, ids, message, message_of, never_received, open, open_all, receive_bodies,
     receive_eventually, send,
 };
 use crate::support::databases::Server;
@@ -231,10 +231,9 @@ async fn a_table_of_another_shape_is_an_error() {
 #[test]
 async fn all_queues_of_a_database_share_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
-    let factories = built_in_factories();
     let url = stage.database().url();
-    let queues = ["high", "normal", "low"]
-        .map(|queue| open(queue, &format!("{url}?queue_name={queue}"), "{}", &factories, stage.dir()));
+    let dsns = ["high", "normal", "low"].map(|queue| (queue, format!("{url}?queue_name={queue}")));
+    let queues = open_all(&dsns, stage.dir());
     for queue in &queues {
         send(queue, "{}").await;
     }
@@ -331,13 +330,13 @@ async fn a_connection_within_this_host_is_encrypted_on_demand() {
     ] {
         let before = encrypted(&mut connection).await;
         let dsn = server.url(user, "app") + parameters;
-        let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+        let transport = open("a", &dsn, "{}", Path::new("/"));
         send(&transport, "{}").await;
         assert_eq!(encrypted(&mut connection).await - before, expected, "{user} {parameters}");
     }
 }
 
 async fn send_as(server: &PrivateServer, login: &str, database: &str) -> Result<Sent, TransportError> {
-    let transport = open("a", &server.url(login, database), "{}", &built_in_factories(), Path::new("/"));
+    let transport = open("a", &server.url(login, database), "{}", Path::new("/"));
     transport.send(&message("{}"), Duration::ZERO).await
 }

@@ -1,15 +1,15 @@
 //! Behaviour that only PostgreSQL has: Symfony's table and trigger, notifications, and errors.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use minutely::transport::{Sent, TransportError, built_in_factories};
+use minutely::transport::{Sent, TransportError};
 use sqlx::postgres::PgListener;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::stage::{
-    DEADLINE, Kind, Queue, Stage, deliveries, ids, message, message_of, open, receive_bodies, send, send_later,
+    DEADLINE, Kind, Queue, Stage, deliveries, ids, message, message_of, open, open_all, receive_bodies, send,
+    send_later,
 };
 use crate::support::databases::Server;
 use crate::support::private_servers::PrivateServer;
@@ -327,9 +327,9 @@ async fn without_notifications_consumers_keep_polling() {
 #[test]
 async fn consumers_of_several_tables_are_woken_over_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
-    let (factories, url) = (built_in_factories(), stage.database().url());
-    let tables: Vec<Arc<Queue>> =
-        ["a", "b"].map(|table| open(table, &format!("{url}?table_name={table}"), "{}", &factories, stage.dir())).into();
+    let url = stage.database().url();
+    let dsns = ["a", "b"].map(|table| (table, format!("{url}?table_name={table}")));
+    let tables = open_all(&dsns, stage.dir());
     for table in &tables {
         listen(table).await;
     }
@@ -350,11 +350,9 @@ async fn consumers_of_several_tables_are_woken_over_one_connection() {
 #[test]
 async fn all_queues_of_a_database_share_one_connection() {
     let Some((stage, mut connection)) = stage().await else { return };
-    let factories = built_in_factories();
     let url = stage.database().url();
-    let queues: Vec<Arc<Queue>> = ["high", "normal", "low"]
-        .map(|queue| open(queue, &format!("{url}?queue_name={queue}"), "{}", &factories, stage.dir()))
-        .into();
+    let dsns = ["high", "normal", "low"].map(|queue| (queue, format!("{url}?queue_name={queue}")));
+    let queues = open_all(&dsns, stage.dir());
     for queue in &queues {
         listen(queue).await;
         send(queue, "{}").await;
@@ -430,7 +428,7 @@ async fn a_connection_within_this_host_is_encrypted_on_demand() {
         ("encrypted", "?sslmode=allow", "true"),
     ] {
         let dsn = server.url(user, "postgres") + parameters;
-        let transport = open("a", &dsn, "{}", &built_in_factories(), Path::new("/"));
+        let transport = open("a", &dsn, "{}", Path::new("/"));
         listen(&transport).await;
         assert_eq!(text(&mut connection, are_encrypted).await, expected, "{user} {parameters}");
         drop(transport);
@@ -447,7 +445,7 @@ async fn a_connection_that_could_not_be_replaced_to_listen_is_opened_again() {
     let Some(server) = PrivateServer::start(Server::Postgres) else { return };
     let mut connection = PgConnection::connect(&server.admin_url()).await.unwrap();
     connection.execute("CREATE USER worker; GRANT ALL ON SCHEMA public TO worker").await.unwrap();
-    let transport = open("a", &server.url("worker", "postgres"), "{}", &built_in_factories(), Path::new("/"));
+    let transport = open("a", &server.url("worker", "postgres"), "{}", Path::new("/"));
     send(&transport, "{}").await;
     connection.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await.unwrap();
     let refused = tokio::time::timeout(DEADLINE, transport.waking.as_ref().unwrap().wake()).await.unwrap();
@@ -474,6 +472,6 @@ async fn resumed_messages_wake_waiting_consumers() {
 }
 
 async fn send_as(server: &PrivateServer, login: &str, database: &str) -> Result<Sent, TransportError> {
-    let transport = open("a", &server.url(login, database), "{}", &built_in_factories(), Path::new("/"));
+    let transport = open("a", &server.url(login, database), "{}", Path::new("/"));
     transport.send(&message("{}"), Duration::ZERO).await
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use minutely::transport::{Counts, MessageId, built_in_factories};
+use minutely::transport::{Counts, MessageId};
 use redis::{Connection, FromRedisValue, Script};
 
 use super::redis_server::{Redis, counts};
@@ -92,7 +92,7 @@ impl Tripwire {
 
     fn open(&self, stream: &str) -> Arc<Queue> {
         let dsn = format!("redis://127.0.0.1:{}/{stream}", self.port);
-        open("a", &dsn, "{}", &built_in_factories(), Path::new("/"))
+        open("a", &dsn, "{}", Path::new("/"))
     }
 }
 

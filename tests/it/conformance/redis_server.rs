@@ -7,18 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_trait::async_trait;
-use indexmap::IndexMap;
-use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{
-    Counts, FactoryContext, Liveness, Receipt, Sent, TransportError, Transports, built_in_factories,
-};
+use minutely::transport::{Counts, Receipt, Sent, TransportError};
 use redis::{Connection, FromRedisValue, cmd};
 
 use super::stage::{
     DEADLINE, Kind, Queue, Stage, bodies, deliveries, ids, message, message_of, never_received, open, receive_bodies,
     receive_eventually, send, send_later,
 };
+use crate::support::applications::{problems, transports};
 use crate::support::private_redis::PrivateRedis;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -434,7 +430,7 @@ async fn a_waiting_consumer_notices_the_servers_end_and_waits_again() {
 }
 
 fn transport(dsn: &str, options: &str) -> Arc<Queue> {
-    open("a", dsn, options, &built_in_factories(), Path::new("/"))
+    open("a", dsn, options, Path::new("/"))
 }
 
 async fn queued(transport: &Queue) -> Result<Sent, TransportError> {
@@ -478,6 +474,7 @@ async fn requests_do_not_wait_for_delayed_acknowledgements() {
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
         let fd: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
         // Whatever it is, and though it may be closed meanwhile: what is asked of it then fails.
+        #[allow(unsafe_code, reason = "a number of /proc/self/fd, that may be closed meanwhile")]
         let Ok(owned) = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned() else { continue };
         let socket = TcpStream::from(owned);
         if socket.peer_addr().is_ok_and(|peer| peer.ip().is_loopback() && peer.port() == server.port()) {
@@ -533,33 +530,9 @@ async fn a_server_that_is_too_old_is_reported() {
     assert!(text.contains("Redis 6.2 is the oldest"), "{text}");
 }
 
-struct Nobody;
-
-#[async_trait]
-impl Liveness for Nobody {
-    async fn is_running(&self, _transports: &[&str]) -> bool {
-        false
-    }
-}
-
 /// What is wrong, or doubtful, with a DSN.
 fn check(dsn: &str) -> Vec<String> {
-    let config = TransportConfig {
-        name: "a".to_owned(),
-        path: "transports.a".to_owned(),
-        dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::Mapping::new(),
-        retry: None,
-        failure_transport: None,
-    };
-    let context = FactoryContext {
-        project_dir: "/".into(),
-        state_dir: "/".into(),
-        connections: IndexMap::new(),
-        liveness: Arc::new(Nobody),
-    };
-    let configs = IndexMap::from([("a".to_owned(), config)]);
-    let problems = Transports::build(&configs, &built_in_factories(), &context).1;
+    let problems = problems(transports([("a", dsn)], "{}"), Path::new("/"));
     problems.into_iter().map(|problem| problem.message).collect()
 }
 

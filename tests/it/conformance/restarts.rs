@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use minutely::transport::{Counts, TransportError, built_in_factories};
+use minutely::transport::{Counts, TransportError};
 use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::stage::{DEADLINE, Queue, bodies, ids, message, open, receive_bodies, send};
@@ -12,7 +12,7 @@ use crate::support::private_servers::PrivateServer;
 
 fn transport(server: &PrivateServer) -> Arc<Queue> {
     let dsn = format!("{}?queue_name=a&table_name=restart_messages", server.admin_url());
-    open("a", &dsn, "{}", &built_in_factories(), std::path::Path::new("/"))
+    open("a", &dsn, "{}", std::path::Path::new("/"))
 }
 
 /// Store errors name the transport and the server. No other error comes from a missing server.

@@ -1,57 +1,33 @@
 //! What may be written in the DSNs of PostgreSQL and MySQL, and what is said about mistakes. Nothing is opened.
 
-use std::sync::Arc;
+use std::path::Path;
 
-use async_trait::async_trait;
-use indexmap::IndexMap;
-use minutely::config::{Secret, TransportConfig};
-use minutely::transport::{FactoryContext, Liveness, Transports, built_in_factories};
+use minutely::config::ConfigBuilder;
+use serde_json::json;
 
-struct Nobody;
-
-#[async_trait]
-impl Liveness for Nobody {
-    async fn is_running(&self, _transports: &[&str]) -> bool {
-        false
-    }
-}
-
-fn config(dsn: &str) -> IndexMap<String, TransportConfig> {
-    config_with(dsn, "{}")
-}
-
-fn config_with(dsn: &str, options: &str) -> IndexMap<String, TransportConfig> {
-    let config = TransportConfig {
-        name: "a".to_owned(),
-        path: "transports.a".to_owned(),
-        dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::from_str(options).unwrap(),
-        retry: None,
-        failure_transport: None,
-    };
-    IndexMap::from([("a".to_owned(), config)])
-}
-
-fn context(url: &str) -> FactoryContext {
-    let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);
-    FactoryContext { project_dir: "/".into(), state_dir: "/".into(), connections, liveness: Arc::new(Nobody) }
-}
+use crate::support::applications::{self, build, transports};
 
 /// The problems of a DSN with further options, as YAML.
 pub fn problems(dsn: &str, options: &str) -> String {
-    let problems = Transports::build(&config_with(dsn, options), &built_in_factories(), &context("sqlite:a.db")).1;
+    let problems = applications::problems(transports([("a", dsn)], options), Path::new("/"));
     problems.into_iter().map(|problem| problem.message + "\n").collect()
 }
 
-/// The problems of a DSN, with a connection `default` at this URL.
+/// A DSN, with a connection `default` at this URL if there is one.
+fn config(dsn: &str, url: &str) -> ConfigBuilder {
+    let config = transports([("a", dsn)], "{}");
+    if url.is_empty() { config } else { config.set("connections", json!({ "default": url })) }
+}
+
 fn check(dsn: &str, url: &str) -> Vec<String> {
-    let problems = Transports::build(&config(dsn), &built_in_factories(), &context(url)).1;
+    let problems = applications::problems(config(dsn, url), Path::new("/"));
     problems.into_iter().map(|problem| problem.message).collect()
 }
 
 fn store(dsn: &str, url: &str) -> String {
-    let transports = Transports::new(&config(dsn), &built_in_factories(), &context(url)).unwrap();
-    transports.get("a").unwrap().connecting.as_ref().unwrap().connection().to_owned()
+    let app = build(config(dsn, url), Path::new("/")).unwrap();
+    let transport = app.transports().get("a").unwrap();
+    transport.connecting.as_ref().unwrap().connection().to_owned()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use minutely::message::UndecodableError;
-use minutely::transport::{Counts, MessageId, Sent, TransportError, built_in_factories};
+use minutely::transport::{Counts, MessageId, Sent, TransportError};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
@@ -31,7 +31,7 @@ const ROLE: &str = "MINUTELY_TEST_ROLE";
 const DIR: &str = "MINUTELY_TEST_DIR";
 
 fn open_file(dir: &Path) -> Arc<Queue> {
-    open("a", "sqlite:var/queue.db?queue_name=a", "{}", &built_in_factories(), dir)
+    open("a", "sqlite:var/queue.db?queue_name=a", "{}", dir)
 }
 
 async fn raw(file: &Path) -> SqliteConnection {
@@ -173,7 +173,7 @@ async fn a_consumer_is_woken_through_a_symbolic_link() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     let (mut connection, _) = symfonys(&stage).await;
     std::os::unix::fs::symlink("var/queue.db", stage.dir().join("link.db")).unwrap();
-    let consumer = open("a", "sqlite:link.db?queue_name=a", "{}", &built_in_factories(), stage.dir());
+    let consumer = open("a", "sqlite:link.db?queue_name=a", "{}", stage.dir());
     let sent = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         insert(&mut connection, "'1'", "'{}'", "NULL").await;
@@ -267,7 +267,7 @@ async fn a_file_that_is_not_a_database_is_reported_and_left_alone() {
     let file = stage.dir().join("notes.txt");
     let text = "these are notes, and no database\n".repeat(100);
     std::fs::write(&file, &text).unwrap();
-    let transport = open("a", "sqlite:notes.txt", "{}", &built_in_factories(), stage.dir());
+    let transport = open("a", "sqlite:notes.txt", "{}", stage.dir());
     for error in [
         error_text(transport.send(&message("{}"), Duration::ZERO).await),
         error_text(transport.receive(1).await),
@@ -283,12 +283,12 @@ async fn a_file_that_is_not_a_database_is_reported_and_left_alone() {
 async fn an_impossible_path_is_reported() {
     let stage = Stage::new(Kind::Sqlite).await.unwrap();
     std::fs::write(stage.dir().join("file"), "").unwrap();
-    let under_a_file = open("a", "sqlite:file/queue.db", "{}", &built_in_factories(), stage.dir());
+    let under_a_file = open("a", "sqlite:file/queue.db", "{}", stage.dir());
     let error = error_text(under_a_file.send(&message("{}"), Duration::ZERO).await);
     assert!(error.contains(stage.dir().join("file").to_str().unwrap()), "{error}");
 
     std::fs::create_dir(stage.dir().join("folder")).unwrap();
-    let folder = open("a", "sqlite:folder", "{}", &built_in_factories(), stage.dir());
+    let folder = open("a", "sqlite:folder", "{}", stage.dir());
     let error = error_text(folder.send(&message("{}"), Duration::ZERO).await);
     assert!(error.contains(stage.dir().join("folder").to_str().unwrap()), "{error}");
     assert!(error.contains("must be a file's"), "{error}");

@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use indexmap::IndexMap;
-use minutely::config::{Secret, TransportConfig};
 use minutely::message::Encoded;
+use minutely::testing::conformance;
 use minutely::transport::{
-    Delivery, Factory, FactoryContext, Liveness, MessageId, Receipt, Received, Sent, Transport, TransportError,
-    Transports, built_in_factories,
+    Delivery, Factory, InMemoryFactory, MessageId, Receipt, Received, Sent, Transport, TransportError,
 };
 
+use crate::support::applications::{build, transports};
 use crate::support::databases::{Database, Server};
 use crate::support::exchanges::Exchanges;
 use crate::support::redis_keys::Keys;
@@ -77,7 +75,7 @@ pub struct Stage {
     /// Where it is a broker: exchanges of this test's own.
     exchanges: Option<Exchanges>,
     /// Where queues live in the process, "another process" means the same factory.
-    shared: Vec<Arc<dyn Factory>>,
+    in_memory: Arc<InMemoryFactory>,
 }
 
 impl Stage {
@@ -90,8 +88,8 @@ impl Stage {
         };
         let keys = if kind == Kind::Redis { Some(Keys::create().await?) } else { None };
         let exchanges = if kind == Kind::Amqp { Some(Exchanges::create().await?) } else { None };
-        let (dir, shared) = (tempfile::tempdir().unwrap(), built_in_factories());
-        Some(Self { kind, dir, database, keys, redis_database: 0, exchanges, shared })
+        let (dir, in_memory) = (tempfile::tempdir().unwrap(), Arc::new(InMemoryFactory::default()));
+        Some(Self { kind, dir, database, keys, redis_database: 0, exchanges, in_memory })
     }
 
     /// The project's folder.
@@ -107,25 +105,28 @@ impl Stage {
     /// Opens a queue with further options, as YAML.
     pub fn open_with(&self, queue: &str, options: &str) -> Arc<Queue> {
         match self.kind {
-            Kind::InMemory => open(queue, "in-memory://", options, &self.shared, self.dir.path()),
+            Kind::InMemory => {
+                let factory = Arc::clone(&self.in_memory) as Arc<dyn Factory>;
+                Queue::of(conformance::open(factory, self.dir.path(), queue, "in-memory://", options))
+            }
             Kind::Sqlite => {
                 let dsn = format!("sqlite:var/queue.db?queue_name={queue}");
-                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+                open(queue, &dsn, options, self.dir.path())
             }
             Kind::Postgres | Kind::Mysql => {
                 let dsn = format!("{}?queue_name={queue}", self.database().url());
-                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+                open(queue, &dsn, options, self.dir.path())
             }
             Kind::Amqp => {
                 let exchanges = self.exchanges.as_ref().unwrap();
                 // Queues with names of this test's own.
                 let [a, b] = ["a", "b"].map(|queue| exchanges.name(queue));
                 let options = options.replace("{a: ~, b: ~}", &format!("{{{a}: ~, {b}: ~}}"));
-                open(queue, &exchanges.dsn(queue), &options, &built_in_factories(), self.dir.path())
+                open(queue, &exchanges.dsn(queue), &options, self.dir.path())
             }
             Kind::Redis => {
                 let dsn = self.keys().dsn(queue, self.redis_database);
-                open(queue, &dsn, options, &built_in_factories(), self.dir.path())
+                open(queue, &dsn, options, self.dir.path())
             }
         }
     }
@@ -177,39 +178,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(future)
 }
 
-struct Nobody;
-
-#[async_trait]
-impl Liveness for Nobody {
-    async fn is_running(&self, _transports: &[&str]) -> bool {
-        false
-    }
+/// Opens one transport, by its DSN and further options as YAML, in a project in this folder. As another process would: it
+/// shares no connection with what was opened before.
+pub fn open(name: &str, dsn: &str, options: &str, dir: &Path) -> Arc<Queue> {
+    let app = build(transports([(name, dsn)], options), dir).unwrap();
+    Queue::of(app.transports().get(name).unwrap())
 }
 
-/// Opens one transport, by its DSN and further options as YAML, in a project in this folder.
-pub fn open(name: &str, dsn: &str, options: &str, factories: &[Arc<dyn Factory>], dir: &Path) -> Arc<Queue> {
-    let config = TransportConfig {
-        name: name.to_owned(),
-        path: format!("transports.{name}"),
-        dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::from_str(options).unwrap(),
-        retry: None,
-        failure_transport: None,
-    };
-    let context = FactoryContext {
-        project_dir: dir.to_owned(),
-        state_dir: dir.join("var"),
-        connections: IndexMap::new(),
-        liveness: Arc::new(Nobody),
-    };
-    let transports = Transports::new(&IndexMap::from([(name.to_owned(), config)]), factories, &context).unwrap();
-    Queue::of(transports.get(name).unwrap())
+/// Opens several transports, by name and DSN, as one process does.
+pub fn open_all(dsns: &[(&str, String)], dir: &Path) -> Vec<Arc<Queue>> {
+    let app = build(transports(dsns.iter().map(|(name, dsn)| (*name, dsn.as_str())), "{}"), dir).unwrap();
+    dsns.iter().map(|(name, _)| Queue::of(app.transports().get(name).unwrap())).collect()
 }
 
 /// A message with this body.
 pub fn message(body: impl Into<Bytes>) -> Encoded {
-    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+    let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")].into();
     Encoded { body: body.into(), headers }
 }
 

@@ -1,5 +1,6 @@
 //! What tests run on: a project folder with the program in it, and stores of a test's own on servers.
 
+pub mod applications;
 pub mod databases;
 pub mod exchanges;
 pub mod private_redis;

@@ -1,11 +1,11 @@
-//! The configuration as it is on disk: real files, the shipped ones among them, and the reference in `docs/`.
+//! The configuration as it is on disk: real files, and those that come with the program.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use minutely::config::{Autoscale, Scope, read};
+use super::{Autoscale, Scope, read};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
