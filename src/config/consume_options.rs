@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser};
 
 use super::problem::Problem;
-use super::section::displayable;
+use super::problem::displayable;
 use super::{DurationError, parse_duration};
 
 /// A worker that never sleeps would keep a processor busy doing nothing.

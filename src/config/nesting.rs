@@ -5,8 +5,8 @@ use serde_yaml::Value;
 
 use super::definition::{Definition, Support, plain_text};
 use super::keys;
-use super::problem::{Problem, nearest};
-use super::section::{Node, Reader, displayable, join};
+use super::problem::{Problem, displayable, nearest};
+use super::section::{Node, Reader, join};
 use super::transports::check_serializer;
 
 /// The values of all keys, wherever they are in the file.

@@ -9,8 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_yaml::Value;
 
 use super::env::Environment;
-use super::problem::nearest;
-use super::section::displayable;
+use super::problem::{displayable, nearest};
 
 /// The processors that may precede a variable's name, besides `default:x:`.
 const PROCESSORS: &[&str] = &["resolve", "int", "float", "bool", "string", "trim", "urlencode"];

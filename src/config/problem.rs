@@ -51,6 +51,27 @@ pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// `scheme://…`, or `user:password@host`.
+pub(super) fn may_hold_password(text: &str) -> bool {
+    text.contains("://") || (text.contains('@') && text.contains(':'))
+}
+
+/// Text for a message: short, on one line, and without any part of a URL that could be a password.
+pub(super) fn displayable(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if may_hold_password(text) {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        let plain = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        return if plain && !scheme.is_empty() { format!("{scheme}:…") } else { "…".to_owned() };
+    }
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    // Otherwise every backslash in a type's name would be doubled.
+    short.replace(r"\\", r"\").replace("\\'", "'").replace("\\\"", "\"")
+}
+
 /// All problems of one configuration, in the order they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

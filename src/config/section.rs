@@ -10,7 +10,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
 use super::placeholder::Placeholders;
-use super::problem::{Problem, Problems};
+use super::problem::{Problem, Problems, displayable, may_hold_password};
 
 /// The context for reading values.
 pub(super) struct Reader<'a> {
@@ -299,25 +299,4 @@ fn shown(value: &Value) -> String {
         Value::Mapping(_) => "a mapping".to_owned(),
         Value::Tagged(_) => "a tagged value".to_owned(),
     }
-}
-
-/// `scheme://…`, or `user:password@host`.
-fn may_hold_password(text: &str) -> bool {
-    text.contains("://") || (text.contains('@') && text.contains(':'))
-}
-
-/// Text for a message: short, on one line, and without any part of a URL that could be a password.
-pub(super) fn displayable(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if may_hold_password(text) {
-        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-        let plain = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-        return if plain && !scheme.is_empty() { format!("{scheme}:…") } else { "…".to_owned() };
-    }
-    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        short.push('…');
-    }
-    // Otherwise every backslash in a type's name would be doubled.
-    short.replace(r"\\", r"\").replace("\\'", "'").replace("\\\"", "\"")
 }

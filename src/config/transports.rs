@@ -8,7 +8,8 @@ use serde_yaml::Mapping;
 use url::form_urlencoded;
 
 use super::definition::{Definition, Kind, OptionsOf, Setting, UNBOUNDED};
-use super::section::{Node, Reader, displayable};
+use super::problem::displayable;
+use super::section::{Node, Reader};
 use super::{RetryStrategy, Secret, TransportConfig};
 
 /// The key `transports`.

@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 use serde_yaml::value::{Tag, TaggedValue};
 use serde_yaml::{Mapping, Value};
 
-use super::section::displayable;
+use super::problem::displayable;
 
 /// The most values in a file, with aliases expanded. A file of the maximum length without aliases has fewer.
 const MOST_VALUES: usize = 1_000_000;

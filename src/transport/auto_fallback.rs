@@ -1,7 +1,7 @@
 //! `auto-fallback://NAME?target=T&fallback=F`: sends messages to a queue while a worker consumes it. Otherwise handles
 //! them at once, or sends them to another queue. Contao's `contao-auto-fallback` transport.
 //!
-//! It only sends. To consume or count it means to consume or count its target: see [`Transports::target`].
+//! It only sends. To consume or count it means to consume or count its target: see [`Transports::target`](super::Transports::target).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
-#[cfg(doc)]
-use super::Transports;
 use super::{Sender, Sent, Transport, TransportError, TransportSpec};
 use crate::config::{Definition, Problem, Setting, TransportConfig};
 use crate::message::Encoded;

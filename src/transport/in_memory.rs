@@ -14,11 +14,13 @@ use super::options::REDELIVER_TIMEOUT;
 use super::{
     Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, Listed, Listing, MessageId, Moving, Parking,
     Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
-    TransportSpec, Waking, registry,
+    TransportSpec, Waking,
 };
 use crate::clock;
 use crate::config::{Definition, Problem, Setting};
 use crate::message::Encoded;
+
+pub(super) const SCHEMES: &[&str] = &["in-memory"];
 
 /// The longest delay. Longer ones could overflow.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -443,7 +445,7 @@ const SERIALIZE: Setting<bool> =
 
 impl Factory for InMemoryFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::IN_MEMORY
+        SCHEMES
     }
 
     fn options(&self) -> Vec<Definition> {

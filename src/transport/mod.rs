@@ -132,6 +132,7 @@ mod redis;
 mod registry;
 mod sql;
 mod sync;
+mod transports;
 
 pub use auto_fallback::Liveness;
 pub use capabilities::{
@@ -141,10 +142,11 @@ pub use capabilities::{
 pub use contract::{Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};
 pub use error::TransportError;
-pub use factory::{Factory, FactoryContext, Transports, scheme_options};
+pub use factory::{Factory, FactoryContext};
 pub use in_memory::{InMemory, InMemoryFactory};
 pub use registry::built_in_factories;
 pub(crate) use registry::built_in_factories_on;
 pub use sync::SyncTransport;
+pub use transports::{Transports, scheme_options};
 
 pub use crate::config::{Dsn, DsnError, Host, OptionReader, TransportSpec};

@@ -3,22 +3,17 @@
 use std::sync::Arc;
 
 use super::Factory;
-use super::in_memory::InMemoryFactory;
-use super::sync::SyncFactory;
+use super::in_memory::{self, InMemoryFactory};
+use super::sync::{self, SyncFactory};
 use crate::connection::{Connections, StoreKind};
 
-/// Generates the table from its lines: `NAME: schemes => factory`, and the cargo feature that it needs, if any. All
+/// Generates the table from its lines: `schemes => factory`, and the cargo feature that it needs, if any. All
 /// factories share the same connections.
 macro_rules! registry {
-    ($($name:ident: $schemes:expr => $factory:expr $(, feature = $feature:literal)?;)+) => {
-        $(
-            /// The DSN schemes of this transport.
-            pub(super) const $name: &[&str] = $schemes;
-        )+
-
+    ($($schemes:expr => $factory:expr $(, feature = $feature:literal)?;)+) => {
         /// Every scheme, including those that are not in this build.
         pub(super) fn known_schemes() -> impl Iterator<Item = &'static str> {
-            [$($name),+].into_iter().flatten().copied()
+            [$($schemes),+].into_iter().flatten().copied()
         }
 
         /// The factories in this build, for [`Transports::new`](super::Transports::new). `auto-fallback` needs none.
@@ -37,11 +32,11 @@ macro_rules! registry {
 }
 
 registry! {
-    SYNC: &["sync"] => |_: &Connections| SyncFactory;
-    IN_MEMORY: &["in-memory"] => |_: &Connections| InMemoryFactory::default();
-    SQLITE: StoreKind::Sqlite.schemes() => super::sql::SqliteFactory::new;
-    POSTGRES: StoreKind::Postgres.schemes() => super::sql::PostgresFactory::new, feature = "postgres";
-    MYSQL: StoreKind::Mysql.schemes() => super::sql::MysqlFactory::new, feature = "mysql";
-    REDIS: StoreKind::Redis.schemes() => super::redis::RedisFactory::new, feature = "redis";
-    AMQP: StoreKind::Amqp.schemes() => super::amqp::AmqpFactory::new, feature = "amqp";
+    sync::SCHEMES => |_: &Connections| SyncFactory;
+    in_memory::SCHEMES => |_: &Connections| InMemoryFactory::default();
+    StoreKind::Sqlite.schemes() => super::sql::SqliteFactory::new;
+    StoreKind::Postgres.schemes() => super::sql::PostgresFactory::new, feature = "postgres";
+    StoreKind::Mysql.schemes() => super::sql::MysqlFactory::new, feature = "mysql";
+    StoreKind::Redis.schemes() => super::redis::RedisFactory::new, feature = "redis";
+    StoreKind::Amqp.schemes() => super::amqp::AmqpFactory::new, feature = "amqp";
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Factory, FactoryContext, Sender, Sent, Transport, TransportError, TransportSpec, registry};
+use super::{Factory, FactoryContext, Sender, Sent, Transport, TransportError, TransportSpec};
 use crate::config::Problem;
 use crate::message::Encoded;
+
+pub(super) const SCHEMES: &[&str] = &["sync"];
 
 /// Returns every message to be handled at once.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub struct SyncFactory;
 
 impl Factory for SyncFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::SYNC
+        SCHEMES
     }
 
     fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {

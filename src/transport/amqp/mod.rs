@@ -28,11 +28,11 @@ use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
     Connecting, Counting, Counts, Delivery, Factory, FactoryContext, MessageId, Prefetching, Queues, Receipt, Received,
-    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking, registry,
+    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
 };
 use crate::config::{Definition, Problem};
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
-use crate::connection::{self, Connections};
+use crate::connection::{self, Connections, StoreKind};
 use crate::message::Encoded;
 
 /// A waiting consumer polls after this time in any case, to notice a connection that broke without an error.
@@ -375,7 +375,7 @@ impl AmqpFactory {
 
 impl Factory for AmqpFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::AMQP
+        StoreKind::Amqp.schemes()
     }
 
     fn options(&self) -> Vec<Definition> {

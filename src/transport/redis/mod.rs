@@ -27,11 +27,11 @@ use self::taking::{BEGINNING, MAX_RECEIVED};
 use super::{
     Connecting, Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, MessageId, Moving, Parking, Place,
     Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
-    TransportSpec, Waking, registry,
+    TransportSpec, Waking,
 };
 use crate::config::{Definition, Problem};
 use crate::connection::redis::{RedisConnection, RedisFailure};
-use crate::connection::{self, Connections};
+use crate::connection::{self, Connections, StoreKind};
 use crate::message::Encoded;
 
 /// Suffix of the stream's name for the set of its delayed messages.
@@ -420,7 +420,7 @@ impl RedisFactory {
 
 impl Factory for RedisFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::REDIS
+        StoreKind::Redis.schemes()
     }
 
     fn options(&self) -> Vec<Definition> {

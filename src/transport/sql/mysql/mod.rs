@@ -21,12 +21,12 @@ use std::sync::Arc;
 use self::queries::Queries;
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
-use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
 use crate::connection::sql::{SharedConnection, SqlConnection, Statement, Value};
-use crate::connection::{self, Connections};
+use crate::connection::{self, Connections, StoreKind};
 
 /// MySQL's limit for the name of a table, in characters.
 const MAX_NAME: usize = 64;
@@ -178,7 +178,7 @@ impl MysqlFactory {
 
 impl Factory for MysqlFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::MYSQL
+        StoreKind::Mysql.schemes()
     }
 
     fn options(&self) -> Vec<Definition> {

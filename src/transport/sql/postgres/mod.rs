@@ -16,12 +16,12 @@ use sqlx::SqlStr;
 
 use self::queries::Queries;
 use self::waking::Notifications;
-use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, OptionReader, Problem, Setting};
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
 use crate::connection::sql::{SharedConnection, Statement, Value};
-use crate::connection::{self, Connections};
+use crate::connection::{self, Connections, StoreKind};
 
 /// PostgreSQL's limit for the names of tables and channels, in bytes.
 const MAX_NAME: usize = 63;
@@ -161,7 +161,7 @@ const CHECK_DELAYED_INTERVAL: Setting<Duration> = Setting::millis(
 
 impl Factory for PostgresFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::POSTGRES
+        StoreKind::Postgres.schemes()
     }
 
     fn options(&self) -> Vec<Definition> {

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use sqlx::SqlStr;
 
 use self::queries::Queries;
-use super::super::{Factory, FactoryContext, Transport, TransportSpec, registry};
+use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::{Content, Dialect, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, Problem};
-use crate::connection::Connections;
 use crate::connection::sql::sqlite::{Database, Request, path};
 use crate::connection::sql::{Statement, Value};
+use crate::connection::{Connections, StoreKind};
 
 /// A queue in an SQLite table.
 pub(crate) struct Sqlite {
@@ -137,7 +137,7 @@ impl SqliteFactory {
 
 impl Factory for SqliteFactory {
     fn schemes(&self) -> &'static [&'static str] {
-        registry::SQLITE
+        StoreKind::Sqlite.schemes()
     }
 
     fn options(&self) -> Vec<Definition> {
