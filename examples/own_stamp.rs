@@ -16,9 +16,10 @@ struct TenantStamp {
 }
 
 impl Stamp for TenantStamp {
-    // A stamp travels as JSON in a header: `X-Message-Stamp-shop.tenant: [{"tenant":"acme"}]`. Without PHP on the queue the
-    // name means nothing more; keep it stable, for messages wait under it. Where PHP consumes the queue it is the name of
-    // the stamp's class there (`App\Messenger\TenantStamp`): Symfony refuses messages with a stamp whose class it lacks.
+    // A stamp travels as JSON in a header: `X-Message-Stamp-shop.tenant: [{"tenant":"acme"}]`. Without PHP on the queue
+    // the name means nothing more; keep it stable, for messages wait under it. Where PHP consumes the queue it is the
+    // name of the stamp's class there (`App\Messenger\TenantStamp`): Symfony refuses messages with a stamp whose class
+    // it lacks.
     const CLASS: &'static str = "shop.tenant";
 }
 

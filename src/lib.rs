@@ -2,7 +2,8 @@
 //! with Symfony Messenger.
 //!
 //! The program `minutely` needs no code: a `config.yaml` names transports, workers and handlers. This crate is for Rust
-//! applications that define messages and handlers of their own. They dispatch, and work in the same process or in others:
+//! applications that define messages and handlers of their own. They dispatch, and work in the same process or in
+//! others:
 //!
 //! ```
 //! use minutely::App;
@@ -58,8 +59,8 @@
 //!
 //! or among commands of its own: [`cli::Command`].
 //!
-//! `docs/rust.md` in the repository has an example for each question: state, middleware, own stamps, own transports, tests
-//! (with the feature `testing`) and more.
+//! `docs/rust.md` in the repository has an example for each question: state, middleware, own stamps, own transports,
+//! tests (with the feature `testing`) and more.
 //!
 //! Each module's first line says its one job; modules depend only on those listed below them:
 //! [`cli`], [`app`], [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],

@@ -76,8 +76,8 @@ pub enum Kind {
     Either(&'static [Self]),
     /// `false`, or the mapping with `enabled: false` in it: the option is switched off.
     Off(&'static [Definition]),
-    /// An argument of a worker: an option of `consume`, or the value of the one before. Anything where there is a `command`
-    /// beside them.
+    /// An argument of a worker: an option of `consume`, or the value of the one before. Anything where there is a
+    /// `command` beside them.
     Argument,
     /// A DSN, which may have options in it.
     Dsn(OptionsOf),

@@ -1,9 +1,9 @@
 //! Messages, envelopes, stamps, and their wire format. No I/O.
 //!
-//! An [`Envelope`] *is* the wire format of Symfony Messenger's JSON serializer: a body of JSON text and a flat map of string
-//! headers, one of which names the type, and one per stamp class. Typed values are read and written on demand. Unknown parts
-//! (stamps of a PHP bundle, foreign headers, the exact spelling of the body) therefore survive receive → retry → receive
-//! unchanged, because they are never parsed.
+//! An [`Envelope`] *is* the wire format of Symfony Messenger's JSON serializer: a body of JSON text and a flat map of
+//! string headers, one of which names the type, and one per stamp class. Typed values are read and written on demand.
+//! Unknown parts (stamps of a PHP bundle, foreign headers, the exact spelling of the body) therefore survive receive →
+//! retry → receive unchanged, because they are never parsed.
 
 mod body;
 mod envelope;
@@ -46,11 +46,12 @@ pub const LOW_PRIORITY: &str = r"Contao\CoreBundle\Messenger\Message\LowPriority
 /// }
 /// ```
 pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The type's name in the `type` header: the PHP class name if the queue is shared with PHP, otherwise any stable name.
-    /// After a change, messages already queued under the old name can no longer be handled.
+    /// The type's name in the `type` header: the PHP class name if the queue is shared with PHP, otherwise any stable
+    /// name. After a change, messages already queued under the old name can no longer be handled.
     const TYPE: &'static str;
 
     /// Further names to route and handle the message by, most specific first. They correspond to the parent classes and
-    /// interfaces of a PHP message (such as `App\Message\AsyncMessageInterface`, or [`HIGH_PRIORITY`]). Not sent on the wire.
+    /// interfaces of a PHP message (such as `App\Message\AsyncMessageInterface`, or [`HIGH_PRIORITY`]). Not sent on the
+    /// wire.
     const INTERFACES: &'static [&'static str] = &[];
 }

@@ -98,8 +98,8 @@ stamp! {
 }
 
 stamp! {
-    /// The transports to which this message is sent instead of those in `routing`. Not sent with the message: receivers do
-    /// not need it, and Symfony 5.4, which does not know it, would refuse the message.
+    /// The transports to which this message is sent instead of those in `routing`. Not sent with the message: receivers
+    /// do not need it, and Symfony 5.4, which does not know it, would refuse the message.
     TransportNamesStamp {
         /// Their names, in sending order.
         #[serde(alias = "transports")]

@@ -116,8 +116,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that consumes the given transports, the first one before all others. Fails if one does not exist or cannot
-    /// be consumed. If `options` names queues, `transports` must already be limited to these.
+    /// A worker that consumes the given transports, the first one before all others. Fails if one does not exist or
+    /// cannot be consumed. If `options` names queues, `transports` must already be limited to these.
     pub fn new(
         config: &Config,
         bus: Bus,
@@ -153,7 +153,8 @@ impl Worker {
         Self { resume, ..self }
     }
 
-    /// The same worker, which records in this file which messages are in flight, for the supervisor to find after a crash.
+    /// The same worker, which records in this file which messages are in flight, for the supervisor to find after a
+    /// crash.
     #[must_use]
     pub fn recording(self, in_flight: Option<InFlightFile>) -> Self {
         Self { in_flight, ..self }

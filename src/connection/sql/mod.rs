@@ -1,8 +1,8 @@
 //! Connections to SQL databases.
 //!
-//! Queues and caches use each as an [`SqlConnection`]: it takes [`Statement`]s and returns [`Row`]s or an [`SqlError`]. A
-//! [`SharedConnection`] is one to a server, and holds a [`Session`] in a task of its own. SQLite has no server: its
-//! [`Database`](sqlite::Database) is a file.
+//! Queues and caches use every connection as an [`SqlConnection`]: it takes [`Statement`]s and returns [`Row`]s or an
+//! [`SqlError`]. A [`SharedConnection`] is one to a server, and holds a [`Session`] in a task of its own. SQLite has no
+//! server: its [`Database`](sqlite::Database) is a file.
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod address;

@@ -1,13 +1,13 @@
-//! One SQLite file: opening it, running statements on it, and outlasting everybody else who uses it.
+//! One SQLite file: opens it, runs statements on it, and waits for locks of other processes.
 //!
-//! SQLite lets one process write at a time and tells the others that the database is locked. It waits by itself
+//! SQLite lets one process write at a time and reports to others that the database is locked. It waits by itself
 //! (`busy_timeout`), but not in every situation: switching to WAL, recovering the WAL of a killed process, and losing a
-//! race to write after reading are reported at once. So a statement that met a lock is run again, with random pauses,
-//! until a patience runs out that dozens of busy processes do not use up. That is safe because a statement that is told
-//! "locked" has changed nothing.
+//! race to write after reading are reported at once. So a statement that meets a lock is run again with random pauses,
+//! up to a time limit that dozens of busy processes do not reach. That is safe because such a statement has changed
+//! nothing.
 //!
-//! Each process has one connection per file, shared by all of its transports: writing is serial in any case, and
-//! reading takes microseconds.
+//! Each process has one connection per file, shared by all its transports: writes are serial in any case, and reads
+//! take microseconds.
 
 use std::borrow::Cow;
 use std::fs::OpenOptions;
@@ -31,10 +31,10 @@ use crate::config::{Problem, TransportSpec};
 use crate::connection::FileWatch;
 use crate::threads;
 
-/// How long SQLite itself waits for a lock, at each try.
+/// How long SQLite itself waits for a lock, at each attempt.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A database file. Opened when it is first used.
+/// A database file. Opened on first use.
 pub(crate) struct Database {
     path: PathBuf,
     /// The path, as errors name it.
@@ -55,15 +55,15 @@ struct FileId {
     inode: u64,
 }
 
-/// What can be asked of a file.
+/// A request to a file.
 pub(crate) enum Request {
     /// One statement, which is a transaction by itself.
     Run(Statement),
-    /// The second statement, if the first gives a row. Only the second waits for others who write.
+    /// The second statement, if the first returns a row. Only the second waits for other writers.
     RunIfAny(Statement, Statement),
-    /// Statements in one transaction. Gives the rows of all.
+    /// Statements in one transaction. Returns the rows of all.
     Together(Vec<Statement>),
-    /// Statements in one transaction, in a file that is created, with its folder, where there is none.
+    /// Statements in one transaction. Creates the file and its folder if they are missing.
     Create(Vec<Statement>),
 }
 
@@ -87,12 +87,12 @@ pub(crate) fn path(spec: &TransportSpec, project_dir: &Path) -> Result<PathBuf, 
         return Err(spec.dsn_problem(format!("it names no file: {ways}")));
     }
     let path = project_dir.join(store.path());
-    // `a//b` and `a/./b` are `a/b`. `..` stays, as it does not lead back over a symbolic link.
+    // `a//b` and `a/./b` become `a/b`. `..` stays, because of symbolic links.
     Ok(path.components().filter(|component| *component != Component::CurDir).collect())
 }
 
-// Primary result codes, https://www.sqlite.org/rescode.html. SQLITE_PROTOCOL is many processes starting on one WAL,
-// SQLITE_SCHEMA many changing tables.
+// Primary result codes, https://www.sqlite.org/rescode.html. SQLITE_PROTOCOL occurs when many processes open one WAL,
+// SQLITE_SCHEMA when many change tables.
 const ERROR: u32 = 1;
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
@@ -106,12 +106,12 @@ const SCHEMA: u32 = 17;
 const NOTADB: u32 = 26;
 
 fn primary_code(error: &sqlx::Error) -> Option<u32> {
-    // The code is the extended one (SQLITE_BUSY_SNAPSHOT and its like), whose low byte is the primary one.
+    // The code is an extended one (such as SQLITE_BUSY_SNAPSHOT), whose low byte is the primary code.
     let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
     Some(code & 0xff)
 }
 
-/// The file, or a folder of its path, cannot be reached, made or watched.
+/// The file, or a folder of its path, cannot be accessed, created or watched.
 fn path_error(path: &Path, error: &io::Error) -> SqlError {
     let advice = "; check the path and the permissions of its folders";
     SqlError::new(&path.display().to_string(), error.to_string(), Fault::Broken, advice)
@@ -122,15 +122,15 @@ fn fault(error: &sqlx::Error) -> Fault {
     match primary_code(error) {
         Some(BUSY | LOCKED | PROTOCOL | SCHEMA) => Fault::Busy,
         Some(ERROR) if is_missing_table(error) => Fault::Missing,
-        // What bad SQL gives.
+        // The result of invalid SQL.
         Some(ERROR) => Fault::Refused,
-        // Each open file has a thread of the driver's, and there is none to be had at present.
+        // Each open file needs a thread of the driver, and the system refuses one at the moment.
         None if matches!(error, sqlx::Error::Io(error) if threads::is_refusal(error)) => Fault::Busy,
         _ => Fault::Broken,
     }
 }
 
-/// Is the table that a statement names not there? One that a view or a trigger names is told with its schema.
+/// Whether the table of a statement is missing. A missing table of a view or a trigger is reported with its schema.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     let message = error.as_database_error().map_or("", |error| error.message());
     message.strip_prefix("no such table: ").is_some_and(is_identifier)
@@ -157,19 +157,19 @@ fn advice(error: &sqlx::Error) -> Cow<'static, str> {
 }
 
 impl Database {
-    /// A file that is not opened yet.
+    /// A file that is not open yet.
     pub(crate) fn new(path: PathBuf) -> Self {
         let (watched, location) = (path.clone(), path.display().to_string());
         Self { path, location, connection: Mutex::new(None), watch: FileWatch::new(move || written_files(&watched)) }
     }
 
-    /// Sees when anybody writes to it. A transaction is seen before it is committed: its pages are written, then the disk is
-    /// waited for, and only then do others read them.
+    /// Watches for writes. A transaction is noticed before it is committed: its pages are written, then synced to disk,
+    /// and only then can others read them.
     pub(crate) fn watch(&self) -> &FileWatch {
         &self.watch
     }
 
-    /// It cannot be watched.
+    /// The error if the file cannot be watched.
     pub(crate) fn unwatched(&self, error: &io::Error) -> SqlError {
         path_error(&self.path, error)
     }
@@ -193,8 +193,8 @@ impl Database {
         result
     }
 
-    /// The connection, opened anew when the path does not lead to the file it has open any more. Otherwise messages would
-    /// go on into a deleted file.
+    /// The connection. It is opened again if the path no longer leads to the open file: otherwise messages would go
+    /// into a deleted file.
     async fn open<'s>(&self, slot: &'s mut Option<Open>, create: bool) -> Result<&'s mut SqliteConnection, SqlError> {
         let file = self.file()?;
         if file.is_none() && !create {
@@ -217,7 +217,7 @@ impl Database {
             .create_if_missing(create)
             .busy_timeout(BUSY_TIMEOUT)
             .journal_mode(SqliteJournalMode::Wal)
-            // In WAL mode anything less leaves the last messages unwritten when the machine goes down.
+            // In WAL mode, anything less could lose the last messages in a power failure.
             .synchronous(SqliteSynchronous::Full)
             // Waiting for a lock would be logged as a slow statement.
             .disable_statement_logging()
@@ -228,14 +228,14 @@ impl Database {
         Ok(Open { connection, file })
     }
 
-    /// Creates the file, if there is none, with mode 0600: it holds what is in messages. SQLite gives its other files the
-    /// same mode. Where this fails SQLite tries, and says why it fails.
+    /// Creates the file, if there is none, with mode 0600: it contains messages. SQLite gives its other files the same
+    /// mode. If this fails, SQLite tries again and reports why.
     fn create_file(&self) {
         let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
     }
 
-    /// The file at the path, if there is one. Asks for its metadata alone: opening and closing the file beside SQLite
-    /// would drop the locks that SQLite holds on it, see "How To Corrupt An SQLite Database File", 2.2.
+    /// The file at the path, if there is one. Only reads its metadata: opening and closing the file beside SQLite would
+    /// drop SQLite's locks, see "How To Corrupt An SQLite Database File", 2.2.
     fn file(&self) -> Result<Option<FileId>, SqlError> {
         match std::fs::metadata(&self.path) {
             Ok(metadata) => Ok(Some(FileId { device: metadata.dev(), inode: metadata.ino() })),
@@ -274,8 +274,8 @@ impl SqlConnection for Database {
     }
 }
 
-/// The files that a transaction writes to: the WAL, or the database itself in other journal modes. They stand where the path
-/// leads to, and not where a symbolic link does.
+/// The files that a transaction writes to: the WAL, or the database itself in other journal modes. They are beside the
+/// target of a symbolic link.
 fn written_files(path: &Path) -> Vec<PathBuf> {
     let database = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut wal = database.clone().into_os_string();
@@ -296,7 +296,7 @@ async fn perform(connection: &mut SqliteConnection, request: &Request) -> Result
     }
 }
 
-/// Takes the rows to the last: only then has the statement been committed.
+/// Reads all rows: only then has the statement been committed.
 async fn run(connection: &mut SqliteConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
     let query = sqlx::query_with(statement.sql.clone(), arguments(statement)?);
     query.fetch_all(connection).await?.iter().map(read).collect()
@@ -337,7 +337,7 @@ fn read(row: &SqliteRow) -> Result<Row, sqlx::Error> {
         if raw.type_info().name() == "INTEGER" {
             Ok(Value::Number(row.try_get_unchecked(index)?))
         } else {
-            // As bytes: nothing keeps another program from writing text that is not UTF-8.
+            // As bytes: another program may have written text that is not UTF-8.
             Ok(Value::Bytes(row.try_get_unchecked(index)?))
         }
     };

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// SQL made of constants and quoted names alone.
+/// SQL made only of constants and quoted names.
 pub(crate) fn sql(text: impl Into<Arc<str>>) -> SqlStr {
-    // Shared, as it is copied for every request.
+    // Shared, because it is copied for every request.
     AssertSqlSafe(text.into()).into_sql_str()
 }
 

@@ -1,4 +1,4 @@
-//! What only tables on a server can say: to which server their connection is, and how many it allows.
+//! The capability that only tables on a server have: naming the server, and the number of connections that it allows.
 
 use async_trait::async_trait;
 use sqlx::SqlSafeStr;
@@ -19,9 +19,9 @@ impl<S: Session, D: Dialect<Connection = SharedConnection<S>>> Connecting for Ta
 
     async fn limit(&self) -> Result<Option<u64>, TransportError> {
         let action = "asking for the limit of connections";
-        let question = Statement::of(&S::CONNECTION_LIMIT.into_sql_str());
-        let answer = self.connection.perform(question.into()).await;
-        let rows = answer.map_err(|error| self.error(action, error))?;
+        let query = Statement::of(&S::CONNECTION_LIMIT.into_sql_str());
+        let result = self.connection.perform(query.into()).await;
+        let rows = result.map_err(|error| self.error(action, error))?;
         let limit = rows.first().map(|row| row.number(0)).transpose();
         Ok(limit.map_err(|error| self.unreadable(action, error))?.and_then(|limit| u64::try_from(limit).ok()))
     }

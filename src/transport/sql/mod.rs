@@ -1,5 +1,5 @@
-//! Queues in tables: `sqlite`, `postgres` and `mysql`. They have the transport in common (`table`), the options of a queue
-//! (`options`), and how messages and times are written (`row`, `timestamp`). What each has its own way for is its dialect
+//! Queues in tables: `sqlite`, `postgres` and `mysql`. They share the transport (`table`), the options of a queue
+//! (`options`), and the format of messages and times (`row`, `timestamp`). What differs between them is their dialect
 //! (`dialect`).
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -28,5 +28,5 @@ pub use self::sqlite::SqliteFactory;
 use self::table::Table;
 use self::timestamp::{RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
 
-/// Stands in for a time that never comes.
+/// Stands for a time that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);

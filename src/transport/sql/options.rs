@@ -6,7 +6,7 @@ use super::super::options::REDELIVER_TIMEOUT;
 use crate::config::{Definition, OptionReader, Setting};
 use crate::connection::sql::is_identifier;
 
-/// What may be said of a queue in a table, in the DSN or under `options:`. The defaults are Symfony Messenger's.
+/// The options of a queue in a table, in the DSN or under `options:`. The defaults are Symfony Messenger's.
 pub(super) const OPTIONS: [Definition; 4] =
     [TABLE_NAME.definition, QUEUE_NAME.definition, REDELIVER_TIMEOUT.definition, AUTO_SETUP.definition];
 const TABLE_NAME: Setting<String> = Setting::text(
@@ -37,7 +37,7 @@ pub(super) struct QueueOptions {
     pub(super) queue: String,
     /// How long a message may be in flight before it is pending again.
     pub(super) redeliver_timeout: Duration,
-    /// Create the table when it is missing?
+    /// Whether to create the table if it is missing.
     pub(super) auto_setup: bool,
 }
 
@@ -48,7 +48,7 @@ impl QueueOptions {
         Self::read_where(options, is_identifier, rule)
     }
 
-    /// The same, for tables that may lie in a schema: `table_name: schema.table`.
+    /// The same, for tables that may be in a schema: `table_name: schema.table`.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(super) fn read_with_schema(options: &mut OptionReader<'_>) -> Self {
         let rule = "is a name of letters, digits and _, not starting with a digit, perhaps with a schema: schema.table";

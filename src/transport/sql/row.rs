@@ -1,4 +1,4 @@
-//! Messages as rows of a table: what is written into the columns, and what is read from whatever stands there.
+//! Messages as rows of a table: how they are written, and how any content of the columns is read.
 
 use std::str;
 
@@ -9,14 +9,14 @@ use super::time_from_text;
 use crate::connection::sql::{Row, Value};
 use crate::message::{Encoded, UndecodableError, headers_from_json};
 
-/// A message as the columns `body` and `headers` hold it.
+/// The columns `body` and `headers` of a message.
 #[derive(Clone)]
 pub(crate) struct Content {
     pub(crate) body: Value,
     pub(crate) headers: String,
 }
 
-/// A body that is text.
+/// The body as text, or why it is not text.
 pub(super) fn text(body: &[u8]) -> Result<&str, &'static str> {
     str::from_utf8(body).map_err(|_| "is not UTF-8")
 }
@@ -46,7 +46,7 @@ impl Stored {
 
     pub(super) fn received(self, receipt: Receipt) -> Received {
         let headers = str::from_utf8(&self.headers)
-            .map_err(|error| UndecodableError::Headers(format!("they are no UTF-8 text: {error}")))
+            .map_err(|error| UndecodableError::Headers(format!("they are not UTF-8 text: {error}")))
             .and_then(headers_from_json);
         let message = match headers {
             Ok(headers) => Ok(Encoded { body: self.body, headers }),

@@ -1,4 +1,4 @@
-//! A queue in a table: the transport that SQLite, PostgreSQL and MySQL have in common.
+//! A queue in a table: the transport that SQLite, PostgreSQL and MySQL share.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -30,8 +30,7 @@ impl<D: Dialect> Table<D> {
         Self { name: name.to_owned(), options, connection, dialect }
     }
 
-    /// Reads or changes rows. None when there are no rows to read or change yet: the table is missing, and is going to
-    /// be created by the first message.
+    /// Reads or changes rows. `None` if the table is missing, and will be created with the first message.
     pub(super) async fn run(
         &self,
         action: &'static str,
@@ -51,7 +50,7 @@ impl<D: Dialect> Table<D> {
             }
             match self.connection.perform(self.dialect.set_up()).await {
                 Ok(_) => Ok(()),
-                // Somebody else was faster, and that is as good.
+                // Another process may have created it first.
                 Err(error) => {
                     if self.is_set_up().await.unwrap_or(false) {
                         Ok(())
@@ -61,7 +60,7 @@ impl<D: Dialect> Table<D> {
                 }
             }
         };
-        // Where the table cannot be created, its being missing is not what is to be said.
+        // If the table cannot be created, report that, and not that it is missing.
         set_up.await.map_err(|error: SqlError| TransportError::store(&self.name, "setting up", error))
     }
 
@@ -87,23 +86,23 @@ impl<D: Dialect> Table<D> {
         self.error(action, self.connection.error(error))
     }
 
-    /// The message as the columns hold it.
+    /// The message in the form of the columns.
     fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
         let unstorable = |what: &str| {
-            let why = format!("the body {what}, which a column of text cannot hold; what is JSON or base64 it can");
+            let why = format!("the body {what}, which a text column cannot hold; use JSON or base64");
             TransportError::Unstorable { transport: self.name.clone(), why }
         };
         let body = D::body(&message.body).map_err(unstorable)?;
         Ok(Content { body, headers: headers_to_json(&message.headers) })
     }
 
-    /// Tells those who wait for messages in this queue that there may be one.
+    /// Notifies consumers that wait for messages in this queue.
     fn notify(&self) {
         self.dialect.notify(&self.options.table, &self.options.queue);
     }
 
-    /// How long it is until a message becomes due, or due again, of which nothing tells. Not at all when that has
-    /// happened since the store was asked.
+    /// How long it is until a message becomes due, or due again, without a notification. Zero if that has happened
+    /// since the query.
     pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
         match self.next_due(action).await? {
             Some(mut row) => self.time_to_due(action, &mut row),
@@ -111,20 +110,20 @@ impl<D: Dialect> Table<D> {
         }
     }
 
-    /// The answer to [`Dialect::next_due`].
+    /// The result of [`Dialect::next_due`].
     pub(super) async fn next_due(&self, action: &'static str) -> Result<Option<Row>, TransportError> {
         let now = Timestamp::now();
         let rows = self.run(action, self.dialect.next_due(now, self.cutoff(now))).await?;
         Ok(rows.and_then(|mut rows| rows.pop()))
     }
 
-    /// How long it is until the times in this answer.
+    /// How long it is until the earlier of the times in this result.
     pub(super) fn time_to_due(&self, action: &'static str, row: &mut Row) -> Result<Duration, TransportError> {
         let mut time = |field| {
             let text = row.take_text(field).map_err(|error| self.unreadable(action, error))?;
             Ok::<_, TransportError>(std::str::from_utf8(&text).ok().and_then(time_from_text))
         };
-        // "Before" the cutoff is a second more.
+        // A second more, because messages must have been received *before* the cutoff.
         let again = self.options.redeliver_timeout + Duration::from_secs(1);
         let (due, received) = (time(0)?, time(1)?);
         let next = due.into_iter().chain(received.and_then(|received| received.checked_add(again))).min();
@@ -242,7 +241,7 @@ impl<D: Dialect> SettingUp for Table<D> {
 #[async_trait]
 impl<D: Dialect> Listing for Table<D> {
     async fn list(&self, after: Option<&MessageId>, up_to: usize) -> Result<Vec<Listed>, TransportError> {
-        // Ids start at 1. Nothing comes after what was never an id.
+        // Ids start at 1. Nothing comes after something that was never an id.
         let Some(after) = after.map_or(Some(0), number) else { return Ok(vec![]) };
         self.look(self.dialect.list(after, limit(up_to), self.cutoff(Timestamp::now()))).await
     }
@@ -337,7 +336,7 @@ impl<D: Dialect> Moving for Table<D> {
                 self.dialect.notify(table, queue);
                 first_id(&rows).map(Some).map_err(|error| self.unreadable(action, error))
             }
-            // Sending to it creates it, where that is allowed.
+            // Sending creates the table, if that is allowed.
             Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(self.error(action, error)),
         }
@@ -353,13 +352,13 @@ impl<D: Dialect> Moving for Table<D> {
     }
 }
 
-/// Where a queue is.
+/// The location of a queue.
 struct TablePlace<D> {
     /// The server and the database, or the file.
     database: String,
     table: String,
     queue: String,
-    /// Databases of different kinds may be called the same.
+    /// Databases of different kinds may have the same name.
     dialect: PhantomData<fn() -> D>,
 }
 
@@ -370,7 +369,7 @@ impl<D> fmt::Debug for TablePlace<D> {
 }
 
 impl<D: Dialect> Table<D> {
-    /// The transport with all that every table can do.
+    /// The transport, with the capabilities that every table has.
     pub(super) fn transport(self: &Arc<Self>) -> Transport {
         let mut transport = Transport::queue(&self.name, Arc::clone(self));
         transport.counting = Some(self.clone());

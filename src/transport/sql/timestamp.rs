@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::super::{Delivery, Receipt};
 
-/// How times are written: text that sorts as time does. UTC, as Symfony Messenger does it from 6.0 on.
+/// The format of times: text that sorts like time. In UTC, as in Symfony Messenger since 6.0.
 const TIME: &str = "%Y-%m-%d %H:%M:%S";
 
 /// A time, for columns that keep whole seconds.
@@ -20,18 +20,18 @@ impl Timestamp {
         Self(Utc::now())
     }
 
-    /// This time, as the columns see it.
+    /// This time, for the columns.
     pub(super) fn at(time: SystemTime) -> Self {
         Self(time.into())
     }
 
-    /// Tells what was received now from what was received at other times.
+    /// The receipt of messages that were received now.
     pub(super) fn receipt(self) -> Receipt {
         Receipt(self.text())
     }
 
-    /// When a message becomes due: with a delay at the next whole second, as Symfony has it from 7.4 on, so that no delay is
-    /// cut short.
+    /// When a message becomes due. A delay ends at the next whole second, as in Symfony since 7.4, so that it is never cut
+    /// short.
     pub(super) fn after(self, delay: Duration) -> Self {
         if delay.is_zero() {
             return self;
@@ -42,7 +42,7 @@ impl Timestamp {
             second => second.checked_add_signed(TimeDelta::seconds(1)),
         });
         let last = DateTime::<Utc>::from_timestamp_secs(253_402_300_799).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        // Past the year 9999 the text would not sort as the time does.
+        // Later than the year 9999, the text would not sort like the time.
         Self(due.map_or(last, |due| due.min(last)))
     }
 
@@ -51,17 +51,17 @@ impl Timestamp {
         Self(TimeDelta::from_std(redeliver_timeout).map_or(self.0, |timeout| self.0 - timeout))
     }
 
-    /// As it is written into a column. The fraction of the second is cut off and not rounded, as what is written as now must
-    /// not lie in the future.
+    /// The time as written into a column. Fractions of a second are cut and not rounded, because the current time must not
+    /// become a time in the future.
     pub(super) fn text(self) -> String {
         self.0.format(TIME).to_string()
     }
 }
 
-/// How far apart the clocks of hosts may be, and how exactly a receipt tells the time.
+/// How long a receipt may repeat: it has a resolution of a second, and the clocks of hosts may differ.
 pub(super) const RECEIPT_REPEATS: Duration = Duration::from_secs(2);
 
-/// The ids of the messages that were received at each of these times. What is no number or no time is passed over.
+/// The ids of the messages that were received at each of these times. Invalid ids and times are skipped.
 pub(super) fn by_receipt(deliveries: &[Delivery]) -> IndexMap<&str, Vec<i64>> {
     let mut by_receipt: IndexMap<&str, Vec<i64>> = IndexMap::new();
     for delivery in deliveries {
@@ -73,7 +73,7 @@ pub(super) fn by_receipt(deliveries: &[Delivery]) -> IndexMap<&str, Vec<i64>> {
     by_receipt
 }
 
-/// Reads a time from a column; none when something else is written there.
+/// Reads a time from a column. `None` if it has another content.
 pub(super) fn time_from_text(text: &str) -> Option<SystemTime> {
     NaiveDateTime::parse_from_str(text, TIME).ok().map(|time| time.and_utc().into())
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_delayed_is_due_now() {
+    fn a_message_without_a_delay_is_due_now() {
         let now = at("2026-02-28 23:59:58.999");
         assert_eq!(now.after(Duration::ZERO).text(), "2026-02-28 23:59:58");
         assert_eq!(now.text(), "2026-02-28 23:59:58");
@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_message_is_never_redelivered_before_its_time() {
-        // Received at .9 of a second, so written up to a second early: "before" and not "until" makes up for it.
+        // Received at .9 of a second, but written as the full second before. The comparison with "before" makes up for
+        // that.
         let received = at("2026-01-01 00:00:10").text();
         assert!(received >= at("2026-01-01 00:01:10").before(Duration::from_secs(60)).text());
         assert!(received < at("2026-01-01 00:01:11").before(Duration::from_secs(60)).text());

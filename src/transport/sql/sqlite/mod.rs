@@ -1,8 +1,8 @@
 //! `sqlite:`: a queue in a table of an SQLite file, the same table that Symfony Messenger's Doctrine transport uses.
 //!
-//! Any number of processes may send and receive at once. A message is received by marking its row (`delivered_at`) and
-//! acknowledged by deleting it; both are single statements, so there is no instant at which a killed process leaves
-//! something half done. What a killed consumer had in flight is pending again after `redeliver_timeout`.
+//! Any number of processes may send and receive at once. A message is received by marking its row (`delivered_at`), and
+//! acknowledged by deleting it. Both are single statements, so a killed process leaves nothing half done. Messages in
+//! flight at a killed consumer are pending again after `redeliver_timeout`.
 
 mod queries;
 mod waking;
@@ -63,7 +63,7 @@ impl Dialect for Sqlite {
         Request::Run(self.with_content(&self.queries.send, content).bind(now.text()).bind(due.text()))
     }
 
-    /// Looking first keeps idle workers from taking the write lock, which others have a use for.
+    /// Checks first, so that idle workers do not take the write lock, which others may need.
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
         let receive = self.at(&self.queries.receive, now, cutoff).bind(up_to);
         Request::RunIfAny(self.at(&self.queries.any_due, now, cutoff), receive)
@@ -117,13 +117,13 @@ impl Dialect for Sqlite {
         Request::Together(vec![copy, self.of(&self.queries.delete, &[id])])
     }
 
-    /// A body that is not text is kept as the bytes it is.
+    /// A body that is not text is stored as bytes.
     fn body(body: &[u8]) -> Result<Value, &'static str> {
         Ok(text(body).map_or_else(|_| Value::Bytes(body.to_vec()), Value::from))
     }
 }
 
-/// Makes the transports of `sqlite:`. Those on one file share one connection.
+/// Creates the transports of `sqlite:`. Those on one file share one connection.
 #[derive(Default)]
 pub struct SqliteFactory {
     connections: Connections,

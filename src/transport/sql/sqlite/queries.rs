@@ -1,42 +1,42 @@
 //! The SQL of a queue in an SQLite table, and the index that makes it quick.
 //!
-//! A row is *due* when `available_at` has come and `delivered_at` is either NULL (never received) or older than
-//! `redeliver_timeout`. The two halves are asked for one by one, because then each is one range of one index, in the
-//! order wanted: what a statement costs depends on how many rows it returns, not on how many wait.
+//! A row is *due* if `available_at` is in the past and `delivered_at` is either NULL (never received) or older than
+//! `redeliver_timeout`. The two cases are queried separately. Each is then one range of one index in the right order,
+//! so that the cost of a statement depends on how many rows it returns, and not on how many there are.
 
 use sqlx::SqlStr;
 
 use crate::connection::sql::sql;
 
-/// Statements for one table. Their arguments, unless said otherwise: `?1` the queue, `?2` now, `?3` the cutoff: what was
-/// received before has been in flight for too long.
+/// The statements for one table. Their arguments, unless stated otherwise: `?1` the queue, `?2` now, `?3` the cutoff:
+/// messages received before it have been in flight for too long.
 pub(super) struct Queries {
     table: String,
-    /// `?1` the table, a name in which case does not matter. A row when it is there.
+    /// `?1` the table, case-insensitive. Returns a row if it exists.
     pub(super) is_set_up: SqlStr,
     pub(super) set_up: [SqlStr; 2],
     /// `?1` body, `?2` headers, `?3` queue, `?4` now, `?5` due.
     pub(super) send: SqlStr,
-    /// A row when at least one message is due.
+    /// Returns a row if at least one message is due.
     pub(super) any_due: SqlStr,
-    /// Columns: when the next delayed message is due, when the one was received that has been in flight the longest, and
-    /// whether one is due.
+    /// Columns: when the next delayed message is due, when the message was received that has been in flight the
+    /// longest, and whether a message is due.
     pub(super) next_due: SqlStr,
-    /// `?4` how many at most.
+    /// `?4` the limit.
     pub(super) receive: SqlStr,
     /// `?4` the cap. Columns: never received, in flight for too long, and two zeros.
     pub(super) count_pending: SqlStr,
     /// `?4` the cap. Columns: never received, in flight for too long, delayed, in flight.
     pub(super) count_all: SqlStr,
-    /// `?1` queue, `?2` cutoff, `?3` the id after which to start, `?4` how many at most.
+    /// `?1` queue, `?2` cutoff, `?3` the id to start after, `?4` the limit.
     pub(super) list: SqlStr,
     /// `?1` queue, `?2` cutoff, `?3` the id.
     pub(super) find: SqlStr,
     /// `?1` ids as a JSON array, `?2` queue.
     pub(super) delete: SqlStr,
-    /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received.
+    /// `?1` ids as a JSON array, `?2` queue, `?3` the time they were received.
     pub(super) release: SqlStr,
-    /// `?1` ids as a JSON array, `?2` queue, `?3` when they were received, `?4` now.
+    /// `?1` ids as a JSON array, `?2` queue, `?3` the time they were received, `?4` now.
     pub(super) keep_alive: SqlStr,
     /// `?1` queue, `?2` now.
     pub(super) resume: SqlStr,
@@ -87,7 +87,7 @@ impl Queries {
                 count(&delayed),
                 count(&in_flight)
             )),
-            // The ids first, which an index holds, so that no body is read that is not shown.
+            // The ids first, from an index, so that only the bodies that are shown are read.
             list: sql(format!(
                 "SELECT {looked_at} FROM {t} WHERE id IN (SELECT id FROM {t} WHERE queue_name = ?1 AND id > ?3 \
                  ORDER BY id LIMIT ?4) ORDER BY id"
@@ -100,7 +100,7 @@ impl Queries {
                 "UPDATE {t} SET available_at = ?2 \
                  WHERE queue_name = ?1 AND delivered_at IS NULL AND available_at > ?2"
             )),
-            // Not due in the second in which it was received: the next receipt differs from the last one.
+            // Not due within the second in which it was received, so that the next receipt differs from the last one.
             retry: sql(format!(
                 "UPDATE {t} SET body = ?1, headers = ?2, delivered_at = NULL, \
                  available_at = max(?5, coalesce(datetime(delivered_at, '+1 second'), ?5)) \
@@ -125,8 +125,9 @@ impl Queries {
     }
 }
 
-/// Symfony's columns. The index differs from Symfony's: `delivered_at` before `available_at` makes everything above a
-/// range of it. Symfony's own `messenger:setup-transports` may put its indexes in its place, which costs speed alone.
+/// Symfony's columns. The index differs from Symfony's: `delivered_at` comes before `available_at`, so that every query
+/// above is a range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes, which only costs
+/// speed.
 fn set_up(table: &str) -> [String; 2] {
     let (table, index) = (quote(table), quote(&format!("{table}_due")));
     [
@@ -150,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Each index Symfony has had: single ones up to 7.2, later one of four columns.
+    /// The indexes of all versions of Symfony: single columns up to 7.2, later one with four columns.
     const SYMFONYS: [&[&str]; 2] =
         [&["queue_name", "available_at", "delivered_at"], &["queue_name, available_at, delivered_at, id"]];
 
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_question_is_a_range_of_the_index() {
+    async fn every_query_is_a_range_of_the_index() {
         let mut connection = connection(None).await;
         let queries = Queries::new("t");
         for sql in [

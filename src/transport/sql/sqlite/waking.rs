@@ -1,4 +1,4 @@
-//! Wakes a waiting consumer when somebody has written to the database file, and when a delayed message becomes due.
+//! Wakes a waiting consumer when a process has written to the database file, and when a delayed message becomes due.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use super::super::{NEVER, Table};
 use super::Sqlite;
 
 const ACTION: &str = "waiting for messages";
-/// For how long after a write its transaction may take to be committed: so long the queue is looked into again, after pauses
-/// that double. A disk that takes longer leaves the message to the next write or the consumer's own next look.
+/// How long the queue is checked again after a write, with doubling pauses: its transaction may not be committed yet.
+/// With a disk that takes longer, the message is found at the next write, or at the consumer's next poll.
 const SETTLING: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// While others write all the time, the queue is looked into no more often than this.
+/// The shortest pause between two checks while other processes write all the time.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 #[async_trait]
 impl Waking for Table<Sqlite> {
-    /// Looks for messages whenever somebody writes to the file, this process included: that is a question of some
-    /// microseconds, and what is written concerns other queues too.
+    /// Checks for messages whenever a process, including this one, writes to the file. A check takes microseconds, and
+    /// is needed because the write may concern another queue.
     async fn wake(&self) -> Result<(), TransportError> {
         let (mut pause, mut last) = (FIRST_PAUSE, None::<(u64, Instant)>);
         loop {
@@ -47,7 +47,7 @@ impl Waking for Table<Sqlite> {
 }
 
 impl Table<Sqlite> {
-    /// How long it is until a message becomes due, or due again, without a write. None when one is due.
+    /// How long it is until a message becomes due, or due again, without a write. `None` if one is due.
     async fn time_without_write(&self) -> Result<Option<Duration>, TransportError> {
         let Some(mut row) = self.next_due(ACTION).await? else { return Ok(Some(NEVER)) };
         if row.number(2).map_err(|error| self.unreadable(ACTION, error))? != 0 {
