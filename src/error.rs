@@ -1,4 +1,4 @@
-//! What can go wrong when an application is built and used.
+//! The errors of building and using an application.
 
 use std::fmt;
 
@@ -9,10 +9,11 @@ use crate::config::Problems;
 use crate::message::BodyError;
 use crate::transport::TransportError;
 
-/// Why an application could not be built, a message not be dispatched, or a worker or supervisor not be started.
+/// Why an application could not be built, a message could not be dispatched, or a worker or supervisor could not be
+/// started.
 ///
-/// Whatever an application calls fails with this or with something that `?` makes this. Where a program cares what became of one message, it looks at the
-/// [`DispatchError`] of that dispatch:
+/// Every call of an application fails with this error, or with one that `?` converts into it. To find out what happened
+/// to a single message, match the [`DispatchError`] of its dispatch:
 ///
 /// ```
 /// # use minutely::message::Message;
@@ -39,39 +40,37 @@ use crate::transport::TransportError;
 #[derive(Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration, or what was added to it in code, is wrong. Shows all mistakes, one in each line.
+    /// The configuration is wrong, or what code has added to it. Shows all mistakes, one per line.
     #[error(transparent)]
     Configuration(#[from] Problems),
     /// A message could not be dispatched.
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
-    /// A message cannot be written as JSON, or not be read from it.
+    /// A message cannot be written as JSON, or cannot be read from it.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// A transport does not exist, cannot do what was asked of it, or its store failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// Where this program is, or in which folder it runs, cannot be found out.
-    #[error("where this program lies cannot be told: {0}")]
+    /// The path of this program, or its current folder, cannot be determined.
+    #[error("the path of this program, or its current folder, cannot be determined: {0}")]
     ThisProgram(#[source] std::io::Error),
     /// A supervisor inside the application cannot start this program as a worker.
     #[error(
-        "how this program becomes a worker is not known: say so with \
-         `App::builder().worker_arguments([\"queue\", \"consume\"])`, where `queue` is the name of the commands in it"
+        "it is not known how to start this program as a worker: set \
+         `App::builder().worker_arguments([\"queue\", \"consume\"])`, where `queue` is the command that has minutely's commands"
     )]
     WorkerArguments,
     /// A worker in this process would have nothing to do.
-    #[error(
-        "there is no handler for messages here, so that a worker could do nothing; add one with `App::builder().handle(…)`"
-    )]
+    #[error("there is no handler here, so a worker could not do anything; add one with `App::builder().handle(…)`")]
     NoHandler,
     /// Queues were named that a transport does not have.
     #[error("{0}")]
     Queues(String),
     /// The runtime ended before the worker or the supervisor did.
-    #[error("the runtime ended while this was at work")]
+    #[error("the runtime ended before the worker or supervisor did")]
     Aborted,
-    /// A supervisor cannot use its state directory, or that one belongs to another configuration.
+    /// A supervisor cannot use its state directory, or the directory belongs to another configuration.
     #[error(transparent)]
     Supervisor(Box<dyn std::error::Error + Send + Sync>),
 }

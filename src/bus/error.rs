@@ -12,19 +12,19 @@ use crate::transport::TransportError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DispatchError {
-    /// It could not be written as JSON. Nothing was sent.
+    /// The message could not be written as JSON. Nothing was sent.
     #[error(transparent)]
     Unwritable(BodyError),
-    /// A transport did not take it. Those named in `sent` did, and it was not handled here: dispatching it again means
-    /// that it is handled twice by those.
+    /// A transport did not accept the message. It was not handled here, but those in `sent` have queued it: if it is
+    /// dispatched again, it is handled twice there.
     #[error("{source}{}", yet_queued(sent))]
     Sending {
-        /// What happened.
+        /// The transport's error.
         source: TransportError,
-        /// Where it is queued nevertheless.
+        /// The queues that have the message nevertheless.
         sent: Vec<SentStamp>,
     },
-    /// There is nothing to handle it.
+    /// There is no handler for the message.
     #[error("there is no handler for messages of type \"{message_type}\"{}", did_you_mean(nearest.as_deref()))]
     NoHandler {
         /// Its type.
@@ -35,10 +35,10 @@ pub enum DispatchError {
     /// One or more of its handlers failed.
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
     Handling(Box<HandlingFailed>),
-    /// A middleware of the application's refused it, for the reason it gives.
+    /// A middleware of the application refused the message, for this reason.
     #[error("{0}")]
     Refused(String),
-    /// A middleware of the application's panicked.
+    /// A middleware of the application panicked, with this text.
     #[error("a middleware panicked: {0}")]
     Panicked(String),
 }

@@ -59,7 +59,7 @@ fn write(file: &Path) -> io::Result<()> {
 /// What to type to run this program in the configuration's folder.
 fn program(config: &Path) -> Result<String> {
     let program = std::env::current_exe()
-        .map_err(|error| Failure::Failed(format!("where this program lies cannot be told: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("the path of this program cannot be determined: {error}")))?;
     let in_folder = folder(config)?.canonicalize().is_ok_and(|folder| program.parent() == Some(&folder));
     let name = program.file_name().filter(|_| in_folder).map(|name| format!("./{}", name.to_string_lossy()));
     Ok(quoted(&name.unwrap_or_else(|| program.display().to_string())))
@@ -68,7 +68,7 @@ fn program(config: &Path) -> Result<String> {
 fn folder(config: &Path) -> Result<PathBuf> {
     std::path::absolute(config)
         .map(|file| file.parent().unwrap_or(Path::new("/")).to_owned())
-        .map_err(|error| Failure::Failed(format!("the current folder cannot be told: {error}")))
+        .map_err(|error| Failure::Failed(format!("the current folder cannot be determined: {error}")))
 }
 
 /// What to type next; `start` is how the program is called.

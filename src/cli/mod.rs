@@ -53,7 +53,7 @@ To begin with, in your application's folder:
   crontab -e            add the line that `minutely init` shows, and workers run
 
 Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong; \
-3 a worker stopped because nothing here can handle what waits.";
+3 a worker stopped because nothing here can handle the pending messages.";
 
 /// Options that all commands have: which configuration, and how much is said.
 ///
@@ -189,7 +189,7 @@ enum End {
     Well,
     Failed,
     Misconfigured,
-    /// A worker that can handle nothing of what waits.
+    /// A worker that can handle none of the pending messages.
     Stuck,
 }
 

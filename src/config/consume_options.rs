@@ -1,5 +1,5 @@
-//! The options of `consume`, each once: the command line has them, the entries under `workers`, and workers inside an
-//! application.
+//! The options of `consume`, each defined once: for the command line, for entries under `workers`, and for workers
+//! inside an application.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::problem::displayable;
 use super::{DurationError, parse_duration};
 
-/// A worker that never sleeps would keep a processor busy doing nothing.
+/// The shortest sleep: a worker that never sleeps would keep a processor busy.
 pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a worker works: the options of `consume`. The default is a command line without any.
@@ -21,7 +21,7 @@ pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumeOptions {
-    /// Of transports with several queues (amqp:), consume this one alone; may be given more than once
+    /// Consume only this queue, for transports with several (amqp:); may be given more than once
     #[arg(long, value_name = "QUEUE")]
     pub queues: Vec<String>,
     /// Stop after this many messages
@@ -36,7 +36,7 @@ pub struct ConsumeOptions {
     /// Stop after this long: seconds, or 500ms, 5m
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
-    /// Wait this long before asking again when nothing waits: seconds, or 500ms
+    /// Wait this long before polling again when no message is pending: seconds, or 500ms
     #[arg(long, value_name = "TIME", default_value = "1", value_parser = parse_interval)]
     pub sleep: Duration,
     /// Handle up to this many messages at once
@@ -45,26 +45,26 @@ pub struct ConsumeOptions {
         value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from),
     )]
     pub concurrency: usize,
-    /// Keep messages that take long from being delivered again: tell the transport every so often that they are still
-    /// being handled (5 seconds when no time is given)
+    /// Keep messages that take long from being delivered again: tell the transport at this interval that they are still
+    /// being handled (default: 5 seconds)
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5", require_equals = true, value_parser = parse_interval)]
     pub keepalive: Option<Duration>,
-    /// Move messages that nothing here can handle to the failure transport, even when there is nothing else
+    /// Move messages that nothing here can handle to the failure transport, even if there are no others
     #[arg(long)]
     pub move_unhandleable: bool,
-    /// Accepted for the sake of Symfony's worker options; there is no container to reset
+    /// Accepted for compatibility with Symfony's workers; there is no container to reset
     #[arg(long, hide = true)]
     pub(crate) no_reset: bool,
 }
 
-/// How much is said. All commands have these options.
+/// How much is printed. All commands have these options.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verbosity {
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; -vv says everything
+    /// Print more; -vv prints everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -75,7 +75,7 @@ impl Default for ConsumeOptions {
     }
 }
 
-/// The arguments of a worker: what stands in an entry under `workers`.
+/// The arguments of a worker: those of an entry under `workers`.
 #[derive(Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
 struct Arguments {
@@ -85,7 +85,7 @@ struct Arguments {
     _verbosity: Verbosity,
 }
 
-/// The options as clap has them.
+/// The options as defined for clap.
 pub(super) fn definitions() -> clap::Command {
     Arguments::command()
 }
@@ -94,7 +94,7 @@ fn parse<T: AsRef<str>>(arguments: &[T]) -> Result<ConsumeOptions, clap::Error> 
     Arguments::try_parse_from(arguments.iter().map(AsRef::as_ref)).map(|arguments| arguments.options)
 }
 
-/// What arguments say, each given with its place in the file, and what is wrong with them. Those that are wrong count as
+/// Parses arguments, each with its place in the file. Returns the options and all mistakes. Wrong arguments count as
 /// missing.
 pub(super) fn read(arguments: &[(String, String)]) -> (ConsumeOptions, Vec<Problem>) {
     let (mut places, mut texts): (Vec<&str>, Vec<&str>) =
@@ -104,7 +104,7 @@ pub(super) fn read(arguments: &[(String, String)]) -> (ConsumeOptions, Vec<Probl
         if let Ok(options) = parse(&texts) {
             return (options, problems);
         }
-        // The mistake is where the longest beginning ends that can be read.
+        // The mistake is after the longest prefix that can be parsed.
         let at = (0..texts.len()).rev().find(|end| parse(&texts[..*end]).is_ok()).unwrap_or(0);
         let values = texts[at + 1..].iter().take_while(|text| !text.starts_with('-')).count();
         let end = at + 1 + values;
@@ -114,8 +114,8 @@ pub(super) fn read(arguments: &[(String, String)]) -> (ConsumeOptions, Vec<Probl
     }
 }
 
-/// The time limit that another program gets, if its arguments say one in the same way: the last one, which may be none that
-/// can be read. Its other arguments are its own affair.
+/// The time limit among another program's arguments, in the same notation. The last one counts; it may not be readable.
+/// Other arguments are not examined.
 pub(super) fn time_limit_among(arguments: &[String]) -> Option<Option<Duration>> {
     let is_time_limit = |error: &clap::Error| matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if name.starts_with("--time-limit "));
     let read = |arguments: &[String]| match parse(arguments) {
@@ -154,7 +154,7 @@ fn written(option: &clap::Arg) -> String {
     option.get_long().map_or_else(|| option.get_id().to_string(), |name| format!("--{name}"))
 }
 
-/// A size in bytes: `1000`, `512K`, `128M`, `1G`, as Symfony reads it (a kilobyte has 1024).
+/// A size in bytes: `1000`, `512K`, `128M`, `1G`, as in Symfony (a kilobyte has 1024 bytes).
 fn parse_size(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let number = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_at_its_place() {
+    fn every_mistake_is_reported_at_its_place() {
         let (options, problems) = read_all(&[
             "--time-limit=5",
             "--slep=5",

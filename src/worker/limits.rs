@@ -26,26 +26,26 @@ pub enum StopReason {
     MemoryLimit,
     /// [`ConsumeOptions::time_limit`].
     TimeLimit,
-    /// SIGTERM, SIGINT or SIGQUIT came.
+    /// SIGTERM, SIGINT or SIGQUIT was received.
     #[serde(rename = "signal")]
     OsSignal,
     /// It was asked to, by `stop-workers` or by its handle.
     #[serde(rename = "asked")]
     Requested,
-    /// One of the transports has nothing but messages that nobody here can handle: they are another application's.
+    /// One of the transports has only messages that nothing here can handle: they are another application's.
     Unhandleable,
 }
 
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::MessageLimit => "the limit of messages is reached",
-            Self::FailureLimit => "the limit of failures is reached",
-            Self::MemoryLimit => "the memory limit is passed",
+            Self::MessageLimit => "the message limit is reached",
+            Self::FailureLimit => "the failure limit is reached",
+            Self::MemoryLimit => "the memory limit is exceeded",
             Self::TimeLimit => "the time limit is reached",
-            Self::OsSignal => "a signal came",
+            Self::OsSignal => "a signal was received",
             Self::Requested => "workers were asked to stop",
-            Self::Unhandleable => "nothing here can handle what waits",
+            Self::Unhandleable => "nothing here can handle the pending messages",
         })
     }
 }

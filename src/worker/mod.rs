@@ -69,7 +69,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct WorkerSummary {
     /// Messages handled successfully.
     pub handled: u64,
-    /// Messages whose handling failed, each try counted.
+    /// Failed attempts to handle messages.
     pub failed: u64,
     /// Why it stopped.
     pub reason: StopReason,
@@ -201,7 +201,7 @@ impl Worker {
         let result = run.until_stopped(stop).await;
         // Nothing new is started from here on, so producers must not rely on this worker, however long it takes to
         // finish.
-        stop.no_more_patience();
+        stop.stop_retrying();
         tokio::join!(heartbeat.stop(), run.finish_running(stop));
         if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
             run.poll_once_more(stop).await;

@@ -137,7 +137,7 @@ impl Settler<'_> {
                     tracing::error!(id = %self.id, transport = self.source.name, %error, "{name} failed");
                 }
             }
-            if !self.stop.is_patient() {
+            if !self.stop.may_retry() {
                 tracing::error!(
                     id = %self.id, transport = self.source.name,
                     "left in flight; it is delivered again after redeliver_timeout"

@@ -1,4 +1,5 @@
-//! How a worker is asked to stop: within its process by a [`StopToken`], and from other processes by a [`StopBroadcast`].
+//! How a worker is asked to stop: within its process by a [`StopToken`], and from other processes by a
+//! [`StopBroadcast`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,70 +13,71 @@ use crate::handler::CancellationToken;
 const GROUP: &str = "workers";
 const KEY: &str = "stop";
 
-/// How long the request stays in the cache: a worker that has one message in hand for days still hears of it.
-const REMEMBERED: Duration = Duration::from_secs(7 * 86_400);
+/// How long the request stays in the cache: long enough for a worker that handles one message for days.
+const REQUEST_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// How often workers look.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often workers check for it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks one worker to stop, and tells it so. Clones share one state.
+/// Asks one worker to stop. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct StopToken {
-    said: Arc<watch::Sender<State>>,
-    heard: watch::Receiver<State>,
+    sender: Arc<watch::Sender<State>>,
+    receiver: watch::Receiver<State>,
     cancellation: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     reason: Option<StopReason>,
-    impatient: bool,
+    /// Whether the worker is ending, so that failed operations are not tried again.
+    is_ending: bool,
 }
 
 impl Default for StopToken {
     fn default() -> Self {
-        let (said, heard) = watch::channel(State { reason: None, impatient: false });
-        Self { said: Arc::new(said), heard, cancellation: CancellationToken::new() }
+        let (sender, receiver) = watch::channel(State { reason: None, is_ending: false });
+        Self { sender: Arc::new(sender), receiver, cancellation: CancellationToken::new() }
     }
 }
 
 impl StopToken {
-    /// Nobody has said anything yet.
+    /// A token without a request.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks the worker to finish what it has in hand and to stop. The first reason stands.
+    /// Asks the worker to finish its current messages and to stop. The first reason counts.
     pub fn request(&self, reason: StopReason) {
-        self.said.send_modify(|state| state.reason = state.reason.or(Some(reason)));
+        self.sender.send_modify(|state| state.reason = state.reason.or(Some(reason)));
         self.cancellation.cancel();
     }
 
-    /// For handlers: is cancelled when a stop is requested.
+    /// A token for handlers, which is cancelled when a stop is requested.
     pub(super) fn cancellation(&self) -> CancellationToken {
         self.cancellation.clone()
     }
 
-    /// Why to stop, if so.
+    /// The reason to stop, if a stop was requested.
     pub fn requested(&self) -> Option<StopReason> {
-        self.heard.borrow().reason
+        self.receiver.borrow().reason
     }
 
     /// Returns when a stop is requested.
     pub async fn wait(&mut self) {
-        // The channel is open for as long as this value lives: its sender is in it.
-        let _ = self.heard.wait_for(|state| state.reason.is_some()).await;
+        // The channel stays open for as long as this value exists, which has its sender.
+        let _ = self.receiver.wait_for(|state| state.reason.is_some()).await;
     }
 
-    /// From now on a store that fails is not tried again: the worker is about to end.
-    pub(super) fn no_more_patience(&self) {
-        self.said.send_modify(|state| state.impatient = true);
+    /// The worker is ending: from now on, failed operations are not tried again.
+    pub(super) fn stop_retrying(&self) {
+        self.sender.send_modify(|state| state.is_ending = true);
     }
 
-    /// Whether to try again what failed.
-    pub(super) fn is_patient(&self) -> bool {
-        let state = *self.heard.borrow();
-        !state.impatient && state.reason.is_none()
+    /// Whether to try failed operations again.
+    pub(super) fn may_retry(&self) -> bool {
+        let state = *self.receiver.borrow();
+        !state.is_ending && state.reason.is_none()
     }
 }
 
@@ -86,37 +88,37 @@ pub struct StopBroadcast {
 }
 
 impl StopBroadcast {
-    /// To the workers that share this cache.
+    /// A broadcast to the workers that share this cache.
     pub fn new(cache: Arc<Cache>) -> Self {
         Self { cache }
     }
 
-    /// Asks every worker that runs now to stop. Those started later are not meant.
+    /// Asks every worker that runs now to stop. Workers that are started later are not affected.
     pub async fn send(&self) -> Result<(), CacheError> {
-        self.cache.put(GROUP, KEY, "", REMEMBERED).await
+        self.cache.put(GROUP, KEY, "", REQUEST_TTL).await
     }
 
     /// Passes the request on to `stop` for a worker that started at `since`. Runs until then.
     pub async fn watch(self, stop: StopToken, since: SystemTime) {
-        let mut readable = true;
+        let mut is_readable = true;
         loop {
             match self.cache.list(GROUP).await {
                 Ok(entries) if entries.iter().any(|entry| entry.key == KEY && entry.written_at >= since) => {
                     return stop.request(StopReason::Requested);
                 }
-                Ok(_) if readable => {}
+                Ok(_) if is_readable => {}
                 Ok(_) => {
-                    readable = true;
-                    tracing::info!("whether workers are to stop can be read again");
+                    is_readable = true;
+                    tracing::info!("requests to stop can be read again");
                 }
                 // Once, and not every second.
-                Err(error) if readable => {
-                    readable = false;
-                    tracing::warn!(%error, "whether workers are to stop cannot be read");
+                Err(error) if is_readable => {
+                    is_readable = false;
+                    tracing::warn!(%error, "requests to stop cannot be read");
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 }

@@ -131,7 +131,7 @@ fn a_worker_ends_with_its_counts() {
     }
     let counts = project.json(&["consume", "mail", "--limit=3"]);
     let expected = json!({
-        "handled": 3, "failed": 0, "reason": "message_limit", "message": "the limit of messages is reached",
+        "handled": 3, "failed": 0, "reason": "message_limit", "message": "the message limit is reached",
     });
     assert_eq!(counts, expected);
     let counts = project.json(&["consume", "mail", "--time-limit=100ms"]);

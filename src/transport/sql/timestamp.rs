@@ -30,8 +30,8 @@ impl Timestamp {
         Receipt(self.text())
     }
 
-    /// When a message becomes due. A delay ends at the next whole second, as in Symfony since 7.4, so that it is never cut
-    /// short.
+    /// When a message becomes due. A delay ends at the next whole second, as in Symfony since 7.4, so that it is never
+    /// cut short.
     pub(super) fn after(self, delay: Duration) -> Self {
         if delay.is_zero() {
             return self;
@@ -51,8 +51,8 @@ impl Timestamp {
         Self(TimeDelta::from_std(redeliver_timeout).map_or(self.0, |timeout| self.0 - timeout))
     }
 
-    /// The time as written into a column. Fractions of a second are cut and not rounded, because the current time must not
-    /// become a time in the future.
+    /// The time as written into a column. Fractions of a second are cut and not rounded, because the current time must
+    /// not become a time in the future.
     pub(super) fn text(self) -> String {
         self.0.format(TIME).to_string()
     }
