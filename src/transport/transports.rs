@@ -333,8 +333,7 @@ mod tests {
         let transports = configs(&[("a", "sqlite:a.db?queue_name=dsn&table_name=dsn", "{queue_name: options}")]);
         let transports = Transports::new(&transports, &factories(), &context(&[])).unwrap();
         let place = format!("{:?}", transports.get("a").unwrap().moving.as_ref().unwrap().place());
-        let expected = r#"TablePlace { file: "/project/a.db", table: "dsn", queue: "options" }"#;
-        assert_eq!(place, expected);
+        assert_eq!(place, r#"queue "options" of table "dsn" in /project/a.db"#);
     }
 
     #[test]
