@@ -8,9 +8,10 @@
 //! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a
 //! message's fault.
 
-use std::any::Any;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
+mod pool;
+
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -19,16 +20,16 @@ use std::time::Duration;
 use nix::Error as Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::Instant;
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+pub(crate) use self::pool::wait_for_lookup_thread;
+#[cfg(feature = "amqp")]
+pub(crate) use self::pool::wait_for_pool_thread;
 
 /// How long an idle thread of the blocking pool stays. The pool only looks up a host name from time to time.
 const POOL_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The most threads in the blocking pool.
 const MAX_POOL_THREADS: usize = 4;
-
-/// How long to wait for a thread.
-const THREAD_TIMEOUT: Duration = Duration::from_secs(5);
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many descriptors a runtime needs, and some more for reading the configuration.
 const RUNTIME_DESCRIPTORS: usize = 8;
@@ -70,35 +71,6 @@ fn check_descriptors() -> io::Result<()> {
     tried.map(drop)
 }
 
-/// Waits until the blocking pool has a thread to look up this host name with. To be called right before connecting: the
-/// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an
-/// address.
-pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
-    let is_address = host.starts_with('/') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if is_address { Ok(()) } else { wait_for_pool_thread().await }
-}
-
-/// Waits until the blocking pool has a thread. For libraries that use the pool in any case.
-pub(crate) async fn wait_for_pool_thread() -> io::Result<()> {
-    let deadline = Instant::now() + THREAD_TIMEOUT;
-    loop {
-        match pool_thread().await {
-            Err(error) if Instant::now() < deadline && is_refusal(&error) => tokio::time::sleep(RETRY_PAUSE).await,
-            result => return result.map_err(with_advice),
-        }
-    }
-}
-
-async fn pool_thread() -> io::Result<()> {
-    // A thread is tried before tokio starts one, because tokio's panic would be printed. If another process takes the
-    // last thread in between, the panic is caught.
-    let tried = thread::Builder::new().spawn(|| ())?;
-    let _ = tried.join();
-    let refused = |_: Box<dyn Any + Send>| io::Error::from(Errno::EAGAIN);
-    // Now the pool has a thread for a while, and further tasks of the pool wait for that one.
-    catch_unwind(|| tokio::task::spawn_blocking(|| ())).map_err(refused)?.await.map_err(io::Error::other)
-}
-
 /// Whether the system refused a process, a thread, a descriptor or memory because too much of it is in use at the
 /// moment.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
@@ -136,11 +108,6 @@ fn exhausted(error: &io::Error) -> Option<String> {
     })
 }
 
-fn with_advice(error: io::Error) -> io::Error {
-    let advice = advice(&error);
-    if advice.is_empty() { error } else { io::Error::new(error.kind(), format!("{error}{advice}")) }
-}
-
 /// How many processes and threads this user may have; `None` if there is no limit.
 pub(crate) fn process_limit() -> Option<u64> {
     if nix::unistd::geteuid().is_root() {
@@ -162,7 +129,7 @@ mod tests {
     fn a_refusal_names_its_limit() {
         let refused = io::Error::from(Errno::EAGAIN);
         assert!(advice(&refused).contains("`ulimit -u`"));
-        assert!(with_advice(refused).to_string().contains("lower `max`"));
+        assert!(advice(&refused).contains("lower `max`"));
         assert!(advice(&Errno::EMFILE.into()).contains("(`ulimit -n`"));
         assert!(advice(&Errno::ENFILE.into()).contains("`sysctl fs.file-max`"));
         assert!(advice(&Errno::ENOMEM.into()).contains("memory"));
@@ -178,15 +145,6 @@ mod tests {
             tokio::spawn(async move { sender.send(()).unwrap() });
             // Blocks the thread, as a handler that computes does.
             receiver.recv_timeout(Duration::from_secs(60)).unwrap();
-        });
-    }
-
-    #[test]
-    fn a_runtime_of_one_thread_has_a_pool_for_lookups() {
-        let runtime = one_thread().unwrap();
-        runtime.block_on(async {
-            wait_for_lookup_thread("localhost").await.unwrap();
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
         });
     }
 }

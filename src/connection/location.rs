@@ -19,6 +19,7 @@ impl Location {
     }
 
     /// A server behind a Unix socket: `/run/server.sock/part`.
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
     pub(crate) fn on_socket(path: impl fmt::Display, part: impl fmt::Display) -> Self {
         Self::of(&path.to_string(), part)
     }
@@ -54,6 +55,7 @@ mod tests {
             (Location::on_host("db", 5432, "app"), "db:5432/app", "db:5432"),
             (Location::on_host("db", 5432, ""), "db:5432/", "db:5432"),
             (Location::on_host("::1", 5672, "a/b"), "[::1]:5672/a/b", "[::1]:5672"),
+            #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
             (Location::on_socket("/run/redis.sock", 3), "/run/redis.sock/3", "/run/redis.sock"),
         ] {
             assert_eq!((location.as_str(), location.server()), (text, server));

@@ -103,6 +103,7 @@ impl<D: Dialect> Table<D> {
 
     /// How long it is until a message becomes due, or due again, without a notification. Zero if that has happened
     /// since the query.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(super) async fn time_to_next_due(&self, action: &'static str) -> Result<Duration, TransportError> {
         match self.next_due(action).await? {
             Some(mut row) => self.time_to_due(action, &mut row),
