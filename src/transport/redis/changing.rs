@@ -1,10 +1,17 @@
 //! Changes existing messages: acknowledges, releases, retries and moves them.
 
-use super::super::{MessageId, TransportError};
-use super::ids::is_entry;
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use super::super::{Delivery, KeepingAlive, MessageId, Moving, Place, Releasing, Retrying, TransportError};
+use super::entry::{self, Wrapping};
+use super::ids::{due, is_entry, new_uniqid};
 use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
+use crate::message::Encoded;
 
 impl Redis {
     /// Executes a script for some messages. Anything that is not the id of an entry is skipped.
@@ -92,4 +99,87 @@ impl Redis {
         self.connection.changed(destination);
         Ok(id)
     }
+}
+
+#[async_trait]
+impl Releasing for Redis {
+    /// The receipt is the consumer's name. Redis cannot tell consumers apart that share a name (option `consumer`).
+    async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
+        let mut by_consumer: HashMap<&str, Vec<MessageId>> = HashMap::new();
+        for delivery in deliveries {
+            for receipt in &delivery.receipts {
+                by_consumer.entry(&receipt.0).or_default().push(delivery.id.clone());
+            }
+        }
+        for (consumer, ids) in by_consumer {
+            self.change("releasing", &scripts::RELEASE, &[&self.queue.group, consumer], &ids).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KeepingAlive for Redis {
+    fn redeliver_timeout(&self) -> Duration {
+        self.queue.redeliver_timeout
+    }
+
+    async fn keep_alive(&self, deliveries: &[Delivery], _now: SystemTime) -> Result<(), TransportError> {
+        let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
+        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], &ids).await
+    }
+}
+
+#[async_trait]
+impl Retrying for Redis {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let action = "retrying";
+        let bound = self.bound();
+        if delay.is_zero() {
+            self.put(action, id, &self.queue.stream, &self.entry(message)?, None, &bound).await.map(drop)
+        } else {
+            let member = entry::member(&self.name, message, &new_uniqid())?;
+            self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound).await.map(drop)
+        }
+    }
+}
+
+#[async_trait]
+impl Moving for Redis {
+    async fn move_to(
+        &self,
+        id: &MessageId,
+        message: &Encoded,
+        destination: &Place,
+    ) -> Result<Option<MessageId>, TransportError> {
+        let same_store = |place: &&StreamPlace| {
+            place.database == self.connection.location().as_str() && place.wrapping == self.queue.wrapping
+        };
+        let Some(StreamPlace { stream, bound, .. }) = destination.get::<StreamPlace>().filter(same_store) else {
+            return Ok(None);
+        };
+        let moved = self.put("moving", id, stream, &self.entry(message)?, None, bound).await?;
+        Ok(Some(moved.map_or_else(|| id.clone(), MessageId)))
+    }
+
+    fn place(&self) -> Place {
+        Place::new(StreamPlace {
+            database: self.connection.location().to_string(),
+            wrapping: self.queue.wrapping,
+            stream: self.queue.stream.clone(),
+            bound: self.bound(),
+        })
+    }
+}
+
+/// Where a queue is. All groups of the stream read what moves there.
+#[derive(Debug)]
+struct StreamPlace {
+    /// The server and the number of the database.
+    database: String,
+    /// Entries move only between queues that wrap messages in the same way.
+    wrapping: Wrapping,
+    stream: String,
+    /// The maximum length of the stream; empty if it is not limited.
+    bound: String,
 }

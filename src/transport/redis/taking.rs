@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use redis::Value;
 use redis::streams::StreamInfoGroupsReply;
 
+use super::super::{MessageId, Receipt, Received, Receiver, TransportError};
 use super::entry::{self, Entry};
 use super::ids::{LATEST, NAME_PREFIX, millis, now};
 use super::options::Queue;
@@ -134,5 +136,35 @@ impl Redis {
         let mut sweep = self.invocation(&scripts::SWEEP);
         sweep.arg(&self.queue.group).arg(NAME_PREFIX).arg(millis(FORGET_AFTER));
         self.connection.run(async |connection| sweep.invoke_async(connection).await).await
+    }
+}
+
+#[async_trait]
+impl Receiver for Redis {
+    async fn receive(&self, up_to: usize) -> Result<Vec<Received>, TransportError> {
+        let action = "receiving";
+        let up_to = up_to.min(MAX_RECEIVED);
+        if up_to == 0 {
+            return Ok(Vec::new());
+        }
+        let entries = match self.take(up_to).await {
+            Err(error) if error.is_missing() && self.queue.auto_setup => {
+                // Even if there is nothing to receive: a missing stream cannot notify of its first message.
+                self.create_group(action).await?;
+                self.take(up_to).await
+            }
+            entries => entries,
+        };
+        let entries = entries.map_err(|error| self.error(action, error))?;
+        let receipt = Receipt(self.consumer.clone());
+        Ok(entries.into_iter().map(|entry| entry::received(entry, receipt.clone())).collect())
+    }
+
+    async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.finish("acknowledging", ids, self.queue.delete_after_ack).await
+    }
+
+    async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
+        self.finish("rejecting", ids, self.queue.delete_after_reject).await
     }
 }
