@@ -11,6 +11,9 @@ const EXPIRES_AFTER: u64 = 10_000;
 /// Milliseconds by which daily queues outlive their delay.
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
+/// The longest `x-expires` that RabbitMQ accepts since 3.10, in milliseconds: ten years.
+const LONGEST_EXPIRY: u64 = 315_360_000_000;
+
 /// Where messages are sent to, and received from.
 #[derive(Clone)]
 pub(super) struct Topology {
@@ -94,10 +97,10 @@ impl Topology {
 }
 
 impl Delays {
-    /// The longest delay, in milliseconds: RabbitMQ's longest time to live, minus the time by which the queue outlives
-    /// it.
+    /// The longest delay, in milliseconds: the longest lifetime of a queue, minus the time by which the queue outlives the
+    /// delay.
     pub(super) fn longest(&self) -> u64 {
-        u64::from(u32::MAX) - self.outlives()
+        LONGEST_EXPIRY - self.outlives()
     }
 
     fn outlives(&self) -> u64 {
