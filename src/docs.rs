@@ -62,6 +62,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["failure_transport"],
         &["workers"],
         &["handlers"],
+        &["cron"],
         &["state_dir", "cache", "heartbeat", "connections"],
     ];
     let described: usize = parts.iter().map(|names| names.len()).sum();
@@ -166,7 +167,7 @@ fn the_reference_of_the_commands_says_what_the_program_does() {
 fn describe(command: &clap::Command, above: &str, text: &mut String) {
     let name = format!("{above} {}", command.get_name());
     let within: Vec<_> = command.get_subcommands().filter(|command| command.get_name() != "help").collect();
-    if within.is_empty() {
+    if !command.is_subcommand_required_set() {
         let about = command.get_long_about().or(command.get_about()).unwrap_or_default();
         let _ = writeln!(text, "## {name}\n\n{}.\n", about.to_string().trim_end_matches('.'));
         let usage = command.clone().bin_name(&name).render_usage().to_string();

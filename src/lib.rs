@@ -63,7 +63,7 @@
 //! tests (with the feature `testing`) and more.
 //!
 //! Each module's first line says its one job; modules depend only on those listed below them:
-//! [`cli`], [`app`], [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
+//! [`cli`], [`app`], `schedule`, [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
 //! `connection`, [`message`], [`config`].
 
 #![warn(missing_docs)]
@@ -84,6 +84,7 @@ mod error;
 pub mod handler;
 pub mod heartbeat;
 pub mod message;
+mod schedule;
 pub mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
+use crate::schedule;
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
@@ -314,6 +315,8 @@ impl AppBuilder {
         };
         let (transports, found) = Transports::build(&config.transports, &factories, &context);
         problems.list.extend(found);
+        let (jobs, found) = schedule::jobs(&config, chrono::Utc::now());
+        problems.list.extend(found);
         problems.list.extend(checks::handlers(&self.handlers));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
@@ -339,6 +342,10 @@ impl AppBuilder {
         }
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));
+        // Middleware may take a message itself.
+        if self.middleware.is_empty() {
+            problems.list.extend(checks::messages_of_jobs(&jobs, &routing, &handlers));
+        }
         let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
         let stop_broadcast = StopBroadcast::new(Arc::clone(&cache));
         Ok(App {
@@ -349,6 +356,7 @@ impl AppBuilder {
             handlers,
             routing,
             cache,
+            jobs: jobs.into(),
             heartbeats,
             stop_broadcast,
             worker_program: self.worker_program.map(Arc::new),

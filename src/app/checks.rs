@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
-use crate::config::{Config, Problem, Scope};
+use crate::bus::Routing;
+use crate::config::{Config, JobAction, Problem, Scope};
 use crate::handler::{Handler, Handlers};
+use crate::schedule::Job;
 use crate::transport::Transports;
 
 /// Warnings about a Symfony application's transport that is consumed here.
@@ -51,6 +53,23 @@ pub(super) fn readable_by_php_alone(config: &Config, transports: &Transports) ->
     let consumed: IndexSet<String> = consumed.map(|transport| transport.name().to_owned()).collect();
     let php = config.php_serialized.iter().filter(|(name, _)| consumed.contains(*name));
     php.map(|(_, path)| Problem::warning(path, PHP_SERIALIZED)).collect()
+}
+
+/// Messages that jobs dispatch, and that nothing here takes.
+pub(super) fn messages_of_jobs(jobs: &[Job], routing: &Routing, handlers: &Handlers) -> Vec<Problem> {
+    let is_taken = |message_type: &str| {
+        let interfaces = handlers.interfaces(message_type, &[]);
+        !routing.transports(message_type, &interfaces).is_empty() || !handlers.for_type(message_type, &[]).is_empty()
+    };
+    let untaken = jobs.iter().filter_map(|job| match &job.config.action {
+        JobAction::Dispatch { message_type, .. } if !is_taken(message_type) => {
+            let message =
+                format!("messages of type \"{message_type}\" are not routed, and there is no handler for them");
+            Some(Problem::warning(format!("{}.dispatch.type", job.config.path), message))
+        }
+        _ => None,
+    });
+    untaken.collect()
 }
 
 /// Warnings about consumed transports without a failure transport.

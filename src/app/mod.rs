@@ -21,6 +21,7 @@ use crate::config::{self, Config, Problem, Problems, SchemeOptions, WorkerDefini
 use crate::handler::Handlers;
 use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
+use crate::schedule::Job;
 use crate::transport::Transports;
 use crate::worker::StopBroadcast;
 
@@ -64,6 +65,8 @@ pub struct App {
     pub(crate) handlers: Arc<Handlers>,
     pub(crate) routing: Arc<Routing>,
     pub(crate) cache: Arc<Cache>,
+    /// What runs by a schedule.
+    pub(crate) jobs: Arc<[Job]>,
     pub(crate) heartbeats: Heartbeats,
     /// Asks workers of all processes to stop.
     pub(crate) stop_broadcast: StopBroadcast,

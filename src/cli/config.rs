@@ -89,9 +89,13 @@ pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
                 output::warning(&format!("{}: {}: {}", problems.file, problem.path, problem.message));
             }
             if let Ok(app) = &loaded {
-                let (transports, workers) = (app.config.transports.len(), app.config.workers.len());
-                let counts =
-                    format_args!("{} and {}", number(transports, "transport"), number(workers, "worker definition"));
+                let counts = [
+                    (app.config.transports.len(), "transport"),
+                    (app.config.workers.len(), "worker definition"),
+                    (app.jobs.len(), "scheduled job"),
+                ];
+                let counts = counts.map(|(count, of)| number(count, of));
+                let counts = format_args!("{}, {} and {}", counts[0], counts[1], counts[2]);
                 output::line(format_args!("{} is valid: {counts}", problems.file));
             }
         }

@@ -117,7 +117,7 @@ pub struct Command {
 enum Kind {
     /// Write a first configuration, and show what to do next
     Init(init::Args),
-    /// Keep the workers running for the next minute; this is what cron starts
+    /// Run what is due and keep the workers running for the next minute; this is what cron starts
     #[command(alias = "contao:cron")]
     Cron(cron::Args),
     /// Keep the workers running until stopped, for systemd and containers
@@ -411,6 +411,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     // Only those that do something leave a trace on the disk.
     let logging = match command {
         Kind::Cron(args) if args.dry_run => Logging::Terminal,
+        Kind::Cron(cron::Args { command: Some(cron::Jobs::List(_) | cron::Jobs::Next(_)), .. }) => Logging::Terminal,
         Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_) => Logging::File,
         Kind::Dispatch(_) | Kind::Setup(_) | Kind::StopWorkers(_) => Logging::FileIfPossible,
         _ => Logging::Terminal,
@@ -443,17 +444,22 @@ fn build(app: Application) -> Result<App, Problems> {
 /// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.
 /// Nothing where they do not name it.
 fn worker_program(command: &Kind) -> Option<Arc<WorkerProgram>> {
-    let names: &[&str] = match command {
-        Kind::Cron(_) => &["cron", "contao:cron"],
-        Kind::Supervise(_) => &["supervise"],
+    let mut arguments = match command {
+        Kind::Cron(_) => own_arguments(cron::NAMES)?,
+        Kind::Supervise(_) => own_arguments(supervise::NAMES)?,
         _ => return None,
     };
+    arguments.push("consume".into());
+    Some(Arc::new(WorkerProgram { arguments, dir: None }))
+}
+
+/// The arguments that this program was started with before those of its command, which has one of these names.
+fn own_arguments(names: &[&str]) -> Option<Vec<OsString>> {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // These commands have no arguments that are names, so that the last one that looks like theirs is theirs.
     let position = arguments.iter().rposition(|argument| names.iter().any(|name| argument == name))?;
     arguments.truncate(position);
-    arguments.push("consume".into());
-    Some(Arc::new(WorkerProgram { arguments, dir: None }))
+    Some(arguments)
 }
 
 /// All mistakes, and how to look at them again.

@@ -60,6 +60,13 @@ pub(super) fn error(text: &str) {
     }
 }
 
+/// Prints lines that belong to an error.
+pub(super) fn quoted(text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(anstream::stderr(), "    {line}");
+    }
+}
+
 /// Prints a warning.
 pub(super) fn warning(text: &str) {
     if is_quiet() {

@@ -8,7 +8,8 @@ use super::counts::{Known, count};
 use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
 use crate::cache::CacheError;
-use crate::supervisor::{Slots, SupervisorStatus, check_owner, supervisor_status};
+use crate::schedule::Job;
+use crate::supervisor::{JobSlots, Slots, SupervisorStatus, check_owner, supervisor_status};
 use crate::worker::in_process_workers;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -49,10 +50,20 @@ struct WorkerStatus {
     command: Option<Vec<String>>,
 }
 
+/// A scheduled job. More is told by `cron list`.
+#[derive(Serialize)]
+struct JobStatus {
+    name: String,
+    /// Does a run go on here?
+    running: bool,
+    next_run: Option<DateTime<Utc>>,
+}
+
 #[derive(Serialize)]
 struct Status {
     transports: Vec<TransportStatus>,
     workers: Vec<WorkerStatus>,
+    jobs: Vec<JobStatus>,
     supervisor: SupervisorStatus,
 }
 
@@ -60,6 +71,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let mut status = Status {
         transports: Vec::new(),
         workers: workers(app)?,
+        jobs: jobs(app)?,
         supervisor: supervisor_status(&app.config.state_dir)?,
     };
     // What is shown is then the other one's.
@@ -171,6 +183,18 @@ fn workers(app: &App) -> Result<Vec<WorkerStatus>> {
     Ok(workers)
 }
 
+fn jobs(app: &App) -> Result<Vec<JobStatus>> {
+    let slots = JobSlots::new(&app.config.state_dir);
+    let status = |job: &Job| {
+        Ok(JobStatus {
+            name: job.name().to_owned(),
+            running: !slots.live(job.name())?.is_empty(),
+            next_run: job.schedule.next_after(Utc::now()),
+        })
+    };
+    app.jobs.iter().map(status).collect()
+}
+
 fn seconds_since(time: DateTime<Utc>) -> Option<u64> {
     u64::try_from((Utc::now() - time).num_seconds()).ok()
 }
@@ -203,6 +227,15 @@ fn print(status: &Status) {
         output::table(&["worker", "slot", "pid", "age"], 1..4, rows);
     }
     output::line("");
+    if !status.jobs.is_empty() {
+        let local = |time: DateTime<Utc>| time.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string();
+        let rows = status.jobs.iter().map(|job| {
+            let running = if job.running { "running" } else { "-" };
+            vec![job.name.clone(), running.to_owned(), job.next_run.map_or("-".to_owned(), local)]
+        });
+        output::table(&["job", "", "next run"], 0..0, rows);
+        output::line("");
+    }
     match &status.supervisor {
         SupervisorStatus { running: false, .. } => output::line("No supervisor is at work."),
         SupervisorStatus { pid: Some(pid), started_at: Some(since), .. } => {

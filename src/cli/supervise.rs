@@ -1,28 +1,36 @@
 //! `minutely supervise`: the same as `cron`, until it is stopped.
 
-use super::cron::{at_work, supervisor};
+use super::cron::{at_work, scheduler, supervisor, with_jobs};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
 use crate::app::explain;
 use crate::supervisor::Lifetime;
+
+/// What this command is called.
+pub(super) const NAMES: &[&str] = &["supervise"];
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Says on standard error what it does: which workers are started and why, and what goes wrong.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish what they have in hand and wait for them; a second signal \
-ends the waiting. One that finds another supervisor at work exits with 0 at once, as `minutely cron` does.")]
+ends the waiting. Jobs that run are left to themselves. One that finds another supervisor at work exits with 0 at once, as `minutely cron` does.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
+    let mut scheduler = scheduler(app, NAMES)?;
     let _lock = match at_work(app, &supervisor, Lifetime::UntilStopped, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),
     };
-    tracing::info!(definitions = app.config.workers.len(), "supervising; SIGTERM or Ctrl-C stops");
-    supervisor.supervise(signals.next(), explain).await;
+    tracing::info!(
+        definitions = app.config.workers.len(),
+        jobs = app.jobs.len(),
+        "supervising; SIGTERM or Ctrl-C stops"
+    );
+    with_jobs(&mut scheduler, supervisor.supervise(signals.next(), explain)).await;
     tracing::info!("waiting for the workers to finish what they have in hand");
     let left = supervisor.stop_workers(signals.next()).await?;
     if !left.is_empty() {

@@ -51,11 +51,12 @@ fn read_one(node: Node, reader: &mut Reader) -> Option<ExecConfig> {
         }
         Some(timeout)
     });
-    let exec = read_exec(section.require(&EXEC, reader)?, reader)?;
+    let exec = read_program(section.require(&EXEC, reader)?, reader)?;
     Some(ExecConfig { exec, timeout })
 }
 
-fn read_exec(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
+/// A program and its arguments, as a list.
+pub(super) fn read_program(node: Node, reader: &mut Reader) -> Option<Vec<String>> {
     if !node.is_list() {
         let words = node.text("a list, such as [php, bin/handle.php]", reader)?;
         let list = shell_words::split(&words).unwrap_or_default().join(", ");

@@ -1,5 +1,6 @@
 //! All keys of the configuration file, in the order of the reference. Each is defined where it is read.
 
+use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
 use super::routes::{INTERFACES, ROUTING};
@@ -14,6 +15,7 @@ pub const KEYS: &[Definition] = &[
     FAILURE_TRANSPORT,
     WORKERS,
     HANDLERS,
+    CRON,
     STATE_DIR.definition,
     CACHE,
     HEARTBEAT,

@@ -6,6 +6,7 @@
 
 mod builder;
 mod consume_options;
+mod cron;
 mod definition;
 mod dsn;
 mod duration;
@@ -74,6 +75,8 @@ pub struct Config {
     pub workers: Vec<WorkerDefinition>,
     /// The programs that handle messages, by type or wildcard.
     pub handlers: IndexMap<String, Vec<ExecConfig>>,
+    /// The scheduled jobs.
+    pub(crate) jobs: Vec<JobConfig>,
     /// The folder for locks, slots, cache and logs.
     pub state_dir: PathBuf,
     /// The store for heartbeats and other cache entries. `None`: files under `state_dir`.
@@ -172,6 +175,70 @@ pub struct ExecConfig {
     pub exec: Vec<String>,
     /// After this time, the program's process group is terminated, then killed. `None`: no limit.
     pub timeout: Option<Duration>,
+}
+
+/// An entry under `cron`.
+#[derive(Debug, Clone)]
+pub(crate) struct JobConfig {
+    /// Unique; safe as a folder name.
+    pub name: String,
+    /// Where in the file it stands (`cron[0]`).
+    pub path: String,
+    /// When it runs, as it is written.
+    pub schedule: String,
+    /// The name of the schedule's time zone; else the system's.
+    pub timezone: Option<String>,
+    /// What it does.
+    pub action: JobAction,
+    /// After this it is ended.
+    pub timeout: Option<Duration>,
+    /// What happens when it is due while it still runs.
+    pub overlap: Overlap,
+    /// What happens with missed runs.
+    pub catch_up: CatchUp,
+    /// Up to this much later than its schedule says it runs.
+    pub jitter: Duration,
+}
+
+/// What a job does.
+#[derive(Debug, Clone)]
+pub(crate) enum JobAction {
+    /// It runs a program.
+    Command {
+        /// The program and its arguments; no shell reads them.
+        command: Vec<String>,
+        /// Variables that are added to its environment.
+        environment: IndexMap<String, Secret>,
+    },
+    /// It dispatches a message.
+    Dispatch {
+        /// The message's type.
+        message_type: String,
+        /// The message.
+        body: serde_json::Value,
+    },
+}
+
+/// What happens when a job is due while it still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overlap {
+    /// That run is left out.
+    Skip,
+    /// Both run at once.
+    Allow,
+    /// That run waits.
+    Queue,
+}
+
+/// What happens with runs that were missed because nothing ran here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CatchUp {
+    /// One run for all of them.
+    Once,
+    /// All of them, one after the other.
+    All,
+    /// Nothing.
+    None,
 }
 
 /// Text that may contain a password. `Debug` and `Display` show `***`.

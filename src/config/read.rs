@@ -13,6 +13,7 @@ use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
 use super::builder::ConfigBuilder;
+use super::cron::read_jobs;
 use super::env::Environment;
 use super::handlers::read_handlers;
 use super::keys;
@@ -115,6 +116,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let workers = sources.one("workers", reader);
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
     let handlers = read_handlers(sources.entries("handlers", "a mapping of types to handlers", reader), reader);
+    let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
     let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
@@ -134,6 +136,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         failure_transport,
         workers,
         handlers,
+        jobs,
         state_dir: reader.dir.join(state_dir.unwrap_or_else(|| keys::STATE_DIR.default_value())),
         cache,
         heartbeat_ttl: heartbeat_ttl.unwrap_or_else(|| keys::TTL.default_value()),

@@ -75,7 +75,7 @@ fn read_interface(node: &Node, reader: &mut Reader) -> Option<String> {
 }
 
 /// Checks that a name is a type and not a wildcard.
-fn check_type(name: &str, path: &str, reader: &mut Reader) {
+pub(super) fn check_type(name: &str, path: &str, reader: &mut Reader) {
     if name.contains('*') {
         reader.error(path, "must be one type, and no wildcard");
     } else {

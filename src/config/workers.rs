@@ -266,7 +266,7 @@ fn name_all(definitions: Vec<(WorkerDefinition, Option<Node>)>, reader: &mut Rea
     named
 }
 
-fn read_name(node: &Node, reader: &mut Reader) -> Option<String> {
+pub(super) fn read_name(node: &Node, reader: &mut Reader) -> Option<String> {
     let name = node.text("a name", reader)?;
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !starts_well || name.len() > LONGEST_NAME || !name.chars().all(fits_name) {

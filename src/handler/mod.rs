@@ -16,6 +16,7 @@ pub use argument::{Argument, Attempt, MessageType, Stamped, State};
 pub use cancellation::CancellationToken;
 pub use context::HandlerContext;
 pub use exec::Exec;
+pub(crate) use exec::{Group, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub use locator::{Handlers, matching_patterns};
 pub use state::States;

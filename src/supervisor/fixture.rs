@@ -203,6 +203,7 @@ impl Stage {
             failure_transport: None,
             workers: self.definitions.clone(),
             handlers: IndexMap::new(),
+            jobs: Vec::new(),
             state_dir: self.state_dir(),
             cache: None,
             heartbeat_ttl: Duration::from_secs(60),

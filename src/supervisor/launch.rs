@@ -101,7 +101,7 @@ impl Launcher {
         }
         let log = worker_log(&self.state_dir, &definition.name);
         let dir = if definition.command.is_none() { &self.consume_dir } else { &self.dir };
-        spawn(claim, command, dir, &log).map(Some).map_err(LaunchError::Spawn)
+        spawn(claim, command, dir, &log, "worker").map(Some).map_err(LaunchError::Spawn)
     }
 }
 

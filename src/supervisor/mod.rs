@@ -20,6 +20,7 @@ mod connections;
 #[cfg(test)]
 mod fixture;
 mod headroom;
+mod job;
 mod launch;
 mod leases;
 mod lock;
@@ -40,6 +41,8 @@ mod tick;
 pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
 pub use command::command_line;
 pub use connections::{ServerConnections, connections};
+pub(crate) use job::JobSlots;
+pub(crate) use leases::host_owner;
 pub use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
 pub use process::ProcessId;
 pub use report::{Started, TickFailure, TickReport};

@@ -92,11 +92,18 @@ pub fn worker_log(state_dir: &Path, definition: &str) -> PathBuf {
     state_dir.join("log").join(format!("worker-{definition}.log"))
 }
 
-/// Starts a program in a slot, and a task that logs how it ends. Must be called within a tokio runtime.
+/// Starts a program in a slot, and a task that logs how it ends, as that of the `worker` or whatever its role is. Must be
+/// called within a tokio runtime.
 ///
 /// If the supervisor is killed before this returns, the program runs in its slot or does not run; at worst its pid is
 /// not recorded.
-pub(super) fn spawn(claim: SlotClaim, command: &[OsString], dir: &Path, log: &Path) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(
+    claim: SlotClaim,
+    command: &[OsString],
+    dir: &Path,
+    log: &Path,
+    role: &'static str,
+) -> Result<Spawned, SpawnError> {
     let (program, arguments) = command.split_first().ok_or(SpawnError::Empty)?;
     let output = open_log(log)?;
     let error_output = output.try_clone().map_err(StateError::io(log, "opened"))?;
@@ -118,7 +125,7 @@ pub(super) fn spawn(claim: SlotClaim, command: &[OsString], dir: &Path, log: &Pa
     // Until the task below waits for the process, it keeps its pid, and its start time can be read even if it is dead.
     let pid = child.id().unwrap_or_default();
     let unrecorded = record(&claim, pid, command).err();
-    tokio::spawn(watch(child, claim.name(), pid, log.to_owned()));
+    tokio::spawn(watch(child, role, claim.name(), pid, log.to_owned()));
     // The claim is dropped here, and with `prepared` its last copy: from now on only the child holds the slot.
     Ok(Spawned { pid, unrecorded })
 }
@@ -144,17 +151,17 @@ fn open_log(path: &Path) -> Result<File, StateError> {
 }
 
 /// Waits for the process, so that it does not stay a zombie, and logs how it ended.
-async fn watch(mut child: Child, slot: String, pid: u32, log: PathBuf) {
+async fn watch(mut child: Child, role: &'static str, slot: String, pid: u32, log: PathBuf) {
     match child.wait().await {
-        Ok(status) if status.success() => tracing::debug!(slot, pid, "the worker is finished"),
+        Ok(status) if status.success() => tracing::debug!(slot, pid, "the {role} is finished"),
         // It was asked to stop, and does not handle that signal.
         Ok(status) if status.signal() == Some(Signal::SIGTERM as i32) => {
-            tracing::info!(slot, pid, "the worker was terminated");
+            tracing::info!(slot, pid, "the {role} was terminated");
         }
         Ok(status) => {
-            tracing::warn!(slot, pid, "the worker failed: {}; its output is in {}", ending(status), log.display());
+            tracing::warn!(slot, pid, "the {role} failed: {}; its output is in {}", ending(status), log.display());
         }
-        Err(error) => tracing::warn!(slot, pid, %error, "the worker's end could not be observed"),
+        Err(error) => tracing::warn!(slot, pid, %error, "the {role}'s end could not be observed"),
     }
 }
 
@@ -172,10 +179,21 @@ fn ending(status: ExitStatus) -> String {
 pub struct HeldSlot {
     name: String,
     in_flight_path: PathBuf,
-    _file: File,
+    _file: Arc<File>,
 }
 
 impl HeldSlot {
+    /// Takes a slot for this very process, which runs a job by hand.
+    pub(super) fn take(slots: &Slots, claim: SlotClaim, command: &[OsString]) -> Result<Self, StateError> {
+        let pid = std::process::id();
+        record(&claim, pid, command)?;
+        let process = ProcessId::of(pid).unwrap_or(ProcessId { pid, started_at: 0 });
+        let name = claim.name();
+        let definition = name.rsplit_once('/').map_or(name.as_str(), |(definition, _)| definition);
+        let in_flight_path = recovery::in_flight_path(slots, definition, claim.slot(), process, "");
+        Ok(Self { in_flight_path, _file: Arc::clone(claim.file()), name })
+    }
+
     /// `<definition>/<n>`.
     pub fn name(&self) -> &str {
         &self.name
@@ -203,18 +221,23 @@ impl HeldSlot {
 /// it names is left alone unless it is this very slot's file, and was inherited. The environment is not changed; code
 /// that starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
 pub fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
+    adopt_among(&Slots::new(state_dir))
+}
+
+/// The same, among these slots.
+pub(super) fn adopt_among(slots: &Slots) -> Option<HeldSlot> {
     let name = std::env::var(SLOT_VARIABLE).ok()?;
     let descriptor = std::env::var(SLOT_FD_VARIABLE).ok()?;
-    let held = adopt(state_dir, &name, descriptor.parse().ok()?);
+    let held = adopt(slots, &name, descriptor.parse().ok()?);
     if held.is_none() {
         tracing::debug!(slot = name, descriptor, "the environment names a slot that this process does not hold");
     }
     held
 }
 
-fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
+fn adopt(slots: &Slots, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let (definition, slot) = name.rsplit_once('/')?;
-    let (slots, slot) = (Slots::new(state_dir), slot.parse().ok()?);
+    let slot = slot.parse().ok()?;
     let slot_file = slots.path(definition, slot).metadata().ok()?;
     let (file, hidden) = descriptors::take_inherited(descriptor, &slot_file)?;
     if let Err(error) = hidden {
@@ -222,8 +245,8 @@ fn adopt(state_dir: &Path, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     }
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
-    let in_flight_path = recovery::in_flight_path(&slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: file })
+    let in_flight_path = recovery::in_flight_path(slots, definition, slot, process, &mark);
+    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: Arc::new(file) })
 }
 
 #[cfg(test)]

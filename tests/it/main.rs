@@ -9,6 +9,7 @@ extern crate harness;
 mod bad_input;
 mod cache;
 mod conformance;
+mod cron_jobs;
 mod dispatch;
 mod documentation;
 mod embedded;

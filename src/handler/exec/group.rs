@@ -10,14 +10,14 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 /// How long a program that is asked to end (SIGTERM) may take before it is killed.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// The interval of checking whether all processes of a group are gone.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A program that runs in a process group of its own. If this is dropped while the program runs, the whole group is
 /// killed, so that nothing goes on with a message that will be delivered to another consumer.
-pub(super) struct Group {
+pub(crate) struct Group {
     child: Child,
     /// `None` once the group must get no more signals: after its end, another group may have the same id.
     id: Option<Pid>,
@@ -25,19 +25,19 @@ pub(super) struct Group {
 
 impl Group {
     /// Starts the program.
-    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         Ok(Self { child, id })
     }
 
     /// The program itself, for its pipes.
-    pub(super) fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
     /// Waits for the program's end. After `limit`, ends the whole group and returns `None`.
-    pub(super) async fn wait(&mut self, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+    pub(crate) async fn wait(&mut self, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
         let in_time = match limit {
             None => Some(self.child.wait().await),
             Some(limit) => timeout(limit, self.child.wait()).await.ok(),
@@ -52,7 +52,7 @@ impl Group {
     }
 
     /// Asks all processes of the group to end, waits, and kills those that are left.
-    async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         self.signal(Some(Signal::SIGTERM));
         let gone = async {
             let _ = self.child.wait().await;

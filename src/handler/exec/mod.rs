@@ -25,8 +25,8 @@ use crate::config::ExecConfig;
 use crate::message::{Envelope, Headers, ReceivedStamp, RedeliveryStamp, TransportMessageIdStamp, headers_to_json};
 use crate::threads;
 
-use group::Group;
-use output::Output;
+pub(crate) use group::Group;
+pub(crate) use output::Output;
 
 /// Variables that are for the worker alone. A handler that runs minutely itself must not mistake the worker's slot for
 /// its own.

@@ -21,7 +21,7 @@ const LINE: usize = 1024;
 pub(super) const LOGGED: usize = 1 << 20;
 
 /// Collects what a program prints on all its pipes.
-pub(super) struct Output<L> {
+pub(crate) struct Output<L> {
     state: Mutex<State>,
     log: L,
 }
@@ -35,12 +35,12 @@ struct State {
 
 impl<L: Fn(&str)> Output<L> {
     /// An empty output. `log` is called for every line, up to [`LOGGED`] bytes.
-    pub(super) fn new(log: L) -> Self {
+    pub(crate) fn new(log: L) -> Self {
         Self { state: Mutex::default(), log }
     }
 
     /// Reads lines until the pipe's end. Holds at most [`LINE`] bytes at a time.
-    pub(super) async fn read(&self, pipe: Option<impl AsyncRead + Unpin>) {
+    pub(crate) async fn read(&self, pipe: Option<impl AsyncRead + Unpin>) {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = [0; 8192];
         let mut line = Vec::with_capacity(LINE);
@@ -59,7 +59,7 @@ impl<L: Fn(&str)> Output<L> {
     }
 
     /// The last lines.
-    pub(super) fn last_lines(&self) -> String {
+    pub(crate) fn last_lines(&self) -> String {
         self.state().kept.make_contiguous().join("\n")
     }
 

@@ -4,11 +4,19 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use nix::unistd::gethostname;
+
 use super::super::state::{self, Mode, StateError};
 
 const FILE: &str = "host-id";
 /// In hexadecimal digits.
 pub(super) const ID_LENGTH: usize = 16;
+
+/// This host's name in the cache that hosts share: its id, and its host name for people. Creates the state directory.
+pub(crate) fn owner(state_dir: &Path) -> Result<String, StateError> {
+    state::create_dir(state_dir)?;
+    Ok(format!("{}:{}", gethostname().unwrap_or_default().display(), read_or_create(state_dir)?))
+}
 
 /// This host's id. The state directory must exist.
 pub(super) fn read_or_create(state_dir: &Path) -> Result<String, StateError> {

@@ -24,6 +24,7 @@ mod host_id;
 mod tests;
 
 pub(super) use file::TEMPORARY_PREFIX;
+pub(crate) use host_id::owner as host_owner;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -32,12 +33,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use nix::unistd::gethostname;
 
 use super::process::ProcessId;
 use super::session;
 use super::slots::{LiveSlot, Slots, WorkerRecord};
-use super::state::{self, StateError};
+use super::state::StateError;
 use crate::cache::{Cache, CacheError};
 use crate::config::{Scope, WorkerDefinition};
 use file::LeaseFile;
@@ -195,11 +195,9 @@ impl Leases {
         }
     }
 
-    /// This host's name in claims: its id, and its host name for people.
+    /// This host's name in claims.
     fn owner(&self) -> Result<String, StateError> {
-        state::create_dir(&self.state_dir)?;
-        let id = host_id::read_or_create(&self.state_dir)?;
-        Ok(format!("{}:{id}", gethostname().unwrap_or_default().display()))
+        host_id::owner(&self.state_dir)
     }
 }
 

@@ -34,21 +34,27 @@ pub(in crate::supervisor) fn path(
     slots.path(definition, slot).with_file_name(format!("{slot}.{pid}-{started_at}-{mark}.{EXTENSION}"))
 }
 
-/// The files of all dead workers. Removes abandoned temporary files. Reads a few folders.
+/// The files of all dead workers.
 pub(super) fn of_dead_workers(slots: &Slots) -> Vec<DeadWorkersFile> {
+    let found = of_dead_processes(slots).into_iter();
+    found.map(|(worker, path)| DeadWorkersFile { worker, file: InFlightFile::new(path) }).collect()
+}
+
+/// The files beside slots, named by [`path`], whose processes are dead. Removes abandoned temporary files. Reads a few folders.
+pub(in crate::supervisor) fn of_dead_processes(slots: &Slots) -> Vec<(DeadWorker, PathBuf)> {
     let found = slots.definitions().into_iter().flat_map(|definition| {
         let files = std::fs::read_dir(slots.dir_of(&definition)).into_iter().flatten().flatten();
         files
             .filter_map(|file| {
                 remove_if_abandoned(&file);
-                dead_workers_file(slots, &definition, &file)
+                of_dead_process(slots, &definition, &file)
             })
             .collect::<Vec<_>>()
     });
     found.collect()
 }
 
-fn dead_workers_file(slots: &Slots, definition: &str, file: &DirEntry) -> Option<DeadWorkersFile> {
+fn of_dead_process(slots: &Slots, definition: &str, file: &DirEntry) -> Option<(DeadWorker, PathBuf)> {
     let name = file.file_name();
     let (slot, process, mark) = parse_name(name.to_str()?)?;
     // The lock is checked first: it does not depend on any clock.
@@ -58,7 +64,7 @@ fn dead_workers_file(slots: &Slots, definition: &str, file: &DirEntry) -> Option
     }
     let recorded_at = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
     let worker = DeadWorker { process, mark: mark.to_owned(), recorded_at };
-    Some(DeadWorkersFile { worker, file: InFlightFile::new(file.path()) })
+    Some((worker, file.path()))
 }
 
 /// The slot, the worker and its mark from the name of a file.

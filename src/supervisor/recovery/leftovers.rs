@@ -24,7 +24,7 @@ const CLOCK_TOLERANCE: u64 = 5;
 
 /// A dead worker that has left messages in flight.
 #[derive(Debug, Clone)]
-pub(super) struct DeadWorker {
+pub(in crate::supervisor) struct DeadWorker {
     pub process: ProcessId,
     /// The value of `MINUTELY_WORKER` in its environment, and in that of all it has started.
     pub mark: String,
@@ -34,7 +34,7 @@ pub(super) struct DeadWorker {
 
 /// Ends what a dead worker has left running, including what those processes start meanwhile. `true` if all of it is
 /// gone.
-pub(super) async fn end(worker: DeadWorker) -> bool {
+pub(in crate::supervisor) async fn end(worker: DeadWorker) -> bool {
     let (begun, pid) = (Instant::now(), worker.process.pid);
     let mut leftovers = Leftovers { worker, is_identified: false };
     let mut asked = BTreeSet::new();
@@ -49,7 +49,7 @@ pub(super) async fn end(worker: DeadWorker) -> bool {
             tracing::error!(
                 worker = pid,
                 ?pids,
-                "programs that a dead worker had started cannot be ended; its messages are put back when they are gone"
+                "programs that a dead worker had started cannot be ended; what it had in hand is seen to when they are gone"
             );
             return false;
         }

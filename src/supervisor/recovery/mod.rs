@@ -11,7 +11,8 @@
 mod in_flight_files;
 mod leftovers;
 
-pub(super) use in_flight_files::path as in_flight_path;
+pub(super) use in_flight_files::{of_dead_processes, path as in_flight_path};
+pub(super) use leftovers::{DeadWorker, end as end_leftovers};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -57,6 +57,11 @@ impl Slots {
         Self { dir: state_dir.join("slots") }
     }
 
+    /// The slots of scheduled jobs under this state directory: a job that runs holds one, as a worker does.
+    pub(crate) fn of_jobs(state_dir: &Path) -> Self {
+        Self { dir: state_dir.join("jobs") }
+    }
+
     /// The path of a slot's file.
     pub fn path(&self, definition: &str, slot: u32) -> PathBuf {
         self.dir.join(definition).join(slot.to_string())

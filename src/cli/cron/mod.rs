@@ -1,0 +1,197 @@
+//! `minutely cron`: what cron starts every minute. And `cron list`, `next` and `run`: the scheduled jobs.
+
+mod list;
+mod next;
+mod run;
+
+use std::ffi::OsString;
+use std::future::Future;
+
+use clap::Subcommand;
+use futures_util::future::join;
+use tokio::sync::oneshot;
+
+use super::output::{self, Format, FormatArg, age};
+use super::signals::Signals;
+use super::{App, End, Failure, Result, own_arguments};
+use crate::app::explain;
+use crate::config::Problem;
+use crate::schedule::{Job, Report, Scheduler, SharedState};
+use crate::supervisor::{JobSlots, Lifetime, Supervisor, SupervisorLock, host_owner};
+
+/// What this command is called.
+pub(super) const NAMES: &[&str] = &["cron", "contao:cron"];
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Starts the jobs that are due and the workers that are needed: looks at once, then every few seconds, and is gone at second 55 of \
+the minute, before cron starts the next one. Jobs and workers go on. One that finds another one at work waits if that is about to \
+end, and exits with 0 otherwise. One that is stuck (it has done nothing for two minutes) is reported, and replaced where that is \
+safe. Prints nothing when all is well, except on a terminal; what happens is in the log under the state directory. A job that has \
+failed is told with its output, which cron mails.
+
+The crontab line:
+  * * * * * cd /path/to/app && ./minutely cron")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Option<Jobs>,
+    /// Show how many workers would be started, and why; start none
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Start all jobs now, whether they are due or not
+    #[arg(long, conflicts_with = "dry_run")]
+    force: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(super) enum Jobs {
+    /// Show the scheduled jobs: when they run, and how their last runs went
+    #[command(alias = "ls")]
+    List(list::Args),
+    /// Show which jobs run next
+    Next(next::Args),
+    /// Run a job now
+    Run(run::Args),
+}
+
+pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    if let Some(command) = &args.command {
+        if args.dry_run || args.force {
+            return Err(Failure::Usage("--dry-run and --force go with `cron` alone".to_owned()));
+        }
+        return match command {
+            Jobs::List(args) => list::run(app, args).await,
+            Jobs::Next(args) => next::run(app, args),
+            Jobs::Run(args) => run::run(app, args).await,
+        };
+    }
+    let supervisor = supervisor(app)?;
+    if args.dry_run {
+        return dry_run(&supervisor, args.format.format).await;
+    }
+    let mut signals = Signals::listen()?;
+    let mut scheduler = scheduler(app, NAMES)?;
+    let mut not_started = Vec::new();
+    if args.force {
+        not_started = scheduler.start_all().await;
+        not_started.iter().for_each(|error| tracing::error!("{error}"));
+    }
+    let lock = match at_work(app, &supervisor, Lifetime::UntilNextCron, &mut signals).await {
+        Ok(lock) => lock,
+        Err(End::Well) if !not_started.is_empty() => return Ok(End::Failed),
+        Err(end) => return Ok(end),
+    };
+    let supervising = supervisor.cron(lock.remaining().unwrap_or_default(), signals.next(), explain);
+    let failures = with_jobs(&mut scheduler, supervising).await;
+    Ok(if failures.is_empty() && not_started.is_empty() { End::Well } else { End::Failed })
+}
+
+pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
+    app.supervisor_of_workers().map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// What runs the jobs that are due, beside a supervisor that was started by a command of one of these names.
+pub(super) fn scheduler(app: &App, names: &[&str]) -> Result<Scheduler> {
+    let config = &app.config;
+    let own =
+        app.worker_program.as_deref().filter(|program| program.arguments.last().is_some_and(|last| last == "consume"));
+    let (mut arguments, dir) = match own {
+        Some(program) => (program.arguments[..program.arguments.len() - 1].to_vec(), program.dir.clone()),
+        None => (own_arguments(names).unwrap_or_default(), None),
+    };
+    arguments.insert(0, std::env::current_exe()?.into());
+    let dir = dir.map_or_else(std::env::current_dir, Ok)?;
+    let slots = JobSlots::new(&config.state_dir);
+    let host = if app.jobs.is_empty() { String::new() } else { host_owner(&config.state_dir)? };
+    let shared = SharedState::new(app.cache.clone(), host);
+    let start = move |job: &Job, taken: Option<&str>, claim| {
+        let run = ["cron".into(), "run".into(), job.name().into()];
+        let taken = taken.map(|taken| [OsString::from("--taken"), taken.into()]).into_iter().flatten();
+        let command: Vec<OsString> = arguments.iter().cloned().chain(run).chain(taken).collect();
+        slots.start(claim, &command, &dir).map(drop).map_err(|error| error.to_string())
+    };
+    Ok(Scheduler::new(&app.jobs, shared, &config.state_dir, Box::new(start)))
+}
+
+/// Supervises, and starts the jobs that are due meanwhile.
+pub(super) async fn with_jobs<T>(scheduler: &mut Scheduler, supervising: impl Future<Output = T>) -> T {
+    let (ended, stop) = oneshot::channel::<()>();
+    let supervising = async {
+        let result = supervising.await;
+        drop(ended);
+        result
+    };
+    let jobs = scheduler.run(
+        async move {
+            let _ = stop.await;
+        },
+        print_report,
+    );
+    join(supervising, jobs).await.0
+}
+
+/// Prints a failed run. The process of the run has logged it.
+fn print_report(report: &Report) {
+    let Report { job, run } = report;
+    let (why, at) = (run.why.as_deref().unwrap_or("unknown"), run.started_at.with_timezone(&chrono::Local));
+    let took = age(run.took(chrono::Utc::now()).as_secs());
+    output::error(&format!("job {job} failed: {why} (started at {}, took {took})", at.format("%Y-%m-%d %H:%M:%S")));
+    output::quoted(&run.output);
+}
+
+/// Becomes the supervisor. Or how the command ends, where there is nothing to do (another one is at work, or there are
+/// neither workers nor jobs), where nothing can be done, which is told, and at a signal.
+pub(super) async fn at_work(
+    app: &App,
+    supervisor: &Supervisor,
+    lifetime: Lifetime,
+    signals: &mut Signals,
+) -> std::result::Result<SupervisorLock, End> {
+    if app.config.workers.is_empty() && app.jobs.is_empty() {
+        tracing::info!("neither workers nor jobs are defined, so there is nothing to do");
+        return Err(End::Well);
+    }
+    let lock = tokio::select! {
+        lock = supervisor.lock(lifetime) => lock,
+        () = signals.next() => return Err(End::Well),
+    };
+    match lock {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => {
+            tracing::info!("another supervisor is at work");
+            Err(End::Well)
+        }
+        // In the log as well: what cron mails is not always read.
+        Err(error) => {
+            tracing::error!("{error}");
+            Err(End::Failed)
+        }
+    }
+}
+
+/// The job of this name; an unknown one is a usage error.
+fn named<'a>(app: &'a App, name: &str) -> Result<&'a Job> {
+    let names = || app.jobs.iter().map(Job::name);
+    let found = app.jobs.iter().find(|job| job.name() == name);
+    found.ok_or_else(|| Failure::Usage(Problem::unknown("", "job", name, names()).message))
+}
+
+async fn dry_run(supervisor: &Supervisor, format: Format) -> Result<End> {
+    let report = supervisor.dry_run().await;
+    if format == Format::Json {
+        output::json(&report.plan)?;
+    } else if report.plan.workers.is_empty() {
+        output::line("No workers are defined.");
+    } else {
+        let rows = report.plan.workers.into_iter().map(|planned| {
+            let pending = planned.pending.map_or("?".to_owned(), |pending| pending.to_string());
+            let running = planned.running.map_or("?".to_owned(), |running| running.to_string());
+            let numbers = [planned.desired, planned.start].map(|number| number.to_string());
+            [vec![planned.name, pending, running], numbers.to_vec(), vec![planned.reason]].concat()
+        });
+        output::table(&["worker", "pending", "running", "desired", "start", "why"], 1..5, rows);
+    }
+    Ok(End::Well)
+}

@@ -1,0 +1,36 @@
+//! Runs what is due: the jobs under `cron` in the configuration.
+//!
+//! | question | module |
+//! | --- | --- |
+//! | When is a job due? | `timing`, with `expression`, `zone` and `describe`: pure |
+//! | What is to be done now? | `due`: pure |
+//! | Which runs were taken, on all hosts? | `shared_state`: in the shared cache |
+//! | Who looks, and starts runs? | `scheduler`, in the process of `cron` and `supervise` |
+//! | How does a run go? | `runner`, in a process of its own: `cron run` |
+//!
+//! One run, step by step. What happens when a process is killed between two of them is in `docs/cron.md`.
+//!
+//! ```text
+//!   scheduler: lock the job's slot ▸ take the lease (overlap: skip, queue) ▸ take the due time ▸ start `cron run` in the slot
+//!   runner:    note the run ▸ record its start ▸ run ▸ [exit 75: give the due time back] ▸ report a failure
+//!              ▸ record its end ▸ release the lease ▸ remove the note ▸ the slot is free
+//! ```
+
+mod describe;
+mod due;
+mod expression;
+mod job;
+mod report;
+mod runner;
+mod scheduler;
+mod shared_state;
+#[cfg(test)]
+mod tests;
+mod timing;
+mod zone;
+
+pub(crate) use job::{Job, jobs};
+pub(crate) use report::Report;
+pub(crate) use runner::Runner;
+pub(crate) use scheduler::{MAX_AT_ONCE, Scheduler};
+pub(crate) use shared_state::{Outcome, Run, SharedState};

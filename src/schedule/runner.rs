@@ -1,0 +1,320 @@
+//! Runs a job once, in the process of `cron run`, and writes down how it went.
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use chrono::Utc;
+use futures_util::future::{self, Either};
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+use super::job::Job;
+use super::report::{Report, Reports};
+use super::shared_state::{Outcome, RENEW_LEASE, Run, SharedState, parse_time, random_id};
+use crate::bus::Bus;
+use crate::cache::CacheError;
+use crate::config::{JobAction, Overlap};
+use crate::handler::{Group, Output};
+use crate::message::Envelope;
+use crate::supervisor::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE};
+use crate::threads;
+
+/// A job that exits with this need not run now (`EX_TEMPFAIL` of `sysexits.h`).
+const SKIPPED: i32 = 75;
+
+/// Names the job in the environment of its program, and when the run was due.
+const JOB_VARIABLE: &str = "MINUTELY_JOB";
+const DUE_VARIABLE: &str = "MINUTELY_JOB_DUE";
+
+/// How long output is read on when the program has ended.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How much of the output is kept with the run.
+const KEPT_OUTPUT: usize = 2048;
+
+/// Runs a job once.
+pub(crate) struct Runner<'a> {
+    pub job: &'a Job,
+    pub shared: &'a SharedState,
+    pub bus: &'a Bus,
+    /// Where programs run: the configuration's folder.
+    pub dir: &'a Path,
+    pub state_dir: &'a Path,
+    /// The key of what the run has taken; `None` when it was started by hand.
+    pub taken: Option<&'a str>,
+    /// Does the next supervisor report a failure?
+    pub reports: bool,
+}
+
+/// How a run went.
+pub(crate) struct Ended {
+    pub outcome: Outcome,
+    exit_code: Option<i32>,
+    why: Option<String>,
+    output: String,
+}
+
+impl Ended {
+    fn new(outcome: Outcome, why: String) -> Self {
+        Self { outcome, exit_code: None, why: Some(why), output: String::new() }
+    }
+
+    fn well() -> Self {
+        Self { outcome: Outcome::Succeeded, exit_code: None, why: None, output: String::new() }
+    }
+
+    /// Did it end as it should: well, or by its own decision not to run?
+    pub(crate) fn is_well(&self) -> bool {
+        matches!(self.outcome, Outcome::Succeeded | Outcome::Skipped)
+    }
+}
+
+impl Runner<'_> {
+    /// Runs the job. The slot is free afterwards. `stop` breaks the job off. `line` gets what it prints.
+    pub async fn run(&self, slot: HeldSlot, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
+        let name = self.job.name();
+        let mut run = Run {
+            id: random_id(),
+            host: self.shared.host().to_owned(),
+            pid: std::process::id(),
+            due: self.taken.and_then(parse_time),
+            started_at: Utc::now(),
+            ended_at: None,
+            outcome: None,
+            exit_code: None,
+            why: None,
+            output: String::new(),
+        };
+        // Without it, nobody would notice if this process were killed.
+        let note = slot.in_flight_path();
+        if let Err(error) = std::fs::write(note, &run.id) {
+            tracing::warn!(job = name, %error, "the run could not be noted beside its slot");
+        }
+        self.warn("the start of the run could not be recorded", self.shared.write(name, &run).await);
+        tracing::info!(job = name, "started");
+
+        let ended = {
+            let work = pin!(self.work(&run, stop, line));
+            let lease = pin!(self.renew_lease());
+            match future::select(work, lease).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((never, _)) => match never {},
+            }
+        };
+
+        run.ended_at = Some(Utc::now());
+        run.outcome = Some(ended.outcome);
+        run.exit_code = ended.exit_code;
+        run.why.clone_from(&ended.why);
+        run.output = last_part(&ended.output, KEPT_OUTPUT).to_owned();
+        self.log(&run);
+        if let (Outcome::Skipped, Some(taken)) = (ended.outcome, self.taken) {
+            let given_back = self.shared.skip(self.job, taken, Utc::now()).await;
+            self.warn("its run could not be given back, and is not tried again", given_back);
+        }
+        if self.reports && matches!(ended.outcome, Outcome::Failed | Outcome::Interrupted) {
+            let report = Report { job: name.to_owned(), run: run.clone() };
+            if let Err(error) = Reports::new(self.state_dir).save(&report) {
+                tracing::error!(job = name, %error, "its failure cannot be reported by mail");
+            }
+        }
+        self.warn("the end of the run could not be recorded", self.shared.write(name, &run).await);
+        if self.job.config.overlap != Overlap::Allow {
+            self.warn("its lease could not be released, and expires", self.shared.release(self.job).await);
+        }
+        if let Err(error) = std::fs::remove_file(note) {
+            tracing::debug!(job = name, %error, "the note of the run could not be removed");
+        }
+        drop(slot);
+        ended
+    }
+
+    fn warn<T>(&self, what: &str, result: Result<T, CacheError>) {
+        if let Err(error) = result {
+            tracing::warn!(job = self.job.name(), "{what}: {error}");
+        }
+    }
+
+    fn log(&self, run: &Run) {
+        let (job, took) = (self.job.name(), run.took(Utc::now()));
+        let why = run.why.as_deref().unwrap_or_default();
+        match run.outcome {
+            Some(Outcome::Failed) => tracing::error!(job, ?took, "failed: {why}"),
+            Some(Outcome::Interrupted) => tracing::warn!(job, ?took, "broken off: {why}"),
+            Some(Outcome::Skipped) => tracing::info!(job, ?took, "skipped itself: {why}"),
+            _ => tracing::info!(job, ?took, "finished"),
+        }
+    }
+
+    /// Never ends.
+    async fn renew_lease(&self) -> std::convert::Infallible {
+        loop {
+            sleep(RENEW_LEASE).await;
+            if self.job.config.overlap != Overlap::Allow {
+                match self.shared.lease(self.job).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::warn!(job = self.job.name(), "another host runs it as well: the lease expired");
+                    }
+                    Err(error) => tracing::warn!(job = self.job.name(), "its lease cannot be renewed: {error}"),
+                }
+            }
+        }
+    }
+
+    async fn work(&self, run: &Run, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
+        match &self.job.config.action {
+            JobAction::Command { .. } => {
+                let output = Output::new(|text: &str| {
+                    tracing::info!(job = self.job.name(), "{text}");
+                    line(text);
+                });
+                let ended = self.run_program(run, stop, &output).await;
+                let ended = ended.unwrap_or_else(|error| Ended::new(Outcome::Failed, self.not_started(&error)));
+                Ended { output: output.last_lines(), ..ended }
+            }
+            JobAction::Dispatch { message_type, body } => {
+                let stop = pin!(stop);
+                let dispatch = pin!(self.dispatch(message_type, body));
+                match future::select(dispatch, stop).await {
+                    Either::Left((ended, _)) => ended,
+                    Either::Right(_) => Ended::new(Outcome::Interrupted, stopped()),
+                }
+            }
+        }
+    }
+
+    async fn run_program(
+        &self,
+        run: &Run,
+        stop: impl Future<Output = ()>,
+        output: &Output<impl Fn(&str)>,
+    ) -> io::Result<Ended> {
+        let mut group = Group::start(&mut self.command(run))?;
+        let child = group.child();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let status = {
+            let talk = pin!(future::join(output.read(stdout), output.read(stderr)));
+            let end = pin!(async {
+                let wait = pin!(group.wait(self.job.config.timeout));
+                match future::select(wait, pin!(stop)).await {
+                    Either::Left((status, _)) => Some(status),
+                    Either::Right(_) => None,
+                }
+            });
+            // Output that comes to its end first does not mean that the program has ended.
+            match future::select(end, talk).await {
+                Either::Left((status, talk)) => {
+                    let _ = timeout(OUTPUT_TIMEOUT, talk).await;
+                    status
+                }
+                Either::Right((_, end)) => end.await,
+            }
+        };
+        let Some(status) = status else {
+            group.end().await;
+            return Ok(Ended::new(Outcome::Interrupted, stopped()));
+        };
+        Ok(match status? {
+            Some(status) => judge(status),
+            None => {
+                let limit = self.job.config.timeout.unwrap_or_default();
+                Ended::new(Outcome::Failed, format!("timed out after {limit:?}"))
+            }
+        })
+    }
+
+    fn command(&self, run: &Run) -> Command {
+        let JobAction::Command { command: words, environment } = &self.job.config.action else {
+            return Command::new("");
+        };
+        let program = words.first().map(String::as_str).unwrap_or_default();
+        let mut command =
+            if program.contains('/') { Command::new(self.dir.join(program)) } else { Command::new(program) };
+        command
+            .args(words.iter().skip(1))
+            .current_dir(self.dir)
+            .envs(environment.iter().map(|(name, value)| (name, &value.0)))
+            // The slot is this process's own affair.
+            .env_remove(SLOT_VARIABLE)
+            .env_remove(SLOT_FD_VARIABLE)
+            .env(JOB_VARIABLE, self.job.name())
+            .env(DUE_VARIABLE, run.due.unwrap_or(run.started_at).to_rfc3339())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn not_started(&self, error: &io::Error) -> String {
+        let JobAction::Command { command, .. } = &self.job.config.action else { return error.to_string() };
+        let (program, advice) = (command.first().map(String::as_str).unwrap_or_default(), threads::advice(error));
+        format!("\"{program}\" cannot be started in {}: {error}{advice}", self.dir.display())
+    }
+
+    async fn dispatch(&self, message_type: &str, body: &serde_json::Value) -> Ended {
+        let dispatch = self.bus.dispatch_envelope(Envelope::from_json(message_type, body.to_string())).into_future();
+        let dispatched = match self.job.config.timeout {
+            None => dispatch.await,
+            Some(limit) => match timeout(limit, dispatch).await {
+                Ok(dispatched) => dispatched,
+                Err(_) => return Ended::new(Outcome::Failed, format!("timed out after {limit:?}")),
+            },
+        };
+        match dispatched {
+            Err(error) => Ended::new(Outcome::Failed, error.to_string()),
+            Ok(dispatched) => {
+                let queued = dispatched.queued().into_iter().map(|queued| format!("queued on {}", queued.queued_on));
+                let handled =
+                    dispatched.handled_now().into_iter().map(|handled| format!("handled now: {}", handled.reason));
+                let output = queued.chain(handled).collect::<Vec<_>>().join("\n");
+                Ended { output, ..Ended::well() }
+            }
+        }
+    }
+}
+
+fn stopped() -> String {
+    "it was asked to stop".to_owned()
+}
+
+/// What the end of the program means.
+fn judge(status: ExitStatus) -> Ended {
+    let ended = match status.code() {
+        Some(0) => Ended::well(),
+        Some(SKIPPED) => Ended::new(Outcome::Skipped, format!("exit code {SKIPPED}")),
+        Some(code) => Ended::new(Outcome::Failed, format!("exit code {code}")),
+        None => {
+            let number = status.signal().unwrap_or_default();
+            let signal =
+                Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
+            Ended::new(Outcome::Failed, format!("killed by {signal}"))
+        }
+    };
+    Ended { exit_code: status.code(), ..ended }
+}
+
+/// The end of a text, at most this many bytes of whole characters.
+fn last_part(text: &str, most: usize) -> &str {
+    let start = (text.len().saturating_sub(most)..=text.len()).find(|at| text.is_char_boundary(*at));
+    &text[start.unwrap_or(0)..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_text_is_cut_between_characters() {
+        assert_eq!(
+            (last_part("abc", 5), last_part("abc", 2), last_part("aüü", 3), last_part("ü", 1)),
+            ("abc", "bc", "ü", "")
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! Looks which jobs are due, takes their runs among all hosts, and starts a process for each.
+//!
+//! It keeps nothing in memory that the next one needs, and may be killed at any moment.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use super::due::{Step, step};
+use super::job::Job;
+use super::report::{Report, Reports};
+use super::shared_state::{Outcome, SharedState, key_of};
+use super::timing::Schedule;
+use crate::cache::CacheError;
+use crate::clock;
+use crate::config::Overlap;
+use crate::supervisor::{JobSlots, SlotClaim, StateError};
+
+/// How often jobs are looked at that are due at no known time, and reports of failed runs.
+const PACE: TimeDelta = TimeDelta::seconds(5);
+/// How often is looked whether a run has ended that another one waits for.
+const BUSY_PACE: TimeDelta = TimeDelta::seconds(1);
+/// How often all jobs are looked at, also those that are not due: a run may have given its due time back.
+const FULL_PACE: Duration = Duration::from_secs(60);
+
+/// More runs of one job at once are not started, with `overlap: allow`.
+pub(crate) const MAX_AT_ONCE: u32 = 64;
+
+/// A due time that is taken this long after the shared state was read was perhaps taken and forgotten meanwhile.
+const STALE: Duration = Duration::from_secs(60);
+
+/// Starts the process of a run in a slot: for a job, and what the run has taken. Returns why it could not.
+pub(crate) type StartJob = Box<dyn Fn(&Job, Option<&str>, SlotClaim) -> Result<(), String> + Send + Sync>;
+
+/// Runs what is due.
+pub(crate) struct Scheduler {
+    jobs: Vec<Watched>,
+    shared: SharedState,
+    slots: JobSlots,
+    reports: Reports,
+    start: StartJob,
+    /// When it last looked. Where that is later than now, the clock was set back.
+    looked_at: DateTime<Utc>,
+}
+
+/// A job, and what is known of it here.
+struct Watched {
+    job: Job,
+    /// When it is to be looked at next.
+    wake: DateTime<Utc>,
+    /// What was wrong at the last look. What stays as it is, is logged once.
+    problem: Option<String>,
+    warned_of_future: bool,
+}
+
+/// Why a job could not be looked at.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error("{0}")]
+    Cache(#[from] CacheError),
+    #[error("{0}")]
+    State(#[from] StateError),
+    #[error("{0}")]
+    Start(String),
+}
+
+impl Scheduler {
+    pub fn new(jobs: &[Job], shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
+        let watch = |job: &Job| Watched {
+            job: job.clone(),
+            wake: DateTime::UNIX_EPOCH,
+            problem: None,
+            warned_of_future: false,
+        };
+        Self {
+            jobs: jobs.iter().map(watch).collect(),
+            shared,
+            slots: JobSlots::new(state_dir),
+            reports: Reports::new(state_dir),
+            start,
+            looked_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Starts what is due until `stop`. What was started goes on. `report` gets the runs that have failed.
+    pub async fn run(&mut self, stop: impl Future<Output = ()>, mut report: impl FnMut(&Report)) {
+        let mut stop = pin!(stop);
+        let mut last_full = Instant::now();
+        loop {
+            if last_full.elapsed() >= FULL_PACE {
+                self.wake_all(now());
+                last_full = Instant::now();
+            }
+            // Not interrupted: what was taken is also started.
+            let wake = self.look(now()).await;
+            self.reports.deliver(&mut report);
+            let pause = (wake - now()).clamp(TimeDelta::zero(), PACE).to_std().unwrap_or_default();
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.reports.deliver(&mut report);
+    }
+
+    /// Looks at all jobs once, and starts what is due. Returns when to look again.
+    pub(super) async fn look(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
+        if self.jobs.is_empty() {
+            return now + PACE;
+        }
+        if now < self.looked_at {
+            self.wake_all(now);
+        }
+        self.looked_at = now;
+        self.clean_up_killed_runs(now).await;
+        for n in 0..self.jobs.len() {
+            if self.jobs[n].wake > now {
+                continue;
+            }
+            let looked = self.look_at(n, now).await;
+            let watched = &mut self.jobs[n];
+            watched.wake = *looked.as_ref().unwrap_or(&(now + PACE));
+            let problem = looked.err().map(|error| error.to_string());
+            if let Some(problem) = problem.as_ref().filter(|problem| watched.problem.as_ref() != Some(problem)) {
+                tracing::error!(job = watched.job.name(), "it cannot be run now: {problem}");
+            }
+            watched.problem = problem;
+        }
+        self.jobs.iter().map(|watched| watched.wake).min().unwrap_or(now + PACE)
+    }
+
+    fn wake_all(&mut self, now: DateTime<Utc>) {
+        self.jobs.iter_mut().for_each(|watched| watched.wake = watched.wake.min(now));
+    }
+
+    /// Starts all jobs now, whether they are due or not. One that runs already, and may not run twice at once, is left alone.
+    pub async fn start_all(&mut self) -> Vec<String> {
+        let mut failed = Vec::new();
+        for Watched { job, .. } in &self.jobs {
+            match self.start_now(job).await {
+                Ok(true) => {}
+                Ok(false) => tracing::info!(job = job.name(), "it runs already"),
+                Err(error) => failed.push(format!("job {}: {error}", job.name())),
+            }
+        }
+        failed
+    }
+
+    async fn start_now(&self, job: &Job) -> Result<bool, LookError> {
+        let Some(claim) = self.claim(job)? else { return Ok(false) };
+        if job.config.overlap != Overlap::Allow && !self.shared.lease(job).await? {
+            return Ok(false);
+        }
+        match (self.start)(job, None, claim) {
+            Ok(()) => Ok(true),
+            Err(why) => {
+                self.release(job).await;
+                Err(LookError::Start(why))
+            }
+        }
+    }
+
+    /// Looks at one job. Returns when to look again.
+    async fn look_at(&mut self, n: usize, now: DateTime<Utc>) -> Result<DateTime<Utc>, LookError> {
+        if self.jobs[n].job.schedule == Schedule::Reboot {
+            return self.look_at_boot(n, now).await;
+        }
+        loop {
+            let asked = Instant::now();
+            let history = self.shared.history(&self.jobs[n].job, now).await?;
+            let watched = &mut self.jobs[n];
+            if let Some(future) = history.future.filter(|_| !watched.warned_of_future) {
+                let name = watched.job.name();
+                tracing::warn!(
+                    job = name,
+                    "a run was recorded for {}, in the future, and is not counted",
+                    key_of(future)
+                );
+                watched.warned_of_future = true;
+            }
+            let job = &self.jobs[n].job;
+            if let Some(time) = history.not_before.filter(|time| *time > now) {
+                return Ok(time);
+            }
+            let running = self.running_since(job)?;
+            let mut wanted = step(job, history.last, now, running);
+            let mut claim = None;
+            if let Step::Start { .. } = wanted {
+                claim = self.claim(job)?;
+                if claim.is_none() {
+                    return Ok(now + BUSY_PACE);
+                }
+                if job.config.overlap != Overlap::Allow && !self.shared.lease(job).await? {
+                    let since = self.shared.running_since(job).await?.unwrap_or(now);
+                    wanted = step(job, history.last, now, Some(since));
+                    claim = None;
+                }
+            }
+            match (wanted, claim) {
+                (Step::Wait(wake), _) => return Ok(wake.unwrap_or(now + TimeDelta::days(1))),
+                (Step::WaitForRun, _) | (Step::Start { .. }, None) => return Ok(now + BUSY_PACE),
+                (Step::LeaveOut { due, why }, _) => {
+                    if self.shared.take(job, due, &history).await? {
+                        tracing::info!(job = job.name(), "the run of {} is left out: {why}", key_of(due));
+                    }
+                }
+                (Step::Start { due }, Some(claim)) => {
+                    let taken = self.shared.take(job, due, &history).await;
+                    if !matches!(taken, Ok(true)) {
+                        self.release(job).await;
+                        taken?;
+                        // Another host was faster.
+                        continue;
+                    }
+                    let stale = asked.elapsed() > STALE;
+                    let started = if stale { Ok(()) } else { (self.start)(job, Some(&key_of(due)), claim) };
+                    if stale || started.is_err() {
+                        self.shared.give_back(job, due).await?;
+                        self.release(job).await;
+                        started.map_err(LookError::Start)?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_at_boot(&mut self, n: usize, now: DateTime<Utc>) -> Result<DateTime<Utc>, LookError> {
+        let job = &self.jobs[n].job;
+        let Some(claim) = self.claim(job)? else { return Ok(now + BUSY_PACE) };
+        if let Some(taken) = self.shared.take_boot(job, &boot_id()).await?
+            && let Err(why) = (self.start)(job, Some(&taken), claim)
+        {
+            self.shared.skip(job, &taken, now).await?;
+            return Err(LookError::Start(why));
+        }
+        Ok(now + TimeDelta::days(1))
+    }
+
+    /// Since when a run of this job goes on here, if one does.
+    fn running_since(&self, job: &Job) -> Result<Option<DateTime<Utc>>, StateError> {
+        let live = self.slots.live(job.name())?;
+        // One without a record is just being started.
+        Ok(live.iter().map(|slot| slot.record.as_ref().map_or_else(now, |record| record.started_at)).min())
+    }
+
+    /// A free slot of this job.
+    fn claim(&self, job: &Job) -> Result<Option<SlotClaim>, StateError> {
+        let slots = if job.config.overlap == Overlap::Allow { MAX_AT_ONCE } else { 1 };
+        for slot in 0..slots {
+            let Some(claim) = self.slots.claim(job.name(), slot)? else { continue };
+            // A run may have been killed since the last look. What it has left running is ended first.
+            let is_clean = !self.slots.killed_runs().iter().any(|killed| killed.job == job.name());
+            return Ok(is_clean.then_some(claim));
+        }
+        Ok(None)
+    }
+
+    async fn release(&self, job: &Job) {
+        if job.config.overlap != Overlap::Allow
+            && let Err(error) = self.shared.release(job).await
+        {
+            tracing::warn!(job = job.name(), %error, "its lease could not be released, and expires");
+        }
+    }
+
+    /// Ends what killed runs have left running, and records and reports that these runs are over.
+    async fn clean_up_killed_runs(&self, now: DateTime<Utc>) {
+        for killed in self.slots.killed_runs() {
+            if !killed.end_leftovers().await {
+                continue;
+            }
+            let runs = match self.shared.runs(&killed.job).await {
+                Ok(runs) => runs,
+                // The next look tries again.
+                Err(_) => continue,
+            };
+            if let Some(mut run) = runs.into_iter().find(|run| run.id == killed.id && run.ended_at.is_none()) {
+                run.ended_at = Some(now);
+                run.outcome = Some(Outcome::Interrupted);
+                run.why = Some("it was killed, or the computer went off".to_owned());
+                tracing::error!(job = killed.job, "the run of {} was killed", key_of(run.started_at));
+                let report = Report { job: killed.job.clone(), run };
+                if let Err(error) = self.reports.save(&report) {
+                    tracing::error!(job = killed.job, %error, "the failure of a job cannot be reported by mail");
+                }
+                if let Err(error) = self.shared.write(&killed.job, &report.run).await {
+                    tracing::warn!(job = killed.job, %error, "the end of a run could not be recorded");
+                }
+            }
+            if let Some(watched) = self.jobs.iter().find(|watched| watched.job.name() == killed.job) {
+                self.release(&watched.job).await;
+            }
+            if let Err(error) = killed.forget() {
+                tracing::warn!(job = killed.job, %error, "the file of a killed run could not be removed, and is found again");
+            }
+        }
+    }
+}
+
+/// The time of day, to the millisecond.
+fn now() -> DateTime<Utc> {
+    DateTime::from(clock::now())
+}
+
+/// Tells this boot from others.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
+    id.unwrap_or_else(|_| format!("at {}", sysinfo::System::boot_time().unwrap_or_default() / 60))
+}

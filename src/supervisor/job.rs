@@ -1,0 +1,90 @@
+//! The processes of scheduled jobs. They hold slots as workers do, under `jobs/` in the state directory, and outlive the
+//! supervisor that has started them.
+//!
+//! A run keeps its id in a file beside its slot, as a worker notes what it has in flight. The file of a run that was killed
+//! stays, and tells which run it was.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::recovery::{DeadWorker, end_leftovers, of_dead_processes};
+use super::slots::{LiveSlot, SlotClaim, Slots};
+use super::spawn::{HeldSlot, SpawnError, adopt_among, spawn};
+use super::state::StateError;
+
+/// The slots of the jobs of one state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct JobSlots {
+    slots: Slots,
+    /// What a process prints that runs a job; what the job prints is in the log.
+    log: PathBuf,
+}
+
+/// A run of a job whose process was killed.
+pub(crate) struct KilledRun {
+    /// The job's name.
+    pub job: String,
+    /// What the run has written beside its slot.
+    pub id: String,
+    process: DeadWorker,
+    file: PathBuf,
+}
+
+impl JobSlots {
+    pub fn new(state_dir: &Path) -> Self {
+        Self { slots: Slots::of_jobs(state_dir), log: state_dir.join("log/jobs.log") }
+    }
+
+    /// Claims a slot of a job; `None` if it is occupied.
+    pub fn claim(&self, job: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
+        self.slots.claim(job, slot)
+    }
+
+    /// The runs of a job that go on.
+    pub fn live(&self, job: &str) -> Result<Vec<LiveSlot>, StateError> {
+        self.slots.live(job)
+    }
+
+    /// Starts a process in a slot. Returns its pid.
+    pub fn start(&self, claim: SlotClaim, command: &[OsString], dir: &Path) -> Result<u32, SpawnError> {
+        let spawned = spawn(claim, command, dir, &self.log, "job")?;
+        if let Some(error) = spawned.unrecorded {
+            tracing::warn!(pid = spawned.pid, %error, "a job runs, and its process could not be written down");
+        }
+        Ok(spawned.pid)
+    }
+
+    /// In a process that was started in a slot: takes it over.
+    pub fn adopt(&self) -> Option<HeldSlot> {
+        adopt_among(&self.slots)
+    }
+
+    /// Takes a claimed slot for this very process.
+    pub fn take(&self, claim: SlotClaim) -> Result<HeldSlot, StateError> {
+        HeldSlot::take(&self.slots, claim, &std::env::args_os().collect::<Vec<_>>())
+    }
+
+    /// The runs that were killed.
+    pub fn killed_runs(&self) -> Vec<KilledRun> {
+        let files = of_dead_processes(&self.slots).into_iter();
+        let runs = files.map(|(process, file)| {
+            let job = file.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+            KilledRun { job, id: fs::read_to_string(&file).unwrap_or_default(), process, file }
+        });
+        runs.collect()
+    }
+}
+
+impl KilledRun {
+    /// Ends what the run has left running. `false` if that does not end.
+    pub async fn end_leftovers(&self) -> bool {
+        end_leftovers(self.process.clone()).await
+    }
+
+    /// Removes what it has left beside its slot.
+    pub fn forget(&self) -> io::Result<()> {
+        fs::remove_file(&self.file)
+    }
+}

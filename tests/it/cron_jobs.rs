@@ -1,0 +1,264 @@
+//! Scheduled jobs as processes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::{Project, process_exists, wait_until};
+
+/// A job that runs this shell script.
+fn script(name: &str, schedule: &str, script: &str, further: &str) -> String {
+    format!("  - {{name: {name}, schedule: '{schedule}', command: [sh, -c, '{script}'], {further}}}\n")
+}
+
+fn project(jobs: &[String]) -> Project {
+    Project::new(&format!("cron:\n{}", jobs.concat()))
+}
+
+fn job(project: &Project, name: &str) -> Value {
+    let jobs = project.json(&["cron", "list"]);
+    jobs.as_array().unwrap().iter().find(|job| job["name"] == name).unwrap().clone()
+}
+
+#[test]
+fn a_job_runs_when_it_is_due_and_its_runs_are_kept() {
+    let project = project(&[script("tick", "every 1s", "echo hello; echo ran >> ran", "")]);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it has run three times", || project.lines("ran").len() >= 3);
+    wait_until("a run is recorded", || job(&project, "tick")["runs"][1]["result"] == "succeeded");
+    let tick = job(&project, "tick");
+    assert_eq!((&tick["interval"], &tick["schedule"]), (&"every 1s".into(), &"every second".into()));
+    let run = &tick["runs"][1];
+    assert_eq!((&run["exit_code"], &run["output"]), (&0.into(), &"hello".into()));
+    assert!(tick["next_run"].is_string() && run["duration"].as_f64().is_some_and(|seconds| seconds < 30.0));
+    assert!(project.log().contains("hello job=\"tick\""), "{}", project.log());
+    assert!(!project.lines("supervise.err").iter().any(|line| line.contains("hello")));
+    assert_eq!(project.json(&["status"])["jobs"][0]["name"], "tick");
+    let shown = project.run(&["cron", "list"]).succeeds().stdout;
+    assert!(shown.contains("every second") && shown.contains("succeeded"), "{shown}");
+}
+
+#[test]
+fn a_failed_job_is_told_with_its_name_and_output_and_a_good_one_is_not() {
+    let bad = script("bad", "every 1s", "echo the disk is full >&2; exit 3", "");
+    let project = project(&[bad, script("good", "every 1s", "echo fine", "")]);
+    let _cron = project.start("cron", &["cron"]);
+    wait_until("both have run", || project.log().contains("fine"));
+    wait_until("it is told", || project.lines("cron.err").iter().any(|line| line.contains("the disk is full")));
+    let told = project.lines("cron.err").join("\n");
+    assert!(told.contains("error: job bad failed: exit code 3 (started at "), "{told}");
+    assert!(told.contains("\n    the disk is full") && !told.contains("fine"), "{told}");
+    assert!(project.log().contains("failed: exit code 3 job=\"bad\""), "{}", project.log());
+    assert!(project.file("var/job-reports").read_dir().unwrap().count() < 3, "what was told is removed");
+    let run = job(&project, "bad")["last_run"].clone();
+    assert!(run["result"] == "failed" || run["result"] == "running", "{run}");
+}
+
+#[test]
+fn a_slow_job_outlives_its_supervisor_and_is_not_started_twice() {
+    let slow = "echo begun >> begun; while [ ! -e go ]; do sleep 0.05; done; echo too late; exit 1";
+    let project = project(&[script("slow", "every 1s", slow, ""), script("tick", "every 1s", "echo ran >> ran", "")]);
+    let mut first = project.start("first", &["supervise"]);
+    wait_until("it has begun", || project.lines("begun").len() == 1);
+    let pid = job(&project, "slow")["last_run"]["pid"].as_i64().unwrap();
+    let ran = project.lines("ran").len();
+    wait_until("the other one runs meanwhile", || project.lines("ran").len() > ran + 1);
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.ends(), Some(0));
+    assert!(process_exists(i32::try_from(pid).unwrap()));
+    let _second = project.start("second", &["supervise"]);
+    let ran = project.lines("ran").len();
+    wait_until("the second one is at work", || project.lines("ran").len() > ran + 2);
+    assert_eq!((project.lines("begun").len(), job(&project, "slow")["running"].clone()), (1, true.into()));
+    project.run(&["cron", "run", "slow"]).exits(1);
+    project.write("go", "");
+    wait_until("its end is told by the second", || project.lines("second.err").join("").contains("job slow failed"));
+    assert!(project.lines("second.err").iter().any(|line| line.trim() == "too late"));
+    wait_until("it is run again", || project.lines("begun").len() > 1);
+}
+
+#[test]
+fn a_job_that_takes_too_long_is_ended_with_all_that_it_has_started() {
+    let hang = "sleep 300 & echo $! > child; wait";
+    let project = project(&[script("hang", "every 1h", hang, "timeout: 500ms")]);
+    let run = project.run(&["cron", "run", "hang"]).exits(1);
+    assert!(run.stderr.contains("failed: timed out after 500ms"), "{run:?}");
+    let child: i32 = project.lines("child")[0].parse().unwrap();
+    wait_until("its child is gone", || !process_exists(child));
+    assert_eq!(job(&project, "hang")["last_run"]["result"], "failed");
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_running_is_told_and_blocks_nothing() {
+    let slow = "echo $$ >> begun; while [ ! -e go ]; do sleep 0.05; done";
+    let project = project(&[script("slow", "every 1s", slow, "")]);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it has begun", || {
+        job(&project, "slow")["last_run"]["pid"].is_number() && project.lines("begun").len() == 1
+    });
+    let program: i32 = project.lines("begun")[0].parse().unwrap();
+    let runner = job(&project, "slow")["last_run"]["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(i32::try_from(runner).unwrap()), Signal::SIGKILL).unwrap();
+    wait_until("the program is ended", || !process_exists(program));
+    wait_until("it is run again", || project.lines("begun").len() == 2);
+    wait_until("it is told", || project.lines("supervise.err").join("").contains("job slow failed: it was killed"));
+    let killed = |run: &Value| run["pid"] == runner && run["result"] == "broken off";
+    assert!(job(&project, "slow")["runs"].as_array().unwrap().iter().any(killed));
+    project.write("go", "");
+}
+
+#[test]
+fn a_job_may_dispatch_a_message() {
+    let project = Project::new(
+        r#"
+handlers: {'App\Note': {exec: [sh, -c, 'cat >> handled; echo >> handled']}}
+cron: [{name: note, schedule: every 1s, dispatch: {type: App\Note, body: {days: 30, tags: [a]}}}]
+"#,
+    );
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it is handled", || {
+        project.lines("handled").first().is_some_and(|line| line == r#"{"days":30,"tags":["a"]}"#)
+    });
+}
+
+#[test]
+fn several_hosts_run_each_due_time_once_and_one_that_is_killed_leaves_no_gap() {
+    let shared = tempfile::tempdir().unwrap();
+    let dir = shared.path().display();
+    let config = format!(
+        "cache: 'file:{dir}/cache'\ncron:\n{}",
+        script("tick", "every 1s", &format!("echo $MINUTELY_JOB_DUE >> {dir}/due"), "overlap: allow, catch_up: all")
+    );
+    let hosts = [Project::new(&config), Project::new(&config)];
+    let dues = || {
+        let text = fs::read_to_string(shared.path().join("due")).unwrap_or_default();
+        text.lines().map(|line| chrono::DateTime::parse_from_rfc3339(line).unwrap().timestamp()).collect::<Vec<_>>()
+    };
+    let mut supervisors = hosts.each_ref().map(|host| host.start("supervise", &["supervise"]));
+    wait_until("both have run some", || dues().len() >= 5);
+    supervisors[0].signal(Signal::SIGKILL);
+    supervisors[0].ends();
+    let count = dues().len();
+    wait_until("the other one goes on", || dues().len() >= count + 4);
+    supervisors[1].signal(Signal::SIGTERM);
+    supervisors[1].ends();
+    // Those that run still may write.
+    let begun = Instant::now();
+    let missing = || {
+        let dues: BTreeSet<i64> = dues().into_iter().collect();
+        (*dues.first().unwrap()..=*dues.last().unwrap()).filter(|second| !dues.contains(second)).collect::<Vec<_>>()
+    };
+    while !missing().is_empty() && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A run that was taken by the host in the moment of its death is lost: one at most.
+    assert!(missing().len() <= 1, "{:?}", dues());
+    let unique: BTreeSet<i64> = dues().into_iter().collect();
+    assert_eq!(unique.len(), dues().len(), "{:?}", dues());
+}
+
+#[test]
+fn run_runs_a_job_at_once_and_exits_as_it_went() {
+    let skip = script("skip", "@yearly", "exit 75", "");
+    let hello = script("hello", "@yearly", "echo $GREETING $MINUTELY_JOB", "environment: {GREETING: hello}");
+    let project = project(&[skip, hello, script("bad", "@yearly", "exit 1", "")]);
+    assert_eq!(project.run(&["cron", "run", "hello"]).succeeds().stdout, "hello hello\n");
+    project.run(&["cron", "run", "skip"]).succeeds();
+    assert_eq!(job(&project, "skip")["last_run"]["result"], "skipped itself");
+    project.run(&["cron", "run", "bad"]).exits(1);
+    let unknown = project.run(&["cron", "run", "helo"]).exits(2);
+    assert!(unknown.stderr.contains("unknown job \"helo\", did you mean \"hello\"?"), "{unknown:?}");
+}
+
+#[test]
+fn force_starts_all_jobs_now() {
+    let project = project(&[script("a", "@yearly", "echo a >> ran", ""), script("b", "@yearly", "echo b >> ran", "")]);
+    let _cron = project.start("cron", &["cron", "--force"]);
+    wait_until("both have run", || project.lines("ran").len() == 2);
+    wait_until("both are recorded", || {
+        ["a", "b"].iter().all(|name| job(&project, name)["last_run"]["result"] == "succeeded")
+    });
+}
+
+#[test]
+fn a_job_after_boot_runs_once() {
+    let project = project(&[
+        script("boot", "@reboot", "echo booted >> booted", ""),
+        script("tick", "every 1s", "echo >> ran", ""),
+    ]);
+    for n in 1..3 {
+        let mut supervisor = project.start("supervise", &["supervise"]);
+        let ran = project.lines("ran").len();
+        wait_until("jobs are run", || project.lines("ran").len() > ran + 1);
+        supervisor.signal(Signal::SIGTERM);
+        supervisor.ends();
+        assert_eq!(project.lines("booted").len(), 1, "supervisor {n}");
+    }
+}
+
+#[test]
+fn next_shows_what_runs_next() {
+    let project = Project::new(
+        "cron:
+  - {name: early, schedule: 0 3 * * *, timezone: Asia/Tokyo, command: ['true']}
+  - {name: late, schedule: 0 4 * * *, timezone: Asia/Tokyo, command: ['true']}",
+    );
+    let runs = project.json(&["cron", "next", "-n", "3"]);
+    let runs = runs.as_array().unwrap();
+    assert_eq!(runs.len(), 3);
+    assert!(runs.iter().all(|run| run["time"].as_str().unwrap().ends_with(":00:00Z")));
+    assert!(runs[0]["time"].as_str() < runs[1]["time"].as_str() && runs[0]["name"] != runs[1]["name"]);
+    let shown = project.run(&["cron", "next", "-n", "1"]).succeeds().stdout;
+    assert!(shown.contains(":00:00 +09:00"), "{shown}");
+}
+
+#[test]
+fn everything_wrong_with_jobs_is_found_at_once() {
+    let project = Project::new(
+        r#"
+cron:
+  - {name: a, schedule: 61 * * * *, command: [a]}
+  - {name: a, schedule: daily, command: [./missing]}
+  - {name: b, schedule: 0 0 30 2 *, command: [b], timezone: Mars}
+  - {name: c, schedule: dialy, command: [c], overlap: maybe}
+  - {name: d, schedule: daily}
+  - {name: e, schedule: daily, command: [e], dispatch: {type: E}}
+  - {name: f, schedule: daily, dispatch: {type: F}, environment: {A: b}}
+  - {name: g/h, schedule: daily, command: [g]}
+  - {schedule: daily, command: [h], timeout: 0}
+  - {name: i, schedule: daily, command: php i}
+"#,
+    );
+    let told = project.run(&["config", "check"]).exits(2).stderr;
+    for expected in [
+        "cron[0].schedule: minute: \"61\" cannot be read; 0 to 59 is possible",
+        "cron[1].name: \"a\" is the name of cron[0] already",
+        "cron[1].command[0]: ",
+        "cron[2].timezone: unknown time zone \"Mars\"",
+        "cron[3].schedule: \"dialy\" is no schedule; did you mean \"daily\"?",
+        "cron[3].overlap: must be one of skip, allow, queue",
+        "cron[4]: `command` or `dispatch` is missing",
+        "cron[5].dispatch: stands beside `command`",
+        "cron[6].environment: belongs to a `command`",
+        "cron[7].name: must be a name",
+        "cron[8]: `name` is missing",
+        "cron[8].timeout: must be more than 0",
+        "cron[9].command: must be a list, because no shell takes it apart: [php, i]",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in {told}");
+    }
+}
+
+#[test]
+fn a_message_that_nothing_takes_is_doubtful() {
+    let project = Project::new("cron: [{name: a, schedule: daily, dispatch: {type: App\\Note}}]");
+    let told = project.run(&["config", "check"]).succeeds();
+    let expected =
+        "cron[0].dispatch.type: messages of type \"App\\Note\" are not routed, and there is no handler for them";
+    assert!(told.stderr.contains(expected), "{told:?}");
+    assert!(told.stdout.contains("1 scheduled job"), "{told:?}");
+}
