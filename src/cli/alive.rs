@@ -25,7 +25,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     match args.format.format {
         Format::Json => output::json(&json!({ "transport": args.transport, "running": running }))?,
         Format::Text => {
-            output::line(format_args!("{} is {}running", args.transport, if running { "" } else { "not " }))
+            output::line(format_args!("{} is {}running", args.transport, if running { "" } else { "not " }));
         }
     }
     Ok(if running { End::Well } else { End::Failed })

@@ -66,7 +66,7 @@ macro_rules! handler_fn {
             fn call<'a>(&'a self, context: &'a HandlerContext<'a>) -> BoxFuture<'a, Result<Value, HandlerError>> {
                 async move {
                     $(
-                        #[allow(non_snake_case)]
+                        #[allow(non_snake_case, reason = "a variable is named like its type parameter")]
                         let $argument = $argument::extract(context).await?;
                     )*
                     self($($argument),*).await.into_result()
@@ -262,7 +262,7 @@ mod tests {
         async fn in_between(_: Add) -> Result<(), HandlerError> {
             let number: u32 = "x".parse()?;
             if number > 0 {
-                Err("never")?
+                Err("never")?;
             }
             Ok(())
         }

@@ -185,7 +185,7 @@ impl RedisConnection {
             Ok(()) => self.reports_changes.store(true, Ordering::Relaxed),
             Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
             Err(error) => {
-                tracing::info!(server = %self.location, %error, "the server does not notify of new messages; workers poll")
+                tracing::info!(server = %self.location, %error, "the server does not notify of new messages; workers poll");
             }
         }
         Ok(())

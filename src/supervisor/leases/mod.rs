@@ -189,7 +189,7 @@ impl Leases {
         let (pid, left) = (process.pid, remaining.as_secs());
         match ended {
             Ok(()) => {
-                tracing::error!(slot = name, pid, left, "ended a worker that loses the lease on its cluster slot")
+                tracing::error!(slot = name, pid, left, "ended a worker that loses the lease on its cluster slot");
             }
             Err(error) => tracing::error!(slot = name, pid, %error, "a worker without a lease cannot be ended"),
         }

@@ -473,8 +473,8 @@ async fn requests_do_not_wait_for_delayed_acknowledgements() {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
         let fd: i32 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
-        // Whatever it is, and though it may be closed meanwhile: what is asked of it then fails.
-        #[allow(unsafe_code, reason = "a number of /proc/self/fd, that may be closed meanwhile")]
+        #[allow(unsafe_code, reason = "the number is from /proc/self/fd")]
+        // SAFETY: the descriptor is only duplicated. If it was closed meanwhile, that fails.
         let Ok(owned) = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned() else { continue };
         let socket = TcpStream::from(owned);
         if socket.peer_addr().is_ok_and(|peer| peer.ip().is_loopback() && peer.port() == server.port()) {

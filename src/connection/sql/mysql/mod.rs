@@ -207,7 +207,7 @@ impl Session for MysqlSession {
 
     async fn idle(&mut self) {
         // A closed connection is noticed by its next use.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn close(self) {
