@@ -12,6 +12,8 @@
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
 //! is that of the worker process; both sides share the machine with the store.
 
+#![allow(unreachable_pub, reason = "it shares modules with the tests")]
+
 #[path = "../tests/it/support/databases.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod databases;

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Definition, KEYS, Row, SchemeOptions, Support};
+use crate::config::{Definition, KEYS, Kind, Missing, SchemeOptions, Support};
 use crate::{cache, cli, transport};
 
 const HOW: &str = "run `MINUTELY_BLESS=1 cargo test --lib docs`, and look at what it has changed";
@@ -50,7 +50,7 @@ fn hold(name: &str, parts: &[(&str, String)]) {
 fn keys(names: &[&str]) -> String {
     let keys: Vec<Definition> = KEYS.iter().filter(|key| names.contains(&key.name)).copied().collect();
     assert_eq!(keys.len(), names.len(), "a key of {names:?} does not exist");
-    config::table(&keys)
+    table(&keys)
 }
 
 #[test]
@@ -79,13 +79,13 @@ fn options_of(scheme: &str, all: &[SchemeOptions]) -> Vec<Definition> {
 /// A table of options as they are written in a DSN: `exchange[name]`. Then those that have no effect, or are refused.
 fn table_of_options(definitions: &[Definition]) -> String {
     let mut text = String::from("| option | default | what for |\n| --- | --- | --- |\n");
-    for Row { path, definition } in config::rows(definitions) {
+    for Row { path, definition } in rows(definitions) {
         let mut names = path.split('.');
         let mut name = names.next().unwrap_or_default().to_owned();
         for within in names {
             let _ = write!(name, "[{}]", if within == "*" { "NAME" } else { within });
         }
-        let _ = writeln!(text, "| `{name}` | {} | {} |", definition.default_label(), definition.help);
+        let _ = writeln!(text, "| `{name}` | {} | {} |", default_label(&definition), definition.help);
     }
     let accepted: Vec<String> = definitions
         .iter()
@@ -278,11 +278,73 @@ fn every_configuration_in_the_documentation_fits_the_schema() {
         let is_yaml = page.extension().is_some_and(|extension| extension == "yaml");
         for configuration in if is_yaml { vec![text.as_str()] } else { configurations(&text) } {
             let value: serde_json::Value = serde_yaml::from_str(configuration).unwrap();
-            if let Err(error) = config::validate(&value, &schema) {
+            if let Err(error) = crate::config::validate(&value, &schema) {
                 panic!("{}:\n{configuration}\n{error}", page.display());
             }
             count += 1;
         }
     }
     assert!(count >= 12, "only {count} configurations were found");
+}
+
+/// A row of the reference: an option, and where it is written (`workers[].autoscale.max`).
+struct Row {
+    /// `*` is any name, `[]` any item of a list.
+    path: String,
+    /// The option.
+    definition: Definition,
+}
+
+/// All options in their order, each followed by those within it.
+fn rows(definitions: &[Definition]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    add_rows(definitions, "", &mut rows);
+    rows
+}
+
+fn add_rows(definitions: &[Definition], prefix: &str, rows: &mut Vec<Row>) {
+    for definition in definitions.iter().filter(|definition| definition.support == Support::Used) {
+        let path = format!("{prefix}{}", definition.name);
+        rows.push(Row { path: path.clone(), definition: *definition });
+        add_rows_within(&definition.kind, &path, rows);
+    }
+}
+
+/// The options within a value of this kind, which is written at `path`.
+fn add_rows_within(kind: &Kind, path: &str, rows: &mut Vec<Row>) {
+    match kind {
+        Kind::List(item) => add_rows_within(item, &format!("{path}[]"), rows),
+        Kind::Map(value) => add_rows_within(value, &format!("{path}.*"), rows),
+        Kind::OneOrMore(one) => add_rows_within(one, path, rows),
+        Kind::Section(keys) => add_rows(keys, &format!("{path}."), rows),
+        Kind::Either(kinds) => kinds.iter().for_each(|kind| add_rows_within(kind, path, rows)),
+        _ => {}
+    }
+}
+
+/// The rows as a table of Markdown: name, value, default, meaning.
+fn table(definitions: &[Definition]) -> String {
+    let mut table = String::from("| key | value | default | what for |\n| --- | --- | --- | --- |\n");
+    for Row { path, definition } in rows(definitions) {
+        let (kind, default) = (definition.kind.label(), default_label(&definition));
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| `{path}` | {kind} | {default} | {} |", definition.help);
+    }
+    table
+}
+
+/// The default as the reference shows it.
+fn default_label(definition: &Definition) -> String {
+    match definition.default {
+        Missing::Required => "required".to_owned(),
+        Missing::Nothing => "none".to_owned(),
+        Missing::Described(text) => text.to_owned(),
+        Missing::Value("") => "empty".to_owned(),
+        Missing::Value(value) if is_text(&definition.kind) => format!("`{value}`"),
+        Missing::Value(value) => value.to_owned(),
+    }
+}
+
+fn is_text(kind: &Kind) -> bool {
+    matches!(kind, Kind::Text(_) | Kind::Dsn(_) | Kind::Choice(_) | Kind::List(_) | Kind::Anything)
 }

@@ -62,15 +62,30 @@
 //! `docs/rust.md` in the repository has an example for each question: state, middleware, own stamps, own transports,
 //! tests (with the feature `testing`) and more.
 //!
-//! Each module's first line says its one job; modules depend only on those listed below them:
-//! [`cli`], [`app`], `schedule`, [`supervisor`], [`worker`], [`heartbeat`], [`bus`], [`handler`], [`transport`], [`cache`],
-//! `connection`, [`message`], [`config`].
+//! | for an application | |
+//! | --- | --- |
+//! | [`App`] | dispatches, and has workers and a supervisor in its process |
+//! | [`config`] | a configuration in code, and what is wrong with one |
+//! | [`message`] | messages, envelopes and stamps |
+//! | [`handler`] | what handles messages, and the arguments of handlers |
+//! | [`bus`] | middleware, and what became of a dispatch |
+//! | [`cli`] | minutely's commands in a program of your own |
+//! | `testing` | an application with its queues in memory (feature `testing`) |
+//!
+//! | for a transport of your own | |
+//! | --- | --- |
+//! | [`transport`] | the traits of a transport, and the factory that makes it |
+//! | [`config::Setting`] | its options |
+//! | `testing::conformance` | the tests that every transport passes (feature `testing`) |
+//!
+//! Types of other crates in signatures are [`message::Bytes`], `serde_json::Value` and what clap, serde and
+//! [`async_trait`] derive.
 
-#![warn(missing_docs)]
-
-pub mod app;
+mod app;
 mod bounded_text;
 pub mod bus;
+// For `tests/it`, which holds every store of the cache to one suite.
+#[doc(hidden)]
 pub mod cache;
 pub mod cli;
 mod clock;
@@ -82,16 +97,17 @@ mod descriptors;
 mod docs;
 mod error;
 pub mod handler;
-pub mod heartbeat;
+mod heartbeat;
 pub mod message;
 mod schedule;
-pub mod supervisor;
+mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
 pub mod transport;
-pub mod worker;
+mod worker;
 
-pub use app::{App, AppBuilder};
+pub use app::{App, AppBuilder, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};
 pub use async_trait::async_trait;
 pub use error::Error;
+pub use worker::{StopReason, WorkerSummary};

@@ -105,11 +105,6 @@ impl App {
         self.bus.clone()
     }
 
-    /// The configuration.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// Warnings about the configuration.
     pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
         self.warnings.warnings()

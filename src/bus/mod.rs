@@ -18,7 +18,7 @@ mod send;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
 pub use error::{DispatchError, HandlingFailed};
 pub use middleware::{Middleware, Next, from_fn};
-pub use routing::Routing;
+pub(crate) use routing::Routing;
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ pub struct Bus {
 
 impl Bus {
     /// A bus whose messages pass `middleware` in this order before they are sent or handled.
-    pub fn new(
+    pub(crate) fn new(
         middleware: Vec<Arc<dyn Middleware>>,
         routing: Arc<Routing>,
         transports: Arc<Transports>,
@@ -106,7 +106,7 @@ impl Bus {
     /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp)
     /// says. A panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the
     /// worker is asked to stop.
-    pub async fn handle_received(
+    pub(crate) async fn handle_received(
         &self,
         envelope: Envelope,
         cancellation: CancellationToken,

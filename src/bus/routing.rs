@@ -6,19 +6,19 @@ use crate::handler::matching_patterns;
 
 /// Types and wildcards, with the transports their messages are sent to.
 #[derive(Debug, Clone, Default)]
-pub struct Routing {
+pub(crate) struct Routing {
     by_pattern: IndexMap<String, Vec<String>>,
 }
 
 impl Routing {
     /// Routing by these types, interfaces and wildcards.
-    pub fn new(by_pattern: IndexMap<String, Vec<String>>) -> Self {
+    pub(crate) fn new(by_pattern: IndexMap<String, Vec<String>>) -> Self {
         Self { by_pattern }
     }
 
     /// The transports for a message, in sending order, each once: those of its type and of its interfaces. A wildcard
     /// counts only if nothing more specific matches (as in Symfony's `SendersLocator`, since 6.2).
-    pub fn transports(&self, message_type: &str, interfaces: &[&str]) -> Vec<String> {
+    pub(crate) fn transports(&self, message_type: &str, interfaces: &[&str]) -> Vec<String> {
         let mut transports = IndexSet::new();
         for pattern in matching_patterns(message_type, interfaces) {
             if pattern.ends_with('*') && !transports.is_empty() {
@@ -30,12 +30,12 @@ impl Routing {
     }
 
     /// The transports of exactly this type or wildcard.
-    pub fn exactly(&self, pattern: &str) -> &[String] {
+    pub(crate) fn exactly(&self, pattern: &str) -> &[String] {
         self.by_pattern.get(pattern).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Every type and wildcard that is routed.
-    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
         self.by_pattern.keys().map(String::as_str)
     }
 }

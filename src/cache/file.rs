@@ -29,7 +29,7 @@ const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Keeps entries in a folder, which is created (for its owner only) when the first one is written.
 #[derive(Debug, Clone)]
-pub struct FileStore {
+pub(crate) struct FileStore {
     dir: PathBuf,
 }
 
@@ -46,7 +46,7 @@ struct Stored {
 
 impl FileStore {
     /// A store in this folder.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
 

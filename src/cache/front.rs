@@ -11,7 +11,7 @@ use crate::clock;
 
 /// How long entries that were read are served from memory. A producer that dispatches thousands of messages a second
 /// reads the store four times a second. In return, it may notice this much later that the last worker has gone.
-pub const READ_TTL: Duration = Duration::from_millis(250);
+pub(crate) const READ_TTL: Duration = Duration::from_millis(250);
 
 /// How long the store may take to respond: a dispatch may be waiting.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Keeps entries in this process. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     groups: Arc<Mutex<HashMap<String, Group>>>,
 }
 

@@ -13,11 +13,12 @@ mod open;
 mod redis;
 mod sql;
 
-pub use file::FileStore;
-pub use front::{Cache, READ_TTL};
-pub use memory::MemoryStore;
-pub(crate) use open::open_store_on;
-pub use open::{cache_options, open_store};
+pub(crate) use file::FileStore;
+pub use front::Cache;
+pub(crate) use front::READ_TTL;
+pub(crate) use memory::MemoryStore;
+pub use open::open_store;
+pub(crate) use open::{cache_options, open_store_on};
 
 use std::time::{Duration, SystemTime};
 

@@ -13,13 +13,16 @@ use crate::connection::{Connections, StoreKind};
 /// connects when it is first used.
 ///
 /// Relative paths start at `project_dir`; `databases` has the URL for each name in `doctrine://NAME`.
-pub fn open_store(
-    config: &TransportConfig,
-    project_dir: &Path,
-    databases: &IndexMap<String, Secret>,
-    warnings: &mut Vec<Problem>,
-) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
-    open_store_on(&Connections::default(), config, project_dir, databases, warnings)
+pub fn open_store(dsn: &str, project_dir: &Path) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+    let config = TransportConfig {
+        name: "cache".to_owned(),
+        path: "cache".to_owned(),
+        dsn: Secret(dsn.to_owned()),
+        options: serde_yaml::Mapping::new(),
+        retry: None,
+        failure_transport: None,
+    };
+    open_store_on(&Connections::default(), &config, project_dir, &IndexMap::new(), &mut Vec::new())
 }
 
 /// The same, sharing connections with the application's transports.
@@ -73,7 +76,7 @@ fn options_of(kind: StoreKind) -> Vec<Definition> {
 }
 
 /// The options of all caches, by scheme, for the [schema](crate::config::schema()) of the configuration.
-pub fn cache_options() -> Vec<SchemeOptions> {
+pub(crate) fn cache_options() -> Vec<SchemeOptions> {
     let kinds = [StoreKind::Sqlite, StoreKind::Postgres, StoreKind::Mysql, StoreKind::Redis];
     let mut all: Vec<SchemeOptions> = kinds
         .into_iter()

@@ -17,7 +17,7 @@ pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// How a worker works: the options of `consume`. The default is a command line without any.
 ///
 /// An application with a command line of its own may `#[command(flatten)]` them into it, and hand them to a worker with
-/// [`WorkerBuilder::options`](crate::app::WorkerBuilder::options).
+/// [`WorkerBuilder::options`](crate::WorkerBuilder::options).
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumeOptions {

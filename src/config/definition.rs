@@ -11,7 +11,6 @@
 //! assert_eq!(OPTIONS[0].kind.label(), "whole number, 0 to 10");
 //! ```
 
-use std::fmt::Write;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -20,31 +19,29 @@ use serde_yaml::Value;
 use super::duration::{self, Unit};
 
 /// The upper bound of whole numbers that have none of their own.
-pub const UNBOUNDED: u64 = i64::MAX as u64;
+pub(crate) const UNBOUNDED: u64 = i64::MAX as u64;
 
 /// What there is to know about an option.
 #[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
 pub struct Definition {
     /// Its name, as it is written.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// The values it takes.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// What is used where it is missing.
-    pub default: Missing,
+    pub(crate) default: Missing,
     /// What it is for: one line, without a full stop.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// A value, for whoever has to write one.
-    pub example: Option<&'static str>,
+    pub(crate) example: Option<&'static str>,
     /// What is done with its value.
-    pub support: Support,
+    pub(crate) support: Support,
     /// Does it belong to the connection? In a `doctrine://NAME` DSN such options are the connection's URL's.
-    pub of_connection: bool,
+    pub(crate) of_connection: bool,
 }
 
 /// The values an option takes.
 #[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
 pub enum Kind {
     /// Text; the name says of what kind (`text`, `DSN`, `path`). Numbers, and true and false, are taken as written.
     Text(&'static str),
@@ -98,8 +95,7 @@ pub enum OptionsOf {
 
 /// What is used where an option is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Missing {
+pub(crate) enum Missing {
     /// It must be there.
     Required,
     /// Nothing.
@@ -112,8 +108,7 @@ pub enum Missing {
 
 /// What is done with an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Support {
+pub(crate) enum Support {
     /// It has an effect.
     Used,
     /// It is accepted, because Symfony or PHP know it, and there is nothing to say about that.
@@ -136,7 +131,7 @@ pub enum Support {
 
 impl Definition {
     /// An option of this kind, which may be missing.
-    pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
         let (default, example, support) = (Missing::Nothing, None, Support::Used);
         Self { name, kind, default, help, example, support, of_connection: false }
     }
@@ -181,29 +176,17 @@ impl Definition {
     }
 
     /// What to write: what it is for, and an example.
-    pub fn advice(&self) -> String {
+    pub(crate) fn advice(&self) -> String {
         match self.example {
             Some(example) => format!("{}, such as {example}", self.help),
             None => self.help.to_owned(),
-        }
-    }
-
-    /// The default as the reference shows it.
-    pub fn default_label(&self) -> String {
-        match self.default {
-            Missing::Required => "required".to_owned(),
-            Missing::Nothing => "none".to_owned(),
-            Missing::Described(text) => text.to_owned(),
-            Missing::Value("") => "empty".to_owned(),
-            Missing::Value(value) if self.kind.is_text() => format!("`{value}`"),
-            Missing::Value(value) => value.to_owned(),
         }
     }
 }
 
 impl Kind {
     /// The kind in a few words, as the reference shows it.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match self {
             Self::Text(what) => (*what).to_owned(),
             Self::Choice(values) => values.join(", or "),
@@ -237,7 +220,7 @@ impl Kind {
     }
 
     /// What a value must be, as an error says it.
-    pub fn expected(&self) -> String {
+    pub(crate) fn expected(&self) -> String {
         match self {
             Self::Text(_) => "text".to_owned(),
             Self::Whole(min, u64::MAX) => format!("a whole number, {min} or more"),
@@ -257,12 +240,8 @@ impl Kind {
         }
     }
 
-    fn is_text(&self) -> bool {
-        matches!(self, Self::Text(_) | Self::Dsn(_) | Self::Choice(_) | Self::List(_) | Self::Anything)
-    }
-
     /// The keys of a mapping of this kind, where they are fixed.
-    pub fn keys(&self) -> &'static [Definition] {
+    pub(crate) fn keys(&self) -> &'static [Definition] {
         match self {
             Self::Section(keys) => keys,
             Self::OneOrMore(one) => one.keys(),
@@ -294,7 +273,7 @@ impl<T> Setting<T> {
     }
 
     /// A setting of this definition, whose values are read as `T`.
-    pub const fn of(definition: Definition) -> Self {
+    pub(crate) const fn of(definition: Definition) -> Self {
         Self { definition, value: PhantomData }
     }
 
@@ -543,50 +522,4 @@ pub(crate) fn plain_text(value: &Value) -> Option<String> {
         Value::Bool(flag) => Some(flag.to_string()),
         _ => None,
     }
-}
-
-/// A row of the reference: an option, and where it is written (`workers[].autoscale.max`).
-pub struct Row {
-    /// `*` is any name, `[]` any item of a list.
-    pub path: String,
-    /// The option.
-    pub definition: Definition,
-}
-
-/// All options in their order, each followed by those within it.
-pub fn rows(definitions: &[Definition]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    add_rows(definitions, "", &mut rows);
-    rows
-}
-
-fn add_rows(definitions: &[Definition], prefix: &str, rows: &mut Vec<Row>) {
-    for definition in definitions.iter().filter(|definition| definition.support == Support::Used) {
-        let path = format!("{prefix}{}", definition.name);
-        rows.push(Row { path: path.clone(), definition: *definition });
-        add_rows_within(&definition.kind, &path, rows);
-    }
-}
-
-/// The options within a value of this kind, which is written at `path`.
-fn add_rows_within(kind: &Kind, path: &str, rows: &mut Vec<Row>) {
-    match kind {
-        Kind::List(item) => add_rows_within(item, &format!("{path}[]"), rows),
-        Kind::Map(value) => add_rows_within(value, &format!("{path}.*"), rows),
-        Kind::OneOrMore(one) => add_rows_within(one, path, rows),
-        Kind::Section(keys) => add_rows(keys, &format!("{path}."), rows),
-        Kind::Either(kinds) => kinds.iter().for_each(|kind| add_rows_within(kind, path, rows)),
-        _ => {}
-    }
-}
-
-/// The rows as a table of Markdown: name, value, default, meaning.
-pub fn table(definitions: &[Definition]) -> String {
-    let mut table = String::from("| key | value | default | what for |\n| --- | --- | --- | --- |\n");
-    for Row { path, definition } in rows(definitions) {
-        let (kind, default) = (definition.kind.label(), definition.default_label());
-        // Writing to a string cannot fail.
-        let _ = writeln!(table, "| `{path}` | {kind} | {default} | {} |", definition.help);
-    }
-    table
 }

@@ -35,8 +35,7 @@ pub struct Host {
 
 /// Why a text is not a DSN. Does not repeat the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum DsnError {
+pub(crate) enum DsnError {
     /// It does not start with a scheme.
     #[error("a DSN starts with a scheme, as in \"sync://\" or \"sqlite:var/queue.db\"; this one does not")]
     NoScheme,
@@ -56,7 +55,7 @@ pub enum DsnError {
 
 impl Dsn {
     /// Parses a DSN.
-    pub fn parse(text: &str) -> Result<Self, DsnError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, DsnError> {
         let (scheme, rest) = text.trim().split_once(':').ok_or(DsnError::NoScheme)?;
         if !is_scheme(scheme) {
             return Err(DsnError::NoScheme);

@@ -46,7 +46,7 @@ pub enum Unit {
 /// assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
 /// assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
 /// ```
-pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     parse(text, Unit::Seconds)
 }
 

@@ -8,7 +8,7 @@ use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
 use super::workers::WORKERS;
 
 /// The keys at the top of the file.
-pub const KEYS: &[Definition] = &[
+pub(crate) const KEYS: &[Definition] = &[
     TRANSPORTS,
     ROUTING,
     INTERFACES,

@@ -8,7 +8,7 @@ mod builder;
 mod consume_options;
 mod cron;
 mod definition;
-mod dsn;
+pub(crate) mod dsn;
 mod duration;
 mod env;
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod read;
 mod routes;
 mod schema;
 mod section;
-mod spec;
+pub(crate) mod spec;
 #[cfg(test)]
 mod tests;
 mod transports;
@@ -34,17 +34,19 @@ mod yaml;
 pub use builder::ConfigBuilder;
 pub(crate) use consume_options::SHORTEST_INTERVAL;
 pub use consume_options::{ConsumeOptions, Verbosity};
-pub use definition::{
-    Definition, FromValue, Kind, Mismatch, Missing, OptionsOf, Row, Setting, Support, UNBOUNDED, rows, table,
-};
-pub use dsn::{Dsn, DsnError, Host};
-pub use duration::{DurationError, Unit, parse_duration};
-pub use keys::KEYS;
-pub use problem::{Problem, Problems, nearest};
-pub use read::read;
-pub(crate) use read::{read_built, read_text};
-pub use schema::{SchemeOptions, schema};
-pub use spec::{OptionReader, TransportSpec};
+#[cfg(test)]
+pub(crate) use definition::Missing;
+pub use definition::{Definition, Setting};
+pub(crate) use definition::{Kind, Support};
+pub(crate) use dsn::Dsn;
+pub(crate) use duration::{DurationError, parse_duration};
+#[cfg(test)]
+pub(crate) use keys::KEYS;
+pub(crate) use problem::nearest;
+pub use problem::{Problem, Problems};
+pub(crate) use read::{read, read_built, read_text};
+pub(crate) use schema::{SchemeOptions, schema};
+pub(crate) use spec::{OptionReader, TransportSpec};
 #[cfg(test)]
 pub(crate) use validator::validate;
 
@@ -53,103 +55,103 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-/// A whole configuration, with placeholders and paths resolved.
+/// A whole configuration, with placeholders and paths resolved. Made in code with [`Config::builder`].
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it came from, absolute.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The file's folder: relative paths start there, and handlers and workers run there.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Transports by name, in the order of the file.
-    pub transports: IndexMap<String, TransportConfig>,
+    pub(crate) transports: IndexMap<String, TransportConfig>,
     /// The names of the transports for each message type or wildcard, in sending order.
-    pub routing: IndexMap<String, Vec<String>>,
+    pub(crate) routing: IndexMap<String, Vec<String>>,
     /// The failure transport for transports without one of their own.
-    pub failure_transport: Option<String>,
+    pub(crate) failure_transport: Option<String>,
     /// Transports to which a Symfony application writes messages that only PHP can read, according to its file. With
     /// the place of each in the file.
-    pub php_serialized: IndexMap<String, String>,
+    pub(crate) php_serialized: IndexMap<String, String>,
     /// Further names to route and handle each message type by, like the parents and interfaces of a PHP class.
-    pub interfaces: IndexMap<String, Vec<String>>,
+    pub(crate) interfaces: IndexMap<String, Vec<String>>,
     /// The worker definitions.
-    pub workers: Vec<WorkerDefinition>,
+    pub(crate) workers: Vec<WorkerDefinition>,
     /// The programs that handle messages, by type or wildcard.
-    pub handlers: IndexMap<String, Vec<ExecConfig>>,
+    pub(crate) handlers: IndexMap<String, Vec<ExecConfig>>,
     /// The scheduled jobs.
     pub(crate) jobs: Vec<JobConfig>,
     /// The folder for locks, slots, cache and logs.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// The store for heartbeats and other cache entries. `None`: files under `state_dir`.
-    pub cache: Option<TransportConfig>,
+    pub(crate) cache: Option<TransportConfig>,
     /// How long a worker's heartbeat lasts if it is not renewed.
-    pub heartbeat_ttl: Duration,
+    pub(crate) heartbeat_ttl: Duration,
     /// Database URLs by connection name, for `doctrine://NAME`. May contain passwords.
-    pub connections: IndexMap<String, Secret>,
+    pub(crate) connections: IndexMap<String, Secret>,
 }
 
 /// An entry under `transports`.
 #[derive(Debug, Clone)]
-pub struct TransportConfig {
+pub(crate) struct TransportConfig {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its place in the file (`transports.async`), for problems that are found later.
-    pub path: String,
+    pub(crate) path: String,
     /// The DSN. May contain a password.
-    pub dsn: Secret,
+    pub(crate) dsn: Secret,
     /// Options beside the DSN, which have precedence over the DSN's own. Nested maps (`queues.a.binding_keys`) stay
     /// nested.
-    pub options: serde_yaml::Mapping,
+    pub(crate) options: serde_yaml::Mapping,
     /// How often and when failed messages are retried. `None`: the default.
-    pub retry: Option<RetryStrategy>,
+    pub(crate) retry: Option<RetryStrategy>,
     /// Its failure transport. `None`: the configuration's.
-    pub failure_transport: Option<String>,
+    pub(crate) failure_transport: Option<String>,
 }
 
 /// When a failed message is retried. The defaults are Symfony Messenger's.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RetryStrategy {
+pub(crate) struct RetryStrategy {
     /// Retries after the first attempt.
-    pub max_retries: u32,
+    pub(crate) max_retries: u32,
     /// The delay before the first retry.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// The factor by which each further delay is longer.
-    pub multiplier: f64,
+    pub(crate) multiplier: f64,
     /// The longest delay; zero: no limit.
-    pub max_delay: Duration,
+    pub(crate) max_delay: Duration,
     /// Up to this share of the delay is added or subtracted at random, 0 to 1.
-    pub jitter: f64,
+    pub(crate) jitter: f64,
 }
 
 /// An entry under `workers`.
 #[derive(Debug, Clone)]
-pub struct WorkerDefinition {
+pub(crate) struct WorkerDefinition {
     /// Its name: unique, and safe as a folder name. Configured, or made from the transports' names.
-    pub name: String,
+    pub(crate) name: String,
     /// Its place in the file (`workers[0]`).
-    pub path: String,
+    pub(crate) path: String,
     /// The transports that it consumes, in order of priority.
-    pub transports: Vec<String>,
+    pub(crate) transports: Vec<String>,
     /// Arguments for the program. Always contains a time limit.
-    pub options: Vec<String>,
+    pub(crate) options: Vec<String>,
     /// What these arguments say. A `command` may have others, which are not known here.
-    pub consume_options: ConsumeOptions,
+    pub(crate) consume_options: ConsumeOptions,
     /// How many workers run.
-    pub autoscale: Autoscale,
+    pub(crate) autoscale: Autoscale,
     /// The program, if it is not this one's `consume`. `{transports}` and `{options}` are replaced.
-    pub command: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
 }
 
 /// How many workers a definition gets: `clamp(ceil(pending / desired_size), min, max)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Autoscale {
+pub(crate) struct Autoscale {
     /// The number of pending messages for each worker; at least 1.
-    pub desired_size: u64,
+    pub(crate) desired_size: u64,
     /// The fewest workers.
-    pub min: u32,
+    pub(crate) min: u32,
     /// The most workers; at least 1, and at least `min`.
-    pub max: u32,
+    pub(crate) max: u32,
     /// The hosts that `min` and `max` apply to.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
 }
 
 impl Default for Autoscale {
@@ -161,7 +163,7 @@ impl Default for Autoscale {
 
 /// The hosts that `min` and `max` apply to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Each host on its own: the workers of one state directory.
     Host,
     /// All hosts that share the cache, together.
@@ -170,11 +172,11 @@ pub enum Scope {
 
 /// An `exec` handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecConfig {
+pub(crate) struct ExecConfig {
     /// The program and its arguments. No shell is involved.
-    pub exec: Vec<String>,
+    pub(crate) exec: Vec<String>,
     /// After this time, the program's process group is terminated, then killed. `None`: no limit.
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// An entry under `cron`.
@@ -243,7 +245,7 @@ pub(crate) enum CatchUp {
 
 /// Text that may contain a password. `Debug` and `Display` show `***`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
+pub(crate) struct Secret(pub(crate) String);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

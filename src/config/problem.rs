@@ -41,7 +41,7 @@ impl Problem {
 }
 
 /// The name that a typing error was probably meant to be.
-pub fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = found.to_lowercase();
     names
         .into_iter()

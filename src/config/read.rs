@@ -43,7 +43,7 @@ const START: &str = "the file is empty; `minutely init` writes a first one where
 ///
 /// Returns everything that could be understood, together with all problems: check [`Problems::any_error`] before using
 /// it. An error means that nothing could be understood: there is no file, or it is not YAML.
-pub fn read(path: &Path) -> Result<(Config, Problems), Problems> {
+pub(crate) fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     let mut problems = Problems::new(path.display().to_string());
     let read = text_of(path).and_then(|text| Ok((text, std::path::absolute(path).map_err(|e| e.to_string())?)));
     let (text, file) = match read {

@@ -11,7 +11,7 @@ use super::{consume_options, keys};
 
 /// The options for some DSN schemes.
 #[derive(Debug, Clone)]
-pub struct SchemeOptions {
+pub(crate) struct SchemeOptions {
     /// The schemes, in lower case.
     pub schemes: Vec<&'static str>,
     /// The options in such DSNs, or beside them.
@@ -23,7 +23,7 @@ const APPLICATIONS: [(&str, &str, &[Definition]); 2] =
     [("framework", "where Symfony has its keys", keys::SYMFONY), ("contao", "where Contao has its keys", keys::CONTAO)];
 
 /// The schema, with the options of the given transports and caches.
-pub fn schema(transports: &[SchemeOptions], caches: &[SchemeOptions]) -> Value {
+pub(crate) fn schema(transports: &[SchemeOptions], caches: &[SchemeOptions]) -> Value {
     let schema = Schema { transports, caches, in_options: false };
     let mut properties = schema.properties(keys::KEYS);
     for (name, help, known) in APPLICATIONS {

@@ -46,7 +46,7 @@ impl std::fmt::Debug for Given {
 impl TransportSpec {
     /// Parses a transport's configuration. `doctrine://NAME` refers to `connections`, and relative paths start at
     /// `project_dir`. Options beside the DSN have precedence over those in it.
-    pub fn new(
+    pub(crate) fn new(
         config: &TransportConfig,
         connections: &IndexMap<String, Secret>,
         project_dir: &Path,
@@ -89,7 +89,7 @@ impl TransportSpec {
 
     /// The same, where these options exist.
     #[must_use]
-    pub fn with_options(self, defined: Vec<Definition>) -> Self {
+    pub(crate) fn with_options(self, defined: Vec<Definition>) -> Self {
         Self { defined, ..self }
     }
 
@@ -223,7 +223,7 @@ impl OptionReader<'_> {
     }
 
     /// The value of an option of any type, such as a map or a list. `None` if it is missing or empty.
-    pub fn tree(&mut self, definition: &Definition) -> Option<Value> {
+    pub(crate) fn tree(&mut self, definition: &Definition) -> Option<Value> {
         self.value(definition)
     }
 

@@ -39,7 +39,7 @@ use self::registry::Registry;
 ///
 /// It does not keep them open: a connection is closed when the last transport or cache that uses it is dropped.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Registries>);
+pub(crate) struct Connections(Arc<Registries>);
 
 /// One registry for each kind of connection.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use crate::message::Message;
 
 /// Handlers by the type or wildcard they are registered for.
 #[derive(Default, Clone)]
-pub struct Handlers {
+pub(crate) struct Handlers {
     by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
     /// The interfaces of each message type. A received message does not contain them.
     interfaces: IndexMap<String, IndexSet<String>>,
@@ -23,24 +23,24 @@ pub struct Handlers {
 impl Handlers {
     /// Adds a message type with its interfaces, so that received messages find handlers that are registered for an
     /// interface.
-    pub fn add_type<M: Message>(&mut self) {
+    pub(crate) fn add_type<M: Message>(&mut self) {
         self.add_interfaces(M::TYPE, M::INTERFACES.iter().map(|name| (*name).to_owned()));
     }
 
     /// Adds interfaces to a message type.
-    pub fn add_interfaces(&mut self, message_type: &str, interfaces: impl IntoIterator<Item = String>) {
+    pub(crate) fn add_interfaces(&mut self, message_type: &str, interfaces: impl IntoIterator<Item = String>) {
         let known = self.interfaces.entry(message_type.to_owned()).or_default();
         known.extend(interfaces);
     }
 
     /// The interfaces of a type: those that the message brings along (`own`), then those that were added.
-    pub fn interfaces<'a>(&'a self, message_type: &str, own: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn interfaces<'a>(&'a self, message_type: &str, own: &[&'a str]) -> Vec<&'a str> {
         let known = self.interfaces.get(message_type).into_iter().flatten().map(String::as_str);
         own.iter().copied().chain(known).collect::<IndexSet<_>>().into_iter().collect()
     }
 
     /// Every type that was added.
-    pub fn known_types(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn known_types(&self) -> impl Iterator<Item = &str> {
         self.interfaces.keys().map(String::as_str)
     }
 
@@ -49,7 +49,7 @@ impl Handlers {
     /// One handler may be registered for several of them, and still handles each message once. If two different
     /// handlers have the same name, the second is renamed to `name#2`, so that the stamps of a retry can tell them
     /// apart.
-    pub fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
+    pub(crate) fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
         let handler = match self.is_taken(handler.name(), &handler) {
             true => Arc::new(Renamed { name: self.free_name(&handler), handler }),
             false => handler,
@@ -62,7 +62,7 @@ impl Handlers {
 
     /// All handlers of a message, each once, those of its own type first. Unlike in routing, wildcards add to more
     /// specific patterns.
-    pub fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
+    pub(crate) fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
         let patterns = matching_patterns(message_type, &self.interfaces(message_type, interfaces));
         let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
         let mut seen = HashSet::new();
@@ -71,7 +71,7 @@ impl Handlers {
     }
 
     /// Every type or wildcard with its handlers, in the order of registration.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<dyn Handler>])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<dyn Handler>])> {
         self.by_pattern.iter().map(|(pattern, handlers)| (pattern.as_str(), handlers.as_slice()))
     }
 
@@ -115,7 +115,7 @@ impl Handler for Renamed {
 
 /// The patterns that match a message, most specific first: its type, its interfaces, the wildcards of its namespaces
 /// from the innermost to the outermost, then `*` (the order of `HandlersLocator::listTypes`, Symfony Messenger 7.2).
-pub fn matching_patterns(message_type: &str, interfaces: &[&str]) -> Vec<String> {
+pub(crate) fn matching_patterns(message_type: &str, interfaces: &[&str]) -> Vec<String> {
     let mut patterns = vec![message_type.to_owned()];
     patterns.extend(interfaces.iter().map(|name| (*name).to_owned()));
     let namespaces = message_type.rmatch_indices('\\').map(|(end, _)| &message_type[..end]);

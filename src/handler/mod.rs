@@ -15,10 +15,9 @@ mod state;
 pub use argument::{Argument, Attempt, MessageType, Stamped, State};
 pub use cancellation::CancellationToken;
 pub use context::HandlerContext;
-pub use exec::Exec;
-pub(crate) use exec::{Group, Output};
+pub(crate) use exec::{Exec, Group, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
-pub use locator::{Handlers, matching_patterns};
+pub(crate) use locator::{Handlers, matching_patterns};
 pub use state::States;
 
 use std::any::type_name;

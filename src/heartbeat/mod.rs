@@ -7,7 +7,7 @@
 
 mod worker;
 
-pub use worker::{SourceReporter, WorkerHeartbeat};
+pub(crate) use worker::{SourceReporter, WorkerHeartbeat};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,32 +18,32 @@ use crate::cache::{Cache, CacheEntry, CacheError};
 use crate::transport::Liveness;
 
 /// How long a supervisor's promise lasts: from one cron to the next, and some seconds more.
-pub const PROMISE_TTL: Duration = Duration::from_secs(70);
+pub(crate) const PROMISE_TTL: Duration = Duration::from_secs(70);
 
 /// The heartbeats of all transports.
 #[derive(Clone)]
-pub struct Heartbeats {
+pub(crate) struct Heartbeats {
     cache: Arc<Cache>,
 }
 
 impl Heartbeats {
     /// Heartbeats kept in this cache.
-    pub fn new(cache: Arc<Cache>) -> Self {
+    pub(crate) fn new(cache: Arc<Cache>) -> Self {
         Self { cache }
     }
 
     /// Writes the heartbeat of `owner`, which consumes the transport. It expires after `ttl`. Owners must be unique.
-    pub async fn beat(&self, transport: &str, owner: &str, ttl: Duration) -> Result<(), CacheError> {
+    pub(crate) async fn beat(&self, transport: &str, owner: &str, ttl: Duration) -> Result<(), CacheError> {
         self.cache.put(&group(transport), owner, "", ttl).await
     }
 
     /// Withdraws `owner`'s heartbeat.
-    pub async fn withdraw(&self, transport: &str, owner: &str) -> Result<(), CacheError> {
+    pub(crate) async fn withdraw(&self, transport: &str, owner: &str) -> Result<(), CacheError> {
         self.cache.remove(&group(transport), owner).await
     }
 
     /// The heartbeats of a transport that have not expired; their keys are the owners.
-    pub async fn of(&self, transport: &str) -> Result<Vec<CacheEntry>, CacheError> {
+    pub(crate) async fn of(&self, transport: &str) -> Result<Vec<CacheEntry>, CacheError> {
         self.cache.list(&group(transport)).await
     }
 }

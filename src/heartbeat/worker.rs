@@ -20,7 +20,7 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// Renews a worker's heartbeats until it is stopped.
-pub struct WorkerHeartbeat {
+pub(crate) struct WorkerHeartbeat {
     beats: Beats,
     task: JoinHandle<()>,
     end: oneshot::Sender<()>,
@@ -29,11 +29,11 @@ pub struct WorkerHeartbeat {
 
 /// Reports which sources a worker can receive from.
 #[derive(Clone)]
-pub struct SourceReporter(Arc<watch::Sender<Vec<bool>>>);
+pub(crate) struct SourceReporter(Arc<watch::Sender<Vec<bool>>>);
 
 impl SourceReporter {
     /// Reports whether the worker can receive from the source with this index.
-    pub fn report(&self, source: usize, receives: bool) {
+    pub(crate) fn report(&self, source: usize, receives: bool) {
         self.0.send_if_modified(|receiving| match receiving.get_mut(source) {
             Some(before) => std::mem::replace(before, receives) != receives,
             None => false,
@@ -55,7 +55,7 @@ impl WorkerHeartbeat {
     /// Starts the task for these sources, each with the names under which producers ask for it. There is no heartbeat
     /// until the worker reports that it receives from a source. Then there is one at once, which is renewed every
     /// quarter of its `ttl`, so that it does not expire even if some renewals fail.
-    pub fn start(heartbeats: Heartbeats, sources: Vec<Vec<String>>, owner: String, ttl: Duration) -> Self {
+    pub(crate) fn start(heartbeats: Heartbeats, sources: Vec<Vec<String>>, owner: String, ttl: Duration) -> Self {
         let (receiving, mut reports) = watch::channel(vec![false; sources.len()]);
         let beats = Beats { heartbeats, sources, owner, ttl };
         let (end, mut ended) = oneshot::channel();
@@ -88,13 +88,13 @@ impl WorkerHeartbeat {
     }
 
     /// For reporting which sources the worker receives from.
-    pub fn reporter(&self) -> SourceReporter {
+    pub(crate) fn reporter(&self) -> SourceReporter {
         SourceReporter(Arc::clone(&self.receiving))
     }
 
     /// Withdraws the heartbeats, so that producers fall back at once. The heartbeats of a worker that dies instead last
     /// for the rest of their `ttl`.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         // A renewal that has begun is waited for: it could otherwise be written after the withdrawal.
         let _ = self.end.send(());
         let _ = self.task.await;
@@ -121,7 +121,7 @@ impl Beats {
 impl Heartbeats {
     /// Withdraws `owner`'s heartbeats of these transports. Tries again for `timeout` where that fails, then logs what
     /// is left.
-    pub async fn withdraw_all(&self, mut transports: Vec<&str>, owner: &str, timeout: Duration) {
+    pub(crate) async fn withdraw_all(&self, mut transports: Vec<&str>, owner: &str, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
             let mut failed = Vec::new();

@@ -20,7 +20,8 @@ pub use stamp::{
     SentStamp, SentToFailureTransportStamp, Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
 pub(crate) use wire::{CONTENT_TYPE, TYPE};
-pub use wire::{Encoded, UndecodableError, headers_from_json, headers_to_json};
+pub use wire::{Encoded, UndecodableError};
+pub(crate) use wire::{headers_from_json, headers_to_json};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

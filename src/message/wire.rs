@@ -57,13 +57,13 @@ impl Encoded {
 }
 
 /// Headers as stored: one JSON object.
-pub fn headers_to_json(headers: &Headers) -> String {
+pub(crate) fn headers_to_json(headers: &Headers) -> String {
     serde_json::to_string(headers).expect("a map of strings to strings is always JSON")
 }
 
 /// Parses the output of [`headers_to_json`]. PHP writes an empty map as `[]`. Numbers and booleans, which a
 /// hand-written producer may send, are converted to text.
-pub fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
+pub(crate) fn headers_from_json(text: &str) -> Result<Headers, UndecodableError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Stored {

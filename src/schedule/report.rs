@@ -31,12 +31,12 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub fn new(state_dir: &Path) -> Self {
+    pub(super) fn new(state_dir: &Path) -> Self {
         Self { dir: state_dir.join(FOLDER) }
     }
 
     /// Saves a report for the next supervisor.
-    pub fn save(&self, report: &Report) -> io::Result<()> {
+    pub(super) fn save(&self, report: &Report) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
         file.write_all(&serde_json::to_vec(report)?)?;
@@ -50,7 +50,7 @@ impl Reports {
     }
 
     /// Passes all reports on, and removes them. After a kill in between, a report is passed on twice.
-    pub fn deliver(&self, mut to: impl FnMut(&Report)) {
+    pub(super) fn deliver(&self, mut to: impl FnMut(&Report)) {
         for file in self.files() {
             if let Some(report) = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
                 to(&report);

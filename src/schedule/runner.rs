@@ -77,7 +77,7 @@ impl Ended {
 
 impl Runner<'_> {
     /// Runs the job. The slot is free afterwards. `stop` breaks the job off. `line` gets what it prints.
-    pub async fn run(&self, slot: HeldSlot, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
+    pub(crate) async fn run(&self, slot: HeldSlot, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
         let name = self.job.name();
         let mut run = Run {
             id: random_id(),

@@ -69,7 +69,7 @@ enum LookError {
 }
 
 impl Scheduler {
-    pub fn new(jobs: &[Job], shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
+    pub(crate) fn new(jobs: &[Job], shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
         let watch = |job: &Job| Watched {
             job: job.clone(),
             wake: DateTime::UNIX_EPOCH,
@@ -87,7 +87,7 @@ impl Scheduler {
     }
 
     /// Starts what is due until `stop`. What was started goes on. `report` gets the runs that have failed.
-    pub async fn run(&mut self, stop: impl Future<Output = ()>, mut report: impl FnMut(&Report)) {
+    pub(crate) async fn run(&mut self, stop: impl Future<Output = ()>, mut report: impl FnMut(&Report)) {
         let mut stop = pin!(stop);
         let mut last_full = Instant::now();
         loop {
@@ -139,7 +139,7 @@ impl Scheduler {
     }
 
     /// Starts all jobs now, whether they are due or not. One that runs already, and may not run twice at once, is left alone.
-    pub async fn start_all(&mut self) -> Vec<String> {
+    pub(crate) async fn start_all(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
         for Watched { job, .. } in &self.jobs {
             match self.start_now(job).await {

@@ -115,11 +115,11 @@ impl Run {
 
 impl SharedState {
     /// The shared as this host sees it.
-    pub fn new(cache: Arc<Cache>, host: String) -> Self {
+    pub(crate) fn new(cache: Arc<Cache>, host: String) -> Self {
         Self { cache, host }
     }
 
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 

@@ -10,7 +10,7 @@ use crate::config::{Autoscale, Scope, WorkerDefinition};
 
 /// What was observed of a worker definition.
 #[derive(Debug, Clone)]
-pub struct Observation<'a> {
+pub(super) struct Observation<'a> {
     /// The worker definition.
     pub definition: &'a WorkerDefinition,
     /// The pending messages of all its transports, each counted up to [`count_cap`]; or why they could not be counted.
@@ -24,14 +24,14 @@ pub struct Observation<'a> {
 
 /// What is to be done for all worker definitions, in the order of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// One entry for each definition.
     pub workers: Vec<PlannedWorkers>,
 }
 
 /// What is to be done for a worker definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlannedWorkers {
+pub(crate) struct PlannedWorkers {
     /// The definition's name.
     pub name: String,
     /// What its workers consume, in order of priority.
@@ -52,12 +52,12 @@ pub struct PlannedWorkers {
 }
 
 /// How far the pending messages of a transport are counted. More would not mean more workers.
-pub fn count_cap(autoscale: &Autoscale) -> u64 {
+pub(super) fn count_cap(autoscale: &Autoscale) -> u64 {
     autoscale.desired_size.saturating_mul(autoscale.max.into())
 }
 
 /// The plan for these observations, in their order.
-pub fn plan(observations: &[Observation<'_>]) -> Plan {
+pub(super) fn plan(observations: &[Observation<'_>]) -> Plan {
     Plan { workers: observations.iter().map(plan_one).collect() }
 }
 

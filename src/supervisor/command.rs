@@ -13,7 +13,7 @@ const OPTIONS: &str = "{options}";
 ///
 /// A placeholder that is a whole argument of a `command` is replaced by as many arguments as it stands for, which may be none.
 /// Within a longer argument (`sh -c "… {transports}"`) it is replaced by them, joined with spaces.
-pub fn command_line(definition: &WorkerDefinition, consume: &[OsString]) -> Vec<OsString> {
+pub(super) fn command_line(definition: &WorkerDefinition, consume: &[OsString]) -> Vec<OsString> {
     match &definition.command {
         None => {
             let own = definition.transports.iter().chain(&definition.options).map(OsString::from);

@@ -11,7 +11,7 @@ use crate::transport::{Transport, Transports};
 
 /// The connections from this host to one server.
 #[derive(Clone)]
-pub struct ServerConnections {
+pub(crate) struct ServerConnections {
     /// The server: `host:port`, or its socket.
     pub server: String,
     /// Those of all workers together, if each definition has `max` workers.
@@ -24,13 +24,13 @@ pub struct ServerConnections {
 
 impl ServerConnections {
     /// All of them. Programs that dispatch need further ones.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.workers.saturating_add(self.supervisor)
     }
 }
 
 /// The connections to each server that workers use.
-pub fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnections> {
+pub(crate) fn connections(config: &Config, transports: &Transports) -> Vec<ServerConnections> {
     let mut servers: BTreeMap<String, ServerConnections> = BTreeMap::new();
     let mut supervised: BTreeSet<String> = BTreeSet::new();
     for definition in &config.workers {

@@ -139,7 +139,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let owned = tempfile::tempdir().unwrap();
         // Where temporary folders are behind a symbolic link, workers see the real name.
         let dir = owned.path().canonicalize().unwrap();
@@ -149,12 +149,12 @@ impl Stage {
     }
 
     /// The stage of another process, or a second one in the same folder.
-    pub fn at(dir: &Path) -> Self {
+    pub(super) fn at(dir: &Path) -> Self {
         let (transports, asked, store) = (Transports::default(), Arc::default(), Arc::default());
         Self { dir: dir.to_owned(), owned: None, transports, asked, store, definitions: Vec::new() }
     }
 
-    pub fn transport(mut self, name: &str, pending: Pending) -> Self {
+    pub(super) fn transport(mut self, name: &str, pending: Pending) -> Self {
         let backlog = Arc::new(Backlog { pending, asked: Arc::clone(&self.asked) });
         let mut transport = Transport::sender(name, Arc::clone(&backlog));
         if !matches!(pending, Pending::Uncountable) {
@@ -165,12 +165,12 @@ impl Stage {
     }
 
     /// An auto-fallback to a transport that is there.
-    pub fn auto_fallback(mut self, name: &str, target: &str) -> Self {
+    pub(super) fn auto_fallback(mut self, name: &str, target: &str) -> Self {
         self.transports.insert_auto_fallback(name, target, target, Arc::new(Nobody)).unwrap();
         self
     }
 
-    pub fn workers(mut self, name: &str, transports: &[&str], min: u32, max: u32, script: &str) -> Self {
+    pub(super) fn workers(mut self, name: &str, transports: &[&str], min: u32, max: u32, script: &str) -> Self {
         self.definitions.push(WorkerDefinition {
             name: name.to_owned(),
             path: format!("workers[{}]", self.definitions.len()),
@@ -184,15 +184,15 @@ impl Stage {
     }
 
     /// Workers that write their pids to `started`, and sleep.
-    pub fn sleepers(self, name: &str, transports: &[&str], min: u32, max: u32) -> Self {
+    pub(super) fn sleepers(self, name: &str, transports: &[&str], min: u32, max: u32) -> Self {
         self.workers(name, transports, min, max, "echo $$ >> started; exec sleep 300")
     }
 
-    pub fn state_dir(&self) -> PathBuf {
+    pub(super) fn state_dir(&self) -> PathBuf {
         self.dir.join("var")
     }
 
-    pub fn supervisor(&self) -> Supervisor {
+    pub(super) fn supervisor(&self) -> Supervisor {
         let config = Config {
             php_serialized: indexmap::IndexMap::new(),
             interfaces: indexmap::IndexMap::new(),
@@ -216,30 +216,30 @@ impl Stage {
     }
 
     /// With this program's own workers instead of scripts, for all definitions so far.
-    pub fn with_own_workers(mut self) -> Self {
+    pub(super) fn with_own_workers(mut self) -> Self {
         self.definitions.iter_mut().for_each(|definition| definition.command = None);
         self
     }
 
     /// The live workers.
-    pub fn live(&self) -> Vec<LiveSlot> {
+    pub(super) fn live(&self) -> Vec<LiveSlot> {
         Slots::new(&self.state_dir()).all_live().unwrap()
     }
 
     /// The processes of all live workers.
-    pub fn pids(&self) -> Vec<u32> {
+    pub(super) fn pids(&self) -> Vec<u32> {
         self.live().into_iter().filter_map(|slot| Some(slot.record?.process.pid)).collect()
     }
 
     /// The whole lines of a file.
-    pub fn lines(&self, file: &str) -> Vec<String> {
+    pub(super) fn lines(&self, file: &str) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(ToOwned::to_owned).collect()
     }
 
     /// The transports that the supervisor has promised.
-    pub fn promised(&self) -> BTreeSet<String> {
+    pub(super) fn promised(&self) -> BTreeSet<String> {
         let entries = self.store.0.lock().unwrap();
         let promises = || entries.iter().filter(|(_, owner, _)| owner.starts_with("supervisor@"));
         assert!(promises().all(|(_, _, ttl)| *ttl == PROMISE_TTL));
@@ -247,7 +247,7 @@ impl Stage {
     }
 
     /// This test program as another process, to do a task of [`helper_process`].
-    pub fn helper(&self, task: &str) -> Command {
+    pub(super) fn helper(&self, task: &str) -> Command {
         let mut helper = Command::new(std::env::current_exe().unwrap());
         helper.args(["--exact", "supervisor::fixture::helper_process", "--nocapture"]);
         helper.env(HELPER, task).env(STAGE, &self.dir).stdout(Stdio::null());

@@ -40,7 +40,7 @@ struct Wanted {
 impl Headroom {
     /// The room that there is now. `None` if there is no limit, or /proc cannot be read. `live` are the workers of each
     /// definition.
-    pub fn look<'a>(live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>) -> Option<Self> {
+    pub(super) fn look<'a>(live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>) -> Option<Self> {
         let limit = process_limit()?;
         let by_session = threads_by_session()?;
         let used: u64 = by_session.values().sum();
@@ -53,7 +53,11 @@ impl Headroom {
 
     /// Limits a plan to the workers that there is room for. Returns the definitions that have no worker because of
     /// that.
-    pub fn limit<'a>(self, plan: &mut Plan, definitions: impl Iterator<Item = &'a WorkerDefinition>) -> Vec<String> {
+    pub(super) fn limit<'a>(
+        self,
+        plan: &mut Plan,
+        definitions: impl Iterator<Item = &'a WorkerDefinition>,
+    ) -> Vec<String> {
         let wanted = plan.workers.iter().zip(definitions).map(|(planned, definition)| Wanted {
             running: planned.running.unwrap_or(0),
             start: planned.start,
@@ -76,7 +80,7 @@ impl Headroom {
     }
 
     /// Why workers are held back, and what to do.
-    pub fn why(self) -> String {
+    pub(super) fn why(self) -> String {
         format!(
             "this user may have {} processes and threads (`ulimit -u`), which the workers at work and their handlers need; \
              raise it, or lower `max` or `--concurrency`",

@@ -33,22 +33,22 @@ pub(crate) struct KilledRun {
 }
 
 impl JobSlots {
-    pub fn new(state_dir: &Path) -> Self {
+    pub(crate) fn new(state_dir: &Path) -> Self {
         Self { slots: Slots::of_jobs(state_dir), log: state_dir.join("log/jobs.log") }
     }
 
     /// Claims a slot of a job; `None` if it is occupied.
-    pub fn claim(&self, job: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
+    pub(crate) fn claim(&self, job: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
         self.slots.claim(job, slot)
     }
 
     /// The runs of a job that go on.
-    pub fn live(&self, job: &str) -> Result<Vec<LiveSlot>, StateError> {
+    pub(crate) fn live(&self, job: &str) -> Result<Vec<LiveSlot>, StateError> {
         self.slots.live(job)
     }
 
     /// Starts a process in a slot. Returns its pid.
-    pub fn start(&self, claim: SlotClaim, command: &[OsString], dir: &Path) -> Result<u32, SpawnError> {
+    pub(crate) fn start(&self, claim: SlotClaim, command: &[OsString], dir: &Path) -> Result<u32, SpawnError> {
         let spawned = spawn(claim, command, dir, &self.log, "job")?;
         if let Some(error) = spawned.unrecorded {
             tracing::warn!(pid = spawned.pid, %error, "a job runs, and its process could not be written down");
@@ -57,17 +57,17 @@ impl JobSlots {
     }
 
     /// In a process that was started in a slot: takes it over.
-    pub fn adopt(&self) -> Option<HeldSlot> {
+    pub(crate) fn adopt(&self) -> Option<HeldSlot> {
         adopt_among(&self.slots)
     }
 
     /// Takes a claimed slot for this very process.
-    pub fn take(&self, claim: SlotClaim) -> Result<HeldSlot, StateError> {
+    pub(crate) fn take(&self, claim: SlotClaim) -> Result<HeldSlot, StateError> {
         HeldSlot::take(&self.slots, claim, &std::env::args_os().collect::<Vec<_>>())
     }
 
     /// The runs that were killed.
-    pub fn killed_runs(&self) -> Vec<KilledRun> {
+    pub(crate) fn killed_runs(&self) -> Vec<KilledRun> {
         let files = of_dead_processes(&self.slots).into_iter();
         let runs = files.map(|(process, file)| {
             let job = file.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
@@ -79,12 +79,12 @@ impl JobSlots {
 
 impl KilledRun {
     /// Ends what the run has left running. `false` if that does not end.
-    pub async fn end_leftovers(&self) -> bool {
+    pub(crate) async fn end_leftovers(&self) -> bool {
         end_leftovers(self.process.clone()).await
     }
 
     /// Removes what it has left beside its slot.
-    pub fn forget(&self) -> io::Result<()> {
+    pub(crate) fn forget(&self) -> io::Result<()> {
         fs::remove_file(&self.file)
     }
 }

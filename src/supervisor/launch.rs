@@ -44,7 +44,12 @@ enum LaunchError {
 
 impl Launcher {
     /// Starts as many workers as planned, in the lowest free slots.
-    pub async fn launch(&self, definition: &WorkerDefinition, planned: &PlannedWorkers, leases: &Leases) -> Launched {
+    pub(super) async fn launch(
+        &self,
+        definition: &WorkerDefinition,
+        planned: &PlannedWorkers,
+        leases: &Leases,
+    ) -> Launched {
         let command = command_line(definition, &self.consume);
         let mut launched = Launched { started: Vec::new(), failure: None, out_of_processes: false };
         let fail = |launched: &mut Launched, message: String| {

@@ -38,20 +38,14 @@ mod state;
 mod tests;
 mod tick;
 
-pub use autoscale::{Observation, Plan, PlannedWorkers, count_cap, plan};
-pub use command::command_line;
-pub use connections::{ServerConnections, connections};
+pub(crate) use connections::{ServerConnections, connections};
 pub(crate) use job::JobSlots;
 pub(crate) use leases::host_owner;
-pub use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
-pub use process::ProcessId;
-pub use report::{Started, TickFailure, TickReport};
-pub use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
-pub use spawn::{
-    HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, SpawnError, WORKER_VARIABLE, adopt_slot, keep_inherited_from_children,
-    worker_log,
-};
-pub use state::StateError;
+pub(crate) use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
+pub(crate) use report::{Started, TickFailure, TickReport};
+pub(crate) use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
+pub(crate) use spawn::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, adopt_slot, keep_inherited_from_children};
+pub(crate) use state::StateError;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -80,7 +74,7 @@ const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How the supervisor spends its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// From the start of one tick to the start of the next.
     pub tick: Duration,
 }
@@ -92,7 +86,7 @@ impl Default for Pace {
 }
 
 /// Keeps the wanted number of workers of each definition running.
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     definitions: Vec<WorkerDefinition>,
     state_dir: PathBuf,
     /// The configuration's file.
@@ -112,7 +106,12 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor for a configuration's workers. `consume` is the command line of this program's own worker without
     /// transports and options: program, `--config`, file, `consume`. Does nothing yet.
-    pub fn new(config: &Config, consume: Vec<OsString>, transports: Arc<Transports>, cache: &Arc<Cache>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        consume: Vec<OsString>,
+        transports: Arc<Transports>,
+        cache: &Arc<Cache>,
+    ) -> Self {
         let state_dir = config.state_dir.clone();
         let slots = Slots::new(&state_dir);
         let heartbeats = Heartbeats::new(Arc::clone(cache));
@@ -145,18 +144,19 @@ impl Supervisor {
     }
 
     /// The same supervisor at another pace.
-    pub fn with_pace(self, pace: Pace) -> Self {
+    #[cfg(test)]
+    fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
     }
 
     /// The same supervisor, whose workers of this program run in another folder than the configuration's.
-    pub fn with_worker_dir(mut self, dir: PathBuf) -> Self {
+    pub(crate) fn with_worker_dir(mut self, dir: PathBuf) -> Self {
         self.launcher.consume_dir = dir;
         self
     }
 
     /// The same supervisor, which starts no workers for those definitions for which `idle` gives a reason.
-    pub fn without(mut self, idle: impl Fn(&WorkerDefinition) -> Option<String>) -> Self {
+    pub(crate) fn without(mut self, idle: impl Fn(&WorkerDefinition) -> Option<String>) -> Self {
         let reasons =
             self.definitions.iter().filter_map(|definition| Some((definition.name.clone(), idle(definition)?)));
         self.observer.idle = reasons.collect();
@@ -165,7 +165,7 @@ impl Supervisor {
 
     /// Takes the right to supervise this state directory. `None` if another supervisor has it and keeps it. Waits for one
     /// that is about to end; replaces one that is stuck. Keep the lock until the supervisor is done.
-    pub async fn lock(&self, lifetime: Lifetime) -> Result<Option<SupervisorLock>, LockError> {
+    pub(crate) async fn lock(&self, lifetime: Lifetime) -> Result<Option<SupervisorLock>, LockError> {
         let lock = SupervisorLock::take(&self.state_dir, &self.config, lifetime).await?;
         if let Some(lock) = &lock {
             *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = lock.progress();
@@ -179,13 +179,13 @@ impl Supervisor {
     }
 
     /// What a tick would do now. Starts and writes nothing.
-    pub async fn dry_run(&self) -> TickReport {
+    pub(crate) async fn dry_run(&self) -> TickReport {
         self.plan(COUNT_TIMEOUT).await
     }
 
     /// Ticks now, then at the supervisor's pace for `lifetime`, or until `stop`; see [`SupervisorLock::remaining`]. Workers
     /// go on. Leaves promises for the time until the next cron. Returns what the last tick could not do.
-    pub async fn cron(
+    pub(crate) async fn cron(
         &self,
         lifetime: Duration,
         stop: impl Future<Output = ()>,
@@ -200,7 +200,7 @@ impl Supervisor {
 
     /// Ticks until `stop`, then withdraws all promises. Workers go on, see [`Supervisor::stop_workers`]. Returns what the
     /// last tick could not do.
-    pub async fn supervise(
+    pub(crate) async fn supervise(
         &self,
         stop: impl Future<Output = ()>,
         on_tick: impl FnMut(&TickReport),
@@ -212,7 +212,7 @@ impl Supervisor {
 
     /// Asks all live workers to finish (SIGTERM), also those of definitions that are no longer in the configuration, and
     /// waits for them, or until `hurry`. Returns those that still run.
-    pub async fn stop_workers(&self, hurry: impl Future<Output = ()>) -> Result<Vec<LiveSlot>, StateError> {
+    pub(crate) async fn stop_workers(&self, hurry: impl Future<Output = ()>) -> Result<Vec<LiveSlot>, StateError> {
         let mut hurry = pin!(hurry);
         let mut asked = HashSet::new();
         let mut next_renewal = Instant::now() + self.pace.tick;

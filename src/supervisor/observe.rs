@@ -50,7 +50,7 @@ struct Backlog {
 
 impl Observer {
     /// Observes these definitions. Each transport has `count_timeout` to answer.
-    pub async fn observe<'a>(
+    pub(super) async fn observe<'a>(
         &self,
         definitions: &'a [WorkerDefinition],
         leases: &Leases,

@@ -10,7 +10,7 @@ const START_TOLERANCE: u64 = 2;
 
 /// A process, by its pid and its start time: a later process with the same pid is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
+pub(crate) struct ProcessId {
     /// The process id.
     pub pid: u32,
     /// When the process started, in seconds since 1970.
@@ -32,13 +32,13 @@ pub(super) enum StuckState {
 impl ProcessId {
     /// The process with this pid. `None` if there is none, or it cannot be seen from here. A dead process counts until
     /// it is reaped.
-    pub fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         look(pid).map(|(started_at, _)| Self { pid, started_at })
     }
 
     /// Is the process running? A dead process that was not reaped is not: otherwise it would keep its slot for ever in
     /// a container whose first process reaps nothing.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.status().is_some_and(runs)
     }
 
@@ -59,12 +59,12 @@ impl ProcessId {
 
     /// Asks the process to finish (SIGTERM). Checks immediately before that it is still the same process, and does
     /// nothing if it is gone.
-    pub fn terminate(&self) -> Result<(), nix::Error> {
+    pub(crate) fn terminate(&self) -> Result<(), nix::Error> {
         self.signal(Signal::SIGTERM)
     }
 
     /// Kills the process (SIGKILL), with the same check.
-    pub fn kill(&self) -> Result<(), nix::Error> {
+    pub(crate) fn kill(&self) -> Result<(), nix::Error> {
         self.signal(Signal::SIGKILL)
     }
 

@@ -96,7 +96,7 @@ pub(super) struct Promises {
 impl Promises {
     /// The owner is the same for all supervisors of this state directory on this host: the next one renews the promises
     /// of the one before.
-    pub fn new(heartbeats: Heartbeats, transports: Arc<Transports>, slots: Slots, state_dir: &Path) -> Self {
+    pub(super) fn new(heartbeats: Heartbeats, transports: Arc<Transports>, slots: Slots, state_dir: &Path) -> Self {
         let host = nix::unistd::gethostname().unwrap_or_default();
         let owner = format!("{OWNER_PREFIX}{}:{}", host.display(), state_dir.display());
         Self { heartbeats, owner: bounded(owner, MAX_OWNER_LENGTH), transports, slots }
@@ -104,7 +104,7 @@ impl Promises {
 
     /// Promises for the transports of some definitions, and withdraws the promises for the others, as their plan and
     /// their live workers demand.
-    pub async fn update(&self, definitions: &[WorkerDefinition], plan: &Plan, phase: Phase) {
+    pub(super) async fn update(&self, definitions: &[WorkerDefinition], plan: &Plan, phase: Phase) {
         let (mut promised, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
         for (definition, planned) in definitions.iter().zip(&plan.workers) {
             let slots = self.slots.live(&definition.name).unwrap_or_default();
@@ -130,7 +130,7 @@ impl Promises {
     }
 
     /// Withdraws all promises, at the end of a supervisor that no other is to follow. Tries for some seconds.
-    pub async fn withdraw_all(&self, definitions: &[WorkerDefinition]) {
+    pub(super) async fn withdraw_all(&self, definitions: &[WorkerDefinition]) {
         let names: BTreeSet<String> =
             definitions.iter().flat_map(|definition| self.producers_names(definition)).collect();
         let names = names.iter().map(String::as_str).collect();

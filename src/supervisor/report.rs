@@ -7,7 +7,7 @@ use crate::config::WorkerDefinition;
 
 /// What a tick found and did.
 #[derive(Debug, Default)]
-pub struct TickReport {
+pub(crate) struct TickReport {
     /// What was to be done, and why.
     pub plan: Plan,
     /// The workers that were started.
@@ -20,7 +20,7 @@ pub struct TickReport {
 
 /// A worker that a tick started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Started {
+pub(crate) struct Started {
     /// The worker definition's name.
     pub definition: String,
     /// The slot's number.
@@ -31,7 +31,7 @@ pub struct Started {
 
 /// What a tick could not do for a worker definition. The next tick tries again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct TickFailure {
+pub(crate) struct TickFailure {
     /// The worker definition's name.
     pub definition: String,
     /// What went wrong, for people.

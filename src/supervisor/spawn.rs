@@ -30,13 +30,13 @@ use super::state::{self, Mode, StateError};
 use crate::{descriptors, threads};
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
-pub const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
+pub(crate) const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
 /// Names the file descriptor that holds the slot's lock, in the worker's environment.
-pub const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
+pub(crate) const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
 
 /// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds
 /// what a dead worker has left running.
-pub const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
+pub(super) const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
 /// A log longer than this (in bytes) is renamed to `….log.1` when the next worker starts.
 const LOG_ROTATED_AT: u64 = 10 << 20;
@@ -46,7 +46,7 @@ const LOG_ROTATED_AT: u64 = 10 << 20;
 /// descriptor: workers would hold that lock long after the supervisor's end, and the next cron would be refused.
 ///
 /// To be called when the process starts, before it opens files.
-pub fn keep_inherited_from_children() {
+pub(crate) fn keep_inherited_from_children() {
     let slot = std::env::var(SLOT_FD_VARIABLE).ok().and_then(|descriptor| descriptor.parse().ok());
     descriptors::keep_from_children(slot);
 }
@@ -61,7 +61,7 @@ pub(super) struct Spawned {
 
 /// A worker could not be started.
 #[derive(Debug, Error)]
-pub enum SpawnError {
+pub(crate) enum SpawnError {
     /// Its log could not be opened.
     #[error(transparent)]
     State(#[from] StateError),
@@ -88,7 +88,7 @@ impl SpawnError {
 }
 
 /// The log to which the workers of a definition write their output.
-pub fn worker_log(state_dir: &Path, definition: &str) -> PathBuf {
+pub(super) fn worker_log(state_dir: &Path, definition: &str) -> PathBuf {
     state_dir.join("log").join(format!("worker-{definition}.log"))
 }
 
@@ -176,7 +176,7 @@ fn ending(status: ExitStatus) -> String {
 
 /// The slot that this process, a worker, runs in. Keep it until the end: dropping it frees the slot.
 #[derive(Debug)]
-pub struct HeldSlot {
+pub(crate) struct HeldSlot {
     name: String,
     in_flight_path: PathBuf,
     _file: Arc<File>,
@@ -195,18 +195,18 @@ impl HeldSlot {
     }
 
     /// `<definition>/<n>`.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The file in which this worker records its messages in flight. The supervisor reads it after the worker's death.
-    pub fn in_flight_path(&self) -> &Path {
+    pub(crate) fn in_flight_path(&self) -> &Path {
         &self.in_flight_path
     }
 
     /// Reports why workers of this definition can do nothing until somebody fixes it. The supervisor then starts none
     /// for some minutes, and logs the reason.
-    pub fn refuse(&self, why: &str) {
+    pub(crate) fn refuse(&self, why: &str) {
         let Some(dir) = self.in_flight_path.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
             tracing::warn!(slot = self.name, %error, "the supervisor could not be notified, and goes on starting workers");
@@ -220,7 +220,7 @@ impl HeldSlot {
 /// The environment may be stale or wrong, because everything that a worker starts inherits it. So the descriptor that
 /// it names is left alone unless it is this very slot's file, and was inherited. The environment is not changed; code
 /// that starts further programs should remove [`SLOT_VARIABLE`] and [`SLOT_FD_VARIABLE`] from theirs.
-pub fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
+pub(crate) fn adopt_slot(state_dir: &Path) -> Option<HeldSlot> {
     adopt_among(&Slots::new(state_dir))
 }
 

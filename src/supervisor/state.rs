@@ -23,7 +23,7 @@ use thiserror::Error;
 
 /// A file or folder under `state_dir` could not be used.
 #[derive(Debug, Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// A system call failed.
     #[error("{} could not be {action}: {source}{}", path.display(), advice(source))]
     Io {

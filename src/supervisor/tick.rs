@@ -47,10 +47,10 @@ pub(super) struct Logged {
 
 impl Budget {
     /// Everything.
-    pub const FULL: Self = Self { count_timeout: COUNT_TIMEOUT, maintains: true, promises: true };
+    pub(super) const FULL: Self = Self { count_timeout: COUNT_TIMEOUT, maintains: true, promises: true };
 
     /// For a tick that begins this long before the last one; zero is the last one itself.
-    pub fn until_last(left: Duration) -> Self {
+    pub(super) fn until_last(left: Duration) -> Self {
         Self {
             count_timeout: COUNT_TIMEOUT.min(left + LAST_COUNT_TIMEOUT),
             maintains: left > MAINTENANCE_ENDS,

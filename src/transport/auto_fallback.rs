@@ -31,7 +31,7 @@ const FALLBACK: Setting<Option<String>> =
 
 /// Knows whether a transport is being consumed.
 #[async_trait]
-pub trait Liveness: Send + Sync {
+pub(crate) trait Liveness: Send + Sync {
     /// Whether any of these transports is being consumed. `false` if that cannot be found out: no message is stranded
     /// by the fallback.
     async fn is_running(&self, transports: &[&str]) -> bool;

@@ -16,9 +16,9 @@ pub struct FactoryContext {
     /// The folder for files by which processes on this host notify each other.
     pub state_dir: PathBuf,
     /// Database URLs by connection name, for `doctrine://NAME`.
-    pub connections: IndexMap<String, Secret>,
+    pub(crate) connections: IndexMap<String, Secret>,
     /// Knows which transports are being consumed.
-    pub liveness: Arc<dyn Liveness>,
+    pub(crate) liveness: Arc<dyn Liveness>,
 }
 
 /// Creates the transports of some DSN schemes. Holds what they share, such as connections.

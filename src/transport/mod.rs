@@ -134,7 +134,7 @@ mod sql;
 mod sync;
 mod transports;
 
-pub use auto_fallback::Liveness;
+pub(crate) use auto_fallback::Liveness;
 pub use capabilities::{
     Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Queues, Releasing, Retrying,
     SettingUp, Waking,
@@ -144,9 +144,11 @@ pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Rec
 pub use error::TransportError;
 pub use factory::{Factory, FactoryContext};
 pub use in_memory::{InMemory, InMemoryFactory};
-pub use registry::built_in_factories;
-pub(crate) use registry::built_in_factories_on;
-pub use sync::SyncTransport;
-pub use transports::{Transports, scheme_options};
+pub(crate) use registry::{built_in_factories, built_in_factories_on};
+#[cfg(test)]
+pub(crate) use sync::SyncTransport;
+pub use transports::Transports;
+pub(crate) use transports::scheme_options;
 
-pub use crate::config::{Dsn, DsnError, Host, OptionReader, TransportSpec};
+pub use crate::config::dsn::{Dsn, Host};
+pub use crate::config::spec::{OptionReader, TransportSpec};

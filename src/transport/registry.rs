@@ -17,7 +17,7 @@ macro_rules! registry {
         }
 
         /// The factories in this build, for [`Transports::new`](super::Transports::new). `auto-fallback` needs none.
-        pub fn built_in_factories() -> Vec<Arc<dyn Factory>> {
+        pub(crate) fn built_in_factories() -> Vec<Arc<dyn Factory>> {
             built_in_factories_on(&Connections::default())
         }
 

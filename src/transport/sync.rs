@@ -40,7 +40,7 @@ impl From<SyncTransport> for Transport {
 
 /// Creates [`SyncTransport`]s. They have no options.
 #[derive(Debug, Default)]
-pub struct SyncFactory;
+pub(super) struct SyncFactory;
 
 impl Factory for SyncFactory {
     fn schemes(&self) -> &'static [&'static str] {

@@ -10,7 +10,7 @@ use super::{Factory, FactoryContext, Liveness, Transport, TransportError, Transp
 use crate::config::{Problem, SchemeOptions, TransportConfig};
 
 /// The options of all transports, by scheme, for the [schema](crate::config::schema()) of the configuration.
-pub fn scheme_options(factories: &[Arc<dyn Factory>]) -> Vec<SchemeOptions> {
+pub(crate) fn scheme_options(factories: &[Arc<dyn Factory>]) -> Vec<SchemeOptions> {
     let mut seen = IndexSet::new();
     let mut all = Vec::new();
     // A factory added later wins.
@@ -35,7 +35,7 @@ pub struct Transports {
 
 impl Transports {
     /// Creates all transports, or reports all mistakes. Leaves warnings out; [`Transports::build`] has them.
-    pub fn new(
+    pub(crate) fn new(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
         context: &FactoryContext,
@@ -46,7 +46,7 @@ impl Transports {
     }
 
     /// Creates all transports that can be created, and reports all mistakes and warnings. Opens nothing.
-    pub fn build(
+    pub(crate) fn build(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
         context: &FactoryContext,
@@ -55,7 +55,7 @@ impl Transports {
     }
 
     /// Adds a transport. Replaces one with the same name.
-    pub fn insert(&mut self, transport: impl Into<Transport>) {
+    pub(crate) fn insert(&mut self, transport: impl Into<Transport>) {
         let transport = transport.into();
         self.targets.remove(transport.name());
         self.by_name.insert(transport.name().to_owned(), Arc::new(transport));
@@ -63,7 +63,7 @@ impl Transports {
 
     /// Adds a transport that sends to `target` while that is being consumed, and otherwise to `fallback`. Fails if one
     /// of the two does not exist yet.
-    pub fn insert_auto_fallback(
+    pub(crate) fn insert_auto_fallback(
         &mut self,
         name: &str,
         target: &str,

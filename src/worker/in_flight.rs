@@ -17,7 +17,7 @@ pub(crate) const UNFINISHED: &str = ".note-";
 
 /// The messages that a worker has in flight, by transport.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     /// By the name of the transport that is really read (an auto-fallback's target).
     pub transports: IndexMap<String, Vec<InFlightBatch>>,
     /// The worker is dead, and everything that its handlers had started has been ended.
@@ -27,7 +27,7 @@ pub struct InFlight {
 
 /// Messages that a worker has received from a transport, and that have the same receipts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InFlightBatch {
+pub(crate) struct InFlightBatch {
     /// The messages' ids.
     pub ids: Vec<String>,
     /// Their receipts, one of which is valid.
@@ -36,7 +36,7 @@ pub struct InFlightBatch {
 
 impl InFlightBatch {
     /// The messages as their transport identifies them.
-    pub fn deliveries(&self) -> impl Iterator<Item = Delivery> {
+    pub(crate) fn deliveries(&self) -> impl Iterator<Item = Delivery> {
         let receipts: Vec<Receipt> = self.receipts.iter().cloned().map(Receipt).collect();
         self.ids.iter().map(move |id| Delivery { id: MessageId(id.clone()), receipts: receipts.clone() })
     }
@@ -44,18 +44,18 @@ impl InFlightBatch {
 
 /// The file with a worker's record.
 #[derive(Debug, Clone)]
-pub struct InFlightFile {
+pub(crate) struct InFlightFile {
     path: PathBuf,
 }
 
 impl InFlightFile {
     /// The file at this path. Its folder must exist.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
     /// Reads the record. It is empty if there is no file.
-    pub fn read(&self) -> io::Result<InFlight> {
+    pub(crate) fn read(&self) -> io::Result<InFlight> {
         match std::fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(InFlight::default()),
             text => Ok(serde_json::from_slice(&text?)?),
@@ -63,7 +63,7 @@ impl InFlightFile {
     }
 
     /// Replaces the record.
-    pub fn write(&self, in_flight: &InFlight) -> io::Result<()> {
+    pub(crate) fn write(&self, in_flight: &InFlight) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         file.write_all(&serde_json::to_vec(in_flight)?)?;
@@ -72,7 +72,7 @@ impl InFlightFile {
     }
 
     /// Removes the file. It is no error if there is none.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

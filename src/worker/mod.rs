@@ -21,12 +21,12 @@ mod tests;
 mod tracker;
 
 pub(crate) use in_flight::UNFINISHED;
-pub use in_flight::{InFlight, InFlightBatch, InFlightFile};
+pub(crate) use in_flight::{InFlight, InFlightBatch, InFlightFile};
 pub use limits::StopReason;
 pub(crate) use presence::Presence;
-pub use presence::{InProcessWorker, in_process_workers};
-pub use retry::retry_delay;
-pub use stop::{StopBroadcast, StopToken};
+pub(crate) use presence::{InProcessWorker, in_process_workers};
+pub(crate) use retry::retry_delay;
+pub(crate) use stop::{StopBroadcast, StopToken};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ enum OnFailure {
 }
 
 /// Consumes transports until something stops it.
-pub struct Worker {
+pub(crate) struct Worker {
     bus: Bus,
     sources: Vec<Arc<Source>>,
     /// Each name that was asked for, with the name of the transport that is really read.
@@ -118,7 +118,7 @@ pub struct Worker {
 impl Worker {
     /// A worker that consumes the given transports, the first one before all others. Fails if one does not exist or
     /// cannot be consumed. If `options` names queues, `transports` must already be limited to these.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
         bus: Bus,
         transports: &Transports,
@@ -149,14 +149,14 @@ impl Worker {
 
     /// The same worker, which makes parked messages due before anything else if `resume` is set.
     #[must_use]
-    pub fn resuming(self, resume: bool) -> Self {
+    pub(crate) fn resuming(self, resume: bool) -> Self {
         Self { resume, ..self }
     }
 
     /// The same worker, which records in this file which messages are in flight, for the supervisor to find after a
     /// crash.
     #[must_use]
-    pub fn recording(self, in_flight: Option<InFlightFile>) -> Self {
+    pub(crate) fn recording(self, in_flight: Option<InFlightFile>) -> Self {
         Self { in_flight, ..self }
     }
 
@@ -189,7 +189,7 @@ impl Worker {
     ///
     /// If a store fails, the error is logged, and the worker tries again for as long as it runs. An error that trying
     /// again cannot remedy (a table that is missing and may not be created) ends the worker.
-    pub async fn run(&self, owner: &str, stop: &mut StopToken) -> Result<WorkerSummary, TransportError> {
+    pub(crate) async fn run(&self, owner: &str, stop: &mut StopToken) -> Result<WorkerSummary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
         let heartbeat = WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl);
@@ -254,7 +254,7 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
 }
 
 /// Whether messages that failed for good are moved to this transport.
-pub fn is_failure_transport(config: &Config, transports: &Transports, transport: &str) -> bool {
+pub(crate) fn is_failure_transport(config: &Config, transports: &Transports, transport: &str) -> bool {
     let own = config.transports.values().filter_map(|transport| transport.failure_transport.as_ref());
     let mut names = own.chain(&config.failure_transport);
     names.any(|name| transports.target(name).is_ok_and(|failure| failure.name() == transport))

@@ -13,7 +13,7 @@ const FOLDER: &str = "in-process";
 
 /// A worker that runs inside another program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InProcessWorker {
+pub(crate) struct InProcessWorker {
     /// What it consumes, in order of priority.
     pub transports: Vec<String>,
     /// How many messages it handles at once.
@@ -54,7 +54,7 @@ impl Drop for Presence {
 }
 
 /// The workers that run inside other programs, in the order in which they were started.
-pub fn in_process_workers(state_dir: &Path) -> io::Result<Vec<InProcessWorker>> {
+pub(crate) fn in_process_workers(state_dir: &Path) -> io::Result<Vec<InProcessWorker>> {
     let files = match state_dir.join(FOLDER).read_dir() {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

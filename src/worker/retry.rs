@@ -10,7 +10,7 @@ const MAX_DELAY: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The delay before retry number `retries + 1`, as in Symfony's `MultiplierRetryStrategy` (7.1, with its jitter):
 /// `delay × multiplier^retries`, plus or minus up to the share `jitter` of it, at most `max_delay`. `random` is from 0
 /// to 1.
-pub fn retry_delay(strategy: &RetryStrategy, retries: u32, random: f64) -> Duration {
+pub(crate) fn retry_delay(strategy: &RetryStrategy, retries: u32, random: f64) -> Duration {
     let exponent = i32::try_from(retries).unwrap_or(i32::MAX);
     let delay = strategy.delay.as_secs_f64() * strategy.multiplier.powi(exponent);
     let jittered = delay + delay * strategy.jitter * (2.0 * random - 1.0);

@@ -21,7 +21,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Asks one worker to stop. Clones share one state.
 #[derive(Debug, Clone)]
-pub struct StopToken {
+pub(crate) struct StopToken {
     sender: Arc<watch::Sender<State>>,
     receiver: watch::Receiver<State>,
     cancellation: CancellationToken,
@@ -43,12 +43,12 @@ impl Default for StopToken {
 
 impl StopToken {
     /// A token without a request.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Asks the worker to finish its current messages and to stop. The first reason counts.
-    pub fn request(&self, reason: StopReason) {
+    pub(crate) fn request(&self, reason: StopReason) {
         self.sender.send_modify(|state| state.reason = state.reason.or(Some(reason)));
         self.cancellation.cancel();
     }
@@ -59,12 +59,12 @@ impl StopToken {
     }
 
     /// The reason to stop, if a stop was requested.
-    pub fn requested(&self) -> Option<StopReason> {
+    pub(crate) fn requested(&self) -> Option<StopReason> {
         self.receiver.borrow().reason
     }
 
     /// Returns when a stop is requested.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         // The channel stays open for as long as this value exists, which has its sender.
         let _ = self.receiver.wait_for(|state| state.reason.is_some()).await;
     }
@@ -83,23 +83,23 @@ impl StopToken {
 
 /// Asks all running workers to stop, by an entry in the cache (Symfony: `messenger:stop-workers`).
 #[derive(Clone)]
-pub struct StopBroadcast {
+pub(crate) struct StopBroadcast {
     cache: Arc<Cache>,
 }
 
 impl StopBroadcast {
     /// A broadcast to the workers that share this cache.
-    pub fn new(cache: Arc<Cache>) -> Self {
+    pub(crate) fn new(cache: Arc<Cache>) -> Self {
         Self { cache }
     }
 
     /// Asks every worker that runs now to stop. Workers that are started later are not affected.
-    pub async fn send(&self) -> Result<(), CacheError> {
+    pub(crate) async fn send(&self) -> Result<(), CacheError> {
         self.cache.put(GROUP, KEY, "", REQUEST_TTL).await
     }
 
     /// Passes the request on to `stop` for a worker that started at `since`. Runs until then.
-    pub async fn watch(self, stop: StopToken, since: SystemTime) {
+    pub(crate) async fn watch(self, stop: StopToken, since: SystemTime) {
         let mut is_readable = true;
         loop {
             match self.cache.list(GROUP).await {

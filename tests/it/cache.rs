@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use indexmap::IndexMap;
-use minutely::cache::{Cache, CacheError, CacheStore, open_store};
-use minutely::config::{Problem, Secret, TransportConfig};
+use minutely::cache::{Cache, CacheError, CacheStore, open_store as open};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 
 use crate::support::databases::{Database, Server};
@@ -54,18 +52,6 @@ impl Stage {
     fn open(&self) -> Arc<dyn CacheStore> {
         open(&self.dsn, self.dir.path()).unwrap()
     }
-}
-
-fn open(dsn: &str, dir: &Path) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
-    let config = TransportConfig {
-        name: "cache".to_owned(),
-        path: "cache".to_owned(),
-        dsn: Secret(dsn.to_owned()),
-        options: serde_yaml::Mapping::new(),
-        retry: None,
-        failure_transport: None,
-    };
-    open_store(&config, dir, &IndexMap::new(), &mut vec![])
 }
 
 macro_rules! on_every_store {

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lapin::options::BasicGetOptions;
-use minutely::app::{App, WorkerBuilder, WorkerHandle};
 use minutely::message::{Encoded, Message};
-use minutely::worker::StopReason;
+use minutely::{App, StopReason, WorkerBuilder, WorkerHandle};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 

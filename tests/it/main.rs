@@ -3,6 +3,8 @@
 //! `cargo test --test it worker::` runs one module, and `cargo test --test it NAME` the tests with this in their names.
 //! Tests that need a server are ignored if there is none; `support` has their stores.
 
+#![allow(unreachable_pub, reason = "a program has no public items, and `pub` says what a module is for")]
+
 #[macro_use]
 extern crate harness;
 

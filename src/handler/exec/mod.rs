@@ -60,7 +60,7 @@ const MAX_HEADERS: usize = 96 * 1024;
 const MAX_NAME: usize = 100;
 
 /// Runs a program for each message.
-pub struct Exec {
+pub(crate) struct Exec {
     name: String,
     program: PathBuf,
     arguments: Vec<String>,
@@ -71,7 +71,7 @@ pub struct Exec {
 impl Exec {
     /// A handler that runs the program in the folder `dir`. A program with a `/` in its name is a path relative to
     /// `dir`; any other is looked up in `PATH`.
-    pub fn new(config: &ExecConfig, dir: &Path) -> Self {
+    pub(crate) fn new(config: &ExecConfig, dir: &Path) -> Self {
         let mut words = config.exec.iter().cloned();
         let program = words.next().unwrap_or_default();
         Self {

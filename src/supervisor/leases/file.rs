@@ -25,7 +25,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// How long the lease still lasts; zero once it has expired.
-    pub fn remaining(&self) -> Duration {
+    pub(super) fn remaining(&self) -> Duration {
         self.expires_at.duration_since(SystemTime::now()).unwrap_or_default()
     }
 }
@@ -37,24 +37,24 @@ pub(super) struct LeaseFile {
 }
 
 impl LeaseFile {
-    pub fn of(slots: &Slots, definition: &str, slot: u32) -> Self {
+    pub(super) fn of(slots: &Slots, definition: &str, slot: u32) -> Self {
         let path = slots.path(definition, slot).with_added_extension("lease");
         Self { dir: slots.dir_of(definition), path }
     }
 
     /// The lease. `None` if there is none, or it cannot be read.
-    pub fn read(&self) -> Option<Lease> {
+    pub(super) fn read(&self) -> Option<Lease> {
         serde_json::from_slice(&std::fs::read(&self.path).ok()?).ok()
     }
 
-    pub fn write(&self, lease: &Lease) -> Result<(), StateError> {
+    pub(super) fn write(&self, lease: &Lease) -> Result<(), StateError> {
         state::create_dir(&self.dir)?;
         let written = serde_json::to_vec(lease).map_err(Into::into);
         let written = written.and_then(|json| state::replace(&self.path, TEMPORARY_PREFIX, &json));
         written.map_err(StateError::io(&self.path, "written"))
     }
 
-    pub fn remove(&self) {
+    pub(super) fn remove(&self) {
         // What stays is overwritten with the next lease, and until then read only if a worker runs in this slot.
         let _ = std::fs::remove_file(&self.path);
     }

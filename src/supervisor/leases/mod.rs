@@ -72,26 +72,26 @@ enum Action {
 }
 
 impl Leases {
-    pub fn new(cache: Arc<Cache>, state_dir: &Path) -> Self {
+    pub(super) fn new(cache: Arc<Cache>, state_dir: &Path) -> Self {
         Self { cache, state_dir: state_dir.to_owned(), slots: Slots::new(state_dir) }
     }
 
     /// The cluster slots of a definition that some host has leased.
-    pub async fn held(&self, definition: &str) -> Result<BTreeSet<u32>, String> {
+    pub(super) async fn held(&self, definition: &str) -> Result<BTreeSet<u32>, String> {
         let claims = within_timeout(self.cache.list(&group(definition))).await?;
         Ok(claims.iter().filter_map(|claim| claim.key.parse().ok()).collect())
     }
 
     /// Leases a cluster slot for a worker that is about to be started; `false` if another host has leased it. The
     /// caller must have locked its own slot of the same number.
-    pub async fn acquire(&self, definition: &WorkerDefinition, slot: u32) -> Result<bool, String> {
+    pub(super) async fn acquire(&self, definition: &WorkerDefinition, slot: u32) -> Result<bool, String> {
         let limit = definition.consume_options.time_limit.ok_or("its time limit cannot be read")?;
         self.claim(&definition.name, slot, limit.saturating_add(GRACE), None).await
     }
 
     /// Renews the leases of live workers, and releases those that have no worker. Ends workers whose lease is about to
     /// expire and cannot be renewed. To be called at the beginning of each tick.
-    pub async fn maintain(&self, definitions: &[WorkerDefinition]) {
+    pub(super) async fn maintain(&self, definitions: &[WorkerDefinition]) {
         let shared = definitions.iter().filter(|definition| is_shared(definition));
         join_all(shared.map(|definition| async {
             if let Err(error) = self.maintain_definition(&definition.name).await {
@@ -102,7 +102,7 @@ impl Leases {
     }
 
     /// Whether this worker has been asked to finish, because its lease expires.
-    pub fn has_asked_to_finish(&self, worker: &WorkerRecord) -> bool {
+    pub(super) fn has_asked_to_finish(&self, worker: &WorkerRecord) -> bool {
         let lease = LeaseFile::of(&self.slots, &worker.definition, worker.slot).read();
         lease.is_some_and(|lease| lease.asked_to_finish == Some(worker.process))
     }

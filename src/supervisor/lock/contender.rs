@@ -40,14 +40,14 @@ pub(super) struct Contender<'a> {
 
 impl LockFile {
     /// Whether the last supervisor made progress so recently that the state directory belongs to its configuration.
-    pub fn is_recent(&self) -> bool {
+    pub(super) fn is_recent(&self) -> bool {
         self.silent < OWNED_FOR
     }
 }
 
 impl Contender<'_> {
     /// See [`SupervisorLock::take`].
-    pub async fn take(&self) -> Result<Option<SupervisorLock>, LockError> {
+    pub(super) async fn take(&self) -> Result<Option<SupervisorLock>, LockError> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(RETRY_PAUSE).await;
@@ -119,13 +119,13 @@ impl Contender<'_> {
 
     /// Whether this configuration may succeed that of another supervisor: it may if it is the same, if the other one's
     /// file no longer exists, or if it is a new version of an application: in another folder, with the same file name.
-    pub fn may_succeed(&self, other: &SupervisorRecord) -> bool {
+    pub(super) fn may_succeed(&self, other: &SupervisorRecord) -> bool {
         let is_new_version =
             other.config.file_name() == self.config.file_name() && other.config.parent() != self.config.parent();
         other.config == self.config || is_new_version || !other.config.exists()
     }
 
-    pub fn other_configuration(&self, other: &SupervisorRecord) -> LockError {
+    pub(super) fn other_configuration(&self, other: &SupervisorRecord) -> LockError {
         let (state_dir, ours) = (self.state_dir.to_owned(), self.config.to_owned());
         LockError::OtherConfiguration { state_dir, other: other.config.clone(), ours }
     }
@@ -178,7 +178,7 @@ impl Contender<'_> {
 
 /// An error if this state directory belongs to another configuration, whose workers a command would then affect. Creates
 /// nothing, and does not wait.
-pub fn check_owner(state_dir: &Path, config: &Path) -> Result<(), LockError> {
+pub(crate) fn check_owner(state_dir: &Path, config: &Path) -> Result<(), LockError> {
     let path = state_dir.join(FILE);
     let Some(file) = open_existing(&path)? else { return Ok(()) };
     let last = LockFile::read(&file, &path)?;

@@ -10,10 +10,10 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use contender::check_owner;
+pub(crate) use contender::check_owner;
 #[cfg(test)]
 pub(super) use lifetime::CRON_LIFETIME;
-pub use record::{SupervisorStatus, supervisor_status};
+pub(crate) use record::{SupervisorStatus, supervisor_status};
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use contender::Contender;
 
 /// How long a supervisor runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifetime {
+pub(crate) enum Lifetime {
     /// Until the end of the minute: cron starts the next one.
     UntilNextCron,
     /// Until it is stopped.
@@ -37,14 +37,14 @@ pub enum Lifetime {
 
 /// The right to supervise a state directory. Released when it is dropped, and when the process ends.
 #[derive(Debug)]
-pub struct SupervisorLock {
+pub(crate) struct SupervisorLock {
     file: Arc<File>,
     ends_at: Option<DateTime<Utc>>,
 }
 
 /// There is no telling whether a supervisor runs, or this one must not run.
 #[derive(Debug, Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// The lock's file could not be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -77,7 +77,7 @@ pub enum LockError {
 
 impl SupervisorLock {
     /// How much longer this supervisor is to run. `None`: until it is stopped.
-    pub fn remaining(&self) -> Option<Duration> {
+    pub(crate) fn remaining(&self) -> Option<Duration> {
         self.ends_at.map(|end| (end - Utc::now()).to_std().unwrap_or_default())
     }
 
@@ -101,7 +101,7 @@ pub(super) struct Progress(Weak<File>);
 
 impl Progress {
     /// Sets the modification time of the lock's file to now.
-    pub fn note(&self) {
+    pub(super) fn note(&self) {
         let Some(file) = self.0.upgrade() else { return };
         // It hardly can fail. If it does, the supervisor looks stuck to the next one, which reports that.
         if let Err(error) = file.set_modified(SystemTime::now()) {

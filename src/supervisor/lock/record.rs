@@ -40,7 +40,7 @@ pub(super) struct LockFile {
 }
 
 impl LockFile {
-    pub fn read(file: &File, path: &Path) -> Result<Self, StateError> {
+    pub(super) fn read(file: &File, path: &Path) -> Result<Self, StateError> {
         Self::read_open(file).map_err(StateError::io(path, "read"))
     }
 
@@ -63,7 +63,7 @@ impl LockFile {
 
 impl SupervisorRecord {
     /// This process, as the supervisor of a configuration.
-    pub fn of_this_process(config: &Path, now: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> Self {
+    pub(super) fn of_this_process(config: &Path, now: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> Self {
         let pid = std::process::id();
         let process = ProcessId::of(pid).unwrap_or(ProcessId { pid, started_at: 0 });
         let ends_at = ends_at.map(|time| time.trunc_subsecs(3));
@@ -71,7 +71,7 @@ impl SupervisorRecord {
     }
 
     /// Replaces the content of the lock's file.
-    pub fn write(&self, file: &File) -> io::Result<()> {
+    pub(super) fn write(&self, file: &File) -> io::Result<()> {
         let json = serde_json::to_vec(self)?;
         file.set_len(0)?;
         file.write_all_at(&json, 0)
@@ -80,7 +80,7 @@ impl SupervisorRecord {
 
 /// The supervisor of a state directory, as `status` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct SupervisorStatus {
+pub(crate) struct SupervisorStatus {
     /// Whether one runs.
     pub running: bool,
     /// Its process.
@@ -90,7 +90,7 @@ pub struct SupervisorStatus {
 }
 
 /// The supervisor that runs in this state directory. Creates nothing.
-pub fn supervisor_status(state_dir: &Path) -> Result<SupervisorStatus, StateError> {
+pub(crate) fn supervisor_status(state_dir: &Path) -> Result<SupervisorStatus, StateError> {
     let path = state_dir.join(FILE);
     let Some(file) = open_existing(&path)? else { return Ok(SupervisorStatus::default()) };
     if !state::is_locked(&file, &path)? {

@@ -35,13 +35,13 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    pub fn new(slots: Slots, transports: Arc<Transports>) -> Self {
+    pub(super) fn new(slots: Slots, transports: Arc<Transports>) -> Self {
         Self { slots, transports }
     }
 
     /// Puts the messages of dead workers back. What cannot be put back now is tried again at the next tick. All workers
     /// and transports are handled concurrently, so that none waits for another.
-    pub async fn run(&self) {
+    pub(super) async fn run(&self) {
         let files = in_flight_files::of_dead_workers(&self.slots);
         join_all(files.into_iter().map(|file| self.recover(file))).await;
     }

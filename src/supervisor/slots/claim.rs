@@ -15,7 +15,7 @@ const MAX_REOPENED: u32 = 3;
 
 /// A claimed slot. Free again when it is dropped, unless a child has inherited its file.
 #[derive(Debug)]
-pub struct SlotClaim {
+pub(crate) struct SlotClaim {
     definition: String,
     slot: u32,
     path: PathBuf,
@@ -45,12 +45,12 @@ impl SlotClaim {
     }
 
     /// `<definition>/<n>`, as in the worker's environment.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.definition, self.slot)
     }
 
     /// The slot's number.
-    pub fn slot(&self) -> u32 {
+    pub(crate) fn slot(&self) -> u32 {
         self.slot
     }
 

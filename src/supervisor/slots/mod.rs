@@ -26,8 +26,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use claim::SlotClaim;
-pub use record::WorkerRecord;
+pub(crate) use claim::SlotClaim;
+pub(crate) use record::WorkerRecord;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,13 +36,13 @@ use super::state::{self, Mode, StateError};
 
 /// All slots of one state directory.
 #[derive(Debug, Clone)]
-pub struct Slots {
+pub(crate) struct Slots {
     dir: PathBuf,
 }
 
 /// A slot with a live worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LiveSlot {
+pub(crate) struct LiveSlot {
     /// The worker definition's name.
     pub definition: String,
     /// The slot's number.
@@ -53,7 +53,7 @@ pub struct LiveSlot {
 
 impl Slots {
     /// The slots under this state directory. Creates nothing.
-    pub fn new(state_dir: &Path) -> Self {
+    pub(crate) fn new(state_dir: &Path) -> Self {
         Self { dir: state_dir.join("slots") }
     }
 
@@ -63,19 +63,19 @@ impl Slots {
     }
 
     /// The path of a slot's file.
-    pub fn path(&self, definition: &str, slot: u32) -> PathBuf {
+    pub(crate) fn path(&self, definition: &str, slot: u32) -> PathBuf {
         self.dir.join(definition).join(slot.to_string())
     }
 
     /// Claims a slot for a worker that is about to be started. `None` if the slot is occupied, or claimed by another
     /// process. Creates the file and its folders if they are missing.
-    pub fn claim(&self, definition: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
+    pub(crate) fn claim(&self, definition: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
         SlotClaim::take(self, definition, slot)
     }
 
     /// The live workers of a definition, by slot. Includes slots beyond a `max` that has been lowered. Files that are
     /// no slots are ignored.
-    pub fn live(&self, definition: &str) -> Result<Vec<LiveSlot>, StateError> {
+    pub(crate) fn live(&self, definition: &str) -> Result<Vec<LiveSlot>, StateError> {
         let mut slots: Vec<u32> =
             names(&self.dir.join(definition))?.iter().filter_map(|name| name.parse().ok()).collect();
         slots.sort_unstable();
@@ -85,7 +85,7 @@ impl Slots {
     }
 
     /// All live workers, also of definitions that are no longer in the configuration.
-    pub fn all_live(&self) -> Result<Vec<LiveSlot>, StateError> {
+    pub(crate) fn all_live(&self) -> Result<Vec<LiveSlot>, StateError> {
         let mut definitions = names(&self.dir)?;
         definitions.sort_unstable();
         let mut live = Vec::new();

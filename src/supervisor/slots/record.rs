@@ -14,7 +14,7 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// A worker, as recorded in the file of its slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerRecord {
+pub(crate) struct WorkerRecord {
     /// The worker definition's name.
     pub definition: String,
     /// The slot's number.

@@ -14,9 +14,9 @@ use crate::message::Encoded;
 use crate::transport::{Counts, Delivery, MessageId, Receipt, Received, Receiver, Sent, Transport};
 
 /// How long to wait for anything, even on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
-pub const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// The stores of one test, empty at first.
 pub struct Stage {
@@ -136,29 +136,29 @@ impl Queue {
 }
 
 /// A message with this body.
-pub fn message(body: impl Into<Bytes>) -> Encoded {
+pub(super) fn message(body: impl Into<Bytes>) -> Encoded {
     let headers = [("type", "App\\Message\\Test"), ("Content-Type", "application/json")].into();
     Encoded { body: body.into(), headers }
 }
 
-pub fn message_of(received: &Received) -> &Encoded {
+pub(super) fn message_of(received: &Received) -> &Encoded {
     received.message.as_ref().unwrap()
 }
 
-pub fn bodies(received: &[Received]) -> Vec<String> {
+pub(super) fn bodies(received: &[Received]) -> Vec<String> {
     received.iter().map(|received| String::from_utf8(message_of(received).body.to_vec()).unwrap()).collect()
 }
 
-pub fn ids(received: &[Received]) -> Vec<MessageId> {
+pub(super) fn ids(received: &[Received]) -> Vec<MessageId> {
     received.iter().map(|received| received.id.clone()).collect()
 }
 
 /// The deliveries of received messages.
-pub fn deliveries(received: &[Received]) -> Vec<Delivery> {
+pub(super) fn deliveries(received: &[Received]) -> Vec<Delivery> {
     received.iter().map(Received::delivery).collect()
 }
 
 /// Deliveries of messages that were never received, with the receipt of another message.
-pub fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
+pub(super) fn never_received(ids: &[MessageId], receipt: &Receipt) -> Vec<Delivery> {
     ids.iter().map(|id| Delivery { id: id.clone(), receipts: vec![receipt.clone()] }).collect()
 }

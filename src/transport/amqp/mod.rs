@@ -363,7 +363,7 @@ impl Amqp {
 
 /// Creates the transports of `amqp:`. Those on one virtual host share one connection.
 #[derive(Default)]
-pub struct AmqpFactory {
+pub(super) struct AmqpFactory {
     connections: Connections,
 }
 

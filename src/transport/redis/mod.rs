@@ -172,7 +172,7 @@ impl Redis {
 
 /// Creates the transports of `redis:`. Those on one database share one connection.
 #[derive(Default)]
-pub struct RedisFactory {
+pub(super) struct RedisFactory {
     connections: Connections,
 }
 

@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use self::dialect::Dialect;
 #[cfg(feature = "mysql")]
-pub use self::mysql::MysqlFactory;
+pub(super) use self::mysql::MysqlFactory;
 use self::options::QueueOptions;
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresFactory;
+pub(super) use self::postgres::PostgresFactory;
 use self::row::{Content, text};
-pub use self::sqlite::SqliteFactory;
+pub(super) use self::sqlite::SqliteFactory;
 use self::table::Table;
 use self::timestamp::{RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};
 

@@ -166,7 +166,7 @@ impl Dialect for Mysql {
 
 /// Creates the transports of `mysql:`. Those on one database share one connection.
 #[derive(Default)]
-pub struct MysqlFactory {
+pub(crate) struct MysqlFactory {
     connections: Connections,
 }
 

@@ -131,7 +131,7 @@ impl Dialect for Postgres {
 
 /// Creates the transports of `postgres:`. Those on one database share one connection.
 #[derive(Default)]
-pub struct PostgresFactory {
+pub(crate) struct PostgresFactory {
     connections: Connections,
 }
 

@@ -125,7 +125,7 @@ impl Dialect for Sqlite {
 
 /// Creates the transports of `sqlite:`. Those on one file share one connection.
 #[derive(Default)]
-pub struct SqliteFactory {
+pub(crate) struct SqliteFactory {
     connections: Connections,
 }
 
