@@ -54,7 +54,6 @@ struct Watched {
     wake: DateTime<Utc>,
     /// What was wrong at the last look. What stays as it is, is logged once.
     problem: Option<String>,
-    warned_of_future: bool,
 }
 
 /// Why a job could not be looked at.
@@ -70,12 +69,7 @@ enum LookError {
 
 impl Scheduler {
     pub(crate) fn new(jobs: &[Job], shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
-        let watch = |job: &Job| Watched {
-            job: job.clone(),
-            wake: DateTime::UNIX_EPOCH,
-            problem: None,
-            warned_of_future: false,
-        };
+        let watch = |job: &Job| Watched { job: job.clone(), wake: DateTime::UNIX_EPOCH, problem: None };
         Self {
             jobs: jobs.iter().map(watch).collect(),
             shared,
@@ -173,17 +167,13 @@ impl Scheduler {
         loop {
             let asked = Instant::now();
             let history = self.shared.history(&self.jobs[n].job, now).await?;
-            let watched = &mut self.jobs[n];
-            if let Some(future) = history.future.filter(|_| !watched.warned_of_future) {
-                let name = watched.job.name();
-                tracing::warn!(
-                    job = name,
-                    "a run was recorded for {}, in the future, and is not counted",
-                    key_of(future)
-                );
-                watched.warned_of_future = true;
-            }
             let job = &self.jobs[n].job;
+            if let Some(future) = history.future
+                && self.shared.may_warn_of(job, future).await?
+            {
+                let future = key_of(future);
+                tracing::warn!(job = job.name(), "a run was taken for {future}, in the future; it does not count");
+            }
             if let Some(time) = history.not_before.filter(|time| *time > now) {
                 return Ok(time);
             }
@@ -279,7 +269,12 @@ impl Scheduler {
                 // The next look tries again.
                 Err(_) => continue,
             };
-            if let Some(mut run) = runs.into_iter().find(|run| run.id == killed.id && run.ended_at.is_none()) {
+            let run = runs.into_iter().find(|run| run.id == killed.id);
+            if run.is_none() {
+                tracing::error!(job = killed.job, "a run was killed before its start was recorded");
+            }
+            // One with an end was killed right after it.
+            if let Some(mut run) = run.filter(|run| run.ended_at.is_none()) {
                 run.ended_at = Some(now);
                 run.outcome = Some(Outcome::Interrupted);
                 run.why = Some("it was killed, or the computer went off".to_owned());

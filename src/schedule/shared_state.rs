@@ -6,6 +6,7 @@
 //! | `cron/JOB` | `2026-11-21T12:00:00Z` | a random id | this due time was taken; one host gets it |
 //! | `cron/JOB` | `since SCHEDULE` | a time | since when this schedule is known: what was due before is not caught up |
 //! | `cron/JOB` | `not before` | a time | after a run that has skipped itself |
+//! | `cron/JOB` | `warned of TIME` | a random id | for a day after a warning |
 //! | `cron/JOB` | `boot ID HOST` | a random id | this boot was taken |
 //! | `cron-runs/JOB` | start and id | a [`Run`] | how a run went |
 //! | `cron-lease` | `JOB` | a host | the job runs there |
@@ -39,6 +40,9 @@ pub(super) const RENEW_LEASE: Duration = Duration::from_secs(15);
 
 /// A due time that is further in the future was taken by a clock that went wrong.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(60);
+
+/// How long nobody is warned again of such a time.
+const WARNING: Duration = Duration::from_secs(86_400);
 
 const LEASES: &str = "cron-lease";
 const NOT_BEFORE: &str = "not before";
@@ -147,6 +151,12 @@ impl SharedState {
         let not_before = value(NOT_BEFORE).and_then(parse_time);
         let keys = entries.iter().map(|entry| (entry.key.clone(), entry.written_at)).collect();
         Ok(History { last, future, not_before, keys })
+    }
+
+    /// Is nobody warned yet, today, that this due time was taken although it is in the future?
+    pub(super) async fn may_warn_of(&self, job: &Job, future: DateTime<Utc>) -> Result<bool, CacheError> {
+        let key = format!("warned of {}", key_of(future));
+        self.cache.claim(&group(job), &key, &random_id(), WARNING).await
     }
 
     /// Takes a due time: `true` for one of all hosts, once. Forgets old ones.

@@ -48,7 +48,6 @@ pub(super) struct Args {
 #[derive(Subcommand, Clone, Debug)]
 pub(super) enum Jobs {
     /// Show the scheduled jobs: when they run, and how their last runs went
-    #[command(alias = "ls")]
     List(list::Args),
     /// Show which jobs run next
     Next(next::Args),
