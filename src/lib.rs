@@ -79,7 +79,7 @@
 //! | `testing::conformance` | the tests that every transport passes (feature `testing`) |
 //!
 //! Types of other crates in signatures are [`message::Bytes`], `serde_json::Value` and what clap, serde and
-//! [`async_trait`] derive.
+//! `async_trait` derive.
 
 mod app;
 mod bounded_text;

@@ -2,7 +2,7 @@
 //! were asked to stop.
 //!
 //! Entries are in *groups*, which are read as a whole: all heartbeats of a transport, for example. A store keeps them
-//! ([`FileStore`] by default). [`Cache`] serves repeated reads from memory for a moment.
+//! (`FileStore` by default). [`Cache`] serves repeated reads from memory for a moment.
 
 mod file;
 mod file_name;

@@ -141,12 +141,13 @@ impl Definition {
         Self { support: Support::Accepted, ..Self::new(name, Kind::Anything, help) }
     }
 
-    /// An option that is accepted and has no effect, which a warning says: see [`Support::Ignored`].
+    /// An option that is accepted and has no effect. A warning says `why`, except for the values in `same` (in lower case), which ask for
+    /// what is done anyway.
     pub const fn ignored(name: &'static str, same: &'static [&'static str], why: &'static str) -> Self {
         Self { support: Support::Ignored { same, why }, ..Self::new(name, Kind::Anything, why) }
     }
 
-    /// An option that others know and that is a mistake here: see [`Support::Refused`].
+    /// An option that others know and that is a mistake here, for the reason `why`, except with the values in `same`.
     pub const fn refused(name: &'static str, same: &'static [&'static str], why: &'static str) -> Self {
         Self { support: Support::Refused { same, why }, ..Self::new(name, Kind::Anything, why) }
     }

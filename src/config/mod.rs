@@ -1,7 +1,7 @@
 //! The content of `config.yaml`: the model, loading and checking. The result is plain data; nothing is opened or
 //! started.
 //!
-//! [`read`] returns everything that could be understood, together with all problems. Later checks (of DSNs, of worker
+//! `read` returns everything that could be understood, together with all problems. Later checks (of DSNs, of worker
 //! options) add theirs, so that all problems are shown at once.
 
 mod builder;

@@ -1,7 +1,7 @@
 //! What handles a message: typed Rust functions, and the `exec` handlers that a configuration file can name.
 //!
 //! A [`Handler`] gets a [`HandlerContext`]. Its result says what to do with the message: it is done, is retried as the
-//! retry strategy says, is retried in any case, or is not retried. [`Handlers`] finds all handlers of a message as
+//! retry strategy says, is retried in any case, or is not retried. `Handlers` finds all handlers of a message as
 //! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
 
 mod argument;
