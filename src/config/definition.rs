@@ -8,7 +8,6 @@
 //! const RETRIES: Setting<u64> = Setting::whole("retries", 0, 10, "3", "how often it tries again");
 //! const OPTIONS: &[Definition] = &[RETRIES.definition];
 //! assert_eq!(RETRIES.default_value(), 3);
-//! assert_eq!(OPTIONS[0].kind.label(), "whole number, 0 to 10");
 //! ```
 
 use std::marker::PhantomData;

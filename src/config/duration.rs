@@ -39,13 +39,6 @@ pub enum Unit {
 
 /// Parses a duration: seconds, or a number with one of the units `ms`, `s`, `m`, `h`. Fractions are allowed (`0.5`,
 /// `1.5h`); signs, exponents and more than a hundred years are not.
-///
-/// ```
-/// # use minutely::config::parse_duration;
-/// # use std::time::Duration;
-/// assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-/// assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
-/// ```
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     parse(text, Unit::Seconds)
 }
