@@ -52,9 +52,9 @@ impl Factory for FolderFactory {
     fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let redeliver_timeout = options.get(&REDELIVER_TIMEOUT);
+        let path = spec.path().map_err(|problem| options.push(problem)).unwrap_or_default();
         options.finish()?;
-        let folder = Folder { name: spec.name.clone(), path: spec.file(spec.dsn.path()), redeliver_timeout };
-        let folder = Arc::new(folder);
+        let folder = Arc::new(Folder { name: spec.name.clone(), path, redeliver_timeout });
         let mut transport = Transport::queue(&spec.name, Arc::clone(&folder));
         // Counting is optional; autoscaling and `status` need it.
         transport.counting = Some(folder);
@@ -90,9 +90,9 @@ impl Folder {
     fn write(&self, message: &Encoded, delay: Duration) -> io::Result<MessageId> {
         static SENT: AtomicU64 = AtomicU64::new(0);
         let now = now();
-        let due = (now + delay.min(A_CENTURY)).as_millis();
+        let due = (now + delay.min(A_CENTURY)).as_nanos();
         let number = SENT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{due:015}.{:020}.{}.{number:020}", now.as_nanos(), std::process::id());
+        let name = format!("{due:020}.{:020}.{}.{number:020}", now.as_nanos(), std::process::id());
         let unfinished = self.folder("unfinished")?.join(&name);
         let mut file = File::create(&unfinished)?;
         serde_json::to_writer(&file, &message.headers)?;
@@ -139,6 +139,15 @@ impl Folder {
         Ok(())
     }
 
+    /// What has been in flight for too long is pending, whether a consumer has asked since or not.
+    fn count(&self, cap: u64) -> io::Result<Counts> {
+        self.redeliver()?;
+        let (due, delayed): (Vec<_>, Vec<_>) = self.names("waiting")?.into_iter().partition(|name| is_due(name));
+        let capped = |names: &[String]| cap.min(names.len() as u64);
+        let in_flight = self.names("in_flight")?;
+        Ok(Counts { pending: capped(&due), delayed: capped(&delayed), in_flight: capped(&in_flight) })
+    }
+
     fn remove(&self, ids: &[MessageId]) -> io::Result<()> {
         let in_flight = self.folder("in_flight")?;
         // What is no name of ours, or is gone, is passed over.
@@ -162,7 +171,7 @@ fn now() -> Duration {
 }
 
 fn is_due(name: &str) -> bool {
-    name.split('.').next().and_then(|due| due.parse().ok()).is_some_and(|due: u128| due <= now().as_millis())
+    name.split('.').next().and_then(|due| due.parse().ok()).is_some_and(|due: u128| due <= now().as_nanos())
 }
 
 /// Notes when a message was taken.
@@ -206,15 +215,7 @@ impl Counting for Folder {
     }
 
     async fn counts(&self, cap: u64) -> Result<Counts, TransportError> {
-        let waiting = self.names("waiting").map_err(self.error("counting"))?;
-        let in_flight = self.names("in_flight").map_err(self.error("counting"))?;
-        let (pending, delayed): (Vec<_>, Vec<_>) = waiting.iter().partition(|name| is_due(name));
-        let capped = |count: usize| cap.min(count as u64);
-        Ok(Counts {
-            pending: capped(pending.len()),
-            delayed: capped(delayed.len()),
-            in_flight: capped(in_flight.len()),
-        })
+        self.count(cap).map_err(self.error("counting"))
     }
 }
 
@@ -223,6 +224,22 @@ mod tests {
     use minutely::testing::conformance;
 
     use super::*;
+
+    #[test]
+    fn a_dsn_without_a_folder_is_refused() {
+        for (dsn, expected) in [
+            ("folder:", "it has no path: write folder:relative/path or folder:///absolute/path"),
+            ("folder://var/mail", "\"var\" stands where a host stands"),
+        ] {
+            let app = App::builder().transport(Arc::new(FolderFactory));
+            let error = app
+                .config_text(format!("transports: {{mail: \"{dsn}\"}}"))
+                .build()
+                .err()
+                .map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{error:?}");
+        }
+    }
 
     minutely::conformance!(
         folder,

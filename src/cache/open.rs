@@ -36,26 +36,22 @@ pub(crate) fn open_store_on(
     let spec = TransportSpec::new(config, databases, project_dir).map_err(|problem| vec![problem])?;
     let known = StoreKind::of_scheme(spec.store.scheme()).map(options_of).unwrap_or_default();
     let spec = spec.with_options(known);
-    let store = open(&spec, project_dir, connections);
+    let store = open(&spec, connections);
     warnings.extend(spec.take_warnings());
     store
 }
 
-fn open(
-    spec: &TransportSpec,
-    project_dir: &Path,
-    connections: &Connections,
-) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+fn open(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let scheme = spec.store.scheme();
     match StoreKind::of_scheme(scheme) {
-        Some(StoreKind::Sqlite) => sql::on_sqlite(spec, project_dir, connections),
+        Some(StoreKind::Sqlite) => sql::on_sqlite(spec, connections),
         #[cfg(feature = "postgres")]
         Some(StoreKind::Postgres) => sql::on_postgres(spec, connections),
         #[cfg(feature = "mysql")]
         Some(StoreKind::Mysql) => sql::on_mysql(spec, connections),
         #[cfg(feature = "redis")]
         Some(StoreKind::Redis) => super::redis::on_redis(spec, connections),
-        None if scheme == "file" => in_files(spec, project_dir),
+        None if scheme == "file" => in_files(spec),
         kind => Err(vec![unusable(spec, scheme, kind)]),
     }
 }
@@ -87,15 +83,11 @@ pub(crate) fn cache_options() -> Vec<SchemeOptions> {
     all
 }
 
-fn in_files(spec: &TransportSpec, project_dir: &Path) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+fn in_files(spec: &TransportSpec) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
-    let path = spec.store.path();
-    if path.trim_matches('/').is_empty() || !spec.store.hosts().is_empty() {
-        let ways = "it does not name a folder: write file:relative/path or file:///absolute/path";
-        options.push(spec.dsn_problem(ways));
-    }
+    let path = spec.path().map_err(|problem| options.push(problem)).unwrap_or_default();
     options.finish()?;
-    Ok(Arc::new(FileStore::new(project_dir.join(path))))
+    Ok(Arc::new(FileStore::new(path)))
 }
 
 /// Why there is no cache at a DSN of this scheme.

@@ -127,7 +127,7 @@ enum Kind {
     Consume(consume::Args),
     /// Dispatch a message: queue it, or handle it at once
     Dispatch(dispatch::Args),
-    /// Create the tables (and the like) that the transports need
+    /// Create what the transports need and lack: tables, streams, queues, folders
     #[command(alias = "messenger:setup-transports")]
     Setup(setup::Args),
     /// Ask the running workers to finish what they have in hand and to stop

@@ -214,7 +214,7 @@ fn print(status: &Status) {
     output::table(&["transport", "", "pending", "delayed", "in flight"], 2..5, rows);
     output::line("");
     if status.workers.is_empty() {
-        output::line("No worker runs.");
+        output::line("No worker of the supervisor runs.");
     } else {
         let rows = status.workers.iter().map(|one| {
             let pid = one.pid.map_or("?".to_owned(), |pid| pid.to_string());

@@ -114,7 +114,22 @@ impl TransportSpec {
         Problem::warning(&self.path, message)
     }
 
-    /// A file that a DSN or an option names. A relative path starts at the folder of the configuration file.
+    /// The file or folder in which a store is, by its DSN: `folder:relative/path` or `folder:///absolute/path`. A
+    /// relative path starts at the folder of the configuration file. A DSN without a path is a mistake, and so is one
+    /// with a host, as `folder://var/mail` is.
+    pub fn path(&self) -> Result<PathBuf, Problem> {
+        let (store, scheme) = (&self.store, self.store.scheme());
+        let ways = format!("write {scheme}:relative/path or {scheme}:///absolute/path");
+        if !store.hosts().is_empty() {
+            return Err(self.dsn_problem(format!("\"{}\" stands where a host stands: {ways}", store.host())));
+        }
+        if store.path().trim_matches('/').is_empty() {
+            return Err(self.dsn_problem(format!("it has no path: {ways}")));
+        }
+        Ok(self.file(store.path()))
+    }
+
+    /// A file that an option names. A relative path starts at the folder of the configuration file.
     pub fn file(&self, path: &str) -> PathBuf {
         self.project_dir.join(path)
     }
@@ -227,12 +242,14 @@ impl OptionReader<'_> {
         self.value(definition)
     }
 
-    /// Adds a warning about an option.
+    /// Adds a warning about an option. The message stands alone, so it begins with the option's name.
     pub fn warn(&mut self, name: &str, message: impl Into<String>) {
         self.problems.push(Problem::warning(self.spec.option_path(name), message));
     }
 
-    /// Adds a mistake in an option's value.
+    /// Adds a mistake in an option's value. The message stands alone, so it begins with the option's name: `table_name
+    /// is a name of letters, digits and _; found "a b"`. Where the option is in the DSN, the mistake's place is that of
+    /// the DSN.
     pub fn refuse(&mut self, name: &str, message: impl Into<String>) {
         self.problems.push(Problem::error(self.spec.option_path(name), message));
     }

@@ -1,5 +1,10 @@
 //! What a transport may be able to do besides sending and receiving. Each capability is a trait of its own, and
 //! optional.
+//!
+//! While the store is missing (a table, a stream, a folder), all of them do as [`Receiver::receive`] does. If sending
+//! creates the store, it holds no messages, and calls that change messages do nothing. If only [`SettingUp::setup`] may
+//! create it (`auto_setup: false`), [`Counting`] reports [`TransportError::NotSetUp`], so that `stats` and `status` say
+//! so. The others report that error or do nothing.
 
 use std::any::Any;
 use std::fmt;
@@ -82,8 +87,12 @@ pub trait KeepingAlive: Send + Sync {
     /// How long a message may be in flight before it is pending again.
     fn redeliver_timeout(&self) -> Duration;
 
-    /// Restarts the `redeliver_timeout` of these messages at `now`. A message that is no longer in flight, or that
-    /// another consumer has received since, is skipped.
+    /// Restarts the `redeliver_timeout` of these messages. A message that is no longer in flight, or that another
+    /// consumer has received since, is skipped.
+    ///
+    /// `now` is the present time by the clock of this process, and the time that [`KeepingAlive::receipt_at`] is called
+    /// with. A store whose receipts contain a time must use it. One that measures by a clock of its own, such as a
+    /// server's, may go on to do so.
     async fn keep_alive(&self, deliveries: &[Delivery], now: SystemTime) -> Result<(), TransportError>;
 
     /// The receipt of messages that were kept alive at `now`. `None`: they keep the receipt that they had.
@@ -102,6 +111,10 @@ pub trait Waking: Send + Sync {
 
     /// How long a consumer that waits for `wake` may go without polling. `None`: it must poll as often as without
     /// `wake`, because at present not every message makes `wake` return.
+    ///
+    /// A store that sends no notifications can implement `wake` all the same, if it has a check that costs less than
+    /// [`Receiver::receive`], such as a folder's time of change: `wake` repeats the check. If the check notices every
+    /// message, an interval of a minute is right; it limits the damage where the check is wrong.
     fn poll_interval(&self) -> Option<Duration> {
         None
     }
@@ -158,18 +171,26 @@ pub trait Retrying: Send + Sync {
     /// time: this is one step of the store, or the new one is stored first. If the original was sent to several queues,
     /// only the one that it was received from gets the new one.
     ///
+    /// The new one may have another id.
+    ///
     /// A message that is gone was finished by another consumer (this one held it for longer than `redeliver_timeout`).
-    /// It is skipped, and does not come back.
+    /// It is skipped, and does not come back. A store that cannot look and replace in one step may miss that the other
+    /// consumer finishes it in the same moment: it is then handled once more.
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError>;
 }
 
 /// Moves a message to another queue of the same store in one step: at any time it is in exactly one of the two.
 #[async_trait]
 pub trait Moving: Send + Sync {
-    /// Moves the received message `id`, as `message` and due at once, to `destination`. Returns its id there; `None`,
-    /// with nothing done, when the destination is in another store or not set up: the caller then sends and rejects.
+    /// Moves the received message `id`, as `message` and due at once, to `destination`. Returns its id there, which may
+    /// be another one.
     ///
-    /// A message that is gone was finished by another consumer. It is skipped, as if it had been moved.
+    /// Returns `None`, with nothing done, if the destination is in another store or is missing: the caller then sends
+    /// the message there, which creates the destination if that is allowed, and rejects it here. A destination that
+    /// sending would create may also be created here.
+    ///
+    /// A message that is gone was finished by another consumer. It is skipped, as if it had been moved: the result is
+    /// any id. What [`Retrying::retry`] says of the same moment holds here too.
     async fn move_to(
         &self,
         id: &MessageId,

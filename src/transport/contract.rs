@@ -17,7 +17,8 @@ use crate::message::Encoded;
 /// Called by many tasks at once. A call may be cancelled; the message may then be stored or not.
 #[async_trait]
 pub trait Sender: Send + Sync {
-    /// Stores a message, due after `delay` and not before. Once this returns [`Sent::Queued`], the message survives a
+    /// Stores a message, due after `delay` and not before: a store that keeps times in milliseconds or seconds rounds
+    /// up. Once this returns [`Sent::Queued`], the message survives a
     /// crash of any process.
     ///
     /// - [`Receiver::receive`] returns body and headers unchanged. A message that the store can never hold is refused
@@ -46,12 +47,13 @@ pub trait Receiver: Send + Sync {
 
     /// Removes messages that were handled.
     ///
-    /// Called with any number of ids of messages that this receiver has received, in one call or several. Any other id
-    /// is skipped without an error: of a message that is gone, of another queue, of no message at all. The same holds
-    /// for [`Receiver::reject`].
+    /// Called with any number of ids of messages that this receiver has received, in one call or several. Ids are
+    /// skipped without an error if the message is gone, or is in another queue, or if they are no ids at all. The same
+    /// holds for [`Receiver::reject`].
     ///
-    /// After `redeliver_timeout`, another consumer may have the message too. It was handled, so it is removed all the
-    /// same, if the store allows that.
+    /// After `redeliver_timeout` the message may be pending again, or another consumer may have it too. It was handled,
+    /// so it is removed all the same, if the store allows that. So a store need not know whether a pending message was
+    /// received before: no one calls this for a message that was not.
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError>;
 
     /// Removes messages that are given up, or stored elsewhere by now.

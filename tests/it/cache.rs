@@ -283,7 +283,7 @@ fn mistakes_are_found_with_their_place() {
     for (dsn, expected) in [
         ("sync://", "cannot be a cache"),
         ("nonsense", "starts with a scheme"),
-        ("file:", "does not name a folder"),
+        ("file:", "it has no path: write file:relative/path or file:///absolute/path"),
         ("amqp://u:hunter2@h/", "\"amqp:\""),
         ("postgres://u:hunter2@h/d?table_name=a%3Bb", "table_name is a name"),
         ("mysql://u:hunter2@h/d?prefix=x", "unknown option \"prefix\""),

@@ -5,7 +5,6 @@
 
 mod dialect;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,19 +41,12 @@ struct SqlStore<C> {
 }
 
 /// A cache in an SQLite file, or all mistakes in its description.
-pub(super) fn on_sqlite(
-    spec: &TransportSpec,
-    project_dir: &Path,
-    connections: &Connections,
-) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
+pub(super) fn on_sqlite(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
     let table = table_name(&mut options);
-    let path = connect::sqlite::path(spec, project_dir);
-    if let Err(problem) = &path {
-        options.push(problem.clone());
-    }
+    let path = connect::sqlite::path(spec).map_err(|problem| options.push(problem)).unwrap_or_default();
     options.finish()?;
-    let connection = connections.sqlite(path.map_err(|problem| vec![problem])?);
+    let connection = connections.sqlite(path);
     Ok(Arc::new(SqlStore::new(connection, &table, &dialect::SQLITE)))
 }
 

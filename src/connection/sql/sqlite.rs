@@ -74,21 +74,13 @@ impl From<Statement> for Request {
 }
 
 /// The path in the description of a transport or cache: absolute, and spelled the same way for the same file.
-pub(crate) fn path(spec: &TransportSpec, project_dir: &Path) -> Result<PathBuf, Problem> {
+pub(crate) fn path(spec: &TransportSpec) -> Result<PathBuf, Problem> {
     let store = &spec.store;
-    let ways = "write sqlite:relative/path.db or sqlite:///absolute/path.db";
     if store.path().contains(":memory:") || store.host().contains(":memory:") {
         return Err(spec.dsn_problem("SQLite in memory is seen by no other process: use in-memory://, or a file"));
     }
-    if !store.hosts().is_empty() {
-        return Err(spec.dsn_problem(format!("\"{}\" stands where a host stands: {ways}", store.host())));
-    }
-    if store.path().trim_matches('/').is_empty() {
-        return Err(spec.dsn_problem(format!("it names no file: {ways}")));
-    }
-    let path = project_dir.join(store.path());
     // `a//b` and `a/./b` become `a/b`. `..` stays, because of symbolic links.
-    Ok(path.components().filter(|component| *component != Component::CurDir).collect())
+    Ok(spec.path()?.components().filter(|component| *component != Component::CurDir).collect())
 }
 
 // Primary result codes, https://www.sqlite.org/rescode.html. SQLITE_PROTOCOL occurs when many processes open one WAL,

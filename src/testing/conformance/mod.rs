@@ -20,7 +20,8 @@
 //! - The folder stands for a store: queues opened with the same folder are in the same store, and queues opened with
 //!   different folders in different stores. Each test has a folder of its own, which is empty at first and deleted in
 //!   the end. A transport to a server can use the folder's name for a database, for example.
-//! - If a queue is opened twice, it is the same queue, opened as if by another process: do not share a connection.
+//! - The queues are called `a` and `b`. If a queue is opened twice, it is the same queue, opened as if by another
+//!   process: do not share a connection.
 //! - The options are `{}`, unless an ability below says otherwise. [`open`] takes folder, name and options as they are,
 //!   and opens a queue by its factory, as the configuration of an application does.
 //!
@@ -42,7 +43,7 @@
 //! | `keeping_alive` | `releasing`, and the option `redeliver_timeout` in seconds |
 //! | `parking` | |
 //! | `retrying` | |
-//! | `moving` | |
+//! | `moving` | two queues of one folder between which messages move in one step |
 //! | `waking` | |
 //! | `prefetching` | |
 //! | `queues` | the option `queues: {a: ~, b: ~}`, with which the transport has two queues or more |
@@ -217,6 +218,7 @@ macro_rules! __conformance {
     ($open:expr; redelivery) => {
         $crate::__conformance!($open; store:
             a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_and_not_before
+            a_message_in_flight_for_too_long_is_counted_as_pending
         );
     };
     ($open:expr; auto_setup) => {

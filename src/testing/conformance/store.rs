@@ -10,8 +10,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Stage;
-use super::contract::{CENTURIES, with_odd_headers};
-use super::stage::{bodies, deliveries, ids, message, message_of};
+use super::contract::{CENTURIES, CLOCKS, with_odd_headers};
+use super::stage::{DEADLINE, bodies, deliveries, ids, message, message_of};
 use crate::transport::{Counts, TransportError};
 
 pub async fn a_message_is_received_with_the_id_it_was_sent_with(stage: &Stage) {
@@ -94,19 +94,41 @@ pub async fn a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_
     let received = queue.receive(1).await;
     assert_eq!(received.len(), 1);
     let again = queue.receive_eventually().await;
-    assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
+    assert!(before.elapsed() + CLOCKS >= Duration::from_secs(1), "{:?}", before.elapsed());
     assert_eq!(again.id, received[0].id);
+}
+
+/// Otherwise no worker is started for the messages of one that has died.
+pub async fn a_message_in_flight_for_too_long_is_counted_as_pending(stage: &Stage) {
+    let (queue, other) =
+        (stage.open_with("a", "{redeliver_timeout: 1}"), stage.open_with("a", "{redeliver_timeout: 1}"));
+    let Some(counting) = &other.counting else { return };
+    queue.send("{}").await;
+    let before = Instant::now();
+    assert_eq!(queue.receive(1).await.len(), 1);
+    // No consumer asks meanwhile.
+    while counting.pending(9).await.unwrap() == 0 {
+        assert!(before.elapsed() < DEADLINE, "in flight for longer than its `redeliver_timeout`, it is never pending");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(before.elapsed() + CLOCKS >= Duration::from_secs(1), "pending after {:?}", before.elapsed());
+    other.holds(Counts { pending: 1, ..Counts::default() }).await;
 }
 
 pub async fn without_auto_setup_a_missing_store_is_an_error_that_says_so(stage: &Stage) {
     let queue = stage.open_with("a", "{auto_setup: false}");
-    let not_set_up = |error: TransportError| {
-        assert!(matches!(&error, TransportError::NotSetUp { transport, .. } if transport == "a"), "{error}");
-    };
-    not_set_up(queue.sender.send(&message("{}"), Duration::ZERO).await.unwrap_err());
-    not_set_up(queue.receiver().receive(1).await.unwrap_err());
+    fn not_set_up<T: std::fmt::Debug>(action: &str, result: Result<T, TransportError>) {
+        assert!(
+            matches!(&result, Err(TransportError::NotSetUp { transport, .. }) if transport == "a"),
+            "{action} with `auto_setup: false` and before `setup`: expected TransportError::NotSetUp of the transport \
+             \"a\", found {result:?}"
+        );
+    }
+    not_set_up("send", queue.sender.send(&message("{}"), Duration::ZERO).await);
+    not_set_up("receive", queue.receiver().receive(1).await);
     if let Some(counting) = &queue.counting {
-        not_set_up(counting.pending(1).await.unwrap_err());
+        not_set_up("pending", counting.pending(1).await);
+        not_set_up("counts", counting.counts(1).await);
     }
     queue.setting_up.as_ref().expect("`auto_setup` needs `setting_up`").setup().await.unwrap();
     queue.send("{}").await;

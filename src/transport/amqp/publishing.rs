@@ -58,7 +58,8 @@ impl Publishing {
             To::Exchange => (topology.exchange.name.clone(), topology.exchange.routing_key.clone()),
             To::Queue(queue) => (ShortString::default(), queue.clone()),
         };
-        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        // Rounded up, so that the delay is never cut short.
+        let millis = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let (exchange, key) = match millis {
             0 => (exchange, key),
             millis => {

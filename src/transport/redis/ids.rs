@@ -36,9 +36,10 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// When a message with this delay is due.
+/// When a message with this delay is due: at the next whole millisecond, so that the delay is never cut short.
 pub(super) fn due(delay: Duration) -> u64 {
-    now().saturating_add(millis(delay)).min(LATEST)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    millis(now.saturating_add(delay).saturating_add(Duration::from_nanos(999_999))).min(LATEST)
 }
 
 /// A value that makes delayed messages with equal content distinct.

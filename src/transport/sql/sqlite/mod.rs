@@ -144,15 +144,11 @@ impl Factory for SqliteFactory {
         super::options::OPTIONS.to_vec()
     }
 
-    fn create(&self, spec: &TransportSpec, context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
+    fn create(&self, spec: &TransportSpec, _context: &FactoryContext) -> Result<Transport, Vec<Problem>> {
         let mut options = spec.options();
         let queue = QueueOptions::read(&mut options);
-        let path = path(spec, &context.project_dir);
-        if let Err(problem) = &path {
-            options.push(problem.clone());
-        }
+        let path = path(spec).map_err(|problem| options.push(problem)).unwrap_or_default();
         options.finish()?;
-        let path = path.map_err(|problem| vec![problem])?;
         let dialect = Sqlite::new(&queue);
         let table = Arc::new(Table::new(&spec.name, queue, self.connections.sqlite(path), dialect));
         let mut transport = table.transport();
