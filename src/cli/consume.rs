@@ -8,7 +8,7 @@ use super::counts::is_failure_transport;
 use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
-use crate::config::ConsumeOptions;
+use crate::config::{ConsumeOptions, Verbosity, WORKER_QUIET, WORKER_VERBOSE};
 use crate::error::Error;
 use crate::supervisor::{HeldSlot, adopt_slot};
 use crate::worker::{InFlightFile, StopReason, StopToken, WorkerSummary, owner};
@@ -42,9 +42,20 @@ pub(super) struct Args {
     options: ConsumeOptions,
     #[command(flatten)]
     format: FormatArg,
+    #[arg(long = &WORKER_QUIET[2..], hide = true)]
+    worker_quiet: bool,
+    #[arg(long = &WORKER_VERBOSE[2..], hide = true, value_name = "N", default_value_t = 0)]
+    worker_verbose: u8,
 }
 
 impl Args {
+    /// How much it prints: as the parser around it says, or as the supervisor says.
+    pub(super) fn verbosity(&self, mut global: Verbosity) -> Verbosity {
+        global.quiet |= self.worker_quiet;
+        global.verbose = global.verbose.max(self.worker_verbose);
+        global
+    }
+
     /// How many threads it takes besides the first, where handlers are code: one for the heartbeat, and one more where
     /// handlers run beside each other.
     pub(super) fn threads(&self) -> usize {

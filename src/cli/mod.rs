@@ -396,7 +396,11 @@ fn runtime(command: &Kind, has_code: bool) -> std::io::Result<tokio::runtime::Ru
 }
 
 async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Result<End> {
-    if global.verbosity.quiet {
+    let verbosity = match command {
+        Kind::Consume(args) => args.verbosity(global.verbosity),
+        _ => global.verbosity,
+    };
+    if verbosity.quiet {
         output::be_quiet();
     }
     match command {
@@ -418,7 +422,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     };
     // In a container, and under systemd, standard error is where a service says what it does.
     let narrates = matches!(command, Kind::Supervise(_));
-    logging::start(global.verbosity, &app.config.state_dir, logging, narrates)?;
+    logging::start(verbosity, &app.config.state_dir, logging, narrates)?;
     match command {
         Kind::Cron(args) => cron::run(&app, args).await,
         Kind::Supervise(args) => supervise::run(&app, args).await,

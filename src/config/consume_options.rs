@@ -69,6 +69,37 @@ pub struct Verbosity {
     pub verbose: u8,
 }
 
+/// Takes `-v` and `-q` out of a worker's options, which have been checked. No value of an option begins with a hyphen, and
+/// in `-vl5` flags are in front of the option that has a value.
+pub(crate) fn split_verbosity(options: &[String]) -> (Verbosity, Vec<String>) {
+    let (mut verbosity, mut others) = (Verbosity::default(), Vec::new());
+    for option in options {
+        let flags = match option.as_str() {
+            "--verbose" => "v",
+            "--quiet" => "q",
+            option => {
+                let short = option.strip_prefix('-').unwrap_or_default();
+                &short[..short.len() - short.trim_start_matches(['v', 'q']).len()]
+            }
+        };
+        let verbose = flags.bytes().filter(|flag| *flag == b'v').count();
+        verbosity.verbose = verbosity.verbose.saturating_add(u8::try_from(verbose).unwrap_or(u8::MAX));
+        verbosity.quiet |= flags.contains('q');
+        if flags.is_empty() {
+            others.push(option.clone());
+        } else if !option.starts_with("--") && option.len() > flags.len() + 1 {
+            others.push(format!("-{}", &option[1 + flags.len()..]));
+        }
+    }
+    (verbosity, others)
+}
+
+/// The options by which the supervisor tells a worker of this program of the `-v` and `-q` among its options. They are
+/// `consume`'s own, so that a worker knows them whatever parser an application has around it.
+pub(crate) const WORKER_VERBOSE: &str = "--worker-verbose";
+/// See [`WORKER_VERBOSE`].
+pub(crate) const WORKER_QUIET: &str = "--worker-quiet";
+
 impl Default for ConsumeOptions {
     fn default() -> Self {
         parse::<&str>(&[]).expect("no option is required")
@@ -210,6 +241,22 @@ mod tests {
         assert_eq!(options, expected);
         let ConsumeOptions { sleep, concurrency, .. } = ConsumeOptions::default();
         assert_eq!((sleep, concurrency), (Duration::from_secs(1), 1));
+    }
+
+    #[test]
+    fn verbosity_is_taken_out_of_the_options() {
+        for (options, quiet, verbose, others) in [
+            (&["--limit=5", "-v", "--queues", "vip"][..], false, 1, &["--limit=5", "--queues", "vip"][..]),
+            (&["-vv", "--verbose", "-vl5", "--no-reset"], false, 4, &["-l5", "--no-reset"]),
+            (&["-q", "-l5"], true, 0, &["-l5"]),
+            (&["--quiet"], true, 0, &[]),
+            (&["--limit=5", "-f", "3"], false, 0, &["--limit=5", "-f", "3"]),
+        ] {
+            let options: Vec<String> = options.iter().map(|text| (*text).to_owned()).collect();
+            let (verbosity, left) = split_verbosity(&options);
+            assert_eq!((verbosity.quiet, verbosity.verbose), (quiet, verbose), "{options:?}");
+            assert_eq!(left, others, "{options:?}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod yaml;
 pub use builder::ConfigBuilder;
 pub(crate) use consume_options::SHORTEST_INTERVAL;
 pub use consume_options::{ConsumeOptions, Verbosity};
+pub(crate) use consume_options::{WORKER_QUIET, WORKER_VERBOSE, split_verbosity};
 #[cfg(test)]
 pub(crate) use definition::Missing;
 pub use definition::{Definition, Setting};

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::WorkerDefinition;
+use crate::config::{WORKER_QUIET, WORKER_VERBOSE, WorkerDefinition, split_verbosity};
 
 const TRANSPORTS: &str = "{transports}";
 const OPTIONS: &str = "{options}";
@@ -16,8 +16,12 @@ const OPTIONS: &str = "{options}";
 pub(super) fn command_line(definition: &WorkerDefinition, consume: &[OsString]) -> Vec<OsString> {
     match &definition.command {
         None => {
-            let own = definition.transports.iter().chain(&definition.options).map(OsString::from);
-            consume.iter().cloned().chain(own).collect()
+            // The parser that an application has around `consume` may not know `-v`, or have another meaning for it.
+            let (verbosity, options) = split_verbosity(&definition.options);
+            let own = definition.transports.iter().cloned().chain(options);
+            let own = own.chain(verbosity.quiet.then(|| WORKER_QUIET.to_owned()));
+            let own = own.chain((verbosity.verbose > 0).then(|| format!("{WORKER_VERBOSE}={}", verbosity.verbose)));
+            consume.iter().cloned().chain(own.map(OsString::from)).collect()
         }
         Some(command) => command.iter().flat_map(|argument| expand(argument, definition)).map(Into::into).collect(),
     }
@@ -81,6 +85,18 @@ mod tests {
     fn without_a_command_it_is_this_programs_consume() {
         let expected = ["minutely", "--config", "c.yaml", "consume", "high", "low", "--time-limit=60", "--sleep=2"];
         assert_eq!(line(None), expected);
+    }
+
+    #[test]
+    fn how_much_a_worker_prints_is_told_in_a_way_that_every_parser_knows() {
+        let mut definition = definition(None);
+        definition.options.insert(0, "-v".into());
+        let line = command_line(&definition, &["consume".into()]);
+        assert_eq!(line, ["consume", "high", "low", "--time-limit=60", "--sleep=2", "--worker-verbose=1"]);
+        definition.options[0] = "-q".into();
+        assert_eq!(command_line(&definition, &[]).last().unwrap(), "--worker-quiet");
+        definition.command = Some(vec!["php".into(), "{options}".into()]);
+        assert_eq!(command_line(&definition, &[])[1], "-q", "another program has its own");
     }
 
     #[test]

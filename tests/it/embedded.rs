@@ -74,7 +74,7 @@ async fn shop() -> ExitCode {
         .transport("sold", "sqlite:var/queue.db?queue_name=sold")
         .transport("supervised", "sqlite:var/queue.db?queue_name=supervised")
         .route(Sold::TYPE, ["sold"])
-        .worker(serde_json::json!({ "transports": ["supervised"], "options": ["--sleep=0.05"] }));
+        .worker(serde_json::json!({ "transports": ["supervised"], "options": ["--sleep=0.05", "-v"] }));
     let worker_arguments = [APPLICATION, &format!("--profile={profile}"), "queue", "consume"].map(str::to_owned);
     let deliver = move |sold: Sold| {
         let line = format!("{} {profile} {}\n", sold.thing, std::process::id());
@@ -187,6 +187,8 @@ fn a_supervisor_starts_the_application_as_it_was_started_itself() {
     assert_eq!(worker["definition"], "supervised");
     let command: Vec<&str> = worker["command"].as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
     assert_eq!(command[1..6], [APPLICATION, "--profile=blue", "queue", "consume", "supervised"]);
+    // The shop's parser has no `-v`.
+    assert_eq!(command[6..], ["--sleep=0.05", "--time-limit=60", "--worker-verbose=1"]);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.ends(), Some(0));
 }
