@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// `--config` and `-v` of minutely's commands.
+    #[command(flatten)]
+    global: minutely::cli::GlobalArgs,
 }
 
 #[derive(Subcommand)]
@@ -55,9 +58,10 @@ fn builder() -> AppBuilder {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = Cli::parse();
+    match cli.command {
         Command::Greet { name } => queue_greeting(name).await,
-        Command::Queue(command) => minutely::cli::run(command, builder()).await,
+        Command::Queue(command) => minutely::cli::run(command.with(cli.global), builder()).await,
     }
 }
 
@@ -85,5 +89,7 @@ mod tests {
         let Command::Queue(command) = cli.command else { panic!("another command") };
         assert_eq!(minutely::cli::run(command, builder()).await, ExitCode::SUCCESS);
         assert!(Cli::try_parse_from(["own_commands", "greet", "Ada"]).is_ok());
+        let consume = ["own_commands", "queue", "consume", "greetings", "--limit=1", "-v"];
+        assert_eq!(Cli::try_parse_from(consume).unwrap().global.verbosity.verbose, 1);
     }
 }

@@ -229,18 +229,18 @@ impl AppBuilder {
         Ok(self.build_checked()?)
     }
 
-    /// The program has only minutely's commands. It then becomes a worker with `--config FILE consume`, in the
+    /// The program has only minutely's commands.
+    pub(crate) fn into_whole_program(self) -> Self {
+        Self { is_whole_program: true, ..self }
+    }
+
+    /// How a program that has only minutely's commands becomes a worker: with `--config FILE consume`, in the
     /// configuration's folder.
-    pub(crate) fn into_whole_program(mut self) -> Self {
-        self.is_whole_program = true;
-        if self.worker_program.is_none() {
-            let file = self.file().and_then(|file| std::path::absolute(file).ok());
-            let dir = file.as_deref().and_then(Path::parent).map(Path::to_owned);
-            let config = file.into_iter().flat_map(|file| ["--config".into(), file.into()]);
-            let arguments = config.chain(["consume".into()]).collect();
-            self.worker_program = Some(WorkerProgram { arguments, dir });
-        }
-        self
+    fn whole_program_as_worker(&self) -> WorkerProgram {
+        let file = self.file().and_then(|file| std::path::absolute(file).ok());
+        let dir = file.as_deref().and_then(Path::parent).map(Path::to_owned);
+        let config = file.into_iter().flat_map(|file| ["--config".into(), file.into()]);
+        WorkerProgram { arguments: config.chain(["consume".into()]).collect(), dir }
     }
 
     /// The JSON schema of the configuration: all keys, with the options of all transports.
@@ -264,6 +264,9 @@ impl AppBuilder {
 
     /// Like [`AppBuilder::build`], for callers that show each problem separately.
     pub(crate) fn build_checked(mut self) -> Result<App, Problems> {
+        if self.is_whole_program && self.worker_program.is_none() {
+            self.worker_program = Some(self.whole_program_as_worker());
+        }
         let (config, problems) = read(take(&mut self.source), self.dir.take())?;
         self.assemble(config, problems, None)
     }

@@ -54,7 +54,8 @@ struct Check {
     format: FormatArg,
 }
 
-pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
+/// `advice` is for one whose configuration is not there.
+pub(super) async fn run(app: Application, args: &Args, advice: &str) -> Result<End> {
     let check = match &args.command {
         Command::Check(check) => check,
         Command::Schema(Schema {}) => {
@@ -63,7 +64,7 @@ pub(super) async fn run(app: Application, args: &Args) -> Result<End> {
             return Ok(End::Well);
         }
     };
-    let mut loaded = build(app);
+    let mut loaded = build(app, advice);
     if let Ok(app) = &mut loaded
         && !check.offline
     {

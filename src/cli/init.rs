@@ -1,10 +1,11 @@
 //! `minutely init`: write a first configuration.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Application, End, Failure, Result, output};
+use super::{Application, End, Failure, GlobalArgs, Result, output, own_arguments, this_program};
 use crate::app::CONFIG_FILE;
 
 /// The configuration that comes with this program.
@@ -16,7 +17,10 @@ Writes config.yaml, or the file that --config names, with a comment to each part
 is.")]
 pub(super) struct Args {}
 
-pub(super) fn run(app: &Application, _: &Args) -> Result<End> {
+/// What this command is called.
+pub(super) const NAMES: &[&str] = &["init"];
+
+pub(super) fn run(app: &Application, _: &Args, global: &GlobalArgs) -> Result<End> {
     let (file, is_whole_program) = match app {
         Application::Built(app) => (Some(app.config.file.as_path()), false),
         Application::Builder(builder) => (builder.file(), builder.is_whole_program),
@@ -24,7 +28,8 @@ pub(super) fn run(app: &Application, _: &Args) -> Result<End> {
     let Some(file) = file else {
         return Err(Failure::Usage("the configuration is part of this program, and no file".to_owned()));
     };
-    match write(file) {
+    let before = if is_whole_program { Vec::new() } else { own_arguments(NAMES, global).unwrap_or_default() };
+    match write(file, &called(this_program(), &before)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let message =
@@ -33,34 +38,41 @@ pub(super) fn run(app: &Application, _: &Args) -> Result<End> {
         }
         Err(error) => return Err(Failure::Failed(format!("{} cannot be written: {error}", file.display()))),
     }
-    let program = program(file)?;
+    // A program with commands of its own looks for its configuration as it does here; it may be in another folder.
+    let start_in = if is_whole_program { folder(file)? } else { std::env::current_dir()? };
+    let program = program(&start_in)?;
     let start = if is_whole_program {
         // Said where it is not what is looked for anyway.
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         if name == CONFIG_FILE { program } else { format!("{program} --config {}", quoted(&name)) }
     } else {
-        let arguments = std::env::args().skip(1).take_while(|argument| argument != "init");
-        [vec![program], arguments.map(|argument| quoted(&argument)).collect()].concat().join(" ")
+        called(program, &before)
     };
-    output::line(next_steps(file, &start)?);
+    output::line(next_steps(file, &start_in, &start, is_whole_program));
     Ok(End::Well)
 }
 
-/// Creates the file; leaves none that is written in part.
-fn write(file: &Path) -> io::Result<()> {
+/// The program, and the arguments before its command.
+fn called(program: String, before: &[OsString]) -> String {
+    let arguments = before.iter().map(|argument| quoted(&argument.to_string_lossy()));
+    std::iter::once(program).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+/// Creates the file; leaves none that is written in part. Its comments say how this program is called.
+fn write(file: &Path, called: &str) -> io::Result<()> {
     let mut created = File::create_new(file)?;
-    let written = created.write_all(CONFIG.as_bytes());
+    let written = created.write_all(CONFIG.replace("minutely ", &format!("{called} ")).as_bytes());
     if written.is_err() {
         let _ = fs::remove_file(file);
     }
     written
 }
 
-/// What to type to run this program in the configuration's folder.
-fn program(config: &Path) -> Result<String> {
+/// What to type to run this program in a folder.
+fn program(folder: &Path) -> Result<String> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("the path of this program cannot be determined: {error}")))?;
-    let in_folder = folder(config)?.canonicalize().is_ok_and(|folder| program.parent() == Some(&folder));
+    let in_folder = folder.canonicalize().is_ok_and(|folder| program.parent() == Some(&folder));
     let name = program.file_name().filter(|_| in_folder).map(|name| format!("./{}", name.to_string_lossy()));
     Ok(quoted(&name.unwrap_or_else(|| program.display().to_string())))
 }
@@ -71,21 +83,22 @@ fn folder(config: &Path) -> Result<PathBuf> {
         .map_err(|error| Failure::Failed(format!("the current folder cannot be determined: {error}")))
 }
 
-/// What to type next; `start` is how the program is called.
-fn next_steps(config: &Path, start: &str) -> Result<String> {
-    let folder = quoted(&folder(config)?.display().to_string());
-    let go_there = match config.parent() {
-        Some(parent) if parent != Path::new("") => format!("   cd {folder}\n"),
-        _ => String::new(),
-    };
+/// What to type next; `start` is how the program is called, in the folder `start_in`.
+fn next_steps(config: &Path, start_in: &Path, start: &str, is_whole_program: bool) -> String {
+    let folder = quoted(&start_in.display().to_string());
+    let beside = config.parent().filter(|parent| *parent != Path::new(""));
+    let go_there = beside.filter(|_| is_whole_program).map(|_| format!("   cd {folder}\n")).unwrap_or_default();
+    let handled = Path::new("var/handled.log");
+    let handled = beside.filter(|_| !is_whole_program).map_or_else(|| handled.to_owned(), |dir| dir.join(handled));
+    let handled = quoted(&handled.display().to_string());
     // To cron a % is the end of the line.
     let crontab = format!("* * * * * cd {folder} && {start} cron").replace('%', r"\%");
-    Ok(format!(
+    format!(
         r#"{file} is written, and works as it is. Next:
 
 1. Send a message. As no worker runs yet, it is handled at once:
 {go_there}   {start} dispatch 'App\Message\High\Note' '{{"text":"Hello"}}'
-   cat var/handled.log
+   cat {handled}
 
 2. Add this line with `crontab -e`. Within a minute, workers run, and messages are queued for them:
    {crontab}
@@ -96,7 +109,7 @@ fn next_steps(config: &Path, start: &str) -> Result<String> {
 4. Write what your own messages are, and what handles them, into {file}, and look for mistakes:
    {start} config check"#,
         file = config.display()
-    ))
+    )
 }
 
 /// As a shell takes it.
@@ -110,11 +123,12 @@ mod tests {
 
     #[test]
     fn the_crontab_line_survives_the_shell_and_cron() {
-        let steps = next_steps(Path::new("/srv/my app/100%/app.yaml"), "./minutely --config app.yaml").unwrap();
+        let steps = Path::new("/srv/my app/100%");
+        let steps = next_steps(&steps.join("app.yaml"), steps, "./minutely --config app.yaml", true);
         let expected = r"* * * * * cd '/srv/my app/100\%' && ./minutely --config app.yaml cron";
         assert!(steps.contains(expected), "{steps}");
         let here = std::env::current_dir().unwrap();
-        let steps = next_steps(Path::new("config.yaml"), "./minutely").unwrap();
+        let steps = next_steps(Path::new("config.yaml"), &here, "./minutely", true);
         let expected = format!("cd {} && ./minutely cron\n", quoted(&here.display().to_string()));
         assert!(steps.contains(&expected), "{steps}");
     }

@@ -55,10 +55,12 @@ To begin with, in your application's folder:
 Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong; \
 3 a worker stopped because nothing here can handle the pending messages.";
 
-/// Options that all commands have: which configuration, and how much is said.
-///
-/// [`main`] has them. An application with a parser of its own may `#[command(flatten)]` them into it, and hand them on
-/// with [`Command::with`].
+// Not a comment, which clap would take for the help of a parser that flattens it.
+#[doc = concat!(
+    "Options that all commands have: which configuration, and how much is said.\n\n",
+    "[`main`] has them. An application with a parser of its own may `#[command(flatten)]` them into it, and hand them ",
+    "on with [`Command::with`]."
+)]
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 #[non_exhaustive]
@@ -237,6 +239,23 @@ impl Application {
     }
 }
 
+impl Application {
+    /// With the configuration that the arguments name.
+    fn configured(self, global: &GlobalArgs) -> Result<Self> {
+        let Some(file) = &global.config else { return Ok(self) };
+        match self {
+            Self::Builder(builder) => Ok((*builder).config_file(file).into()),
+            Self::Built(app) if std::path::absolute(file).is_ok_and(|file| file == app.config.file) => Ok(app.into()),
+            Self::Built(app) => Err(Failure::Usage(format!(
+                "{} cannot be read: this program has read {} before it looked at its arguments (its code has to give \
+                 `cli::run` the builder, or the application built from this file)",
+                file.display(),
+                app.config.file.display()
+            ))),
+        }
+    }
+}
+
 impl From<App> for Application {
     fn from(app: App) -> Self {
         Self::Built(app)
@@ -298,7 +317,7 @@ pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
     }
 }
 
-/// The command, and the application with the configuration that the arguments name.
+/// The command, and the application that has no others.
 fn parse(
     mut app: AppBuilder,
     arguments: impl IntoIterator<Item = OsString>,
@@ -309,9 +328,6 @@ fn parse(
     };
     let matches = parser(name, version, app.file()).try_get_matches_from(arguments)?;
     let global = GlobalArgs::from_arg_matches(&matches)?;
-    if let Some(file) = &global.config {
-        app = app.config_file(file);
-    }
     Ok((Command { kind: Kind::from_arg_matches(&matches)?, global }, app.into_whole_program()))
 }
 
@@ -403,14 +419,17 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     if verbosity.quiet {
         output::be_quiet();
     }
-    match command {
-        Kind::Init(args) => return init::run(&app, args),
-        Kind::Config(args) => return config::run(app, args).await,
-        _ => {}
+    let app = app.configured(global)?;
+    if let Kind::Init(args) = command {
+        return init::run(&app, args, global);
     }
-    let mut app = build(app).map_err(|problems| Failure::Usage(problem_text(&problems)))?;
+    let advice = advice(&app, command, global);
+    if let Kind::Config(args) = command {
+        return config::run(app, args, &advice).await;
+    }
+    let mut app = build(app, &advice).map_err(|problems| Failure::Usage(problem_text(&problems)))?;
     if app.worker_program.is_none() {
-        app.worker_program = worker_program(command);
+        app.worker_program = worker_program(command, global);
     }
     // Only those that do something leave a trace on the disk.
     let logging = match command {
@@ -424,13 +443,13 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     let narrates = matches!(command, Kind::Supervise(_));
     logging::start(verbosity, &app.config.state_dir, logging, narrates)?;
     match command {
-        Kind::Cron(args) => cron::run(&app, args).await,
-        Kind::Supervise(args) => supervise::run(&app, args).await,
+        Kind::Cron(args) => cron::run(&app, args, global).await,
+        Kind::Supervise(args) => supervise::run(&app, args, global).await,
         Kind::Consume(args) => consume::run(&app, args).await,
         Kind::Dispatch(args) => dispatch::run(&app, args).await,
         Kind::Setup(args) => setup::run(&app, args).await,
         Kind::StopWorkers(args) => stop_workers::run(&app, args).await,
-        Kind::Stats(args) => stats::run(&app, args).await,
+        Kind::Stats(args) => stats::run(&app, args, &typed(command, "consume", global)).await,
         Kind::Status(args) => status::run(&app, args).await,
         Kind::Alive(args) => alive::run(&app, args).await,
         Kind::Debug(args) => debug::run(&app, args),
@@ -438,31 +457,78 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     }
 }
 
-fn build(app: Application) -> Result<App, Problems> {
+/// `advice` is for one whose configuration is not there.
+fn build(app: Application, advice: &str) -> Result<App, Problems> {
     match app {
-        Application::Builder(builder) => builder.build_checked(),
+        Application::Builder(builder) => builder.build_checked().map_err(|mut problems| {
+            if let Some(problem) = problems.list.last_mut() {
+                problem.message.push_str(advice);
+            }
+            problems
+        }),
         Application::Built(app) => Ok(app),
     }
 }
 
+/// What to do where there is no configuration. Only a program that has no other commands is known to have `--config`.
+fn advice(app: &Application, command: &Kind, global: &GlobalArgs) -> String {
+    let Application::Builder(builder) = app else { return String::new() };
+    let Some(file) = builder.file() else { return String::new() };
+    let name_it = builder.is_whole_program.then_some("name the file with --config FILE or MINUTELY_CONFIG");
+    let write = (!file.exists()).then(|| format!("`{}` writes a first one", typed(command, "init", global)));
+    let name_it = name_it.filter(|_| write.is_some() || file.is_dir());
+    let advice: Vec<String> = write.into_iter().chain(name_it.map(str::to_owned)).collect();
+    if advice.is_empty() { String::new() } else { format!("; {}", advice.join(", or ")) }
+}
+
+/// What to type for another of these commands: as this one was typed, but for its own name.
+fn typed(command: &Kind, other: &str, global: &GlobalArgs) -> String {
+    let Some(arguments) = own_arguments(names(command), global) else { return other.to_owned() };
+    let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let before = if arguments.is_empty() { String::new() } else { format!(" {}", shell_words::join(arguments)) };
+    format!("{}{before} {other}", this_program())
+}
+
 /// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.
 /// Nothing where they do not name it.
-fn worker_program(command: &Kind) -> Option<Arc<WorkerProgram>> {
-    let mut arguments = match command {
-        Kind::Cron(_) => own_arguments(cron::NAMES)?,
-        Kind::Supervise(_) => own_arguments(supervise::NAMES)?,
-        _ => return None,
-    };
+fn worker_program(command: &Kind, global: &GlobalArgs) -> Option<Arc<WorkerProgram>> {
+    let (Kind::Cron(_) | Kind::Supervise(_)) = command else { return None };
+    let mut arguments = own_arguments(names(command), global)?;
     arguments.push("consume".into());
     Some(Arc::new(WorkerProgram { arguments, dir: None }))
 }
 
-/// The arguments that this program was started with before those of its command, which has one of these names.
-fn own_arguments(names: &[&str]) -> Option<Vec<OsString>> {
+/// What a command is called on the command line.
+fn names(command: &Kind) -> &'static [&'static str] {
+    match command {
+        Kind::Init(_) => init::NAMES,
+        Kind::Cron(_) => cron::NAMES,
+        Kind::Supervise(_) => supervise::NAMES,
+        Kind::Consume(_) => &["consume", "messenger:consume"],
+        Kind::Dispatch(_) => &["dispatch"],
+        Kind::Setup(_) => &["setup", "messenger:setup-transports"],
+        Kind::StopWorkers(_) => &["stop-workers", "messenger:stop-workers"],
+        Kind::Stats(_) => stats::NAMES,
+        Kind::Status(_) => &["status"],
+        Kind::Alive(_) => &["alive"],
+        Kind::Debug(_) => &["debug", "debug:messenger"],
+        Kind::Config(_) => &["config"],
+    }
+}
+
+/// The arguments that this program was started with before those of its command, which has one of these names; with
+/// the configuration, if that was named after the command.
+fn own_arguments(names: &[&str], global: &GlobalArgs) -> Option<Vec<OsString>> {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // These commands have no arguments that are names, so that the last one that looks like theirs is theirs.
     let position = arguments.iter().rposition(|argument| names.iter().any(|name| argument == name))?;
-    arguments.truncate(position);
+    let after = arguments.split_off(position);
+    if let Some(file) = &global.config {
+        let named = |argument: &OsString| argument.as_encoded_bytes().ends_with(file.as_os_str().as_encoded_bytes());
+        if after.iter().any(named) {
+            arguments.extend(["--config".into(), file.into()]);
+        }
+    }
     Some(arguments)
 }
 

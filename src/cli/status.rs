@@ -105,7 +105,7 @@ async fn is_consumed(app: &App, name: &str, target: &str) -> std::result::Result
 
 /// The names of each queue, in the order of the configuration; those of auto-fallbacks before that of their target,
 /// which is what really has the messages.
-fn queues(app: &App) -> Result<Vec<Vec<String>>> {
+pub(super) fn queues(app: &App) -> Result<Vec<Vec<String>>> {
     let mut queues: IndexMap<String, Vec<String>> = IndexMap::new();
     for name in app.config.transports.keys() {
         let target = app.transports.target(name)?.name().to_owned();
@@ -113,6 +113,15 @@ fn queues(app: &App) -> Result<Vec<Vec<String>>> {
         if *name == target { names.push(target) } else { names.insert(aliases(names, &target), name.clone()) }
     }
     Ok(queues.into_values().collect())
+}
+
+/// The names of a queue as people see them.
+pub(super) fn shown(names: &[String]) -> String {
+    match names {
+        [name] => name.clone(),
+        [name, also @ ..] => format!("{name} ({})", also.join(", ")),
+        [] => String::new(),
+    }
 }
 
 /// How many of the names are not the target's own.
@@ -208,8 +217,8 @@ fn print(status: &Status) {
             None => "?",
         };
         let counts = [one.pending, one.delayed, one.in_flight].map(number);
-        let also = if one.also.is_empty() { String::new() } else { format!(" ({})", one.also.join(", ")) };
-        [vec![format!("{}{also}", one.name), running.to_owned()], counts.to_vec()].concat()
+        let names = [std::slice::from_ref(&one.name), &one.also].concat();
+        [vec![shown(&names), running.to_owned()], counts.to_vec()].concat()
     });
     output::table(&["transport", "", "pending", "delayed", "in flight"], 2..5, rows);
     output::line("");

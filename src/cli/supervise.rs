@@ -2,7 +2,7 @@
 
 use super::cron::{at_work, scheduler, supervisor, with_jobs};
 use super::signals::Signals;
-use super::{App, End, Failure, Result};
+use super::{App, End, Failure, GlobalArgs, Result};
 use crate::app::explain;
 use crate::supervisor::Lifetime;
 
@@ -17,10 +17,10 @@ SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish what they have in
 ends the waiting. Jobs that run are left to themselves. One that finds another supervisor at work exits with 0 at once, as `minutely cron` does.")]
 pub(super) struct Args {}
 
-pub(super) async fn run(app: &App, _: &Args) -> Result<End> {
+pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
-    let mut scheduler = scheduler(app, NAMES)?;
+    let mut scheduler = scheduler(app, NAMES, global)?;
     let _lock = match at_work(app, &supervisor, Lifetime::UntilStopped, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),

@@ -14,10 +14,12 @@ use super::{DurationError, parse_duration};
 /// The shortest sleep: a worker that never sleeps would keep a processor busy.
 pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How a worker works: the options of `consume`. The default is a command line without any.
-///
-/// An application with a command line of its own may `#[command(flatten)]` them into it, and hand them to a worker with
-/// [`WorkerBuilder::options`](crate::WorkerBuilder::options).
+// Not a comment, which clap would take for the help of a parser that flattens it.
+#[doc = concat!(
+    "How a worker works: the options of `consume`. The default is a command line without any.\n\n",
+    "An application with a command line of its own may `#[command(flatten)]` them into it, and hand them to a worker ",
+    "with [`WorkerBuilder::options`](crate::WorkerBuilder::options)."
+)]
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumeOptions {
@@ -57,7 +59,8 @@ pub struct ConsumeOptions {
     pub(crate) no_reset: bool,
 }
 
-/// How much is printed. All commands have these options.
+// As above: clap would take a comment for help.
+#[doc = concat!("How much is printed. All commands have these options.")]
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verbosity {

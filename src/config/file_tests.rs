@@ -110,11 +110,11 @@ fn a_file_that_cannot_be_a_configuration_says_why() {
     ]);
     for (name, expected) in [
         ("none.yaml", "there is no such file (looked at "),
-        ("", "is a folder, not a configuration file; name the file with --config FILE or MINUTELY_CONFIG"),
+        ("", "is a folder, not a configuration file"),
         ("latin1.yaml", "is not UTF-8 text (line 2); save it as UTF-8"),
         ("broken.yaml", "is not valid YAML: "),
         ("twice.yaml", "is not valid YAML: \"workers\" occurs twice in one mapping at line "),
-        ("empty.yaml", "the file is empty; `minutely init` writes a first one"),
+        ("empty.yaml", "the file is empty; `init` writes a first one"),
         ("long.yaml", "is longer than 1024 KiB, so it is no configuration"),
     ] {
         let path = dir.path().join(name);

@@ -37,7 +37,7 @@ const IN_CODE: &str = "configuration";
 const SHORTEST_HEARTBEAT_TTL: Duration = Duration::from_millis(100);
 
 /// What to do about an empty file.
-const START: &str = "the file is empty; `minutely init` writes a first one where there is none";
+const START: &str = "the file is empty; `init` writes a first one where there is none";
 
 /// Reads a configuration, with `.env` and `.env.local` beside it and the environment of the process.
 ///
@@ -173,17 +173,15 @@ fn read_connections(
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let how = "name the file with --config FILE or MINUTELY_CONFIG";
     if path.is_dir() {
-        return Err(format!("is a folder, not a configuration file; {how}"));
+        return Err("is a folder, not a configuration file".to_owned());
     }
     let mut bytes = Vec::new();
     let opened = File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes));
     match opened {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            let init = "`minutely init` writes a first one";
-            return Err(format!("there is no such file (looked at {}); {init}, or {how}", place.display()));
+            return Err(format!("there is no such file (looked at {})", place.display()));
         }
         Err(error) => return Err(format!("cannot be read: {error}")),
         Ok(_) => {}

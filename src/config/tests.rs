@@ -709,7 +709,7 @@ fn mistakes_in_nested_files_are_told() {
 #[test]
 fn what_is_no_configuration_at_all_says_so() {
     for (text, expected) in [
-        ("", "the file is empty; `minutely init` writes a first one"),
+        ("", "the file is empty; `init` writes a first one"),
         ("# nothing\n", "the file is empty"),
         ("- a", "must be a mapping with keys such as transports, routing"),
         ("hello", "must be a mapping"),

@@ -68,7 +68,8 @@ pub enum Verdict {
     },
 }
 
-/// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`].
+/// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`] unless there is a [`VerdictError`]
+/// in it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct HandlerError {
@@ -99,14 +100,87 @@ impl HandlerError {
     }
 }
 
+/// An error that says what its failure means for the message, for code that returns other errors than [`HandlerError`]:
+/// helper functions with `anyhow::Error` or `Box<dyn Error + Send + Sync>`. Whatever wraps it (`anyhow`'s `context`, a
+/// variant with a `source`), the verdict holds when the handler fails with it.
+///
+/// ```
+/// use std::error::Error;
+/// use minutely::handler::{HandlerError, Verdict, VerdictError};
+///
+/// fn address(text: &str) -> Result<&str, Box<dyn Error + Send + Sync>> {
+///     if !text.contains('@') {
+///         return Err(VerdictError::unrecoverable(format!("\"{text}\" is no address")).into());
+///     }
+///     Ok(text)
+/// }
+///
+/// async fn greet(to: &str) -> Result<(), HandlerError> {
+///     println!("hello {}", address(to)?);
+///     Ok(())
+/// }
+/// # let error = HandlerError::from(address("ada").unwrap_err());
+/// # assert_eq!(error.verdict, Verdict::Unrecoverable);
+/// # let _ = greet;
+/// ```
+///
+/// A [`HandlerError`] is no `std::error::Error`: given to `anyhow::bail!` it is a text, and its verdict is lost.
+#[derive(Debug)]
+pub struct VerdictError {
+    message: String,
+    verdict: Mark,
+}
+
+impl VerdictError {
+    /// A failure that a retry cannot remedy: the message goes to the failure transport.
+    pub fn unrecoverable(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), verdict: Mark(Verdict::Unrecoverable) }
+    }
+
+    /// A temporary failure: the message is retried in any case, after `delay`, or by default the strategy's delay.
+    pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
+        Self { message: message.to_string(), verdict: Mark(Verdict::RetryAlways(delay)) }
+    }
+}
+
+impl fmt::Display for VerdictError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for VerdictError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.verdict)
+    }
+}
+
+/// The verdict as the cause of its error. `anyhow` hides the type of the error that it has been given, but not those of
+/// the causes.
+#[derive(Debug)]
+struct Mark(Verdict);
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 == Verdict::Unrecoverable { "a retry cannot remedy it" } else { "it is temporary" })
+    }
+}
+
+impl Error for Mark {}
+
 /// From any error, with `?`: those of the standard library and of other crates, `anyhow::Error`,
-/// `Box<dyn Error + Send + Sync>`, `String`, `&str`.
+/// `Box<dyn Error + Send + Sync>`, `String`, `&str`. A [`VerdictError`] among its causes says what the failure means.
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error = error.into();
         let mut message = error.to_string();
+        let mut verdict = Verdict::Retry;
         let mut source = error.source();
         while let Some(cause) = source {
+            if let Some(mark) = cause.downcast_ref::<Mark>() {
+                verdict = mark.0;
+                break;
+            }
             let cause_text = cause.to_string();
             // Many errors repeat their cause in their own text.
             if !message.contains(&cause_text) {
@@ -114,10 +188,12 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
             }
             source = cause.source();
         }
-        let failed = Self::failed(message);
+        let failed = Self { verdict, ..Self::failed(message) };
         let class = type_name::<E>();
-        // The type of a text, or of a box around any error, is not the kind of the error.
-        let is_kind = !["&", "alloc::string::", "alloc::boxed::"].iter().any(|prefix| class.starts_with(prefix));
+        // The type of a text, of a box around any error, or of a verdict, is not the kind of the error.
+        let is_kind = !["&", "alloc::string::", "alloc::boxed::", type_name::<VerdictError>()]
+            .iter()
+            .any(|prefix| class.starts_with(prefix));
         if is_kind { Self { class: class.to_owned(), ..failed } } else { failed }
     }
 }
@@ -125,5 +201,41 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hides the error it wraps, as `anyhow::Error` does, but not that one's causes.
+    #[derive(Debug)]
+    struct Wrapped(Box<dyn Error + Send + Sync>);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "reading the order: {}", self.0)
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.0.source()
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_found_in_whatever_wraps_it() {
+        let boxed: Box<dyn Error + Send + Sync> = VerdictError::unrecoverable("no address").into();
+        let error = HandlerError::from(boxed);
+        assert_eq!((error.verdict, error.message.as_str()), (Verdict::Unrecoverable, "no address"));
+        let later = Some(Duration::from_secs(60));
+        let error = HandlerError::from(Wrapped(VerdictError::recoverable("busy", later).into()));
+        assert_eq!((error.verdict, error.message.as_str()), (Verdict::RetryAlways(later), "reading the order: busy"));
+        let error = HandlerError::from(std::io::Error::other(VerdictError::unrecoverable("no")));
+        assert_eq!((error.verdict, error.message.as_str()), (Verdict::Unrecoverable, "no"));
+        let error = HandlerError::from(VerdictError::unrecoverable("no"));
+        assert_eq!((error.verdict, error.class.as_str()), (Verdict::Unrecoverable, "minutely::HandlerError"));
+        assert_eq!(HandlerError::from("another").verdict, Verdict::Retry);
     }
 }

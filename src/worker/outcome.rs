@@ -105,7 +105,7 @@ fn park(source: &Source, id: &MessageId, mut message: Encoded, as_received: Enco
     let (name, hours) = (&source.name, PARKED_FOR.as_secs() / 3600);
     tracing::warn!(
         %id, transport = name,
-        "parked on the failure transport; tried again in {hours} h, or by `minutely consume {name}`"
+        "parked on the failure transport; tried again in {hours} h, or by `consume {name}`"
     );
     message.headers.insert(PARKED, "1");
     FailureAction::Retry { message, delay: PARKED_FOR, as_received }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use minutely::config::Config;
+use clap::{CommandFactory, Parser, Subcommand};
+use minutely::cli::GlobalArgs;
+use minutely::config::{Config, ConsumeOptions};
 use minutely::handler::{HandlerError, State};
 use minutely::message::Message;
 use minutely::{App, AppBuilder};
@@ -27,6 +28,8 @@ const APPLICATION: &str = "application";
 struct Cli {
     #[command(subcommand)]
     application: Application,
+    #[command(flatten)]
+    global: GlobalArgs,
 }
 
 #[derive(Subcommand)]
@@ -48,6 +51,9 @@ enum ShopCommand {
     /// Queues and workers
     #[command(subcommand)]
     Queue(minutely::cli::Command),
+    /// The same, of an application whose configuration is a file
+    #[command(subcommand)]
+    Files(minutely::cli::Command),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,7 +75,8 @@ pub fn instead_of_tests() -> Option<ExitCode> {
 
 #[tokio::main]
 async fn shop() -> ExitCode {
-    let Application::Application { profile, command } = Cli::parse().application;
+    let cli = Cli::parse();
+    let (Application::Application { profile, command }, global) = (cli.application, cli.global);
     let config = Config::builder()
         .transport("sold", "sqlite:var/queue.db?queue_name=sold")
         .transport("supervised", "sqlite:var/queue.db?queue_name=supervised")
@@ -87,7 +94,10 @@ async fn shop() -> ExitCode {
     match command {
         ShopCommand::Sell => sell(app.build().unwrap()).await,
         ShopCommand::Manage => manage(app.worker_arguments(worker_arguments).build().unwrap()).await,
-        ShopCommand::Queue(command) => minutely::cli::run(command, app.build().unwrap()).await,
+        ShopCommand::Queue(command) => minutely::cli::run(command.with(global), app.build().unwrap()).await,
+        ShopCommand::Files(command) => {
+            minutely::cli::run(command.with(global), App::builder().config_file("shop.yaml")).await
+        }
     }
 }
 
@@ -238,6 +248,77 @@ fn help_names_the_application() {
     let help = run(&project, &["queue", "consume", "--help"]).succeeds().stdout;
     assert!(help.contains("queue consume prio_high prio_normal"), "{help}");
     assert!(!help.contains("minutely consume"), "{help}");
+}
+
+/// An application's own help, with everything flattened into it that there is.
+#[derive(Parser)]
+#[command(about = "A shop", long_about = "A shop, at length.")]
+struct Flattened {
+    #[command(flatten)]
+    _options: ConsumeOptions,
+    #[command(flatten)]
+    _global: GlobalArgs,
+    #[command(subcommand)]
+    _command: Option<minutely::cli::Command>,
+}
+
+#[test]
+fn what_an_application_flattens_leaves_its_help_as_it_is() {
+    let command = Flattened::command();
+    assert_eq!(command.get_about().unwrap().to_string(), "A shop");
+    assert_eq!(command.get_long_about().unwrap().to_string(), "A shop, at length.");
+}
+
+#[test]
+fn an_application_reads_the_configuration_that_its_arguments_name() {
+    let project = Project::new("");
+    std::fs::create_dir(project.path().join("other")).unwrap();
+    let other = ["-c", "other/conf.yaml", "files"];
+    let with = |arguments: &[&'static str]| [&other[..], arguments].concat();
+    let program = std::env::current_exe().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+
+    let missing = run(&project, &with(&["stats"])).exits(2).stderr;
+    let init = format!("`{program} {APPLICATION} -c other/conf.yaml files init` writes a first one");
+    assert!(missing.contains("other/conf.yaml: there is no such file") && missing.contains(&init), "{missing}");
+    assert!(!missing.contains("--config") && !missing.contains("minutely init"), "{missing}");
+
+    let steps = run(&project, &with(&["init"])).succeeds().stdout;
+    let cron = format!("{APPLICATION} -c other/conf.yaml files cron");
+    assert!(steps.contains(&cron) && steps.contains("   cat other/var/handled.log"), "{steps}");
+    assert!(!project.path().join("shop.yaml").exists());
+    let written = std::fs::read_to_string(project.path().join("other/conf.yaml")).unwrap();
+    assert!(!written.contains("minutely init") && written.contains("files dispatch"), "{written}");
+
+    let stats = run(&project, &with(&["stats"])).succeeds().stdout;
+    assert!(stats.contains("prio_high (prio_high_queue)"), "{stats}");
+    assert!(!stats.contains("cannot be counted"), "{stats}");
+    let asked = run(&project, &with(&["stats", "sync"])).succeeds().stdout;
+    assert!(asked.contains("cannot be counted: sync"), "{asked}");
+
+    // Named after the command, or by the environment.
+    run(&project, &["files", "config", "check", "-c", "other/conf.yaml"]).succeeds();
+    let mut by_environment = application(&project, &["files", "config", "check"]);
+    assert!(by_environment.env("MINUTELY_CONFIG", "other/conf.yaml").status().unwrap().success());
+    let checked = run(&project, &["files", "config", "check"]).exits(2).stderr;
+    assert!(checked.contains("shop.yaml") && checked.contains("files init` writes a first one"), "{checked}");
+
+    // Too late for an application that is built.
+    let built = run(&project, &["-c", "other/conf.yaml", "queue", "status"]).exits(2).stderr;
+    assert!(built.contains("other/conf.yaml cannot be read: this program has read"), "{built}");
+}
+
+#[test]
+fn workers_get_the_configuration_that_was_named_after_the_command() {
+    let project = Project::new("");
+    let conf = "transports: {q: 'sqlite:q.db'}\nfailure_transport: q\nhandlers: {'*': {exec: [touch, handled]}}\n\
+                workers: [{transports: [q], options: [--sleep=0.05]}]\n";
+    project.write("conf.yaml", conf);
+    run(&project, &["files", "dispatch", "A", "--transport=q", "-c", "conf.yaml"]).succeeds();
+    let supervise = application(&project, &["files", "supervise", "-c", "conf.yaml"]);
+    let mut supervisor = Running::start(&project, "supervisor", supervise);
+    wait_until("a worker has handled it", || project.path().join("handled").exists());
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::output::{self, Format, FormatArg, age};
 use super::signals::Signals;
-use super::{App, End, Failure, Result, own_arguments};
+use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
 use crate::app::explain;
 use crate::config::Problem;
 use crate::schedule::{Job, Report, Scheduler, SharedState};
@@ -55,7 +55,7 @@ pub(super) enum Jobs {
     Run(run::Args),
 }
 
-pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<End> {
     if let Some(command) = &args.command {
         if args.dry_run || args.force {
             return Err(Failure::Usage("--dry-run and --force go with `cron` alone".to_owned()));
@@ -71,7 +71,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         return dry_run(&supervisor, args.format.format).await;
     }
     let mut signals = Signals::listen()?;
-    let mut scheduler = scheduler(app, NAMES)?;
+    let mut scheduler = scheduler(app, NAMES, global)?;
     let mut not_started = Vec::new();
     if args.force {
         not_started = scheduler.start_all().await;
@@ -92,13 +92,13 @@ pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
 }
 
 /// What runs the jobs that are due, beside a supervisor that was started by a command of one of these names.
-pub(super) fn scheduler(app: &App, names: &[&str]) -> Result<Scheduler> {
+pub(super) fn scheduler(app: &App, names: &[&str], global: &GlobalArgs) -> Result<Scheduler> {
     let config = &app.config;
     let own =
         app.worker_program.as_deref().filter(|program| program.arguments.last().is_some_and(|last| last == "consume"));
     let (mut arguments, dir) = match own {
         Some(program) => (program.arguments[..program.arguments.len() - 1].to_vec(), program.dir.clone()),
-        None => (own_arguments(names).unwrap_or_default(), None),
+        None => (own_arguments(names, global).unwrap_or_default(), None),
     };
     arguments.insert(0, std::env::current_exe()?.into());
     let dir = dir.map_or_else(std::env::current_dir, Ok)?;
