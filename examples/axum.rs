@@ -19,6 +19,7 @@ use minutely::message::Message;
 use minutely::{App, AppBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(version, about = "Welcomes those who sign up")]
@@ -100,8 +101,15 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let worker = app.worker(["mail"]).concurrency(4).spawn()?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let interrupted = async { _ = tokio::signal::ctrl_c().await };
-    axum::serve(listener, router(app)).with_graceful_shutdown(interrupted).await?;
+    // Ctrl-C, and what systemd and containers send.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    axum::serve(listener, router(app)).with_graceful_shutdown(stopped).await?;
     // What was begun is finished; what is still queued stays there for the next start.
     worker.stop().await?;
     Ok(())

@@ -78,6 +78,13 @@
 //! | [`config::Setting`] | its options |
 //! | `testing::conformance` | the tests that every transport passes (feature `testing`) |
 //!
+//! | cargo feature | |
+//! | --- | --- |
+//! | `postgres`, `mysql`, `redis`, `amqp` | these transports, and caches on the first three; on by default |
+//! | `testing` | what applications and transports are tested with |
+//!
+//! Without them there are SQLite, `in-memory:`, `sync:` and `auto-fallback:`, and about half as many crates to build.
+//!
 //! Types of other crates in signatures are [`message::Bytes`], `serde_json::Value` and what clap, serde and
 //! `async_trait` derive.
 
