@@ -7,6 +7,7 @@
 mod file;
 mod file_name;
 mod front;
+#[cfg(any(test, feature = "testing"))]
 mod memory;
 mod open;
 #[cfg(feature = "redis")]
@@ -16,6 +17,7 @@ mod sql;
 pub(crate) use file::FileStore;
 pub use front::Cache;
 pub(crate) use front::READ_TTL;
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use memory::MemoryStore;
 pub use open::open_store;
 pub(crate) use open::{cache_options, open_store_on};

@@ -241,6 +241,7 @@ impl Kind {
     }
 
     /// The keys of a mapping of this kind, where they are fixed.
+    #[cfg(feature = "amqp")]
     pub(crate) fn keys(&self) -> &'static [Definition] {
         match self {
             Self::Section(keys) => keys,
@@ -273,6 +274,7 @@ impl<T> Setting<T> {
     }
 
     /// A setting of this definition, whose values are read as `T`.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(crate) const fn of(definition: Definition) -> Self {
         Self { definition, value: PhantomData }
     }

@@ -35,10 +35,13 @@ pub use builder::ConfigBuilder;
 pub(crate) use consume_options::SHORTEST_INTERVAL;
 pub use consume_options::{ConsumeOptions, Verbosity};
 pub(crate) use consume_options::{WORKER_QUIET, WORKER_VERBOSE, split_verbosity};
+#[cfg(any(test, feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
+pub(crate) use definition::Kind;
 #[cfg(test)]
 pub(crate) use definition::Missing;
+#[cfg(any(test, feature = "postgres", feature = "mysql"))]
+pub(crate) use definition::Support;
 pub use definition::{Definition, Setting};
-pub(crate) use definition::{Kind, Support};
 pub(crate) use dsn::Dsn;
 pub(crate) use duration::{DurationError, parse_duration};
 #[cfg(test)]

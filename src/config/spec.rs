@@ -238,6 +238,7 @@ impl OptionReader<'_> {
     }
 
     /// The value of an option of any type, such as a map or a list. `None` if it is missing or empty.
+    #[cfg(any(feature = "redis", feature = "amqp"))]
     pub(crate) fn tree(&mut self, definition: &Definition) -> Option<Value> {
         self.value(definition)
     }

@@ -35,6 +35,7 @@ pub struct Transports {
 
 impl Transports {
     /// Creates all transports, or reports all mistakes. Leaves warnings out; [`Transports::build`] has them.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn new(
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
