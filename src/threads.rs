@@ -82,6 +82,16 @@ pub(crate) fn advice(error: &io::Error) -> String {
     exhausted(error).map_or(String::new(), |exhausted| format!("; {exhausted}"))
 }
 
+/// The same for the program of a job, which has no workers to lower.
+pub(crate) fn advice_for_job(error: &io::Error) -> String {
+    if !is_refusal(error) {
+        return String::new();
+    }
+    "; the host is short of processes, open files or memory: raise the limits of this user (`ulimit -a`), or let fewer jobs run \
+     at once (`jitter`, other schedules)"
+        .to_owned()
+}
+
 /// Which resource is used up, and what to do.
 fn exhausted(error: &io::Error) -> Option<String> {
     let here = |limit: Option<u64>| limit.map_or(String::new(), |limit| format!(", {limit} here"));
@@ -133,8 +143,10 @@ mod tests {
         assert!(advice(&Errno::EMFILE.into()).contains("(`ulimit -n`"));
         assert!(advice(&Errno::ENFILE.into()).contains("`sysctl fs.file-max`"));
         assert!(advice(&Errno::ENOMEM.into()).contains("memory"));
+        let for_job = advice_for_job(&io::Error::from(Errno::EAGAIN));
+        assert!(for_job.contains("`jitter`") && !for_job.contains("worker"));
         let other = io::Error::from(Errno::ENOENT);
-        assert_eq!(advice(&other), "");
+        assert_eq!((advice(&other), advice_for_job(&other)), (String::new(), String::new()));
     }
 
     #[test]

@@ -5,7 +5,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::expression::hash;
 use super::timing::Schedule;
 use super::zone::Zone;
-use crate::config::{Config, JobConfig, Problem};
+use crate::config::{Config, JobConfig, Overlap, Problem};
+
+/// More runs of one job at once are not started, with `overlap: allow`.
+const MAX_AT_ONCE: u32 = 64;
 
 /// A job with a schedule that can be used.
 #[derive(Debug, Clone)]
@@ -48,6 +51,16 @@ pub(crate) fn jobs(config: &Config, now: DateTime<Utc>) -> (Vec<Job>, Vec<Proble
 impl Job {
     pub(crate) fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// So many runs of it may go on at once on a host.
+    pub(crate) fn slots(&self) -> u32 {
+        if self.config.overlap == Overlap::Allow { MAX_AT_ONCE } else { 1 }
+    }
+
+    /// Does it run on one host at a time, the one that has its lease?
+    pub(crate) fn has_lease(&self) -> bool {
+        self.config.overlap != Overlap::Allow && self.schedule != Schedule::Reboot
     }
 
     /// When a run that is due at this time begins: later by a part of `jitter` that is the same on all hosts, and always

@@ -6,6 +6,7 @@
 //! | What is to be done now? | `due`: pure |
 //! | Which runs were taken, on all hosts? | `shared_state`: in the shared cache |
 //! | Who looks, and starts runs? | `scheduler`, in the process of `cron` and `supervise` |
+//! | What does a killed run leave? | `killed` |
 //! | How does a run go? | `runner`, in a process of its own: `cron run` |
 //!
 //! One run, step by step. What happens when a process is killed between two of them is in `docs/cron.md`.
@@ -20,6 +21,7 @@ mod describe;
 mod due;
 mod expression;
 mod job;
+mod killed;
 mod report;
 mod runner;
 mod scheduler;
@@ -30,7 +32,8 @@ mod timing;
 mod zone;
 
 pub(crate) use job::{Job, jobs};
+pub(crate) use killed::clean_up_job;
 pub(crate) use report::Report;
 pub(crate) use runner::Runner;
-pub(crate) use scheduler::{MAX_AT_ONCE, Scheduler};
+pub(crate) use scheduler::Scheduler;
 pub(crate) use shared_state::{Outcome, Run, SharedState};

@@ -12,17 +12,17 @@ use chrono::Utc;
 use futures_util::future::{self, Either};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::job::Job;
 use super::report::{Report, Reports};
 use super::shared_state::{Outcome, RENEW_LEASE, Run, SharedState, parse_time, random_id};
 use crate::bus::Bus;
 use crate::cache::CacheError;
-use crate::config::{JobAction, Overlap};
+use crate::config::JobAction;
 use crate::handler::{Group, Output};
 use crate::message::Envelope;
-use crate::supervisor::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE};
+use crate::supervisor::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, WORKER_VARIABLE};
 use crate::threads;
 
 /// A job that exits with this need not run now (`EX_TEMPFAIL` of `sysexits.h`).
@@ -31,6 +31,10 @@ const SKIPPED: i32 = 75;
 /// Names the job in the environment of its program, and when the run was due.
 const JOB_VARIABLE: &str = "MINUTELY_JOB";
 const DUE_VARIABLE: &str = "MINUTELY_JOB_DUE";
+
+/// How long the start of a program is tried while the system refuses processes, and how often about.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long output is read on when the program has ended.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -48,6 +52,8 @@ pub(crate) struct Runner<'a> {
     pub state_dir: &'a Path,
     /// The key of what the run has taken; `None` when it was started by hand.
     pub taken: Option<&'a str>,
+    /// By it what the run has started is found if this process is killed.
+    pub mark: &'a str,
     /// Does the next supervisor report a failure?
     pub reports: bool,
 }
@@ -125,7 +131,7 @@ impl Runner<'_> {
             }
         }
         self.warn("the end of the run could not be recorded", self.shared.write(name, &run).await);
-        if self.job.config.overlap != Overlap::Allow {
+        if self.job.has_lease() {
             self.warn("its lease could not be released, and expires", self.shared.release(self.job).await);
         }
         if let Err(error) = std::fs::remove_file(note) {
@@ -156,7 +162,7 @@ impl Runner<'_> {
     async fn renew_lease(&self) -> std::convert::Infallible {
         loop {
             sleep(RENEW_LEASE).await;
-            if self.job.config.overlap != Overlap::Allow {
+            if self.job.has_lease() {
                 match self.shared.lease(self.job).await {
                     Ok(true) => {}
                     Ok(false) => {
@@ -196,7 +202,7 @@ impl Runner<'_> {
         stop: impl Future<Output = ()>,
         output: &Output<impl Fn(&str)>,
     ) -> io::Result<Ended> {
-        let mut group = Group::start(&mut self.command(run))?;
+        let mut group = self.start(run).await?;
         let child = group.child();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let status = {
@@ -230,6 +236,24 @@ impl Runner<'_> {
         })
     }
 
+    /// Starts the program. Waits if the system refuses a process, as handlers do.
+    async fn start(&self, run: &Run) -> io::Result<Group> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut is_told = false;
+        loop {
+            match Group::start(&mut self.command(run)) {
+                Err(error) if threads::is_refusal(&error) && Instant::now() < deadline => {
+                    if !is_told {
+                        tracing::info!(job = self.job.name(), "waiting for a process for the job: {error}");
+                        is_told = true;
+                    }
+                }
+                started => return started,
+            }
+            sleep(START_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
     fn command(&self, run: &Run) -> Command {
         let JobAction::Command { command: words, environment } = &self.job.config.action else {
             return Command::new("");
@@ -244,6 +268,7 @@ impl Runner<'_> {
             // The slot is this process's own affair.
             .env_remove(SLOT_VARIABLE)
             .env_remove(SLOT_FD_VARIABLE)
+            .env(WORKER_VARIABLE, self.mark)
             .env(JOB_VARIABLE, self.job.name())
             .env(DUE_VARIABLE, run.due.unwrap_or(run.started_at).to_rfc3339())
             .stdin(Stdio::null())
@@ -254,7 +279,8 @@ impl Runner<'_> {
 
     fn not_started(&self, error: &io::Error) -> String {
         let JobAction::Command { command, .. } = &self.job.config.action else { return error.to_string() };
-        let (program, advice) = (command.first().map(String::as_str).unwrap_or_default(), threads::advice(error));
+        let (program, advice) =
+            (command.first().map(String::as_str).unwrap_or_default(), threads::advice_for_job(error));
         format!("\"{program}\" cannot be started in {}: {error}{advice}", self.dir.display())
     }
 

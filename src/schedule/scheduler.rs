@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::due::{Step, step};
 use super::job::Job;
+use super::killed;
 use super::report::{Report, Reports};
-use super::shared_state::{Outcome, SharedState, key_of};
+use super::shared_state::{SharedState, key_of};
 use super::timing::Schedule;
 use crate::cache::CacheError;
 use crate::clock;
-use crate::config::Overlap;
 use crate::supervisor::{JobSlots, SlotClaim, StateError};
 
 /// How often jobs are looked at that are due at no known time, and reports of failed runs.
@@ -26,9 +26,6 @@ const PACE: TimeDelta = TimeDelta::seconds(5);
 const BUSY_PACE: TimeDelta = TimeDelta::seconds(1);
 /// How often all jobs are looked at, also those that are not due: a run may have given its due time back.
 const FULL_PACE: Duration = Duration::from_secs(60);
-
-/// More runs of one job at once are not started, with `overlap: allow`.
-pub(crate) const MAX_AT_ONCE: u32 = 64;
 
 /// A due time that is taken this long after the shared state was read was perhaps taken and forgotten meanwhile.
 const STALE: Duration = Duration::from_secs(60);
@@ -104,14 +101,11 @@ impl Scheduler {
 
     /// Looks at all jobs once, and starts what is due. Returns when to look again.
     pub(super) async fn look(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
-        if self.jobs.is_empty() {
-            return now + PACE;
-        }
         if now < self.looked_at {
             self.wake_all(now);
         }
         self.looked_at = now;
-        self.clean_up_killed_runs(now).await;
+        self.clean_up(now).await;
         for n in 0..self.jobs.len() {
             if self.jobs[n].wake > now {
                 continue;
@@ -126,6 +120,17 @@ impl Scheduler {
             watched.problem = problem;
         }
         self.jobs.iter().map(|watched| watched.wake).min().unwrap_or(now + PACE)
+    }
+
+    /// Cleans up after killed runs, and passes on the reports of failed ones. For when nothing is to be run any more.
+    pub(crate) async fn finish(&self, report: impl FnMut(&Report)) {
+        self.clean_up(now()).await;
+        self.reports.deliver(report);
+    }
+
+    async fn clean_up(&self, now: DateTime<Utc>) {
+        let jobs: Vec<&Job> = self.jobs.iter().map(|watched| &watched.job).collect();
+        killed::clean_up(self.slots.killed_runs(), &jobs, &self.shared, &self.slots, &self.reports, now).await;
     }
 
     fn wake_all(&mut self, now: DateTime<Utc>) {
@@ -147,7 +152,7 @@ impl Scheduler {
 
     async fn start_now(&self, job: &Job) -> Result<bool, LookError> {
         let Some(claim) = self.claim(job)? else { return Ok(false) };
-        if job.config.overlap != Overlap::Allow && !self.shared.lease(job).await? {
+        if job.has_lease() && !self.shared.lease(job).await? {
             return Ok(false);
         }
         match (self.start)(job, None, claim) {
@@ -185,7 +190,7 @@ impl Scheduler {
                 if claim.is_none() {
                     return Ok(now + BUSY_PACE);
                 }
-                if job.config.overlap != Overlap::Allow && !self.shared.lease(job).await? {
+                if job.has_lease() && !self.shared.lease(job).await? {
                     let since = self.shared.running_since(job).await?.unwrap_or(now);
                     wanted = step(job, history.last, now, Some(since));
                     claim = None;
@@ -240,59 +245,19 @@ impl Scheduler {
 
     /// A free slot of this job.
     fn claim(&self, job: &Job) -> Result<Option<SlotClaim>, StateError> {
-        let slots = if job.config.overlap == Overlap::Allow { MAX_AT_ONCE } else { 1 };
-        for slot in 0..slots {
-            let Some(claim) = self.slots.claim(job.name(), slot)? else { continue };
-            // A run may have been killed since the last look. What it has left running is ended first.
-            let is_clean = !self.slots.killed_runs().iter().any(|killed| killed.job == job.name());
-            return Ok(is_clean.then_some(claim));
+        for slot in 0..job.slots() {
+            if let Some(claim) = self.slots.claim(job.name(), slot)? {
+                return Ok(Some(claim));
+            }
         }
         Ok(None)
     }
 
     async fn release(&self, job: &Job) {
-        if job.config.overlap != Overlap::Allow
+        if job.has_lease()
             && let Err(error) = self.shared.release(job).await
         {
             tracing::warn!(job = job.name(), %error, "its lease could not be released, and expires");
-        }
-    }
-
-    /// Ends what killed runs have left running, and records and reports that these runs are over.
-    async fn clean_up_killed_runs(&self, now: DateTime<Utc>) {
-        for killed in self.slots.killed_runs() {
-            if !killed.end_leftovers().await {
-                continue;
-            }
-            let runs = match self.shared.runs(&killed.job).await {
-                Ok(runs) => runs,
-                // The next look tries again.
-                Err(_) => continue,
-            };
-            let run = runs.into_iter().find(|run| run.id == killed.id);
-            if run.is_none() {
-                tracing::error!(job = killed.job, "a run was killed before its start was recorded");
-            }
-            // One with an end was killed right after it.
-            if let Some(mut run) = run.filter(|run| run.ended_at.is_none()) {
-                run.ended_at = Some(now);
-                run.outcome = Some(Outcome::Interrupted);
-                run.why = Some("it was killed, or the computer went off".to_owned());
-                tracing::error!(job = killed.job, "the run of {} was killed", key_of(run.started_at));
-                let report = Report { job: killed.job.clone(), run };
-                if let Err(error) = self.reports.save(&report) {
-                    tracing::error!(job = killed.job, %error, "the failure of a job cannot be reported by mail");
-                }
-                if let Err(error) = self.shared.write(&killed.job, &report.run).await {
-                    tracing::warn!(job = killed.job, %error, "the end of a run could not be recorded");
-                }
-            }
-            if let Some(watched) = self.jobs.iter().find(|watched| watched.job.name() == killed.job) {
-                self.release(&watched.job).await;
-            }
-            if let Err(error) = killed.forget() {
-                tracing::warn!(job = killed.job, %error, "the file of a killed run could not be removed, and is found again");
-            }
         }
     }
 }

@@ -181,7 +181,7 @@ impl SharedState {
     }
 
     /// As [`SharedState::give_back`], for a run that has decided that it need not run now. It is tried again in the next minute.
-    pub(super) async fn skip(&self, job: &Job, taken: &str, now: DateTime<Utc>) -> Result<(), CacheError> {
+    pub(crate) async fn skip(&self, job: &Job, taken: &str, now: DateTime<Utc>) -> Result<(), CacheError> {
         let next_minute = DateTime::from_timestamp((now.timestamp().div_euclid(60) + 1) * 60, 0).unwrap_or(now);
         self.cache.put(&group(job), NOT_BEFORE, &key_of(next_minute), Duration::from_secs(120)).await?;
         self.cache.remove(&group(job), taken).await

@@ -8,10 +8,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
-use super::recovery::{DeadWorker, end_leftovers, of_dead_processes};
+use tokio::task::JoinHandle;
+
+use super::recovery::{DeadWorker, Role, end_leftovers, of_dead_processes, of_dead_processes_in};
 use super::slots::{LiveSlot, SlotClaim, Slots};
-use super::spawn::{HeldSlot, SpawnError, adopt_among, spawn};
+use super::spawn::{HeldSlot, JOB, SpawnError, adopt_among, spawn};
 use super::state::StateError;
 
 /// The slots of the jobs of one state directory.
@@ -22,12 +25,16 @@ pub(crate) struct JobSlots {
     log: PathBuf,
 }
 
+/// Waits for a process that runs a job. `None` if its end could not be observed.
+pub(crate) type JobProcess = JoinHandle<Option<ExitStatus>>;
+
 /// A run of a job whose process was killed.
 pub(crate) struct KilledRun {
     /// The job's name.
     pub job: String,
     /// What the run has written beside its slot.
     pub id: String,
+    slot: u32,
     process: DeadWorker,
     file: PathBuf,
 }
@@ -37,9 +44,22 @@ impl JobSlots {
         Self { slots: Slots::of_jobs(state_dir), log: state_dir.join("log/jobs.log") }
     }
 
-    /// Claims a slot of a job; `None` if it is occupied.
+    /// What a process prints that runs a job.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Claims a slot of a job; `None` if it is occupied, or a run of the job was killed. What that one has left running is
+    /// ended first.
     pub(crate) fn claim(&self, job: &str, slot: u32) -> Result<Option<SlotClaim>, StateError> {
-        self.slots.claim(job, slot)
+        let claim = self.slots.claim(job, slot)?;
+        Ok(claim.filter(|_| of_dead_processes_in(&self.slots, job).is_empty()))
+    }
+
+    /// Claims the slot of a killed run, to clean up after it: meanwhile nothing runs in it. `None` if something else does that.
+    pub(crate) fn claim_killed(&self, killed: &KilledRun) -> Result<Option<SlotClaim>, StateError> {
+        let claim = self.slots.claim(&killed.job, killed.slot)?;
+        Ok(claim.filter(|_| killed.file.exists()))
     }
 
     /// The runs of a job that go on.
@@ -47,13 +67,13 @@ impl JobSlots {
         self.slots.live(job)
     }
 
-    /// Starts a process in a slot. Returns its pid.
-    pub(crate) fn start(&self, claim: SlotClaim, command: &[OsString], dir: &Path) -> Result<u32, SpawnError> {
-        let spawned = spawn(claim, command, dir, &self.log, "job")?;
+    /// Starts a process in a slot. What is returned waits for its end; it need not be awaited.
+    pub(crate) fn start(&self, claim: SlotClaim, command: &[OsString], dir: &Path) -> Result<JobProcess, SpawnError> {
+        let spawned = spawn(claim, command, dir, &self.log, JOB)?;
         if let Some(error) = spawned.unrecorded {
             tracing::warn!(pid = spawned.pid, %error, "a job runs, and its process could not be written down");
         }
-        Ok(spawned.pid)
+        Ok(spawned.ended)
     }
 
     /// In a process that was started in a slot: takes it over.
@@ -69,9 +89,9 @@ impl JobSlots {
     /// The runs that were killed.
     pub(crate) fn killed_runs(&self) -> Vec<KilledRun> {
         let files = of_dead_processes(&self.slots).into_iter();
-        let runs = files.map(|(process, file)| {
+        let runs = files.map(|(process, slot, file)| {
             let job = file.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-            KilledRun { job, id: fs::read_to_string(&file).unwrap_or_default(), process, file }
+            KilledRun { job, id: fs::read_to_string(&file).unwrap_or_default(), slot, process, file }
         });
         runs.collect()
     }
@@ -80,7 +100,12 @@ impl JobSlots {
 impl KilledRun {
     /// Ends what the run has left running. `false` if that does not end.
     pub(crate) async fn end_leftovers(&self) -> bool {
-        end_leftovers(self.process.clone()).await
+        end_leftovers(self.process.clone(), Role::Job).await
+    }
+
+    /// Did it hold the job's first slot? Runs that have the lease hold that one.
+    pub(crate) fn is_first(&self) -> bool {
+        self.slot == 0
     }
 
     /// Removes what it has left beside its slot.

@@ -64,7 +64,7 @@ impl Launcher {
             }
             match self.start(definition, slot, &command, leases).await {
                 Ok(None) => {}
-                Ok(Some(Spawned { pid, unrecorded })) => {
+                Ok(Some(Spawned { pid, unrecorded, ended: _ })) => {
                     launched.started.push(Started { definition: definition.name.clone(), slot, pid });
                     if let Some(error) = unrecorded {
                         fail(&mut launched, format!("worker {pid} runs in slot {slot}, unrecorded: {error}"));

@@ -1,6 +1,6 @@
 //! The processes of a worker's session: the worker, and what its handlers have started.
 
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::process::{ProcessId, runs};
 
@@ -10,11 +10,19 @@ const KILL_PASSES: usize = 10;
 /// The running processes of a session. A worker leads a session, so once it is dead these are what it has left running.
 /// The kernel does not reuse a pid while it is the id of a session.
 pub(super) fn members(leader: u32) -> Vec<ProcessId> {
+    running(|process| process.session_id() == Some(Pid::from_u32(leader)))
+}
+
+/// All running processes.
+pub(super) fn all() -> Vec<ProcessId> {
+    running(|_| true)
+}
+
+fn running(wanted: impl Fn(&Process) -> bool) -> Vec<ProcessId> {
     let Ok(mut system) = System::new() else { return Vec::new() };
     system.refresh_processes_specifics(ProcessesToUpdate::All, false, ProcessRefreshKind::nothing().without_tasks());
-    let members = system.processes().values().filter(|process| process.session_id() == Some(Pid::from_u32(leader)));
-    let members = members.filter(|process| runs(process.status()));
-    members.map(|process| ProcessId { pid: process.pid().as_u32(), started_at: process.start_time() }).collect()
+    let found = system.processes().values().filter(|process| wanted(process) && runs(process.status()));
+    found.map(|process| ProcessId { pid: process.pid().as_u32(), started_at: process.start_time() }).collect()
 }
 
 /// Kills all processes of a session, also those that are started meanwhile. Goes on where one cannot be killed, and

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::process::ProcessId;
 use super::recovery;
@@ -36,7 +37,10 @@ pub(crate) const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
 
 /// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds
 /// what a dead worker has left running.
-pub(super) const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
+pub(crate) const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
+
+/// The role of a process that runs a job.
+pub(super) const JOB: &str = "job";
 
 /// A log longer than this (in bytes) is renamed to `….log.1` when the next worker starts.
 const LOG_ROTATED_AT: u64 = 10 << 20;
@@ -57,6 +61,8 @@ pub(super) struct Spawned {
     pub pid: u32,
     /// Why the process could not be recorded. It runs and holds its slot all the same.
     pub unrecorded: Option<StateError>,
+    /// Waits for its end.
+    pub ended: JoinHandle<Option<ExitStatus>>,
 }
 
 /// A worker could not be started.
@@ -113,7 +119,7 @@ pub(super) fn spawn(
         .current_dir(dir)
         .env(SLOT_VARIABLE, claim.name())
         .env(SLOT_FD_VARIABLE, claim.file().as_raw_fd().to_string())
-        .env(WORKER_VARIABLE, format!("{:016x}", fastrand::u64(..)))
+        .env(WORKER_VARIABLE, random_mark())
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(error_output);
@@ -125,9 +131,13 @@ pub(super) fn spawn(
     // Until the task below waits for the process, it keeps its pid, and its start time can be read even if it is dead.
     let pid = child.id().unwrap_or_default();
     let unrecorded = record(&claim, pid, command).err();
-    tokio::spawn(watch(child, role, claim.name(), pid, log.to_owned()));
+    let ended = tokio::spawn(watch(child, role, claim.name(), pid, log.to_owned()));
     // The claim is dropped here, and with `prepared` its last copy: from now on only the child holds the slot.
-    Ok(Spawned { pid, unrecorded })
+    Ok(Spawned { pid, unrecorded, ended })
+}
+
+fn random_mark() -> String {
+    format!("{:016x}", fastrand::u64(..))
 }
 
 fn record(claim: &SlotClaim, pid: u32, command: &[OsString]) -> Result<(), StateError> {
@@ -151,18 +161,24 @@ fn open_log(path: &Path) -> Result<File, StateError> {
 }
 
 /// Waits for the process, so that it does not stay a zombie, and logs how it ended.
-async fn watch(mut child: Child, role: &'static str, slot: String, pid: u32, log: PathBuf) {
-    match child.wait().await {
+async fn watch(mut child: Child, role: &'static str, slot: String, pid: u32, log: PathBuf) -> Option<ExitStatus> {
+    let ended = child.wait().await;
+    match &ended {
         Ok(status) if status.success() => tracing::debug!(slot, pid, "the {role} is finished"),
         // It was asked to stop, and does not handle that signal.
         Ok(status) if status.signal() == Some(Signal::SIGTERM as i32) => {
             tracing::info!(slot, pid, "the {role} was terminated");
         }
+        // Its run is reported.
+        Ok(status) if role == JOB => {
+            tracing::info!(slot, pid, "the {role} failed: {}; its output is in {}", ending(*status), log.display());
+        }
         Ok(status) => {
-            tracing::warn!(slot, pid, "the {role} failed: {}; its output is in {}", ending(status), log.display());
+            tracing::warn!(slot, pid, "the {role} failed: {}; its output is in {}", ending(*status), log.display());
         }
         Err(error) => tracing::warn!(slot, pid, %error, "the {role}'s end could not be observed"),
     }
+    ended.ok()
 }
 
 /// `exit code 3`, `killed by SIGKILL`.
@@ -178,6 +194,7 @@ fn ending(status: ExitStatus) -> String {
 #[derive(Debug)]
 pub(crate) struct HeldSlot {
     name: String,
+    mark: String,
     in_flight_path: PathBuf,
     _file: Arc<File>,
 }
@@ -190,8 +207,14 @@ impl HeldSlot {
         let process = ProcessId::of(pid).unwrap_or(ProcessId { pid, started_at: 0 });
         let name = claim.name();
         let definition = name.rsplit_once('/').map_or(name.as_str(), |(definition, _)| definition);
-        let in_flight_path = recovery::in_flight_path(slots, definition, claim.slot(), process, "");
-        Ok(Self { in_flight_path, _file: Arc::clone(claim.file()), name })
+        let mark = random_mark();
+        let in_flight_path = recovery::in_flight_path(slots, definition, claim.slot(), process, &mark);
+        Ok(Self { mark, in_flight_path, _file: Arc::clone(claim.file()), name })
+    }
+
+    /// The value of [`WORKER_VARIABLE`] for what this process starts.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// `<definition>/<n>`.
@@ -246,7 +269,7 @@ fn adopt(slots: &Slots, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
     let in_flight_path = recovery::in_flight_path(slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), in_flight_path, _file: Arc::new(file) })
+    Some(HeldSlot { name: name.to_owned(), mark, in_flight_path, _file: Arc::new(file) })
 }
 
 #[cfg(test)]

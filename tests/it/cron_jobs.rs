@@ -108,7 +108,43 @@ fn a_run_that_is_killed_leaves_nothing_running_is_told_and_blocks_nothing() {
     wait_until("it is told", || project.lines("supervise.err").join("").contains("job slow failed: it was killed"));
     let killed = |run: &Value| run["pid"] == runner && run["result"] == "broken off";
     assert!(job(&project, "slow")["runs"].as_array().unwrap().iter().any(killed));
+    let told = project.lines("supervise.err").join("\n");
+    assert!(!told.contains("WARN") && told.matches("was killed, or").count() == 1, "once: {told}");
     project.write("go", "");
+}
+
+#[test]
+fn a_run_by_hand_that_is_killed_leaves_nothing_running_before_the_next_one() {
+    let slow = "echo $$ >> begun; while [ ! -e go ]; do sleep 0.05; done";
+    let project = project(&[script("slow", "@yearly", slow, "")]);
+    for n in 0..2 {
+        let by_hand = project.start("by-hand", &["cron", "run", "slow"]);
+        wait_until("it has begun", || project.lines("begun").len() == n + 1);
+        let programs = project.lines("begun");
+        let earlier = programs[..n].iter().filter(|pid| process_exists(pid.parse().unwrap()));
+        assert_eq!(earlier.count(), 0, "it runs twice at once");
+        by_hand.signal(Signal::SIGKILL);
+    }
+    let program: i32 = project.lines("begun")[1].parse().unwrap();
+    assert!(process_exists(program));
+    project.write("config.yaml", "cron: []");
+    let mut cron = project.start("cron", &["cron"]);
+    assert_eq!(cron.ends(), Some(0));
+    assert!(!process_exists(program), "also when the job is removed");
+    let told: Vec<String> = project.lines("cron.err").into_iter().filter(|line| !line.starts_with(' ')).collect();
+    assert!(told.len() == 2 && told.iter().all(|line| line.contains("job slow failed: it was killed")), "{told:?}");
+}
+
+#[test]
+fn a_run_whose_configuration_is_broken_at_the_moment_is_given_back() {
+    let project = project(&[script("tick", "every 1s", "echo ran >> ran", "")]);
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it runs", || !project.lines("ran").is_empty());
+    project.write("config.yaml", "cron: {");
+    let told = "its process could not begin (exit code 2; see ";
+    wait_until("it is told", || project.lines("supervise.err").iter().any(|line| line.contains(told)));
+    let told = project.lines("supervise.err").join("\n");
+    assert!(told.contains("log/jobs.log); it is tried again in the next minute"), "{told}");
 }
 
 #[test]

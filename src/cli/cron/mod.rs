@@ -6,6 +6,7 @@ mod run;
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use futures_util::future::join;
@@ -17,7 +18,7 @@ use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
 use crate::app::explain;
 use crate::config::Problem;
 use crate::schedule::{Job, Report, Scheduler, SharedState};
-use crate::supervisor::{JobSlots, Lifetime, Supervisor, SupervisorLock, host_owner};
+use crate::supervisor::{JobProcess, JobSlots, Lifetime, Supervisor, SupervisorLock, host_owner};
 
 /// What this command is called.
 pub(super) const NAMES: &[&str] = &["cron", "contao:cron"];
@@ -77,6 +78,10 @@ pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<E
         not_started = scheduler.start_all().await;
         not_started.iter().for_each(|error| tracing::error!("{error}"));
     }
+    if app.config.workers.is_empty() && app.jobs.is_empty() {
+        // Runs of jobs that were removed from the configuration may still end.
+        scheduler.finish(print_report).await;
+    }
     let lock = match at_work(app, &supervisor, Lifetime::UntilNextCron, &mut signals).await {
         Ok(lock) => lock,
         Err(End::Well) if !not_started.is_empty() => return Ok(End::Failed),
@@ -105,13 +110,31 @@ pub(super) fn scheduler(app: &App, names: &[&str], global: &GlobalArgs) -> Resul
     let slots = JobSlots::new(&config.state_dir);
     let host = if app.jobs.is_empty() { String::new() } else { host_owner(&config.state_dir)? };
     let shared = SharedState::new(app.cache.clone(), host);
+    let (to_give_back, log) = (shared.clone(), slots.log().to_owned());
     let start = move |job: &Job, taken: Option<&str>, claim| {
         let run = ["cron".into(), "run".into(), job.name().into()];
-        let taken = taken.map(|taken| [OsString::from("--taken"), taken.into()]).into_iter().flatten();
-        let command: Vec<OsString> = arguments.iter().cloned().chain(run).chain(taken).collect();
-        slots.start(claim, &command, &dir).map(drop).map_err(|error| error.to_string())
+        let words = taken.map(|taken| [OsString::from("--taken"), taken.into()]).into_iter().flatten();
+        let command: Vec<OsString> = arguments.iter().cloned().chain(run).chain(words).collect();
+        let process = slots.start(claim, &command, &dir).map_err(|error| error.to_string())?;
+        tokio::spawn(not_begun(process, job.clone(), taken.map(str::to_owned), to_give_back.clone(), log.clone()));
+        Ok(())
     };
     Ok(Scheduler::new(&app.jobs, shared, &config.state_dir, Box::new(start)))
+}
+
+/// Sees to a run whose process has ended before it began: its configuration may be wrong at the moment. One that has begun exits
+/// with 0, however the job went, or was killed, or has panicked.
+async fn not_begun(process: JobProcess, job: Job, taken: Option<String>, shared: SharedState, log: PathBuf) {
+    let Ok(Some(status)) = process.await else { return };
+    let Some(code @ 1..=2) = status.code() else { return };
+    let given_back = match taken {
+        Some(taken) => {
+            shared.skip(&job, &taken, chrono::Utc::now()).await.map(|()| "; it is tried again in the next minute")
+        }
+        None => Ok(""),
+    };
+    let then = given_back.unwrap_or("; its run could not be given back, and is lost");
+    tracing::error!(job = job.name(), "its process could not begin (exit code {code}; see {}){then}", log.display());
 }
 
 /// Supervises, and starts the jobs that are due meanwhile.

@@ -1,11 +1,12 @@
 //! `minutely cron run`: run a job now. The scheduler starts each run with it, too.
 
+use chrono::Utc;
+
 use super::super::output;
 use super::super::signals::Signals;
 use super::super::{App, End, Failure, Result};
 use super::named;
-use crate::config::Overlap;
-use crate::schedule::{Runner, SharedState};
+use crate::schedule::{Job, Runner, SharedState, clean_up_job};
 use crate::supervisor::{HeldSlot, JobSlots, host_owner};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -31,14 +32,16 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let slot = match adopted {
         Some(slot) => slot,
         None => {
-            let slot = free_slot(&slots, job.name(), job.config.overlap)?;
-            if job.config.overlap != Overlap::Allow && !shared.lease(job).await? {
+            clean_up_job(job, &shared, &slots, state_dir, Utc::now()).await;
+            let slot = free_slot(&slots, job)?;
+            if job.has_lease() && !shared.lease(job).await? {
                 return Err(Failure::Failed(format!("job {} runs on another host already", job.name())));
             }
             slot
         }
     };
     let mut signals = Signals::listen()?;
+    let mark = slot.mark().to_owned();
     let runner = Runner {
         job,
         shared: &shared,
@@ -46,6 +49,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         dir: &app.config.dir,
         state_dir,
         taken: args.taken.as_deref(),
+        mark: &mark,
         reports: was_started,
     };
     let show = |line: &str| {
@@ -58,14 +62,13 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     Ok(if was_started || ended.is_well() { End::Well } else { End::Failed })
 }
 
-fn free_slot(slots: &JobSlots, job: &str, overlap: Overlap) -> Result<HeldSlot> {
-    let last = if overlap == Overlap::Allow { crate::schedule::MAX_AT_ONCE } else { 1 };
-    for slot in 0..last {
-        if let Some(claim) = slots.claim(job, slot)? {
+fn free_slot(slots: &JobSlots, job: &Job) -> Result<HeldSlot> {
+    for slot in 0..job.slots() {
+        if let Some(claim) = slots.claim(job.name(), slot)? {
             return Ok(slots.take(claim)?);
         }
     }
-    let pid = slots.live(job)?.into_iter().find_map(|slot| slot.record).map(|record| record.process.pid);
+    let pid = slots.live(job.name())?.into_iter().find_map(|slot| slot.record).map(|record| record.process.pid);
     let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-    Err(Failure::Failed(format!("job {job} runs already{pid}")))
+    Err(Failure::Failed(format!("job {} runs already{pid}", job.name())))
 }

@@ -37,24 +37,25 @@ pub(in crate::supervisor) fn path(
 /// The files of all dead workers.
 pub(super) fn of_dead_workers(slots: &Slots) -> Vec<DeadWorkersFile> {
     let found = of_dead_processes(slots).into_iter();
-    found.map(|(worker, path)| DeadWorkersFile { worker, file: InFlightFile::new(path) }).collect()
+    found.map(|(worker, _, path)| DeadWorkersFile { worker, file: InFlightFile::new(path) }).collect()
 }
 
 /// The files beside slots, named by [`path`], whose processes are dead. Removes abandoned temporary files. Reads a few folders.
-pub(in crate::supervisor) fn of_dead_processes(slots: &Slots) -> Vec<(DeadWorker, PathBuf)> {
-    let found = slots.definitions().into_iter().flat_map(|definition| {
-        let files = std::fs::read_dir(slots.dir_of(&definition)).into_iter().flatten().flatten();
-        files
-            .filter_map(|file| {
-                remove_if_abandoned(&file);
-                of_dead_process(slots, &definition, &file)
-            })
-            .collect::<Vec<_>>()
+pub(in crate::supervisor) fn of_dead_processes(slots: &Slots) -> Vec<(DeadWorker, u32, PathBuf)> {
+    slots.definitions().iter().flat_map(|definition| of_dead_processes_in(slots, definition)).collect()
+}
+
+/// The same, of one definition. With the slots that the processes had.
+pub(in crate::supervisor) fn of_dead_processes_in(slots: &Slots, definition: &str) -> Vec<(DeadWorker, u32, PathBuf)> {
+    let files = std::fs::read_dir(slots.dir_of(definition)).into_iter().flatten().flatten();
+    let found = files.filter_map(|file| {
+        remove_if_abandoned(&file);
+        of_dead_process(slots, definition, &file)
     });
     found.collect()
 }
 
-fn of_dead_process(slots: &Slots, definition: &str, file: &DirEntry) -> Option<(DeadWorker, PathBuf)> {
+fn of_dead_process(slots: &Slots, definition: &str, file: &DirEntry) -> Option<(DeadWorker, u32, PathBuf)> {
     let name = file.file_name();
     let (slot, process, mark) = parse_name(name.to_str()?)?;
     // The lock is checked first: it does not depend on any clock.
@@ -64,7 +65,7 @@ fn of_dead_process(slots: &Slots, definition: &str, file: &DirEntry) -> Option<(
     }
     let recorded_at = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs();
     let worker = DeadWorker { process, mark: mark.to_owned(), recorded_at };
-    Some((worker, file.path()))
+    Some((worker, slot, file.path()))
 }
 
 /// The slot, the worker and its mark from the name of a file.

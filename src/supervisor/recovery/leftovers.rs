@@ -1,4 +1,5 @@
-//! Ends what a dead worker has left running: the other processes of its session, which its handlers had started.
+//! Ends what a dead worker has left running: the other processes of its session, which its handlers had started. And what the
+//! killed run of a job has left: it may have been started by hand, in the session of a terminal, so its mark counts as well.
 //!
 //! The worker's pid may belong to another process by now, so its session is identified with care: see
 //! [`Leftovers::running`].
@@ -32,11 +33,19 @@ pub(in crate::supervisor) struct DeadWorker {
     pub recorded_at: u64,
 }
 
-/// Ends what a dead worker has left running, including what those processes start meanwhile. `true` if all of it is
+/// What a dead process was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum Role {
+    Worker,
+    /// It has run a job. That it was killed is reported elsewhere.
+    Job,
+}
+
+/// Ends what a dead process has left running, including what those processes start meanwhile. `true` if all of it is
 /// gone.
-pub(in crate::supervisor) async fn end(worker: DeadWorker) -> bool {
+pub(in crate::supervisor) async fn end(worker: DeadWorker, role: Role) -> bool {
     let (begun, pid) = (Instant::now(), worker.process.pid);
-    let mut leftovers = Leftovers { worker, is_identified: false };
+    let mut leftovers = Leftovers { worker, role, is_identified: false };
     let mut asked = BTreeSet::new();
     loop {
         let running = leftovers.running();
@@ -46,18 +55,32 @@ pub(in crate::supervisor) async fn end(worker: DeadWorker) -> bool {
         let waited = begun.elapsed();
         if waited >= TIMEOUT {
             let pids: Vec<u32> = running.iter().map(|process| process.pid).collect();
-            tracing::error!(
-                worker = pid,
-                ?pids,
-                "programs that a dead worker had started cannot be ended; what it had in hand is seen to when they are gone"
-            );
+            match role {
+                Role::Worker => tracing::error!(
+                    worker = pid,
+                    ?pids,
+                    "programs that a dead worker had started cannot be ended; what it had in hand is seen to when they are gone"
+                ),
+                Role::Job => tracing::error!(
+                    run = pid,
+                    ?pids,
+                    "programs that the killed run of a job had started cannot be ended; the job waits until they are gone"
+                ),
+            }
             return false;
         }
         for process in running {
             if waited >= GRACE {
                 let _ = process.kill();
             } else if asked.insert(process.pid) {
-                tracing::warn!(pid = process.pid, "ending a program that a dead worker had started");
+                match role {
+                    Role::Worker => {
+                        tracing::warn!(pid = process.pid, "ending a program that a dead worker had started");
+                    }
+                    Role::Job => {
+                        tracing::info!(pid = process.pid, "ending a program that the killed run of a job had started");
+                    }
+                }
                 let _ = process.terminate();
             }
         }
@@ -68,6 +91,7 @@ pub(in crate::supervisor) async fn end(worker: DeadWorker) -> bool {
 /// The session that a dead worker has led.
 struct Leftovers {
     worker: DeadWorker,
+    role: Role,
     /// Whether a member was identified as one of the worker's. While one runs, the session is the worker's.
     is_identified: bool,
 }
@@ -89,7 +113,14 @@ impl Leftovers {
             Some(has_pid) => has_pid,
             None => members.iter().any(|member| self.worker.has_started(member)),
         };
-        if self.is_identified && process.has_pid() != Some(false) { members } else { Vec::new() }
+        let mut running = if self.is_identified && process.has_pid() != Some(false) { members } else { Vec::new() };
+        if self.role == Role::Job {
+            let mut marked = session::all();
+            marked.retain(|one| self.worker.has_marked(one.pid) && one.pid != std::process::id());
+            marked.retain(|one| !running.contains(one));
+            running.extend(marked);
+        }
+        running
     }
 }
 
@@ -147,7 +178,7 @@ mod tests {
         eventually("it is dead, and not reaped", || !process.is_alive());
         assert_eq!(session::members(process.pid).len(), 1);
         let DeadWorkersFile { worker: dead, .. } = in_flight_files::of_dead_workers(&slots).pop().unwrap();
-        assert!(end(dead).await);
+        assert!(end(dead, Role::Worker).await);
         assert_eq!(session::members(process.pid), []);
         worker.wait().unwrap();
     }
@@ -161,10 +192,10 @@ mod tests {
         let process = ProcessId { started_at: process.started_at - 3600, ..process };
         let dead = |mark: &str| DeadWorker { process, mark: mark.to_owned(), recorded_at: now() - 1800 };
         for another in ["17a", "17abc", ""] {
-            assert!(end(dead(another)).await);
+            assert!(end(dead(another), Role::Worker).await);
             assert_eq!(session::members(process.pid).len(), 1, "a later process had the same pid");
         }
-        assert!(end(dead("17ab")).await);
+        assert!(end(dead("17ab"), Role::Worker).await);
         assert_eq!(session::members(process.pid), []);
     }
 }

@@ -11,8 +11,8 @@
 mod in_flight_files;
 mod leftovers;
 
-pub(super) use in_flight_files::{of_dead_processes, path as in_flight_path};
-pub(super) use leftovers::{DeadWorker, end as end_leftovers};
+pub(super) use in_flight_files::{of_dead_processes, of_dead_processes_in, path as in_flight_path};
+pub(super) use leftovers::{DeadWorker, Role, end as end_leftovers};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Recovery {
             );
             InFlight::default()
         });
-        if !in_flight.left_nothing_running && !leftovers::end(worker).await {
+        if !in_flight.left_nothing_running && !leftovers::end(worker, Role::Worker).await {
             return;
         }
         let released = in_flight.transports.into_iter().map(|(transport, batches)| async move {
