@@ -349,3 +349,10 @@ fn what_is_wrong_with_schedules_is_told_with_its_place() {
         ]
     );
 }
+
+#[test]
+fn a_job_that_runs_on_every_host_has_no_lease() {
+    assert!(job("daily", "").has_lease() && job("daily", "overlap: queue").has_lease());
+    assert!(!job("@reboot", "").has_lease() && !job("daily", "overlap: allow").has_lease());
+    assert_eq!((job("@reboot", "").slots(), job("daily", "overlap: allow").slots()), (1, 64));
+}
