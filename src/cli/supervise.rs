@@ -4,6 +4,7 @@ use super::cron::{at_work, scheduler, supervisor, with_jobs};
 use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result};
 use crate::app::explain;
+use crate::config::Trigger;
 use crate::supervisor::Lifetime;
 
 /// What this command is called.
@@ -20,7 +21,7 @@ pub(super) struct Args {}
 pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End> {
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
-    let mut scheduler = scheduler(app, NAMES, global)?;
+    let mut scheduler = scheduler(app, Trigger::Cli, NAMES, global)?;
     let _lock = match at_work(app, &supervisor, Lifetime::UntilStopped, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),

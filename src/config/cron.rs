@@ -11,7 +11,7 @@ use super::handlers::read_program;
 use super::routes::check_type;
 use super::section::{Node, Reader, join};
 use super::workers::read_name;
-use super::{CatchUp, JobAction, JobConfig, Overlap, Secret};
+use super::{CatchUp, JobAction, JobConfig, JobScope, Overlap, Secret};
 
 /// The key `cron`.
 pub(super) const CRON: Definition = Definition {
@@ -25,6 +25,7 @@ const JOB: &[Definition] = &[
     COMMAND,
     DISPATCH,
     TIMEZONE,
+    SCOPE,
     TIMEOUT.definition,
     OVERLAP.definition,
     CATCH_UP.definition,
@@ -62,6 +63,12 @@ const BODY: Definition = Definition::new("body", Kind::Anything, "the message, w
 const TIMEZONE: Definition =
     Definition::new("timezone", Kind::Text("text"), "the time zone of the schedule, such as `Europe/Vienna`")
         .or("the system's");
+const SCOPE: Definition = Definition::new(
+    "scope",
+    Kind::OneOrMore(&Kind::Choice(&["cli", "web"])),
+    "what runs it: `cron` and `supervise` (`cli`), or requests to `POST /cron` (`web`)",
+)
+.or("both");
 const TIMEOUT: Setting<Option<Duration>> =
     Setting::duration("timeout", "", "how long it may run; then it is ended with all that it has started").optional();
 const OVERLAP: Setting<String> = Setting::choice(
@@ -103,6 +110,7 @@ fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
     let name = section.require(&NAME, reader).and_then(|node| read_name(&node, reader));
     let schedule = section.require(&SCHEDULE, reader).and_then(|node| node.text("a schedule, such as daily", reader));
     let timezone = section.take("timezone").map(|node| node.filled_text("a time zone, such as Europe/Vienna", reader));
+    let scope = section.take("scope").map(|node| read_scope(node, reader)).unwrap_or_default();
     let timeout = section.take("timeout").and_then(|node| {
         let timeout: Duration = node.read(&TIMEOUT.definition, reader)?;
         if timeout.is_zero() {
@@ -155,11 +163,32 @@ fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
         schedule: schedule?,
         timezone,
         action: action?,
+        scope,
         timeout,
         overlap,
         catch_up,
         jitter,
     })
+}
+
+fn read_scope(node: Node, reader: &mut Reader) -> JobScope {
+    const EXPECTED: &str = "cli, web, or [cli, web]";
+    let path = node.path.clone();
+    let Some(items) = node.items_or_one(EXPECTED, reader) else { return JobScope::default() };
+    if items.is_empty() {
+        reader.error(&path, format!("is empty, so that nothing would run the job; it must be {EXPECTED}"));
+        return JobScope::default();
+    }
+    let mut scope = JobScope { cli: false, web: false };
+    for item in items {
+        match item.text(EXPECTED, reader).as_deref() {
+            Some("cli") => scope.cli = true,
+            Some("web") => scope.web = true,
+            Some(_) => drop(item.mismatch::<()>(EXPECTED, reader)),
+            None => {}
+        }
+    }
+    scope
 }
 
 fn read_message(node: Node, reader: &mut Reader) -> Option<JobAction> {

@@ -196,6 +196,8 @@ pub(crate) struct JobConfig {
     pub timezone: Option<String>,
     /// What it does.
     pub action: JobAction,
+    /// What may start it.
+    pub scope: JobScope,
     /// After this it is ended.
     pub timeout: Option<Duration>,
     /// What happens when it is due while it still runs.
@@ -223,6 +225,40 @@ pub(crate) enum JobAction {
         /// The message.
         body: serde_json::Value,
     },
+}
+
+/// What may start a job when it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JobScope {
+    /// `cron` and `supervise`.
+    pub cli: bool,
+    /// Requests to `serve` and `cgi`.
+    pub web: bool,
+}
+
+/// What looks which jobs are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    /// `cron` or `supervise`.
+    Cli,
+    /// A request to `serve` or `cgi`.
+    Web,
+}
+
+impl Default for JobScope {
+    fn default() -> Self {
+        Self { cli: true, web: true }
+    }
+}
+
+impl JobScope {
+    /// May this start the job?
+    pub(crate) fn includes(self, trigger: Trigger) -> bool {
+        match trigger {
+            Trigger::Cli => self.cli,
+            Trigger::Web => self.web,
+        }
+    }
 }
 
 /// What happens when a job is due while it still runs.

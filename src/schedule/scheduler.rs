@@ -18,6 +18,7 @@ use super::shared_state::{SharedState, key_of};
 use super::timing::Schedule;
 use crate::cache::CacheError;
 use crate::clock;
+use crate::config::Trigger;
 use crate::supervisor::{JobSlots, SlotClaim, StateError};
 
 /// How often jobs are looked at that are due at no known time, and reports of failed runs.
@@ -36,6 +37,8 @@ pub(crate) type StartJob = Box<dyn Fn(&Job, Option<&str>, SlotClaim) -> Result<(
 /// Runs what is due.
 pub(crate) struct Scheduler {
     jobs: Vec<Watched>,
+    /// Those that something else starts. After a kill, they are cleaned up here too.
+    others: Vec<Job>,
     shared: SharedState,
     slots: JobSlots,
     reports: Reports,
@@ -65,10 +68,14 @@ enum LookError {
 }
 
 impl Scheduler {
-    pub(crate) fn new(jobs: &[Job], shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
-        let watch = |job: &Job| Watched { job: job.clone(), wake: DateTime::UNIX_EPOCH, problem: None };
+    /// Starts those of the jobs whose scope includes `trigger`.
+    pub(crate) fn new(jobs: &[Job], trigger: Trigger, shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
+        let watch = |job: Job| Watched { job, wake: DateTime::UNIX_EPOCH, problem: None };
+        let (jobs, others): (Vec<Job>, Vec<Job>) =
+            jobs.iter().cloned().partition(|job| job.config.scope.includes(trigger));
         Self {
-            jobs: jobs.iter().map(watch).collect(),
+            jobs: jobs.into_iter().map(watch).collect(),
+            others,
             shared,
             slots: JobSlots::new(state_dir),
             reports: Reports::new(state_dir),
@@ -129,7 +136,7 @@ impl Scheduler {
     }
 
     async fn clean_up(&self, now: DateTime<Utc>) {
-        let jobs: Vec<&Job> = self.jobs.iter().map(|watched| &watched.job).collect();
+        let jobs: Vec<&Job> = self.jobs.iter().map(|watched| &watched.job).chain(&self.others).collect();
         killed::clean_up(self.slots.killed_runs(), &jobs, &self.shared, &self.slots, &self.reports, now).await;
     }
 
@@ -137,7 +144,7 @@ impl Scheduler {
         self.jobs.iter_mut().for_each(|watched| watched.wake = watched.wake.min(now));
     }
 
-    /// Starts all jobs now, whether they are due or not. One that runs already, and may not run twice at once, is left alone.
+    /// Starts all jobs of its scope now, whether they are due or not. One that runs already, and may not run twice at once, is left alone.
     pub(crate) async fn start_all(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
         for Watched { job, .. } in &self.jobs {

@@ -13,7 +13,7 @@ use super::shared_state::{key_of, parse_time};
 use super::*;
 use crate::cache::{Cache, CacheStore, MemoryStore};
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Trigger};
 use crate::supervisor::SlotClaim;
 
 fn config(text: &str) -> Config {
@@ -73,6 +73,10 @@ struct Host {
 
 impl Host {
     fn new(name: &str, store: &MemoryStore, jobs: &[Job], started: &Started) -> Self {
+        Self::looking_for(Trigger::Cli, name, store, jobs, started)
+    }
+
+    fn looking_for(trigger: Trigger, name: &str, store: &MemoryStore, jobs: &[Job], started: &Started) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cache = Arc::new(Cache::new(Arc::new(store.clone()) as Arc<dyn CacheStore>));
         let (shared, started) = (SharedState::new(cache, name.to_owned()), Arc::clone(started));
@@ -80,7 +84,7 @@ impl Host {
             started.lock().unwrap().push((job.name().to_owned(), taken.unwrap_or_default().to_owned()));
             Ok(())
         };
-        let scheduler = Scheduler::new(jobs, shared.clone(), dir.path(), Box::new(start));
+        let scheduler = Scheduler::new(jobs, trigger, shared.clone(), dir.path(), Box::new(start));
         Self { scheduler, shared, jobs: jobs.to_vec(), _dir: dir }
     }
 
@@ -355,4 +359,42 @@ fn a_job_that_runs_on_every_host_has_no_lease() {
     assert!(job("daily", "").has_lease() && job("daily", "overlap: queue").has_lease());
     assert!(!job("@reboot", "").has_lease() && !job("daily", "overlap: allow").has_lease());
     assert_eq!((job("@reboot", "").slots(), job("daily", "overlap: allow").slots()), (1, 64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_started_only_by_what_its_scope_names() {
+    let (store, started) = (MemoryStore::default(), Started::default());
+    let jobs: Vec<Job> = ["scope: cli", "scope: [web]", "scope: [cli, web]", ""]
+        .iter()
+        .enumerate()
+        .map(|(n, scope)| {
+            let text = format!("cron: [{{name: job-{n}, schedule: minutely, command: [job], {scope}}}]");
+            super::jobs(&config(&text), now()).0.remove(0)
+        })
+        .collect();
+    let of = |trigger| Host::looking_for(trigger, "a", &store, &jobs, &started);
+    let (mut cli, mut web) = (of(Trigger::Cli), of(Trigger::Web));
+    let jobs = || started.lock().unwrap().drain(..).map(|(name, _)| name).collect::<Vec<_>>();
+    cli.look().await;
+    web.look().await;
+    jobs();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    cli.look().await;
+    assert_eq!(jobs(), ["job-0", "job-2", "job-3"]);
+    web.look().await;
+    assert_eq!(jobs(), ["job-1"], "the others were run");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    web.look().await;
+    assert_eq!(jobs(), ["job-1", "job-2", "job-3"]);
+}
+
+#[test]
+fn a_scope_that_nothing_runs_is_a_mistake() {
+    for scope in ["[]", "host", "[cli, pinger]", "{cli: true}"] {
+        let text = format!("cron: [{{name: a, schedule: daily, command: [job], scope: {scope}}}]");
+        let (_, problems) = config::read_text(&text, Path::new("/app/config.yaml")).unwrap();
+        let told =
+            problems.list.iter().map(|problem| format!("{} {}", problem.path, problem.message)).collect::<String>();
+        assert!(told.contains("cron[0].scope") && told.contains("cli, web, or [cli, web]"), "{told}");
+    }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::super::output::{self, Format, FormatArg, age};
 use super::super::{App, End, Result};
+use crate::config::Trigger;
 use crate::schedule::{Job, Outcome, Run, SharedState};
 use crate::supervisor::JobSlots;
 
@@ -25,6 +26,8 @@ struct JobStatus {
     /// In words.
     schedule: String,
     timezone: Option<String>,
+    /// What starts it: `cli`, `web`.
+    scope: Vec<&'static str>,
     running: bool,
     next_run: Option<DateTime<Utc>>,
     last_run: Option<RunStatus>,
@@ -79,11 +82,17 @@ fn status(run: Run, goes_on: impl Fn(&Run) -> bool) -> RunStatus {
 
 fn describe(job: &Job, runs_here: bool, runs: Vec<RunStatus>) -> JobStatus {
     let (zone, next_run) = (job.schedule.zone(), job.schedule.next_after(Utc::now()));
+    let scope = [("cli", Trigger::Cli), ("web", Trigger::Web)];
     JobStatus {
         name: job.name().to_owned(),
         interval: job.config.schedule.clone(),
         schedule: job.schedule.to_string(),
         timezone: zone.name().map(str::to_owned),
+        scope: scope
+            .into_iter()
+            .filter(|(_, trigger)| job.config.scope.includes(*trigger))
+            .map(|(name, _)| name)
+            .collect(),
         running: runs_here || runs.iter().any(|run| run.result == "running"),
         next_shown: next_run.map(|next| zone.show(next)),
         last_shown: runs.first().map(|last| zone.show(last.run.started_at)),
@@ -101,10 +110,14 @@ fn print(jobs: &[JobStatus]) {
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
             (format!("{}{why}", last.result), age(last.run.took(Utc::now()).as_secs()))
         });
+        let schedule = match job.scope[..] {
+            [only] => format!("{} (scope: {only})", job.schedule),
+            _ => job.schedule.clone(),
+        };
         let utc = job.next_run.map(|next| next.format("%Y-%m-%d %H:%M:%S").to_string());
         vec![
             job.name.clone(),
-            job.schedule.clone(),
+            schedule,
             job.last_shown.clone().unwrap_or_else(none),
             result,
             took,

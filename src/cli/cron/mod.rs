@@ -16,7 +16,7 @@ use super::output::{self, Format, FormatArg, age};
 use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
 use crate::app::explain;
-use crate::config::Problem;
+use crate::config::{Problem, Trigger};
 use crate::schedule::{Job, Report, Scheduler, SharedState};
 use crate::supervisor::{JobProcess, JobSlots, Lifetime, Supervisor, SupervisorLock, host_owner};
 
@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Show how many workers would be started, and why; start none
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Start all jobs now, whether they are due or not
+    /// Start all jobs now, whether they are due or not, but for those of `scope: web`
     #[arg(long, conflicts_with = "dry_run")]
     force: bool,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<E
         return dry_run(&supervisor, args.format.format).await;
     }
     let mut signals = Signals::listen()?;
-    let mut scheduler = scheduler(app, NAMES, global)?;
+    let mut scheduler = scheduler(app, Trigger::Cli, NAMES, global)?;
     let mut not_started = Vec::new();
     if args.force {
         not_started = scheduler.start_all().await;
@@ -97,7 +97,7 @@ pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
 }
 
 /// What runs the jobs that are due, beside a supervisor that was started by a command of one of these names.
-pub(super) fn scheduler(app: &App, names: &[&str], global: &GlobalArgs) -> Result<Scheduler> {
+pub(super) fn scheduler(app: &App, trigger: Trigger, names: &[&str], global: &GlobalArgs) -> Result<Scheduler> {
     let config = &app.config;
     let own =
         app.worker_program.as_deref().filter(|program| program.arguments.last().is_some_and(|last| last == "consume"));
@@ -119,7 +119,7 @@ pub(super) fn scheduler(app: &App, names: &[&str], global: &GlobalArgs) -> Resul
         tokio::spawn(not_begun(process, job.clone(), taken.map(str::to_owned), to_give_back.clone(), log.clone()));
         Ok(())
     };
-    Ok(Scheduler::new(&app.jobs, shared, &config.state_dir, Box::new(start)))
+    Ok(Scheduler::new(&app.jobs, trigger, shared, &config.state_dir, Box::new(start)))
 }
 
 /// Sees to a run whose process has ended before it began: its configuration may be wrong at the moment. One that has begun exits
