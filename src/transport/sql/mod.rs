@@ -1,12 +1,13 @@
 //! Queues in tables: `sqlite`, `postgres` and `mysql`. They share the transport (`table`), the options of a queue
 //! (`options`), and the format of messages and times (`row`, `timestamp`). What differs between them is their dialect
-//! (`dialect`).
+//! (`dialect`), of which SQLite and PostgreSQL share the larger part (`numbered`).
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod connecting;
 mod dialect;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod numbered;
 mod options;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use self::dialect::Dialect;
 #[cfg(feature = "mysql")]
 pub(super) use self::mysql::MysqlFactory;
+use self::numbered::Numbered;
 use self::options::QueueOptions;
 #[cfg(feature = "postgres")]
 pub(super) use self::postgres::PostgresFactory;

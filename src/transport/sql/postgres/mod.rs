@@ -12,15 +12,14 @@ mod waking;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlStr;
-
 use self::queries::Queries;
 use self::waking::Notifications;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
-use super::{Content, Dialect, QueueOptions, Table, Timestamp, text};
+use super::numbered;
+use super::{Content, Numbered, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, OptionReader, Problem, Setting};
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
-use crate::connection::sql::{SharedConnection, Statement, Value};
+use crate::connection::sql::{SharedConnection, Value};
 use crate::connection::{self, Connections, StoreKind};
 
 /// PostgreSQL's limit for the names of tables and channels, in bytes.
@@ -34,86 +33,26 @@ pub(crate) struct Postgres {
     notifications: Option<Notifications>,
 }
 
-impl Postgres {
-    /// Body, headers, queue: `$1` to `$3`.
-    fn with_content(&self, sql: &SqlStr, content: Content) -> Statement {
-        Statement::of(sql).bind(content.body).bind(content.headers).bind(self.queue.as_str())
-    }
-
-    /// Queue, now, cutoff: `$1` to `$3`.
-    fn at(&self, sql: &SqlStr, now: Timestamp, cutoff: Timestamp) -> Statement {
-        Statement::of(sql).bind(self.queue.as_str()).bind(now.text()).bind(cutoff.text())
-    }
-
-    /// Ids, queue: `$1` and `$2`.
-    fn of(&self, sql: &SqlStr, ids: &[i64]) -> Statement {
-        Statement::of(sql).bind(ids).bind(self.queue.as_str())
-    }
-}
-
-impl Dialect for Postgres {
+impl Numbered for Postgres {
     type Connection = SharedConnection<PostgresSession>;
 
-    fn is_set_up(&self) -> Request {
-        Request::Run(Statement::of(&self.queries.is_set_up).bind(self.queries.table.as_str()))
+    fn queries(&self) -> &numbered::Queries {
+        &self.queries.numbered
+    }
+
+    fn queue(&self) -> &str {
+        &self.queue
     }
 
     fn set_up(&self) -> Request {
         Request::Together(self.queries.set_up.clone())
     }
 
-    fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request {
-        Request::Run(self.with_content(&self.queries.send, content).bind(now.text()).bind(due.text()))
-    }
-
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {
         if let Some(notifications) = &self.notifications {
             notifications.before_poll();
         }
-        Request::Run(self.at(&self.queries.receive, now, cutoff).bind(up_to))
-    }
-
-    fn count(&self, cap: i64, all: bool, now: Timestamp, cutoff: Timestamp) -> Request {
-        let sql = if all { &self.queries.count_all } else { &self.queries.count_pending };
-        Request::Run(self.at(sql, now, cutoff).bind(cap))
-    }
-
-    fn next_due(&self, now: Timestamp, cutoff: Timestamp) -> Request {
-        Request::Run(self.at(&self.queries.next_due, now, cutoff))
-    }
-
-    fn list(&self, after: i64, limit: i64, cutoff: Timestamp) -> Request {
-        let statement = Statement::of(&self.queries.list).bind(self.queue.as_str()).bind(cutoff.text());
-        Request::Run(statement.bind(after).bind(limit))
-    }
-
-    fn find(&self, id: i64, cutoff: Timestamp) -> Request {
-        let statement = Statement::of(&self.queries.find).bind(self.queue.as_str()).bind(cutoff.text());
-        Request::Run(statement.bind(id))
-    }
-
-    fn finish(&self, ids: &[i64]) -> Request {
-        Request::Run(self.of(&self.queries.delete, ids))
-    }
-
-    fn release(&self, ids: &[i64], received_at: &str) -> Request {
-        Request::Run(self.of(&self.queries.release, ids).bind(received_at))
-    }
-
-    fn keep_alive(&self, ids: &[i64], received_at: &str, now: Timestamp) -> Request {
-        Request::Run(self.of(&self.queries.keep_alive, ids).bind(received_at).bind(now.text()))
-    }
-
-    fn resume(&self, now: Timestamp) -> Request {
-        Request::Run(Statement::of(&self.queries.resume).bind(self.queue.as_str()).bind(now.text()))
-    }
-
-    fn retry(&self, id: i64, content: Content, due: Timestamp) -> Request {
-        Request::Run(self.with_content(&self.queries.retry, content).bind(id).bind(due.text()))
-    }
-
-    fn move_within(&self, id: i64, content: Content, now: Timestamp, queue: &str) -> Request {
-        Request::Run(self.with_content(&self.queries.move_within, content).bind(id).bind(now.text()).bind(queue))
+        Request::Run(self.at(&self.queries().receive, now, cutoff).bind(up_to))
     }
 
     fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request {

@@ -41,7 +41,7 @@ async fn plans(connection: &mut PgConnection, sql: &str, arguments: &str) -> [St
 #[ignore = "needs a PostgreSQL server"]
 async fn every_query_is_a_range_of_the_index() {
     let mut connection = table().await;
-    let queries = Queries::new("t", false);
+    let queries = Queries::new("t", false).numbered;
     let at = "'q', '2026-01-01 08:00:00', '2026-01-01 07:00:00'";
     let limited = format!("{at}, 100");
     for (sql, arguments, ranges) in [

@@ -7,7 +7,8 @@
 
 use sqlx::SqlStr;
 
-use crate::connection::sql::sql;
+use super::super::numbered;
+use crate::connection::sql::{Statement, sql};
 
 const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
 const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
@@ -16,38 +17,10 @@ const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) 
 pub(crate) struct Queries {
     /// The table's quoted name.
     pub(super) table: String,
-    /// `$1` the table's quoted name. Returns a row if the table exists.
-    pub(super) is_set_up: SqlStr,
-    /// `$1` the table's quoted name. Returns a row if the table has a trigger that notifies of every inserted message.
-    pub(super) has_trigger: SqlStr,
+    pub(super) numbered: numbered::Queries,
     pub(super) set_up: Vec<String>,
-    /// `$1` body, `$2` headers, `$3` queue, `$4` now, `$5` due.
-    pub(super) send: SqlStr,
-    /// `$1` queue, `$2` now, `$3` cutoff, `$4` limit.
-    pub(super) receive: SqlStr,
-    /// `$1` queue, `$2` now, `$3` cutoff, `$4` the cap.
-    pub(super) count_pending: SqlStr,
-    /// As `count_pending`.
-    pub(super) count_all: SqlStr,
-    /// `$1` queue, `$2` cutoff, `$3` id to start after, `$4` limit.
-    pub(super) list: SqlStr,
-    /// `$1` queue, `$2` cutoff, `$3` the id.
-    pub(super) find: SqlStr,
-    /// `$1` ids, `$2` queue.
-    pub(super) delete: SqlStr,
-    /// `$1` ids, `$2` queue, `$3` the time they were received.
-    pub(super) release: SqlStr,
-    /// `$1` ids, `$2` queue, `$3` the time they were received, `$4` now.
-    pub(super) keep_alive: SqlStr,
-    /// `$1` queue, `$2` now.
-    pub(super) resume: SqlStr,
-    /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` due.
-    pub(super) retry: SqlStr,
-    /// `$1` body, `$2` headers, `$3` queue, `$4` id, `$5` now, `$6` the other queue.
-    pub(super) move_within: SqlStr,
-    /// `$1` queue, `$2` now, `$3` cutoff. Columns: when the next delayed message is due, and when the one was received
-    /// that has been in flight the longest.
-    pub(super) next_due: SqlStr,
+    /// The table's quoted name. Returns a row if the table has a trigger that notifies of every inserted message.
+    pub(super) has_trigger: SqlStr,
     notify: bool,
 }
 
@@ -71,10 +44,8 @@ impl Queries {
         let looked_at = format!("{content}, m.delivered_at IS NOT NULL AND m.delivered_at >= $2::timestamp");
         let time = |column: &str| format!("to_char({column}, 'YYYY-MM-DD HH24:MI:SS')");
         let chosen = "id = ANY($1) AND queue_name = $2";
-        Self {
-            is_set_up: sql(TABLE),
-            has_trigger: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
-            set_up: set_up(table_name, notify),
+        let numbered = numbered::Queries {
+            is_set_up: Statement::of(&sql(TABLE)).bind(t.as_str()),
             send: sql(change(
                 format!(
                     "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
@@ -129,6 +100,11 @@ impl Queries {
                 time("received"),
                 first = "ORDER BY delivered_at, available_at, id LIMIT 1",
             )),
+        };
+        Self {
+            numbered,
+            set_up: set_up(table_name, notify),
+            has_trigger: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
             table: t,
             notify,
         }

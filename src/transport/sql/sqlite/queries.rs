@@ -6,44 +6,18 @@
 
 use sqlx::SqlStr;
 
-use crate::connection::sql::sql;
+use super::super::numbered;
+use crate::connection::sql::{Statement, sql};
 
-/// The statements for one table. Their arguments, unless stated otherwise: `?1` the queue, `?2` now, `?3` the cutoff:
-/// messages received before it have been in flight for too long.
+/// The statements for one table.
 pub(super) struct Queries {
+    /// The table's quoted name.
     table: String,
-    /// `?1` the table, case-insensitive. Returns a row if it exists.
-    pub(super) is_set_up: SqlStr,
+    /// Ids are passed as a JSON array. `next_due` has a third column: whether a message is due.
+    pub(super) numbered: numbered::Queries,
     pub(super) set_up: [SqlStr; 2],
-    /// `?1` body, `?2` headers, `?3` queue, `?4` now, `?5` due.
-    pub(super) send: SqlStr,
-    /// Returns a row if at least one message is due.
+    /// At a time. Returns a row if at least one message is due.
     pub(super) any_due: SqlStr,
-    /// Columns: when the next delayed message is due, when the message was received that has been in flight the
-    /// longest, and whether a message is due.
-    pub(super) next_due: SqlStr,
-    /// `?4` the limit.
-    pub(super) receive: SqlStr,
-    /// `?4` the cap. Columns: never received, in flight for too long, and two zeros.
-    pub(super) count_pending: SqlStr,
-    /// `?4` the cap. Columns: never received, in flight for too long, delayed, in flight.
-    pub(super) count_all: SqlStr,
-    /// `?1` queue, `?2` cutoff, `?3` the id to start after, `?4` the limit.
-    pub(super) list: SqlStr,
-    /// `?1` queue, `?2` cutoff, `?3` the id.
-    pub(super) find: SqlStr,
-    /// `?1` ids as a JSON array, `?2` queue.
-    pub(super) delete: SqlStr,
-    /// `?1` ids as a JSON array, `?2` queue, `?3` the time they were received.
-    pub(super) release: SqlStr,
-    /// `?1` ids as a JSON array, `?2` queue, `?3` the time they were received, `?4` now.
-    pub(super) keep_alive: SqlStr,
-    /// `?1` queue, `?2` now.
-    pub(super) resume: SqlStr,
-    /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` due.
-    pub(super) retry: SqlStr,
-    /// `?1` body, `?2` headers, `?3` queue, `?4` id, `?5` now, `?6` the other queue.
-    pub(super) move_within: SqlStr,
 }
 
 impl Queries {
@@ -61,14 +35,13 @@ impl Queries {
                        CAST(headers AS BLOB) AS headers";
         let looked_at = format!("{content}, delivered_at IS NOT NULL AND delivered_at >= ?2 AS in_flight");
         let chosen = "id IN (SELECT value FROM json_each(?1)) AND queue_name = ?2";
-        Self {
-            is_set_up: sql("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE"),
-            set_up: set_up(table).map(sql),
+        let is_set_up = sql("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE");
+        let numbered = numbered::Queries {
+            is_set_up: Statement::of(&is_set_up).bind(table),
             send: sql(format!(
                 "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) VALUES (?1, ?2, ?3, ?4, ?5) \
                  RETURNING id"
             )),
-            any_due: sql(format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})")),
             next_due: sql(format!(
                 "SELECT (SELECT CAST(available_at AS BLOB) {delayed} ORDER BY available_at LIMIT 1), \
                  (SELECT CAST(delivered_at AS BLOB) {in_flight} ORDER BY delivered_at LIMIT 1), \
@@ -110,7 +83,12 @@ impl Queries {
                 "UPDATE {t} SET body = ?1, headers = ?2, available_at = ?5, delivered_at = NULL, queue_name = ?6 \
                  WHERE id = ?4 AND queue_name = ?3 RETURNING id"
             )),
+        };
+        Self {
+            set_up: set_up(table).map(sql),
+            any_due: sql(format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})")),
             table: t,
+            numbered,
         }
     }
 
@@ -182,17 +160,17 @@ mod tests {
         let queries = Queries::new("t");
         for sql in [
             &queries.any_due,
-            &queries.next_due,
-            &queries.receive,
-            &queries.count_pending,
-            &queries.count_all,
-            &queries.list,
+            &queries.numbered.next_due,
+            &queries.numbered.receive,
+            &queries.numbered.count_pending,
+            &queries.numbered.count_all,
+            &queries.numbered.list,
         ] {
             let plan = plan(&mut connection, sql.as_str()).await;
             let tables: Vec<_> = plan.iter().filter(|step| step.contains(" t ")).collect();
             assert!(!tables.is_empty() && tables.iter().all(|step| step.starts_with("SEARCH t USING ")), "{plan:#?}");
         }
-        let plan = plan(&mut connection, queries.count_all.as_str()).await.join("\n");
+        let plan = plan(&mut connection, queries.numbered.count_all.as_str()).await.join("\n");
         for range in [
             "delivered_at=? AND available_at<?",
             "delivered_at<?",
@@ -219,9 +197,13 @@ mod tests {
         for indexes in SYMFONYS {
             let mut connection = connection(Some(indexes)).await;
             let queries = Queries::new("t");
-            for sql in
-                [&queries.any_due, &queries.next_due, &queries.receive, &queries.count_pending, &queries.count_all]
-            {
+            for sql in [
+                &queries.any_due,
+                &queries.numbered.next_due,
+                &queries.numbered.receive,
+                &queries.numbered.count_pending,
+                &queries.numbered.count_all,
+            ] {
                 let plan = plan(&mut connection, sql.as_str()).await;
                 assert!(!plan.iter().any(|step| step.starts_with("SCAN t")), "{indexes:?}: {plan:#?}");
             }
