@@ -1,21 +1,8 @@
 //! Expressions in words: `at 04:05 on every Monday`.
 
-use super::expression::{DaysOfMonth, DaysOfWeek, Expression, Numbers};
+use super::expression::{DaysOfMonth, DaysOfWeek, Expression};
+use super::numbers::{Numbers, listed};
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const ORDINALS: [&str; 5] = ["first", "second", "third", "fourth", "fifth"];
 
@@ -30,14 +17,9 @@ pub(super) fn describe(expression: &Expression) -> String {
         words.push_str(&days);
     }
     if expression.months.len() < 12 {
-        words.push_str(&format!(" in {}", months(expression.months)));
+        words.push_str(&format!(" in {}", expression.months.as_months()));
     }
     words
-}
-
-/// `January`, `January, March to May and July`.
-pub(super) fn months(months: Numbers) -> String {
-    listed(&runs(months, |month| MONTHS[month as usize % 13 - 1].to_owned()))
 }
 
 fn times(expression: &Expression) -> String {
@@ -96,7 +78,7 @@ fn days(expression: &Expression) -> Option<String> {
 }
 
 fn days_of_month(days: &DaysOfMonth) -> String {
-    let mut parts = runs(days.days, |day| day.to_string());
+    let mut parts = days.days.in_words(|day| day.to_string());
     if let Some(first) = parts.first_mut() {
         first.insert_str(0, "day ");
     }
@@ -112,7 +94,7 @@ fn days_of_month(days: &DaysOfMonth) -> String {
 
 fn days_of_week(days: &DaysOfWeek) -> String {
     let name = |day: u32| WEEKDAYS[day as usize % 7].to_owned();
-    let mut parts = runs(days.days, name);
+    let mut parts = days.days.in_words(name);
     if let Some(first) = parts.first_mut() {
         first.insert_str(0, "every ");
     }
@@ -130,34 +112,7 @@ fn every(numbers: Numbers, below: u32) -> Option<u32> {
 }
 
 fn numbers(numbers: Numbers) -> String {
-    listed(&runs(numbers, |number| number.to_string()))
-}
-
-/// Three and more in a row are shown as `from to`.
-fn runs(numbers: Numbers, show: impl Fn(u32) -> String) -> Vec<String> {
-    let mut shown = Vec::new();
-    let mut rest = numbers.iter().peekable();
-    while let Some(first) = rest.next() {
-        let mut last = first;
-        while let Some(next) = rest.next_if(|next| *next == last + 1) {
-            last = next;
-        }
-        match last - first {
-            0 => shown.push(show(first)),
-            1 => shown.extend([show(first), show(last)]),
-            _ => shown.push(format!("{} to {}", show(first), show(last))),
-        }
-    }
-    shown
-}
-
-/// `a`, `a and b`, `a, b and c`.
-fn listed(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [one] => one.clone(),
-        [all @ .., last] => format!("{} and {last}", all.join(", ")),
-    }
+    listed(&numbers.in_words(|number| number.to_string()))
 }
 
 #[cfg(test)]

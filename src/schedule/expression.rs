@@ -11,6 +11,8 @@ use std::ops::RangeInclusive;
 use chrono::{Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike, Weekday};
 use thiserror::Error;
 
+use super::numbers::Numbers;
+
 /// How many years ahead a time is looked for. A fifth Monday in February comes at least every 40 years.
 const YEARS_AHEAD: i32 = 50;
 
@@ -59,10 +61,6 @@ const DAY: Field = Field { name: "day of month", values: 1..=31, names: &[], fir
 const MONTH: Field = Field { name: "month", values: 1..=12, names: MONTHS, first_name: 1 };
 /// 0 and 7 are Sunday.
 const WEEKDAY: Field = Field { name: "day of week", values: 0..=7, names: WEEKDAYS, first_name: 0 };
-
-/// A set of small numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Numbers(u64);
 
 /// The days of a month that a field names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -132,7 +130,7 @@ impl Expression {
         if self.next(start).is_some() {
             return Ok(());
         }
-        let months = super::describe::months(self.months);
+        let months = self.months.as_months();
         let never = |field: &Field, why: String| Err(ExpressionError::Never { field: field.name, why });
         // A day of the week comes in every month, except a fifth one; so it is the day of month where that is restricted.
         if self.days.restricted {
@@ -216,33 +214,6 @@ impl DaysOfWeek {
     }
 }
 
-impl Numbers {
-    pub(super) fn of(numbers: impl IntoIterator<Item = u32>) -> Self {
-        Self(numbers.into_iter().fold(0, |bits, number| bits | 1 << number))
-    }
-
-    pub(super) fn contains(self, number: u32) -> bool {
-        number < 64 && self.0 >> number & 1 == 1
-    }
-
-    pub(super) fn first_from(self, number: u32) -> Option<u32> {
-        let rest = if number < 64 { self.0 >> number << number } else { 0 };
-        (rest != 0).then(|| rest.trailing_zeros())
-    }
-
-    pub(super) fn iter(self) -> impl Iterator<Item = u32> {
-        (0..64).filter(move |number| self.contains(*number))
-    }
-
-    pub(super) fn len(self) -> u32 {
-        self.0.count_ones()
-    }
-
-    fn add(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-}
-
 /// Sums sets up, or returns the first error.
 trait SumOf {
     fn sum_of(self) -> Result<Numbers, ExpressionError>;
@@ -250,7 +221,7 @@ trait SumOf {
 
 impl<I: Iterator<Item = Result<Numbers, ExpressionError>>> SumOf for I {
     fn sum_of(mut self) -> Result<Numbers, ExpressionError> {
-        self.try_fold(Numbers::default(), |sum, item| item.map(|item| Numbers(sum.0 | item.0)))
+        self.try_fold(Numbers::default(), |sum, item| item.map(|item| sum.with(item)))
     }
 }
 

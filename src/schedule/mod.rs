@@ -2,7 +2,7 @@
 //!
 //! | question | module |
 //! | --- | --- |
-//! | When is a job due? | `timing`, with `expression`, `zone` and `describe`: pure |
+//! | When is a job due? | `timing`, with `expression`, `numbers`, `zone` and `describe`: pure |
 //! | What is to be done now? | `due`: pure |
 //! | Which runs were taken, on all hosts? | `shared_state`: in the shared cache |
 //! | Who looks, and starts runs? | `scheduler`, in the process of `cron` and `supervise` |
@@ -22,6 +22,7 @@ mod due;
 mod expression;
 mod job;
 mod killed;
+mod numbers;
 mod report;
 mod runner;
 mod scheduler;

@@ -42,11 +42,10 @@ pub(crate) use connections::{ServerConnections, connections};
 pub(crate) use job::{JobProcess, JobSlots, KilledRun};
 pub(crate) use leases::host_owner;
 pub(crate) use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
+pub(crate) use recovery::WORKER_VARIABLE;
 pub(crate) use report::{Started, TickFailure, TickReport};
 pub(crate) use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
-pub(crate) use spawn::{
-    HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, WORKER_VARIABLE, adopt_slot, keep_inherited_from_children,
-};
+pub(crate) use spawn::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, adopt_slot, keep_inherited_from_children};
 pub(crate) use state::StateError;
 
 use std::collections::{HashMap, HashSet};

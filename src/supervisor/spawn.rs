@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::process::ProcessId;
-use super::recovery;
+use super::recovery::{self, WORKER_VARIABLE};
 use super::refusal;
 use super::slots::{SlotClaim, Slots};
 use super::state::{self, Mode, StateError};
@@ -34,10 +34,6 @@ use crate::{descriptors, threads};
 pub(crate) const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
 /// Names the file descriptor that holds the slot's lock, in the worker's environment.
 pub(crate) const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
-
-/// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds
-/// what a dead worker has left running.
-pub(crate) const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
 /// The role of a process that runs a job.
 pub(super) const JOB: &str = "job";

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Counts, Delivery, Listed, MessageId, Receipt, Received, Transport, TransportError};
+use super::{Counts, Delivery, Listed, MessageId, Receipt, Received, TransportError};
 #[cfg(doc)]
 use super::{PARKED_FOR, Receiver};
 use crate::message::Encoded;
@@ -133,15 +133,6 @@ pub trait Prefetching: Send + Sync {
     /// Fetches nothing more until the next [`Receiver::receive`]. Returns the messages that were fetched and not yet
     /// received.
     async fn stop_fetching(&self) -> Result<Vec<Received>, TransportError>;
-}
-
-/// Receives from several queues.
-pub trait Queues: Send + Sync {
-    /// Their names, in the order in which they are received from.
-    fn names(&self) -> Vec<String>;
-
-    /// The same transport, but receiving from and counting only these queues.
-    fn only(&self, names: &[String]) -> Transport;
 }
 
 /// Holds a connection to a server: one for each process, from its first use until it is closed.

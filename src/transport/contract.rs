@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Queues, Received, Releasing,
+    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received, Releasing,
     Retrying, Sent, SettingUp, TransportError, Waking,
 };
 use crate::message::Encoded;
@@ -58,6 +58,15 @@ pub trait Receiver: Send + Sync {
 
     /// Removes messages that are given up, or stored elsewhere by now.
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError>;
+}
+
+/// Receives from several queues.
+pub trait Queues: Send + Sync {
+    /// Their names, in the order in which they are received from.
+    fn names(&self) -> Vec<String>;
+
+    /// The same transport, but receiving from and counting only these queues.
+    fn only(&self, names: &[String]) -> Transport;
 }
 
 /// A transport, as its [`Factory`](super::Factory) creates it: a sender, and optional parts.

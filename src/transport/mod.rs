@@ -136,10 +136,10 @@ mod transports;
 
 pub(crate) use auto_fallback::Liveness;
 pub use capabilities::{
-    Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Queues, Releasing, Retrying,
-    SettingUp, Waking,
+    Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Releasing, Retrying, SettingUp,
+    Waking,
 };
-pub use contract::{Receiver, Sender, Transport};
+pub use contract::{Queues, Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};
 pub use error::TransportError;
 pub use factory::{Factory, FactoryContext};

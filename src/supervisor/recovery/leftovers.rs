@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use super::super::process::ProcessId;
 use super::super::session;
-use super::super::spawn::WORKER_VARIABLE;
+
+/// Marks the environment of a worker, and so of all that it starts, with a random number. By it the supervisor finds
+/// what a dead worker has left running.
+pub(crate) const WORKER_VARIABLE: &str = "MINUTELY_WORKER";
 
 /// How long processes get to finish after SIGTERM, before they are killed.
 const GRACE: Duration = Duration::from_secs(2);

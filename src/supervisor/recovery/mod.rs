@@ -12,6 +12,7 @@ mod in_flight_files;
 mod leftovers;
 
 pub(super) use in_flight_files::{of_dead_processes, of_dead_processes_in, path as in_flight_path};
+pub(crate) use leftovers::WORKER_VARIABLE;
 pub(super) use leftovers::{DeadWorker, Role, end as end_leftovers};
 
 use std::sync::Arc;
