@@ -103,6 +103,6 @@ pub struct Listed {
     pub received: Received,
     /// When it becomes due, if the store knows that.
     pub available_at: Option<SystemTime>,
-    /// Whether it is in flight.
+    /// Whether it is in flight. After `redeliver_timeout` it is pending again, and this is `false`.
     pub in_flight: bool,
 }

@@ -163,6 +163,10 @@ pub async fn a_released_message_is_delivered_again_at_once(stage: &Stage) {
     }
     let received = queue.receive(2).await;
     releasing(&queue).release(&deliveries(&received)).await.unwrap();
+    if let Some(listing) = &queue.listing {
+        let listed = listing.list(None, 3).await.unwrap();
+        assert!(listed.iter().map(|listed| listed.in_flight).eq([false; 3]), "{listed:?}");
+    }
     let mut order = Vec::new();
     while order.len() < 3 {
         order.extend(bodies(&[queue.receive_eventually().await]));

@@ -218,7 +218,7 @@ macro_rules! __conformance {
     ($open:expr; redelivery) => {
         $crate::__conformance!($open; store:
             a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_and_not_before
-            a_message_in_flight_for_too_long_is_counted_as_pending
+            a_message_in_flight_for_too_long_is_shown_as_pending
         );
     };
     ($open:expr; auto_setup) => {

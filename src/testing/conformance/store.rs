@@ -99,11 +99,11 @@ pub async fn a_message_in_flight_is_delivered_again_after_the_redeliver_timeout_
 }
 
 /// Otherwise no worker is started for the messages of one that has died.
-pub async fn a_message_in_flight_for_too_long_is_counted_as_pending(stage: &Stage) {
+pub async fn a_message_in_flight_for_too_long_is_shown_as_pending(stage: &Stage) {
     let (queue, other) =
         (stage.open_with("a", "{redeliver_timeout: 1}"), stage.open_with("a", "{redeliver_timeout: 1}"));
     let Some(counting) = &other.counting else { return };
-    queue.send("{}").await;
+    let sent = queue.send("{}").await;
     let before = Instant::now();
     assert_eq!(queue.receive(1).await.len(), 1);
     // No consumer asks meanwhile.
@@ -113,6 +113,12 @@ pub async fn a_message_in_flight_for_too_long_is_counted_as_pending(stage: &Stag
     }
     assert!(before.elapsed() + CLOCKS >= Duration::from_secs(1), "pending after {:?}", before.elapsed());
     other.holds(Counts { pending: 1, ..Counts::default() }).await;
+    if let Some(listing) = &other.listing {
+        assert!(
+            !listing.find(&sent).await.unwrap().unwrap().in_flight,
+            "it is counted as pending, and listed in flight"
+        );
+    }
 }
 
 pub async fn without_auto_setup_a_missing_store_is_an_error_that_says_so(stage: &Stage) {

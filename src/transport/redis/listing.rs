@@ -1,6 +1,6 @@
 //! Lists messages without receiving them: first those in the stream, then the delayed ones.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -9,19 +9,20 @@ use redis::Value;
 use super::super::{Listed, Listing, MessageId, Receipt, Received, TransportError};
 use super::Redis;
 use super::entry::{self, Entry, received};
-use super::ids::{DELAYED, LATEST, delayed_id, is_entry};
+use super::ids::{DELAYED, LATEST, delayed_id, is_entry, millis};
 
 /// What the group knows about the stream.
 struct Group {
     last_delivered: (u64, u64),
-    /// The ids of the entries in flight.
-    in_flight: HashSet<String>,
+    /// The entries that a consumer has received and not finished, and whether they are in flight. Otherwise they are
+    /// abandoned or released, and pending again.
+    received: HashMap<String, bool>,
 }
 
 impl Group {
     /// Whether a message is finished, and still in the stream because messages are not deleted.
     fn is_finished(&self, id: &str) -> bool {
-        parts(id) <= self.last_delivered && !self.in_flight.contains(id)
+        parts(id) <= self.last_delivered && !self.received.contains_key(id)
     }
 }
 
@@ -68,14 +69,16 @@ impl Redis {
         };
         let Some(known) = groups.into_iter().find(|known| known.name == *group) else { return Ok(None) };
         let pending = redis::cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(known.pending).clone();
-        let held: Vec<(String, Value, Value, Value)> = if known.pending == 0 {
+        // Id, consumer, milliseconds since the delivery, number of deliveries.
+        let received: Vec<(String, Value, u64, Value)> = if known.pending == 0 {
             Vec::new()
         } else {
-            let held = self.connection.run(async |connection| pending.query_async(connection).await).await;
-            held.map_err(|error| self.error(action, error))?
+            let received = self.connection.run(async |connection| pending.query_async(connection).await).await;
+            received.map_err(|error| self.error(action, error))?
         };
-        let in_flight = held.into_iter().map(|(id, ..)| id).collect();
-        Ok(Some(Group { last_delivered: parts(&known.last_delivered_id), in_flight }))
+        let timeout = millis(self.queue.redeliver_timeout);
+        let received = received.into_iter().map(|(id, _, idle, _)| (id, idle < timeout)).collect();
+        Ok(Some(Group { last_delivered: parts(&known.last_delivered_id), received }))
     }
 
     /// Entries between two ids.
@@ -91,7 +94,7 @@ impl Redis {
             let Some((last, _)) = entries.last() else { break };
             from = format!("({last}");
             for (id, fields) in entries {
-                let in_flight = group.as_ref().is_some_and(|group| group.in_flight.contains(&id));
+                let in_flight = group.as_ref().is_some_and(|group| group.received.get(&id) == Some(&true));
                 if listed.len() < limit && !group.as_ref().is_some_and(|group| group.is_finished(&id)) {
                     let available_at = Some(UNIX_EPOCH + Duration::from_millis(parts(&id).0));
                     listed.push(Listed {
