@@ -17,6 +17,8 @@ mod stats;
 mod status;
 mod stop_workers;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::StyledStr;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -374,7 +377,7 @@ fn speaking_of(name: &str, command: clap::Command) -> clap::Command {
     if name == "minutely" {
         return command;
     }
-    let renamed = |text: &clap::builder::StyledStr| text.to_string().replace("minutely ", &format!("{name} "));
+    let renamed = |text: &StyledStr| text.to_string().replace("minutely ", &format!("{name} "));
     let mut command = command;
     if let Some(text) = command.get_long_about().map(renamed) {
         command = command.long_about(text);
@@ -382,6 +385,10 @@ fn speaking_of(name: &str, command: clap::Command) -> clap::Command {
     if let Some(text) = command.get_after_help().map(renamed) {
         command = command.after_help(text);
     }
+    let command = command.mut_args(|argument| match argument.get_help().map(renamed) {
+        Some(text) => argument.help(text),
+        None => argument,
+    });
     command.mut_subcommands(|subcommand| speaking_of(name, subcommand))
 }
 

@@ -39,7 +39,7 @@ const COMMAND: Definition = Definition::new(
     Kind::Either(&[Kind::List(&Kind::Text("text")), Kind::Text("text")]),
     "another program to run",
 )
-.or("`minutely consume`");
+.or("`consume` of this program");
 const AUTOSCALE: Definition = Definition::new(
     "autoscale",
     Kind::Either(&[Kind::Section(BOUNDS), Kind::Off(BOUNDS)]),

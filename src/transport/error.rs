@@ -18,7 +18,9 @@ pub enum TransportError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The table, stream or exchange is missing and may not be created.
-    #[error("transport \"{transport}\": {what} does not exist; run `minutely setup`, or set auto_setup=true")]
+    #[error(
+        "transport \"{transport}\": {what} does not exist; create it with the command `setup`, or set auto_setup=true"
+    )]
     NotSetUp {
         /// The transport's name.
         transport: String,

@@ -75,11 +75,11 @@ pub(super) fn on_mysql(spec: &TransportSpec, connections: &Connections) -> Resul
     Ok(Arc::new(SqlStore::new(connection, &table, &dialect::MYSQL)))
 }
 
-/// The table; created when the first entry is written, or by `minutely setup`.
+/// The table; created when the first entry is written, or by the command `setup`.
 pub(super) const TABLE_NAME: Setting<String> = Setting::text(
     "table_name",
     "minutely_cache",
-    "the table; created when the first entry is written, or by `minutely setup`",
+    "the table; created when the first entry is written, or by the command `setup`",
 );
 
 /// Reads the option `table_name`.

@@ -248,7 +248,7 @@ fn advice(number: u16) -> &'static str {
         1044 => "; grant this user access to the database, or correct its name in the DSN",
         1049 => "; create the database, or correct its name in the DSN",
         1040 | 1203 | 1226 => "; the server allows no more connections: run fewer workers, or raise its limits",
-        1142 | 1143 => "; grant this user what is missing, or let another create the table with `minutely setup`",
+        1142 | 1143 => "; grant this user what is missing, or let a user who may create tables run the command `setup`",
         1054 | 1292 | 1364 => {
             "; the table there has other columns than it should have: choose another table_name, or move it away"
         }

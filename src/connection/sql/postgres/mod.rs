@@ -263,7 +263,7 @@ fn advice(code: &str) -> &'static str {
         "3D000" => "; create the database, or correct its name in the DSN",
         "3F000" => "; create the schema, or correct its name in table_name",
         "53300" => "; the server allows no more connections: run fewer workers, or raise max_connections",
-        "42501" => "; grant this user what is missing, or let another create the table with `minutely setup`",
+        "42501" => "; grant this user what is missing, or let a user who may create tables run the command `setup`",
         "42703" | "42804" | "42883" | "23502" | "22P02" => {
             "; the table there has other columns than it should have: choose another table_name, or move it away"
         }
