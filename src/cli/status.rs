@@ -5,6 +5,7 @@ use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
 
 use super::counts::{Known, count};
+use super::cron::heartbeat::{CronStatus, cron_status};
 use super::output::{self, Format, FormatArg, age};
 use super::{App, End, Result};
 use crate::cache::CacheError;
@@ -17,7 +18,8 @@ use crate::worker::in_process_workers;
 A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport \
 queues. It is shown with its target (in brackets), whose messages these are. In flight are the messages that workers have \
 in hand. On a failure transport, delayed messages are parked: they failed there too, and are tried again after a day, \
-or by `minutely consume`. A worker that runs inside another program is shown without a slot.")]
+or by `minutely consume`. A worker that runs inside another program is shown without a slot. Cron is running while \
+`minutely cron` or `minutely supervise` was seen within 70 seconds, on any host that shares the cache.")]
 pub(super) struct Args {
     #[command(flatten)]
     format: FormatArg,
@@ -65,6 +67,10 @@ struct Status {
     workers: Vec<WorkerStatus>,
     jobs: Vec<JobStatus>,
     supervisor: SupervisorStatus,
+    /// None if the cache cannot be read.
+    cron: Option<CronStatus>,
+    #[serde(skip)]
+    cron_error: Option<String>,
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
@@ -73,7 +79,13 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         workers: workers(app)?,
         jobs: jobs(app)?,
         supervisor: supervisor_status(&app.config.state_dir)?,
+        cron: None,
+        cron_error: None,
     };
+    match cron_status(app).await {
+        Ok(cron) => status.cron = Some(cron),
+        Err(error) => status.cron_error = Some(error.to_string()),
+    }
     // What is shown is then the other one's.
     if let Err(error) = check_owner(&app.config.state_dir, &app.config.file) {
         output::warning(&error.to_string());
@@ -85,7 +97,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         Format::Json => output::json(&status)?,
         Format::Text => print(&status),
     }
-    let failed = status.transports.iter().any(|transport| transport.error.is_some());
+    let failed = status.cron.is_none() || status.transports.iter().any(|transport| transport.error.is_some());
     Ok(if failed { End::Failed } else { End::Well })
 }
 
@@ -253,8 +265,10 @@ fn print(status: &Status) {
         }
         SupervisorStatus { .. } => output::line("A supervisor is at work."),
     }
+    status.cron.iter().flat_map(CronStatus::lines).for_each(output::line);
     // A cache that is down is down for all transports, and told once.
-    for error in status.transports.iter().filter_map(|one| one.error.as_ref()).collect::<IndexSet<_>>() {
+    let errors = status.transports.iter().filter_map(|one| one.error.as_ref()).chain(&status.cron_error);
+    for error in errors.collect::<IndexSet<_>>() {
         output::error(error);
     }
 }

@@ -1,6 +1,6 @@
 //! `minutely supervise`: the same as `cron`, until it is stopped.
 
-use super::cron::{at_work, scheduler, supervisor, with_jobs};
+use super::cron::{at_work, heartbeat, scheduler, supervisor, with_jobs};
 use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result};
 use crate::app::explain;
@@ -31,7 +31,9 @@ pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End>
         jobs = app.jobs.len(),
         "supervising; SIGTERM or Ctrl-C stops"
     );
-    with_jobs(&mut scheduler, supervisor.supervise(signals.next(), explain)).await;
+    let heartbeat = heartbeat::of_supervise(app);
+    heartbeat.during(with_jobs(&mut scheduler, supervisor.supervise(signals.next(), explain))).await;
+    heartbeat.stop().await;
     tracing::info!("waiting for the workers to finish what they have in hand");
     let left = supervisor.stop_workers(signals.next()).await?;
     if !left.is_empty() {

@@ -1,12 +1,16 @@
-//! Which transports are being consumed, as producers see it.
+//! Which transports are being consumed, as producers see it; and whether cron is at work.
 //!
 //! A heartbeat is a cache entry that says "transport X is being consumed", and expires. Each worker has its own for
 //! each transport, so that the clean stop of one worker does not hide the others. A supervisor has heartbeats too,
 //! called *promises*: for workers that are other programs and have none, and for definitions without a worker that it
 //! is going to observe again within the minute.
 
+mod cron;
 mod worker;
 
+#[allow(unused_imports)]
+pub(crate) use cron::last_cron;
+pub(crate) use cron::{CronBeat, CronHeartbeat, CronKind, cron_beats};
 pub(crate) use worker::{SourceReporter, WorkerHeartbeat};
 
 use std::sync::Arc;

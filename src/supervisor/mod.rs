@@ -40,7 +40,7 @@ mod tick;
 
 pub(crate) use connections::{ServerConnections, connections};
 pub(crate) use job::{JobProcess, JobSlots, KilledRun};
-pub(crate) use leases::host_owner;
+pub(crate) use leases::{host_owner, known_host_owner};
 pub(crate) use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
 pub(crate) use recovery::WORKER_VARIABLE;
 pub(crate) use report::{Started, TickFailure, TickReport};

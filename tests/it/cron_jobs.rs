@@ -298,3 +298,48 @@ fn a_message_that_nothing_takes_is_doubtful() {
     assert!(told.stderr.contains(expected), "{told:?}");
     assert!(told.stdout.contains("1 scheduled job"), "{told:?}");
 }
+
+#[test]
+fn alive_tells_whether_cron_runs_and_since_when_it_does_not() {
+    let project = project(&[]);
+    let never = project.run(&["alive", "cron"]).exits(1);
+    assert_eq!(never.stdout, "cron is not running: it was not seen within a day\n");
+    assert!(!project.file("var").exists(), "asking creates nothing");
+    let project = Project::new(
+        "transports: {mail: 'sqlite:q.db'}\nworkers: [{transports: [mail], autoscale: {desired_size: 1, min: 0, max: 1}}]\n",
+    );
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    wait_until("it is seen", || project.run(&["alive", "cron", "-q"]).code == Some(0));
+    let status = project.json(&["status"])["cron"].clone();
+    assert_eq!((&status["running"], &status["hosts"][0]["kind"]), (&true.into(), &"supervise".into()));
+    assert_eq!(status["hosts"][0]["here"], true);
+    // One that finds it at work.
+    project.run(&["cron"]).succeeds();
+    let hosts = project.json(&["alive", "cron"])["hosts"].clone();
+    let cron = hosts.as_array().unwrap().iter().find(|host| host["kind"] == "cron").unwrap();
+    assert!(cron["running"] == true && cron["age"].as_u64().unwrap() < 60, "{hosts}");
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    let hosts = project.json(&["alive", "cron"])["hosts"].clone();
+    let supervise = hosts.as_array().unwrap().iter().find(|host| host["kind"] == "supervise").unwrap();
+    assert_eq!(supervise["running"], false, "{hosts}");
+    let shown = project.run(&["status"]).succeeds().stdout;
+    assert!(shown.contains("cron is running: `cron` was last seen here "), "{shown}");
+    assert!(shown.contains("  not running: `supervise` was last seen here "), "{shown}");
+}
+
+#[test]
+fn a_cron_that_is_broken_off_leaves_transports_running_that_the_next_one_looks_at() {
+    let config = "transports: {sync: 'sync://', mail: 'auto-fallback://mail?target=queue&fallback=sync', queue: 'sqlite:q.db'}\n\
+         routing: {Note: mail}\nhandlers: {Note: [{exec: [cat]}]}\n\
+         workers: [{transports: [mail], autoscale: {desired_size: 1, min: 0, max: 1}}]\n";
+    let project = Project::new(config);
+    assert_eq!(project.json(&["dispatch", "Note", "1"])["outcome"], "handled", "cron was never there");
+    let mut cron = project.start("cron", &["cron"]);
+    wait_until("it promises to look again", || project.is_running("mail"));
+    cron.signal(Signal::SIGTERM);
+    assert_eq!(cron.ends(), Some(0));
+    assert!(project.workers().is_empty() && project.is_running("mail"), "without a worker");
+    assert_eq!(project.json(&["dispatch", "Note", "2"])["outcome"], "queued");
+    assert_eq!(project.json(&["alive", "cron"])["running"], true);
+}

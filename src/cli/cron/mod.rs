@@ -1,5 +1,6 @@
 //! `minutely cron`: what cron starts every minute. And `cron list`, `next` and `run`: the scheduled jobs.
 
+pub(super) mod heartbeat;
 mod list;
 mod next;
 mod run;
@@ -82,13 +83,17 @@ pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<E
         // Runs of jobs that were removed from the configuration may still end.
         scheduler.finish(print_report).await;
     }
+    let heartbeat = heartbeat::of_cron(app);
     let lock = match at_work(app, &supervisor, Lifetime::UntilNextCron, &mut signals).await {
         Ok(lock) => lock,
-        Err(End::Well) if !not_started.is_empty() => return Ok(End::Failed),
+        Err(End::Well) => {
+            heartbeat.beat().await;
+            return Ok(if not_started.is_empty() { End::Well } else { End::Failed });
+        }
         Err(end) => return Ok(end),
     };
     let supervising = supervisor.cron(lock.remaining().unwrap_or_default(), signals.next(), explain);
-    let failures = with_jobs(&mut scheduler, supervising).await;
+    let failures = heartbeat.during(with_jobs(&mut scheduler, supervising)).await;
     Ok(if failures.is_empty() && not_started.is_empty() { End::Well } else { End::Failed })
 }
 

@@ -15,7 +15,16 @@ pub(super) const ID_LENGTH: usize = 16;
 /// This host's name in the cache that hosts share: its id, and its host name for people. Creates the state directory.
 pub(crate) fn owner(state_dir: &Path) -> Result<String, StateError> {
     state::create_dir(state_dir)?;
-    Ok(format!("{}:{}", gethostname().unwrap_or_default().display(), read_or_create(state_dir)?))
+    Ok(owner_of(&read_or_create(state_dir)?))
+}
+
+/// The same, if this host has a name there yet. Creates nothing.
+pub(crate) fn known_owner(state_dir: &Path) -> Result<Option<String>, StateError> {
+    Ok(read(&state_dir.join(FILE))?.as_deref().map(owner_of))
+}
+
+fn owner_of(id: &str) -> String {
+    format!("{}:{id}", gethostname().unwrap_or_default().display())
 }
 
 /// This host's id. The state directory must exist.

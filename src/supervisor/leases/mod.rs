@@ -24,7 +24,7 @@ mod host_id;
 mod tests;
 
 pub(super) use file::TEMPORARY_PREFIX;
-pub(crate) use host_id::owner as host_owner;
+pub(crate) use host_id::{known_owner as known_host_owner, owner as host_owner};
 
 use std::collections::BTreeSet;
 use std::future::Future;
