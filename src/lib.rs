@@ -81,6 +81,7 @@
 //! | cargo feature | |
 //! | --- | --- |
 //! | `postgres`, `mysql`, `redis`, `amqp` | these transports, and caches on the first three; on by default |
+//! | `http` | scheduled jobs that request a URL; on by default |
 //! | `testing` | what applications and transports are tested with |
 //!
 //! Without them there are SQLite, `in-memory:`, `sync:` and `auto-fallback:`, and about half as many crates to build.
@@ -105,6 +106,8 @@ mod docs;
 mod error;
 pub mod handler;
 mod heartbeat;
+#[cfg(feature = "http")]
+mod http_client;
 pub mod message;
 mod schedule;
 mod supervisor;

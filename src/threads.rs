@@ -8,7 +8,7 @@
 //! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a
 //! message's fault.
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
 mod pool;
 
 use std::io;
@@ -21,7 +21,7 @@ use nix::Error as Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "http"))]
 pub(crate) use self::pool::wait_for_lookup_thread;
 #[cfg(feature = "amqp")]
 pub(crate) use self::pool::wait_for_pool_thread;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::definition::{Definition, Kind, Missing, Setting};
 use super::handlers::read_program;
+use super::http_request::{REQUEST, read_request};
 use super::routes::check_type;
 use super::section::{Node, Reader, join};
 use super::workers::read_name;
@@ -24,6 +25,7 @@ const JOB: &[Definition] = &[
     SCHEDULE,
     COMMAND,
     DISPATCH,
+    HTTP,
     TIMEZONE,
     SCOPE,
     TIMEOUT.definition,
@@ -32,6 +34,9 @@ const JOB: &[Definition] = &[
     JITTER.definition,
     ENVIRONMENT,
 ];
+
+/// What a job does, each by its key.
+const ACTIONS: [Definition; 3] = [COMMAND, DISPATCH, HTTP];
 
 const NAME: Definition = Definition::new(
     "name",
@@ -52,10 +57,12 @@ const COMMAND: Definition = Definition::new(
     Kind::List(&Kind::Text("text")),
     "a program to run and its arguments, as a list; no shell reads them",
 )
-.or("none: `dispatch`");
+.or("none: `dispatch` or `http`");
 const DISPATCH: Definition =
     Definition::new("dispatch", Kind::Section(MESSAGE), "a message to dispatch; it is routed like any other")
-        .or("none: `command`");
+        .or("none: `command` or `http`");
+const HTTP: Definition = Definition::new("http", REQUEST, "a URL to request; any other answer than 2xx is a failure")
+    .or("none: `command` or `dispatch`");
 const MESSAGE: &[Definition] = &[TYPE, BODY];
 const TYPE: Definition =
     Definition::new("type", Kind::Text("type"), "the message's type").required().example(r"App\Message\CleanUp");
@@ -70,7 +77,10 @@ const SCOPE: Definition = Definition::new(
 )
 .or("both");
 const TIMEOUT: Setting<Option<Duration>> =
-    Setting::duration("timeout", "", "how long it may run; then it is ended with all that it has started").optional();
+    Setting::duration("timeout", "", "how long it may run; then it is ended with all that it has started")
+        .or("none; 5m for `http`");
+/// A server that does not answer must not keep the process of a run for ever.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(300);
 const OVERLAP: Setting<String> = Setting::choice(
     "overlap",
     &["skip", "allow", "queue"],
@@ -105,7 +115,8 @@ pub(super) fn read_jobs(node: Node, reader: &mut Reader) -> Vec<JobConfig> {
 }
 
 fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
-    let mut section = node.section(JOB, "a mapping with `name`, `schedule` and `command` or `dispatch`", reader)?;
+    let mut section =
+        node.section(JOB, "a mapping with `name`, `schedule` and `command`, `dispatch` or `http`", reader)?;
     let path = section.path.clone();
     let name = section.require(&NAME, reader).and_then(|node| read_name(&node, reader));
     let schedule = section.require(&SCHEDULE, reader).and_then(|node| node.text("a schedule, such as daily", reader));
@@ -133,26 +144,9 @@ fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
         reader.error(&join(&path, "jitter"), "must not be more than 24h");
     }
     let environment = section.take("environment");
-    let action = match (section.take("command"), section.take("dispatch")) {
-        (Some(command), None) => {
-            let environment = environment.map(|node| read_environment(node, reader)).unwrap_or_default();
-            read_program(command, reader).map(|command| JobAction::Command { command, environment })
-        }
-        (None, Some(message)) => {
-            if let Some(environment) = environment {
-                reader.error(&environment.path, "belongs to a `command`; a message has no environment");
-            }
-            read_message(message, reader)
-        }
-        (None, None) => {
-            reader.error(&path, "`command` or `dispatch` is missing: the program to run, or the message to dispatch");
-            None
-        }
-        (Some(_), Some(dispatch)) => {
-            reader.error(&dispatch.path, "stands beside `command`; a job has one of the two");
-            None
-        }
-    };
+    let given = ACTIONS.iter().filter_map(|key| Some((key.name, section.take(key.name)?))).collect();
+    let action = read_action(given, environment, &path, reader);
+    let timeout = timeout.or(matches!(action, Some(JobAction::Http(_))).then_some(HTTP_TIMEOUT));
     let timezone = match timezone {
         None => None,
         Some(read) => Some(read?),
@@ -189,6 +183,40 @@ fn read_scope(node: Node, reader: &mut Reader) -> JobScope {
         }
     }
     scope
+}
+
+/// What a job does: one of [`ACTIONS`].
+fn read_action(
+    mut given: Vec<(&str, Node)>,
+    environment: Option<Node>,
+    path: &str,
+    reader: &mut Reader,
+) -> Option<JobAction> {
+    if given.is_empty() {
+        let what = "the program to run, the message to dispatch, or the URL to request";
+        reader.error(path, format!("`command`, `dispatch` or `http` is missing: {what}"));
+        return None;
+    }
+    for (_, more) in &given[1..] {
+        reader.error(&more.path, format!("stands beside `{}`; a job has one of them", given[0].0));
+    }
+    let is_alone = given.len() == 1;
+    let (key, node) = given.swap_remove(0);
+    if key != COMMAND.name
+        && is_alone
+        && let Some(environment) = &environment
+    {
+        reader.error(&environment.path, format!("belongs to a `command`; `{key}` has no environment"));
+    }
+    let action = match key {
+        "dispatch" => read_message(node, reader),
+        "http" => read_request(node, reader).map(JobAction::Http),
+        _ => {
+            let environment = environment.map(|node| read_environment(node, reader)).unwrap_or_default();
+            read_program(node, reader).map(|command| JobAction::Command { command, environment })
+        }
+    };
+    action.filter(|_| is_alone)
 }
 
 fn read_message(node: Node, reader: &mut Reader) -> Option<JobAction> {

@@ -14,6 +14,7 @@ mod env;
 #[cfg(test)]
 mod file_tests;
 mod handlers;
+mod http_request;
 mod keys;
 mod nesting;
 mod placeholder;
@@ -44,6 +45,7 @@ pub(crate) use definition::Support;
 pub use definition::{Definition, Setting};
 pub(crate) use dsn::Dsn;
 pub(crate) use duration::{DurationError, parse_duration};
+pub(crate) use http_request::{HttpRequest, HttpUrl};
 #[cfg(test)]
 pub(crate) use keys::KEYS;
 pub(crate) use problem::nearest;
@@ -225,6 +227,8 @@ pub(crate) enum JobAction {
         /// The message.
         body: serde_json::Value,
     },
+    /// It requests a URL.
+    Http(HttpRequest),
 }
 
 /// What may start a job when it is due.

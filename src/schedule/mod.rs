@@ -24,6 +24,8 @@ mod job;
 mod killed;
 mod numbers;
 mod report;
+#[cfg(feature = "http")]
+mod request;
 mod runner;
 mod scheduler;
 mod shared_state;

@@ -1,6 +1,6 @@
 //! Runs a job once, in the process of `cron run`, and writes down how it went.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -64,6 +64,13 @@ pub(crate) struct Ended {
     exit_code: Option<i32>,
     why: Option<String>,
     output: String,
+}
+
+/// How far work has come.
+enum InTime<T> {
+    Ended(T),
+    TimedOut,
+    Stopped,
 }
 
 impl Ended {
@@ -177,20 +184,32 @@ impl Runner<'_> {
     async fn work(&self, run: &Run, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
         match &self.job.config.action {
             JobAction::Command { .. } => {
-                let output = Output::new(|text: &str| {
-                    tracing::info!(job = self.job.name(), "{text}");
-                    line(text);
-                });
+                let output = self.output(&line);
                 let ended = self.run_program(run, stop, &output).await;
                 let ended = ended.unwrap_or_else(|error| Ended::new(Outcome::Failed, self.not_started(&error)));
                 Ended { output: output.last_lines(), ..ended }
             }
+            #[cfg(feature = "http")]
+            JobAction::Http(request) => {
+                let output = self.output(&line);
+                let requested = self.in_time(super::request::request(request, &output), stop).await;
+                let timed_out = || format!("{}: {}", super::request::what(request), self.timed_out());
+                let ended = match requested {
+                    InTime::Ended(Ok(())) => Ended::well(),
+                    InTime::Ended(Err(why)) => Ended::new(Outcome::Failed, why),
+                    InTime::TimedOut => Ended::new(Outcome::Failed, timed_out()),
+                    InTime::Stopped => Ended::new(Outcome::Interrupted, stopped()),
+                };
+                Ended { output: output.last_lines(), ..ended }
+            }
+            // Refused where the configuration is read.
+            #[cfg(not(feature = "http"))]
+            JobAction::Http(_) => Ended::new(Outcome::Failed, "HTTP is not in this build".to_owned()),
             JobAction::Dispatch { message_type, body } => {
-                let stop = pin!(stop);
-                let dispatch = pin!(self.dispatch(message_type, body));
-                match future::select(dispatch, stop).await {
-                    Either::Left((ended, _)) => ended,
-                    Either::Right(_) => Ended::new(Outcome::Interrupted, stopped()),
+                match self.in_time(self.dispatch(message_type, body), stop).await {
+                    InTime::Ended(ended) => ended,
+                    InTime::TimedOut => Ended::new(Outcome::Failed, self.timed_out()),
+                    InTime::Stopped => Ended::new(Outcome::Interrupted, stopped()),
                 }
             }
         }
@@ -229,11 +248,34 @@ impl Runner<'_> {
         };
         Ok(match status? {
             Some(status) => judge(status),
-            None => {
-                let limit = self.job.config.timeout.unwrap_or_default();
-                Ended::new(Outcome::Failed, format!("timed out after {limit:?}"))
-            }
+            None => Ended::new(Outcome::Failed, self.timed_out()),
         })
+    }
+
+    /// What it prints: for the log, for `line`, and for the record of the run.
+    fn output(&self, line: impl Fn(&str)) -> Output<impl Fn(&str)> {
+        Output::new(move |text: &str| {
+            tracing::info!(job = self.job.name(), "{text}");
+            line(text);
+        })
+    }
+
+    /// Its work, until it ends, takes too long, or is to stop.
+    async fn in_time<T>(&self, work: impl Future<Output = T>, stop: impl Future<Output = ()>) -> InTime<T> {
+        let limited = async {
+            match self.job.config.timeout {
+                None => InTime::Ended(work.await),
+                Some(limit) => timeout(limit, work).await.map_or(InTime::TimedOut, InTime::Ended),
+            }
+        };
+        match future::select(pin!(limited), pin!(stop)).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(_) => InTime::Stopped,
+        }
+    }
+
+    fn timed_out(&self) -> String {
+        format!("timed out after {:?}", self.job.config.timeout.unwrap_or_default())
     }
 
     /// Starts the program. Waits if the system refuses a process, as handlers do.
@@ -285,15 +327,7 @@ impl Runner<'_> {
     }
 
     async fn dispatch(&self, message_type: &str, body: &serde_json::Value) -> Ended {
-        let dispatch = self.bus.dispatch_envelope(Envelope::from_json(message_type, body.to_string())).into_future();
-        let dispatched = match self.job.config.timeout {
-            None => dispatch.await,
-            Some(limit) => match timeout(limit, dispatch).await {
-                Ok(dispatched) => dispatched,
-                Err(_) => return Ended::new(Outcome::Failed, format!("timed out after {limit:?}")),
-            },
-        };
-        match dispatched {
+        match self.bus.dispatch_envelope(Envelope::from_json(message_type, body.to_string())).await {
             Err(error) => Ended::new(Outcome::Failed, error.to_string()),
             Ok(dispatched) => {
                 let queued = dispatched.queued().into_iter().map(|queued| format!("queued on {}", queued.queued_on));

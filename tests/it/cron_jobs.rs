@@ -277,7 +277,7 @@ cron:
         "cron[2].timezone: unknown time zone \"Mars\"",
         "cron[3].schedule: \"dialy\" is no schedule; did you mean \"daily\"?",
         "cron[3].overlap: must be one of skip, allow, queue",
-        "cron[4]: `command` or `dispatch` is missing",
+        "cron[4]: `command`, `dispatch` or `http` is missing",
         "cron[5].dispatch: stands beside `command`",
         "cron[6].environment: belongs to a `command`",
         "cron[7].name: must be a name",

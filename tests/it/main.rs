@@ -17,6 +17,7 @@ mod documentation;
 mod embedded;
 mod fetching_on_amqp;
 mod first_use;
+mod http_jobs;
 mod interop;
 mod limits;
 mod several_hosts;

@@ -63,7 +63,8 @@ impl<L: Fn(&str)> Output<L> {
         self.state().kept.make_contiguous().join("\n")
     }
 
-    fn take(&self, bytes: &[u8], line: &mut Vec<u8>) {
+    /// Takes further bytes. `line` holds a line that has not ended yet: at most [`LINE`] bytes.
+    pub(crate) fn take(&self, bytes: &[u8], line: &mut Vec<u8>) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let mut part = part;
             while line.len() + part.len() > LINE {
@@ -82,7 +83,8 @@ impl<L: Fn(&str)> Output<L> {
         }
     }
 
-    fn line(&self, line: &[u8]) {
+    /// Takes a whole line.
+    pub(crate) fn line(&self, line: &[u8]) {
         let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
         if line.is_empty() {
             return;
