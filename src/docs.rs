@@ -346,5 +346,5 @@ fn default_label(definition: &Definition) -> String {
 }
 
 fn is_text(kind: &Kind) -> bool {
-    matches!(kind, Kind::Text(_) | Kind::Dsn(_) | Kind::Choice(_) | Kind::List(_) | Kind::Anything)
+    matches!(kind, Kind::Text(_) | Kind::Matching(..) | Kind::Dsn(_) | Kind::Choice(_) | Kind::List(_) | Kind::Anything)
 }

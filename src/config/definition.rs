@@ -10,12 +10,14 @@
 //! assert_eq!(RETRIES.default_value(), 3);
 //! ```
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde_yaml::Value;
 
-use super::duration::{self, Unit};
+use super::duration::Unit;
+use super::value::FromValue;
 
 /// The upper bound of whole numbers that have none of their own.
 pub(crate) const UNBOUNDED: u64 = i64::MAX as u64;
@@ -44,6 +46,8 @@ pub struct Definition {
 pub enum Kind {
     /// Text; the name says of what kind (`text`, `DSN`, `path`). Numbers, and true and false, are taken as written.
     Text(&'static str),
+    /// Text that matches a pattern as a whole: what such text is called, and the regular expression.
+    Matching(&'static str, &'static str),
     /// One of these texts.
     Choice(&'static [&'static str]),
     /// `true` or `false`.
@@ -188,7 +192,7 @@ impl Kind {
     /// The kind in a few words, as the reference shows it.
     pub(crate) fn label(&self) -> String {
         match self {
-            Self::Text(what) => (*what).to_owned(),
+            Self::Text(what) | Self::Matching(what, _) => (*what).to_owned(),
             Self::Choice(values) => values.join(", or "),
             Self::Flag | Self::PhpFlag => "true or false".to_owned(),
             Self::Whole(0, UNBOUNDED..) => "whole number".to_owned(),
@@ -223,6 +227,7 @@ impl Kind {
     pub(crate) fn expected(&self) -> String {
         match self {
             Self::Text(_) => "text".to_owned(),
+            Self::Matching(what, _) => (*what).to_owned(),
             Self::Whole(min, u64::MAX) => format!("a whole number, {min} or more"),
             Self::Whole(min, max) => format!("a whole number from {min} to {max}"),
             Self::Number(min, max) => format!("a number from {min} to {max}"),
@@ -231,6 +236,8 @@ impl Kind {
             Self::Timeout => "a number of seconds".to_owned(),
             Self::Choice(values) => format!("one of {}", values.join(", ")),
             Self::List(_) => "a list".to_owned(),
+            Self::OneOrMore(one) => format!("{0}, or a list of {0}", one.expected()),
+            Self::Map(Self::Text(_)) => "a map of names to text".to_owned(),
             Self::Map(_) | Self::Options(_) => "a map".to_owned(),
             Self::Section(keys) => {
                 let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
@@ -257,6 +264,8 @@ impl Kind {
 pub struct Setting<T> {
     /// What there is to know about it.
     pub definition: Definition,
+    /// The default, even if the option is required: the value after it was reported as missing.
+    default: Missing,
     value: PhantomData<fn() -> T>,
 }
 
@@ -270,44 +279,46 @@ impl<T> Copy for Setting<T> {}
 
 impl<T> Setting<T> {
     const fn new(name: &'static str, kind: Kind, default: Missing, help: &'static str) -> Self {
-        Self { definition: Definition { default, ..Definition::new(name, kind, help) }, value: PhantomData }
+        Self::of(Definition { default, ..Definition::new(name, kind, help) })
     }
 
     /// A setting of this definition, whose values are read as `T`.
-    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(crate) const fn of(definition: Definition) -> Self {
-        Self { definition, value: PhantomData }
+        Self { definition, default: definition.default, value: PhantomData }
     }
 
     /// The same, with words that describe the default for readers.
     #[must_use]
     pub const fn or(self, default: &'static str) -> Setting<Option<T>> {
-        Setting { definition: self.definition.or(default), value: PhantomData }
+        Setting::of(self.definition.or(default))
     }
 
     /// The same, where it must be given.
     #[must_use]
     pub const fn required(self) -> Self {
-        Self { definition: self.definition.required(), value: PhantomData }
+        Self { definition: self.definition.required(), ..self }
     }
 
     /// The same, without a default.
     #[must_use]
     pub const fn optional(self) -> Setting<Option<T>> {
-        let definition = Definition { default: Missing::Nothing, ..self.definition };
-        Setting { definition, value: PhantomData }
+        Setting::of(Definition { default: Missing::Nothing, ..self.definition })
     }
 
     /// The same, with a value that messages may show.
     #[must_use]
     pub const fn example(self, example: &'static str) -> Self {
-        Self { definition: self.definition.example(example), value: PhantomData }
+        Self { definition: self.definition.example(example), ..self }
     }
 
     /// The same, as an option of the connection.
     #[must_use]
     pub const fn of_connection(self) -> Self {
-        Self { definition: self.definition.of_connection(), value: PhantomData }
+        Self { definition: self.definition.of_connection(), ..self }
+    }
+
+    const fn of_values(self, kind: Kind) -> Self {
+        Self { definition: Definition { kind, ..self.definition }, ..self }
     }
 }
 
@@ -320,8 +331,23 @@ impl Setting<String> {
     /// The same, with a word for what kind of text it is: `path`.
     #[must_use]
     pub const fn of_kind(self, what: &'static str) -> Self {
-        let definition = Definition { kind: Kind::Text(what), ..self.definition };
-        Self { definition, value: PhantomData }
+        self.of_values(Kind::Text(what))
+    }
+
+    /// The same, for text that matches this regular expression as a whole. `what` says in words what such text is: a
+    /// mistake is reported with it, and the JSON schema has the expression.
+    ///
+    /// ```
+    /// # use minutely::config::Setting;
+    /// const BUCKET: Setting<String> = Setting::text("bucket", "mail", "where messages are kept")
+    ///     .matching("[a-z][a-z0-9-]{2,62}", "a name of small letters, digits and hyphens");
+    /// ```
+    ///
+    /// The expression is one that Rust's `regex` and JavaScript read alike: without look-around and backreferences. An
+    /// expression that cannot be read fits no text, so that [`Setting::default_value`] panics.
+    #[must_use]
+    pub const fn matching(self, pattern: &'static str, what: &'static str) -> Self {
+        self.of_values(Kind::Matching(what, pattern))
     }
 
     /// One of several texts.
@@ -388,6 +414,24 @@ impl Setting<Duration> {
     }
 }
 
+impl Setting<Vec<String>> {
+    /// A list of text, empty where the option is missing. Text alone is a list of one.
+    ///
+    /// In YAML it is written `tags: [a, b]`, in a DSN `tags[]=a&tags[]=b`.
+    pub const fn list(name: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::OneOrMore(&Kind::Text("text")), Missing::Nothing, help)
+    }
+}
+
+impl Setting<BTreeMap<String, String>> {
+    /// A map of names, free to choose, to text. Empty where the option is missing. A name without a value is left out.
+    ///
+    /// In YAML it is written `labels: {team: mail}`, in a DSN `labels[team]=mail`.
+    pub const fn map(name: &'static str, help: &'static str) -> Self {
+        Self::new(name, Kind::Map(&Kind::Text("text")), Missing::Nothing, help)
+    }
+}
+
 impl<T: FromValue> Setting<T> {
     /// What is used where the option is missing.
     ///
@@ -395,8 +439,8 @@ impl<T: FromValue> Setting<T> {
     ///
     /// When the definition's default is none of the values that the option takes.
     pub fn default_value(&self) -> T {
-        let Definition { name, kind, default, .. } = &self.definition;
-        let default = if let Missing::Value(text) = default { Some(plain_value(text)) } else { None };
+        let Definition { name, kind, .. } = &self.definition;
+        let default = if let Missing::Value(text) = self.default { Some(plain_value(text)) } else { None };
         T::or_default(kind, default.as_ref())
             .unwrap_or_else(|| panic!("the definition of the option \"{name}\" has a default that it does not take"))
     }
@@ -408,120 +452,5 @@ fn plain_value(text: &str) -> Value {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
         text => Value::String(text.to_owned()),
-    }
-}
-
-/// Why a value is not one of those an option takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mismatch {
-    /// It is of another kind, or out of bounds: [`Kind::expected`] says what it must be.
-    Kind,
-    /// It is of the right kind, and wrong in a way that needs words of its own.
-    Because(String),
-}
-
-/// A type that values of options are read as.
-pub trait FromValue: Sized {
-    /// Reads a value, with its placeholders filled in.
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch>;
-
-    /// What is used where the option is missing; none if nothing can be.
-    fn or_default(kind: &Kind, default: Option<&Value>) -> Option<Self> {
-        Self::from_value(kind, default?).ok()
-    }
-}
-
-impl<T: FromValue> FromValue for Option<T> {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        T::from_value(kind, value).map(Some)
-    }
-
-    fn or_default(kind: &Kind, default: Option<&Value>) -> Option<Self> {
-        match default {
-            Some(_) => T::or_default(kind, default).map(Some),
-            None => Some(None),
-        }
-    }
-}
-
-impl FromValue for String {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        let text = plain_text(value).ok_or(Mismatch::Kind)?;
-        match kind {
-            Kind::Choice(values) if !values.contains(&text.as_str()) => Err(Mismatch::Kind),
-            _ => Ok(text),
-        }
-    }
-}
-
-impl FromValue for bool {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        if let Value::Bool(flag) = value {
-            return Ok(*flag);
-        }
-        let text = plain_text(value).filter(|_| matches!(kind, Kind::PhpFlag)).ok_or(Mismatch::Kind)?;
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "on" | "yes" => Ok(true),
-            "false" | "0" | "off" | "no" => Ok(false),
-            _ => Err(Mismatch::Kind),
-        }
-    }
-}
-
-impl FromValue for u64 {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        let number = match value {
-            // Symfony has PHP's integers, and `3.0` is none there either.
-            Value::Number(number) => number.as_u64(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        let fits = |number: &Self| matches!(kind, Kind::Whole(min, max) if (min..=max).contains(&number));
-        number.filter(fits).ok_or(Mismatch::Kind)
-    }
-}
-
-impl FromValue for f64 {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        let number = match value {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        // NaN is within no bounds.
-        let fits = |number: &Self| matches!(kind, Kind::Number(min, max) if (min..=max).contains(&number));
-        number.filter(fits).ok_or(Mismatch::Kind)
-    }
-}
-
-impl FromValue for Duration {
-    fn from_value(kind: &Kind, value: &Value) -> Result<Self, Mismatch> {
-        match kind {
-            Kind::Duration(unit) => match value {
-                Value::Number(number) => duration::from_number(number.as_f64().unwrap_or(f64::NAN), *unit),
-                Value::String(text) => duration::parse(text, *unit),
-                _ => return Err(Mismatch::Kind),
-            }
-            .map_err(|error| Mismatch::Because(error.to_string())),
-            Kind::WholeDuration(unit) => {
-                let number: u32 = plain_text(value).and_then(|text| text.parse().ok()).ok_or(Mismatch::Kind)?;
-                Ok(unit.of(number))
-            }
-            Kind::Timeout => {
-                let seconds = plain_text(value).and_then(|text| text.parse().ok()).ok_or(Mismatch::Kind)?;
-                Self::try_from_secs_f64(seconds).map_err(|_| Mismatch::Kind)
-            }
-            _ => Err(Mismatch::Kind),
-        }
-    }
-}
-
-/// A value as text, as it is written; none for lists, mappings and null.
-pub(crate) fn plain_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
     }
 }

@@ -29,6 +29,7 @@ mod tests;
 mod transports;
 #[cfg(test)]
 mod validator;
+mod value;
 mod workers;
 mod yaml;
 

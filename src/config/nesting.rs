@@ -3,11 +3,12 @@
 use indexmap::IndexMap;
 use serde_yaml::Value;
 
-use super::definition::{Definition, Support, plain_text};
+use super::definition::{Definition, Support};
 use super::keys;
 use super::problem::{Problem, displayable, nearest};
 use super::section::{Node, Reader, join};
 use super::transports::check_serializer;
+use super::value::plain_text;
 
 /// The values of all keys, wherever they are in the file.
 pub(super) struct Sources {

@@ -124,6 +124,9 @@ impl Schema<'_> {
         match kind {
             Kind::Text(_) | Kind::Argument => vec![json!({ "type": ["string", "number", "boolean"] })],
             Kind::Dsn(of) => vec![json!({ "$ref": format!("#/$defs/{}", dsn_definition(*of)) })],
+            Kind::Matching(_, pattern) => {
+                vec![text_of(&format!("({pattern})")), json!({ "type": ["number", "boolean"] }), placeholder()]
+            }
             Kind::Choice(values) => vec![json!({ "enum": values }), placeholder()],
             Kind::Flag => vec![json!({ "type": "boolean" }), placeholder()],
             Kind::PhpFlag => {
@@ -146,6 +149,9 @@ impl Schema<'_> {
             Kind::OneOrMore(one) => {
                 let mut values = self.values(one);
                 values.push(self.list(one));
+                if self.in_options {
+                    values.push(self.numbered(one));
+                }
                 values
             }
             Kind::Map(value) => {
@@ -162,6 +168,12 @@ impl Schema<'_> {
 
     fn list(&self, item: &Kind) -> Value {
         json!({ "type": "array", "items": self.value(item) })
+    }
+
+    /// A list as PHP has it, and a DSN: its items with their numbers.
+    fn numbered(&self, item: &Kind) -> Value {
+        let numbers = json!({ "pattern": "^[0-9]+$" });
+        json!({ "type": "object", "propertyNames": numbers, "additionalProperties": self.value(item) })
     }
 
     /// A mapping with these keys and no others.
@@ -352,6 +364,10 @@ mod tests {
         const GIFT: Definition = Setting::php_flag("gift", "false", "wrap it").definition;
         const PATIENCE: Definition = Setting::seconds("patience", "30", "how long to wait").definition;
         const COUNTER: Definition = Setting::text("counter", "", "where to stand").of_connection().definition;
+        const TAGS: Definition = Setting::list("tags", "what it is marked with").definition;
+        const LABELS: Definition = Setting::map("labels", "what is written on it").definition;
+        const STALL: Definition =
+            Setting::text("stall", "a", "where it is").matching("[a-z]|[0-9]+", "a letter").definition;
         const BAGS: Definition = Definition::new("bags", Kind::Section(&[GIFT]), "what it is put in").required();
         let of = |schemes: &[&'static str], options: &[Definition]| SchemeOptions {
             schemes: schemes.to_vec(),
@@ -359,7 +375,10 @@ mod tests {
         };
         let haggle = Definition::refused("haggle", &[], "prices are fixed");
         let prices = Definition::refused("prices", &["fixed", "1"], "prices are fixed");
-        let transports = [of(&["sync"], &[]), of(&["shop", "shops"], &[GIFT, PATIENCE, COUNTER, BAGS, haggle, prices])];
+        let transports = [
+            of(&["sync"], &[]),
+            of(&["shop", "shops"], &[GIFT, PATIENCE, COUNTER, TAGS, LABELS, STALL, BAGS, haggle, prices]),
+        ];
         let caches = [of(&["redis"], &[Setting::text("prefix", "", "what keys begin with").definition])];
         validator::validate(&serde_json::to_value(yaml::parse(text).unwrap()).unwrap(), &schema(&transports, &caches))
     }
@@ -370,6 +389,9 @@ mod tests {
             "transports: {a: 'sync://', b: {dsn: '%env(DSN)%', options: {queue_name: a}}, c: '%env(DSN)%?queue_name=a'}",
             "transports: {a: ' SHOP:x?gift', b: 'shop://u:p@h/x?gift=1&&patience=&bags[gift]=on&%67ift=on&counter=&haggle='}",
             "transports: {a: {dsn: 'shop:?bags[gift]=on', options: {gift: '', patience: ~, haggle: ~, prices: FIXED}}}",
+            "transports: {a: {dsn: 'shop:?tags[]=a&labels[b]=c', options: {tags: [a, 5], labels: {a: b, c: ~}, stall: 12}}}",
+            "transports: {a: {dsn: 'shop:', options: {tags: a, labels: [], stall: x}}}",
+            "transports: {a: {dsn: 'shop:', options: {tags: {0: a, 1: b}, labels: {}, stall: '%env(STALL)%'}}}",
             "transports: {a: {dsn: 'doctrine://default?gift=1', options: {patience: 1, prices: 1}}, b: 'doctrine://x'}",
             "transports: {a: {dsn: 'shops://x', options: {gift: on, patience: '%env(int:N)%'}}}",
             "transports: {a: {dsn: 'shop:', options: {gift: 1, patience: 5}, retry_strategy: {delay: 2s, jitter: 0}}}",
@@ -400,6 +422,11 @@ mod tests {
             "transports: {a: {dsn: 'shop:', options: {gift: perhaps}}}",
             "transports: {a: {dsn: 'shop:', options: {patience: soon}}}",
             "transports: {a: {dsn: 'shop:', options: {haggle: true}}}",
+            "transports: {a: {dsn: 'shop:', options: {tags: {a: b}}}}",
+            "transports: {a: {dsn: 'shop:', options: {tags: [[a]]}}}",
+            "transports: {a: {dsn: 'shop:', options: {labels: a}}}",
+            "transports: {a: {dsn: 'shop:', options: {labels: {a: [b]}}}}",
+            "transports: {a: {dsn: 'shop:', options: {stall: xy}}}",
             "transports: {a: {options: {}}}",
             "transports: {a: 'shop:x?gitf=1'}",
             "transports: {a: 'shop:x?gift=1&patience'}\ncache: {dsn: 'redis://h?gift=1'}",

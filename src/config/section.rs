@@ -8,9 +8,10 @@ use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
-use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
+use super::definition::{Definition, Setting, Support};
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems, displayable, may_hold_password};
+use super::value::{FromValue, Mismatch, plain_text};
 
 /// The context for reading values.
 pub(super) struct Reader<'a> {

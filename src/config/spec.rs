@@ -7,7 +7,8 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
-use super::definition::{Definition, FromValue, Mismatch, Setting, Support, plain_text};
+use super::definition::{Definition, Missing, Setting, Support};
+use super::value::{FromValue, Mismatch, plain_text};
 use super::{Dsn, Problem, Secret, TransportConfig};
 
 /// The description from which a [`Factory`](crate::transport::Factory) creates a transport.
@@ -204,10 +205,16 @@ pub struct OptionReader<'a> {
 }
 
 impl OptionReader<'_> {
-    /// The value of an option, or its default if it is missing, empty or wrong.
+    /// The value of an option, or its default if it is missing, empty or wrong. A required option that is missing is a
+    /// mistake.
     pub fn get<T: FromValue>(&mut self, setting: &Setting<T>) -> T {
         let definition = &setting.definition;
-        let Some(value) = self.value(definition) else { return setting.default_value() };
+        let Some(value) = self.value(definition) else {
+            if definition.default == Missing::Required {
+                self.refuse(definition.name, format!("{} is missing: {}", definition.name, definition.advice()));
+            }
+            return setting.default_value();
+        };
         self.read(definition.name, "", setting, &value)
     }
 

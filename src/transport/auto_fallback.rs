@@ -18,16 +18,12 @@ pub(super) const SCHEMES: [&str; 2] = ["auto-fallback", "contao-auto-fallback"];
 
 /// The options of an auto-fallback, in the DSN or under `options:`.
 pub(super) const OPTIONS: [Definition; 2] = [TARGET.definition, FALLBACK.definition];
-const TARGET: Setting<Option<String>> =
+const TARGET: Setting<String> =
     Setting::text("target", "", "where messages go while `NAME` or the target is being consumed")
         .of_kind("transport")
-        .optional()
         .required();
-const FALLBACK: Setting<Option<String>> =
-    Setting::text("fallback", "", "where they go otherwise: `sync`, or another queue")
-        .of_kind("transport")
-        .optional()
-        .required();
+const FALLBACK: Setting<String> =
+    Setting::text("fallback", "", "where they go otherwise: `sync`, or another queue").of_kind("transport").required();
 
 /// Knows whether a transport is being consumed.
 #[async_trait]
@@ -110,7 +106,8 @@ pub(super) fn references(
     }
     let [target, fallback] = [TARGET, FALLBACK].map(|setting| {
         let option = setting.definition.name;
-        let found = options.get(&setting).unwrap_or_default();
+        // Its absence is reported below, with the names there are.
+        let found = options.get(&setting.optional()).unwrap_or_default();
         let known = || configs.keys().map(String::as_str).filter(|known| known != name);
         if found.is_empty() {
             options

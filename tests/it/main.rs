@@ -20,6 +20,7 @@ mod first_use;
 mod http_jobs;
 mod interop;
 mod limits;
+mod own_transports_options;
 mod several_hosts;
 mod supervision;
 mod supervisor_in_process;

@@ -80,13 +80,14 @@ pub(super) const TABLE_NAME: Setting<String> = Setting::text(
     "table_name",
     "minutely_cache",
     "the table; created when the first entry is written, or by the command `setup`",
-);
+)
+.matching("[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and _");
 
 /// Reads the option `table_name`.
 fn table_name(options: &mut OptionReader<'_>) -> String {
     let table = options.get(&TABLE_NAME);
     if !connect::is_identifier(&table) {
-        options.refuse("table_name", format!("table_name is a name of letters, digits and _; found \"{table}\""));
+        options.refuse("table_name", format!("table_name does not begin with \"sqlite_\"; found \"{table}\""));
     }
     table
 }
