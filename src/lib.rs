@@ -117,7 +117,7 @@ mod threads;
 pub mod transport;
 mod worker;
 
-pub use app::{App, AppBuilder, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};
+pub use app::{App, AppBuilder, Job, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};
 pub use async_trait::async_trait;
 pub use error::Error;
 pub use worker::{StopReason, WorkerSummary};

@@ -1,12 +1,13 @@
 //! Builds an application: its configuration, and the handlers, middleware and transports that it adds in code.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{App, WorkerProgram, checks};
+use super::{App, Job, WorkerProgram, checks};
 use crate::bus::{Bus, Middleware, Routing};
 use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
-use crate::schedule;
+use crate::schedule::{self, Functions};
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
@@ -30,6 +31,7 @@ pub struct AppBuilder {
     source: Source,
     dir: Option<PathBuf>,
     handlers: Handlers,
+    jobs: Vec<Job>,
     middleware: Vec<Arc<dyn Middleware>>,
     factories: Vec<Arc<dyn Factory>>,
     worker_program: Option<WorkerProgram>,
@@ -155,6 +157,7 @@ impl AppBuilder {
                 F::MESSAGES == 1,
                 "a handler has exactly one argument that is a message; add a handler for any message with `handler(pattern, …)`"
             );
+            assert!(!F::NEEDS_JOB, "only a job has a time when it was due (`Due`), and this is a handler of messages");
         }
         if let Some(message) = F::message() {
             self.handlers.add_interfaces(message.name, message.interfaces.iter().map(|name| (*name).to_owned()));
@@ -190,6 +193,23 @@ impl AppBuilder {
         E: Into<HandlerError> + 'static,
     {
         self.handlers.states.insert_lazy(make);
+        self
+    }
+
+    /// Adds a scheduled job that is an async function, besides those that the configuration lists under `cron`.
+    ///
+    /// ```
+    /// use minutely::{App, Job};
+    ///
+    /// async fn clean_up() {
+    ///     println!("all is clean");
+    /// }
+    ///
+    /// let app = App::builder().job(Job::new("clean-up", "hourly", clean_up));
+    /// ```
+    #[must_use]
+    pub fn job(mut self, job: Job) -> Self {
+        self.jobs.push(job);
         self
     }
 
@@ -254,6 +274,11 @@ impl AppBuilder {
         self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
     }
 
+    /// Whether a job of this name is a function.
+    pub(crate) fn has_function(&self, job: &str) -> bool {
+        self.jobs.iter().any(|known| known.name == job)
+    }
+
     /// The configuration's file, if it is one.
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {
@@ -290,10 +315,17 @@ impl AppBuilder {
 
     fn assemble(
         mut self,
-        config: Config,
+        mut config: Config,
         mut problems: Problems,
         store: Option<Arc<dyn CacheStore>>,
     ) -> Result<App, Problems> {
+        let mut functions = HashMap::new();
+        for Job { name, settings, problems: found, function } in take(&mut self.jobs) {
+            problems.list.extend(found);
+            problems.list.extend(checks::job(&name, &*function, &self.handlers));
+            config::add_job(&name, settings, &mut config, &mut problems);
+            functions.insert(name, function);
+        }
         // A cache and transports on one server share a connection.
         let connections = Connections::default();
         let factories = [built_in_factories_on(&connections), self.factories].concat();
@@ -344,6 +376,7 @@ impl AppBuilder {
             }
         }
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
+        let functions = Functions::new(functions, Arc::clone(&handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));
         // Middleware may take a message itself.
         if self.middleware.is_empty() {
@@ -360,6 +393,7 @@ impl AppBuilder {
             routing,
             cache,
             jobs: jobs.into(),
+            functions,
             heartbeats,
             stop_broadcast,
             worker_program: self.worker_program.map(Arc::new),

@@ -30,6 +30,12 @@ pub(super) fn handlers(handlers: &Handlers) -> Vec<Problem> {
     problems.collect()
 }
 
+/// Problems of a job that is a function.
+pub(super) fn job(name: &str, function: &dyn Handler, handlers: &Handlers) -> Vec<Problem> {
+    let problems = function.problems(&handlers.states).into_iter();
+    problems.map(|problem| Problem::error(format!("job {}", name.escape_debug()), problem)).collect()
+}
+
 /// Warnings about `scope: cluster` with a cache that other hosts do not share.
 pub(super) fn lonely_clusters(config: &Config) -> Vec<Problem> {
     let shared = config.workers.iter().filter(|_| config.cache.is_none());

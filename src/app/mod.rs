@@ -3,12 +3,14 @@
 
 mod builder;
 mod checks;
+mod job;
 mod supervise;
 mod work;
 
 pub use builder::AppBuilder;
 pub(crate) use builder::CONFIG_FILE;
 pub(crate) use checks::NO_HANDLER;
+pub use job::Job;
 pub use supervise::{SupervisorBuilder, SupervisorHandle};
 pub(crate) use supervise::{WorkerProgram, explain};
 pub use work::{WorkerBuilder, WorkerHandle};
@@ -21,7 +23,7 @@ use crate::config::{self, Config, Problem, Problems, SchemeOptions, WorkerDefini
 use crate::handler::Handlers;
 use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
-use crate::schedule::Job;
+use crate::schedule::{self, Functions};
 use crate::transport::Transports;
 use crate::worker::StopBroadcast;
 
@@ -66,7 +68,9 @@ pub struct App {
     pub(crate) routing: Arc<Routing>,
     pub(crate) cache: Arc<Cache>,
     /// What runs by a schedule.
-    pub(crate) jobs: Arc<[Job]>,
+    pub(crate) jobs: Arc<[schedule::Job]>,
+    /// The functions of jobs.
+    pub(crate) functions: Functions,
     pub(crate) heartbeats: Heartbeats,
     /// Asks workers of all processes to stop.
     pub(crate) stop_broadcast: StopBroadcast,

@@ -18,6 +18,7 @@ mod send;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
 pub use error::{DispatchError, HandlingFailed};
 pub use middleware::{Middleware, Next, from_fn};
+pub(crate) use panic::caught;
 pub(crate) use routing::Routing;
 
 use std::sync::Arc;
@@ -30,7 +31,6 @@ use crate::transport::Transports;
 
 use handle::HandleMiddleware;
 use notify::LocalWorkers;
-use panic::caught;
 use send::SendMiddleware;
 
 /// Dispatches messages. Clones share one bus.

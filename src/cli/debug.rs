@@ -1,4 +1,4 @@
-//! `minutely debug`: which messages are known, where they go, and what handles them.
+//! `minutely debug`: which messages are known, where they go, and what handles them; and what the scheduled jobs do.
 
 use indexmap::IndexMap;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ struct Entry {
 }
 
 pub(super) fn run(app: &App, args: &Args) -> Result<End> {
+    // Asked for a message, it shows no jobs.
+    let jobs = if args.message_type.is_none() { &app.jobs[..] } else { &[] };
     let entries = match &args.message_type {
         Some(message_type) => IndexMap::from([(message_type.clone(), one(app, message_type))]),
         None => all(app),
@@ -37,13 +39,31 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
                 json!({ "type": name, "interfaces": interfaces, "transports": transports, "handlers": handlers })
             })
             .collect();
-        output::json(&json!({ "messages": messages }))?;
+        let jobs: Vec<Value> = jobs
+            .iter()
+            .map(|job| {
+                let does = job.config.action.to_string();
+                json!({ "name": job.name(), "schedule": job.config.schedule, "does": does })
+            })
+            .collect();
+        output::json(&json!({ "messages": messages, "jobs": jobs }))?;
         return Ok(End::Well);
     }
     if entries.is_empty() {
         output::line("Routing and handlers name no message.");
-        return Ok(End::Well);
+    } else {
+        print_messages(entries);
     }
+    if !jobs.is_empty() {
+        output::line("");
+        let rows =
+            jobs.iter().map(|job| vec![job.name().to_owned(), job.schedule.to_string(), job.config.action.to_string()]);
+        output::table(&["job", "when", "what it does"], 0..0, rows);
+    }
+    Ok(End::Well)
+}
+
+fn print_messages(entries: IndexMap<String, Entry>) {
     let rows = entries.into_iter().map(|(name, entry)| {
         let transports =
             if entry.transports.is_empty() { "handled at once".into() } else { entry.transports.join(", ") };
@@ -51,7 +71,6 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
         vec![[vec![name], entry.interfaces].concat().join("\n  "), transports, handlers]
     });
     output::table(&["type", "goes to", "handled by"], 0..0, rows);
-    Ok(End::Well)
 }
 
 fn one(app: &App, message_type: &str) -> Entry {

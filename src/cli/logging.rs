@@ -14,6 +14,7 @@ use tracing_subscriber::registry;
 use super::daily_log::DailyLog;
 use super::{Failure, Result, output};
 use crate::config::Verbosity;
+use crate::schedule::capture;
 use crate::supervisor::SLOT_VARIABLE;
 
 /// Whether a command writes the log under the state directory.
@@ -50,7 +51,7 @@ pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, na
         .with_writer(io::stderr)
         .with_filter(ours(terminal_level(verbosity, narrates)));
     // Fails when a subscriber is there already, which then gets the events: an application has set its own.
-    let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr));
+    let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr).with(capture()));
     Ok(())
 }
 
@@ -70,7 +71,7 @@ fn terminal_level(verbosity: Verbosity, narrates: bool) -> LevelFilter {
 /// Libraries whose warnings are worth a line.
 const WARN: [&str; 2] = ["sqlx", "mio"];
 /// Libraries that log what they also return as errors, which are told with their place and with what to do.
-const SILENT: [&str; 4] = ["lapin", "amq_protocol", "async_rs", "redis"];
+const SILENT: [&str; 5] = ["lapin", "amq_protocol", "async_rs", "redis", "hyper_util"];
 
 /// Events of this crate and of applications; those of the libraries below only when they warn.
 fn ours(level: LevelFilter) -> tracing_subscriber::filter::FilterFn<impl Fn(&tracing::Metadata<'_>) -> bool> {

@@ -393,7 +393,7 @@ fn speaking_of(name: &str, command: clap::Command) -> clap::Command {
 }
 
 fn in_own_runtime(command: Command, app: AppBuilder) -> ExitCode {
-    let runtime = match runtime(&command.kind, app.has_code()) {
+    let runtime = match runtime(&command.kind, &app) {
         Ok(runtime) => runtime,
         Err(error) => {
             output::error(&format!(
@@ -409,11 +409,17 @@ fn in_own_runtime(command: Command, app: AppBuilder) -> ExitCode {
     end
 }
 
-/// Hosts count threads, and programs do the work of most handlers. Only a worker with code of the application needs
-/// more than one thread: a handler that computes must not hold up the heartbeat.
-fn runtime(command: &Kind, has_code: bool) -> std::io::Result<tokio::runtime::Runtime> {
+/// One for the function of a job, and one for its timeout, its lease and the like if the function computes.
+const JOB_THREADS: usize = 2;
+
+/// Hosts count threads, and programs do the work of most handlers. Only what runs code of the application needs more
+/// than one thread: a handler that computes must not hold up the heartbeat, nor a job its timeout.
+fn runtime(command: &Kind, app: &AppBuilder) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Kind::Consume(args) if has_code => threads::several_threads(args.threads()),
+        Kind::Consume(args) if app.has_code() => threads::several_threads(args.threads()),
+        Kind::Cron(args) if args.runs().is_some_and(|job| app.has_function(job)) => {
+            threads::several_threads(JOB_THREADS)
+        }
         _ => threads::one_thread(),
     }
 }

@@ -7,12 +7,15 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::definition::{Definition, Kind, Missing, Setting};
+use super::env::Environment;
 use super::handlers::read_program;
 use super::http_request::{REQUEST, read_request};
+use super::placeholder::Placeholders;
+use super::problem::{Problem, Problems};
 use super::routes::check_type;
 use super::section::{Node, Reader, join};
 use super::workers::read_name;
-use super::{CatchUp, JobAction, JobConfig, JobScope, Overlap, Secret};
+use super::{CatchUp, Config, JobAction, JobConfig, JobScope, Overlap, Secret};
 
 /// The key `cron`.
 pub(super) const CRON: Definition = Definition {
@@ -101,10 +104,28 @@ const ENVIRONMENT: Definition =
 /// A later run would often meet the next one.
 const LONGEST_JITTER: Duration = Duration::from_secs(86_400);
 
+/// Adds a job that is a function of the application to those of the configuration.
+pub(crate) fn add_job(name: &str, settings: serde_yaml::Mapping, config: &mut Config, problems: &mut Problems) {
+    let path = format!("job {}", name.escape_debug());
+    let environment = Environment::load(&config.dir, std::env::vars_os(), &mut Problems::new(""));
+    let placeholders = Placeholders::new(&environment, &config.dir);
+    let mut reader = Reader { placeholders, dir: &config.dir, problems: Problems::new(&problems.file) };
+    let mut settings = settings;
+    settings.insert("name".into(), name.into());
+    let job = read_one(Node::new(&path, settings.into()), true, &mut reader);
+    let mut found = reader.problems;
+    if let Some(other) = config.jobs.iter().find(|other| other.name == name) {
+        let why = format!("{} has this name already; give one of them another", other.path);
+        found.push(Problem::error(&path, why));
+    }
+    problems.list.extend(found.list);
+    config.jobs.extend(job);
+}
+
 /// All jobs.
 pub(super) fn read_jobs(node: Node, reader: &mut Reader) -> Vec<JobConfig> {
     let items = node.items("a list of jobs, or [] for none", reader).unwrap_or_default();
-    let jobs: Vec<JobConfig> = items.into_iter().filter_map(|item| read_one(item, reader)).collect();
+    let jobs: Vec<JobConfig> = items.into_iter().filter_map(|item| read_one(item, false, reader)).collect();
     let mut names: HashMap<&str, &str> = HashMap::new();
     for job in &jobs {
         if let Some(other) = names.insert(&job.name, &job.path) {
@@ -114,7 +135,7 @@ pub(super) fn read_jobs(node: Node, reader: &mut Reader) -> Vec<JobConfig> {
     jobs
 }
 
-fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
+fn read_one(node: Node, is_function: bool, reader: &mut Reader) -> Option<JobConfig> {
     let mut section =
         node.section(JOB, "a mapping with `name`, `schedule` and `command`, `dispatch` or `http`", reader)?;
     let path = section.path.clone();
@@ -144,8 +165,12 @@ fn read_one(node: Node, reader: &mut Reader) -> Option<JobConfig> {
         reader.error(&join(&path, "jitter"), "must not be more than 24h");
     }
     let environment = section.take("environment");
-    let given = ACTIONS.iter().filter_map(|key| Some((key.name, section.take(key.name)?))).collect();
-    let action = read_action(given, environment, &path, reader);
+    let given: Vec<_> = ACTIONS.iter().filter_map(|key| Some((key.name, section.take(key.name)?))).collect();
+    let action = if is_function {
+        only_settings(given.into_iter().map(|(_, node)| node).chain(environment), reader)
+    } else {
+        read_action(given, environment, &path, reader)
+    };
     let timeout = timeout.or(matches!(action, Some(JobAction::Http(_))).then_some(HTTP_TIMEOUT));
     let timezone = match timezone {
         None => None,
@@ -183,6 +208,12 @@ fn read_scope(node: Node, reader: &mut Reader) -> JobScope {
         }
     }
     scope
+}
+
+/// A function has no action besides itself.
+fn only_settings(others: impl Iterator<Item = Node>, reader: &mut Reader) -> Option<JobAction> {
+    others.for_each(|other| reader.error(&other.path, "means nothing for a job that is a function"));
+    Some(JobAction::Function)
 }
 
 /// What a job does: one of [`ACTIONS`].

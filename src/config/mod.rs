@@ -37,6 +37,7 @@ pub use builder::ConfigBuilder;
 pub(crate) use consume_options::SHORTEST_INTERVAL;
 pub use consume_options::{ConsumeOptions, Verbosity};
 pub(crate) use consume_options::{WORKER_QUIET, WORKER_VERBOSE, split_verbosity};
+pub(crate) use cron::add_job;
 #[cfg(any(test, feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
 pub(crate) use definition::Kind;
 #[cfg(test)]
@@ -230,6 +231,8 @@ pub(crate) enum JobAction {
     },
     /// It requests a URL.
     Http(HttpRequest),
+    /// It calls a function of the application.
+    Function,
 }
 
 /// What may start a job when it is due.
@@ -262,6 +265,21 @@ impl JobScope {
         match trigger {
             Trigger::Cli => self.cli,
             Trigger::Web => self.web,
+        }
+    }
+}
+
+/// In a few words, without secrets.
+impl std::fmt::Display for JobAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // The arguments may be secret.
+            Self::Command { command, .. } => {
+                write!(f, "runs {}", command.first().map(String::as_str).unwrap_or_default())
+            }
+            Self::Dispatch { message_type, .. } => write!(f, "dispatches {message_type}"),
+            Self::Http(request) => write!(f, "{} {}", request.method, request.url),
+            Self::Function => f.write_str("calls a function"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::any::type_name;
 use std::future::Future;
+use std::time::SystemTime;
 
 use super::{CancellationToken, HandlerContext, HandlerError, States};
 use crate::message::{Envelope, Message, Stamp};
@@ -17,6 +18,9 @@ use crate::message::{Envelope, Message, Stamp};
 /// | [`Stamped<S>`], `Option<Stamped<S>>` | the latest stamp of a class |
 /// | [`Attempt`] | the number of this attempt |
 /// | [`CancellationToken`] | is cancelled when the worker is asked to stop |
+/// | [`Due`] | when the run of a [job](crate::Job) was due; for jobs alone |
+///
+/// A job has no message, and so neither `Envelope`, `Stamped` nor `Attempt`.
 ///
 /// An application may define arguments of its own:
 ///
@@ -43,6 +47,14 @@ pub trait Argument: Sized + Send + 'static {
     #[doc(hidden)]
     const MESSAGE: Option<MessageType> = None;
 
+    /// Is it about a message, so that a job cannot have it?
+    #[doc(hidden)]
+    const OF_MESSAGE: bool = false;
+
+    /// Is it about the run of a job, so that a handler cannot have it?
+    #[doc(hidden)]
+    const OF_JOB: bool = false;
+
     /// Gets the argument for one message. An error counts as a failure of the handler, which is not called.
     fn extract(context: &HandlerContext<'_>) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 
@@ -62,6 +74,7 @@ pub struct MessageType {
 
 impl<M: Message> Argument for M {
     const MESSAGE: Option<MessageType> = Some(MessageType { name: M::TYPE, interfaces: M::INTERFACES });
+    const OF_MESSAGE: bool = true;
 
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         context.envelope().message().map_err(|error| HandlerError {
@@ -89,6 +102,8 @@ impl<T: Clone + Send + Sync + 'static> Argument for State<T> {
 }
 
 impl Argument for Envelope {
+    const OF_MESSAGE: bool = true;
+
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         Ok(context.envelope().clone())
     }
@@ -105,6 +120,8 @@ impl Argument for CancellationToken {
 pub struct Attempt(pub u32);
 
 impl Argument for Attempt {
+    const OF_MESSAGE: bool = true;
+
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         Ok(Self(context.attempt()))
     }
@@ -116,6 +133,8 @@ impl Argument for Attempt {
 pub struct Stamped<S>(pub S);
 
 impl<S: Stamp + Send + 'static> Argument for Stamped<S> {
+    const OF_MESSAGE: bool = true;
+
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         let stamp = context.envelope().last().map(Self);
         stamp.ok_or_else(|| HandlerError::unrecoverable(format!("the message has no {}", S::CLASS)))
@@ -123,7 +142,22 @@ impl<S: Stamp + Send + 'static> Argument for Stamped<S> {
 }
 
 impl<S: Stamp + Send + 'static> Argument for Option<Stamped<S>> {
+    const OF_MESSAGE: bool = true;
+
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         Ok(context.envelope().last().map(Stamped))
+    }
+}
+
+/// When the run of a job was due, which is earlier than now if it is made up for. By hand: when it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due(pub SystemTime);
+
+impl Argument for Due {
+    const OF_JOB: bool = true;
+
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        let due = context.extension::<Self>().copied();
+        due.ok_or_else(|| HandlerError::unrecoverable("only the run of a job was due at a time, and this is a message"))
     }
 }

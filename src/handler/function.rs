@@ -31,6 +31,14 @@ pub trait HandlerFn<Args>: Send + Sync + 'static {
     #[doc(hidden)]
     const MESSAGES: usize;
 
+    /// Has it arguments that only a message has?
+    #[doc(hidden)]
+    const NEEDS_MESSAGE: bool;
+
+    /// Has it arguments that only a job has?
+    #[doc(hidden)]
+    const NEEDS_JOB: bool;
+
     /// The message among its arguments.
     #[doc(hidden)]
     fn message() -> Option<MessageType>;
@@ -54,15 +62,21 @@ macro_rules! handler_fn {
             $($argument: Argument,)*
         {
             const MESSAGES: usize = 0 $(+ <$argument as Argument>::MESSAGE.is_some() as usize)*;
+            const NEEDS_MESSAGE: bool = false $(|| <$argument as Argument>::OF_MESSAGE)*;
+            const NEEDS_JOB: bool = false $(|| <$argument as Argument>::OF_JOB)*;
 
             fn message() -> Option<MessageType> {
-                [$(<$argument as Argument>::MESSAGE),*].into_iter().flatten().next()
+                let all: &[Option<MessageType>] = &[$(<$argument as Argument>::MESSAGE),*];
+                all.iter().copied().flatten().next()
             }
 
+            #[allow(unused_variables, reason = "a job may have no arguments")]
             fn missing(states: &States) -> Vec<String> {
-                [$($argument::missing(states)),*].into_iter().flatten().collect()
+                let all: Vec<Option<String>> = vec![$($argument::missing(states)),*];
+                all.into_iter().flatten().collect()
             }
 
+            #[allow(unused_variables, reason = "a job may have no arguments")]
             fn call<'a>(&'a self, context: &'a HandlerContext<'a>) -> BoxFuture<'a, Result<Value, HandlerError>> {
                 async move {
                     $(
@@ -77,6 +91,7 @@ macro_rules! handler_fn {
     };
 }
 
+handler_fn!();
 handler_fn!(A);
 handler_fn!(A, B);
 handler_fn!(A, B, C);

@@ -12,7 +12,7 @@ mod function;
 mod locator;
 mod state;
 
-pub use argument::{Argument, Attempt, MessageType, Stamped, State};
+pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
 pub use cancellation::CancellationToken;
 pub use context::HandlerContext;
 pub(crate) use exec::{Exec, Group, Output};
@@ -46,7 +46,7 @@ pub trait Handler: Send + Sync {
     }
 }
 
-/// What a failure means for the message.
+/// What a failure means for the message, or for the run of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
@@ -56,6 +56,9 @@ pub enum Verdict {
     RetryAlways(Option<Duration>),
     /// Do not retry: the message goes to the failure transport.
     Unrecoverable,
+    /// A [job](crate::Job) need not run now: it gets its run back, and is tried again in the next minute. For a message as
+    /// [`Verdict::Retry`].
+    Skipped,
     /// The handler could not start, because the host is short of something at the moment. Retry without counting this
     /// attempt.
     NotBegun,
@@ -97,6 +100,11 @@ impl HandlerError {
     /// A temporary failure: the message is retried in any case, after `delay`, or by default the strategy's delay.
     pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         Self { verdict: Verdict::RetryAlways(delay), ..Self::failed(message) }
+    }
+
+    /// A [job](crate::Job) that need not run now, for this reason: it gets its run back, and is tried again in the next minute.
+    pub fn skipped(reason: impl fmt::Display) -> Self {
+        Self { verdict: Verdict::Skipped, ..Self::failed(reason) }
     }
 }
 
@@ -141,6 +149,11 @@ impl VerdictError {
     pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         Self { message: message.to_string(), verdict: Mark(Verdict::RetryAlways(delay)) }
     }
+
+    /// A [job](crate::Job) that need not run now, for this reason: it gets its run back, and is tried again in the next minute.
+    pub fn skipped(reason: impl fmt::Display) -> Self {
+        Self { message: reason.to_string(), verdict: Mark(Verdict::Skipped) }
+    }
 }
 
 impl fmt::Display for VerdictError {
@@ -162,7 +175,11 @@ struct Mark(Verdict);
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0 == Verdict::Unrecoverable { "a retry cannot remedy it" } else { "it is temporary" })
+        f.write_str(match self.0 {
+            Verdict::Unrecoverable => "a retry cannot remedy it",
+            Verdict::Skipped => "it need not run now",
+            _ => "it is temporary",
+        })
     }
 }
 
@@ -234,6 +251,8 @@ mod tests {
         assert_eq!((error.verdict, error.message.as_str()), (Verdict::RetryAlways(later), "reading the order: busy"));
         let error = HandlerError::from(std::io::Error::other(VerdictError::unrecoverable("no")));
         assert_eq!((error.verdict, error.message.as_str()), (Verdict::Unrecoverable, "no"));
+        let error = HandlerError::from(Wrapped(VerdictError::skipped("no orders").into()));
+        assert_eq!((error.verdict, error.message.as_str()), (Verdict::Skipped, "reading the order: no orders"));
         let error = HandlerError::from(VerdictError::unrecoverable("no"));
         assert_eq!((error.verdict, error.class.as_str()), (Verdict::Unrecoverable, "minutely::HandlerError"));
         assert_eq!(HandlerError::from("another").verdict, Verdict::Retry);

@@ -7,7 +7,7 @@
 //! | Which runs were taken, on all hosts? | `shared_state`: in the shared cache |
 //! | Who looks, and starts runs? | `scheduler`, in the process of `cron` and `supervise` |
 //! | What does a killed run leave? | `killed` |
-//! | How does a run go? | `runner`, in a process of its own: `cron run` |
+//! | How does a run go? | `runner`, in a process of its own: `cron run`; `request` and `function` for these kinds |
 //!
 //! One run, step by step. What happens when a process is killed between two of them is in `docs/cron.md`.
 //!
@@ -20,6 +20,7 @@
 mod describe;
 mod due;
 mod expression;
+mod function;
 mod job;
 mod killed;
 mod numbers;
@@ -34,6 +35,7 @@ mod tests;
 mod timing;
 mod zone;
 
+pub(crate) use function::{Functions, capture};
 pub(crate) use job::{Job, jobs};
 pub(crate) use killed::clean_up_job;
 pub(crate) use report::Report;

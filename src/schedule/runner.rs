@@ -14,13 +14,14 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::function::Functions;
 use super::job::Job;
 use super::report::{Report, Reports};
 use super::shared_state::{Outcome, RENEW_LEASE, Run, SharedState, parse_time, random_id};
 use crate::bus::Bus;
 use crate::cache::CacheError;
 use crate::config::JobAction;
-use crate::handler::{Group, Output};
+use crate::handler::{Due, Group, Output, Verdict};
 use crate::message::Envelope;
 use crate::supervisor::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, WORKER_VARIABLE};
 use crate::threads;
@@ -47,6 +48,7 @@ pub(crate) struct Runner<'a> {
     pub job: &'a Job,
     pub shared: &'a SharedState,
     pub bus: &'a Bus,
+    pub functions: &'a Functions,
     /// Where programs run: the configuration's folder.
     pub dir: &'a Path,
     pub state_dir: &'a Path,
@@ -64,6 +66,8 @@ pub(crate) struct Ended {
     exit_code: Option<i32>,
     why: Option<String>,
     output: String,
+    /// Does its function still run, because it cannot be dropped?
+    pub is_stuck: bool,
 }
 
 /// How far work has come.
@@ -75,11 +79,11 @@ enum InTime<T> {
 
 impl Ended {
     fn new(outcome: Outcome, why: String) -> Self {
-        Self { outcome, exit_code: None, why: Some(why), output: String::new() }
+        Self { outcome, exit_code: None, why: Some(why), output: String::new(), is_stuck: false }
     }
 
     fn well() -> Self {
-        Self { outcome: Outcome::Succeeded, exit_code: None, why: None, output: String::new() }
+        Self { outcome: Outcome::Succeeded, exit_code: None, why: None, output: String::new(), is_stuck: false }
     }
 
     /// Did it end as it should: well, or by its own decision not to run?
@@ -189,6 +193,7 @@ impl Runner<'_> {
                 let ended = ended.unwrap_or_else(|error| Ended::new(Outcome::Failed, self.not_started(&error)));
                 Ended { output: output.last_lines(), ..ended }
             }
+            JobAction::Function => self.call(run, stop, line).await,
             #[cfg(feature = "http")]
             JobAction::Http(request) => {
                 let output = self.output(&line);
@@ -324,6 +329,37 @@ impl Runner<'_> {
         let (program, advice) =
             (command.first().map(String::as_str).unwrap_or_default(), threads::advice_for_job(error));
         format!("\"{program}\" cannot be started in {}: {error}{advice}", self.dir.display())
+    }
+
+    async fn call(&self, run: &Run, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
+        let due = Due(run.due.unwrap_or(run.started_at).into());
+        let Some(mut running) = self.functions.start(self.job.name(), due, self.bus) else {
+            return Ended::new(Outcome::Failed, "its function is not in this program".to_owned());
+        };
+        let called = self.in_time(&mut running.task, stop).await;
+        let ended = match called {
+            InTime::Ended(Ok(Ok(value))) => {
+                for text in running.returned(&value).iter().flat_map(|text| text.lines()) {
+                    tracing::info!(job = self.job.name(), "{text}");
+                    line(text);
+                }
+                Ended::well()
+            }
+            InTime::Ended(Ok(Err(error))) => {
+                let outcome = if error.verdict == Verdict::Skipped { Outcome::Skipped } else { Outcome::Failed };
+                Ended::new(outcome, error.message)
+            }
+            InTime::Ended(Err(error)) => Ended::new(Outcome::Failed, error.to_string()),
+            InTime::TimedOut => {
+                let is_stuck = !running.end().await;
+                Ended { is_stuck, ..Ended::new(Outcome::Failed, self.timed_out()) }
+            }
+            InTime::Stopped => {
+                let is_stuck = !running.end().await;
+                Ended { is_stuck, ..Ended::new(Outcome::Interrupted, stopped()) }
+            }
+        };
+        Ended { output: running.last_lines(), ..ended }
     }
 
     async fn dispatch(&self, message_type: &str, body: &serde_json::Value) -> Ended {

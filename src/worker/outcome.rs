@@ -208,10 +208,16 @@ impl Handling<'_> {
         let was_parked = self.is_failure_transport() && envelope.headers().contains_key(PARKED);
         let delay = match verdict {
             Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| self.retry_delay(retries))),
-            Verdict::Retry | Verdict::Interrupted { .. } if retries < self.source.retry.max_retries && !was_parked => {
+            Verdict::Retry | Verdict::Skipped | Verdict::Interrupted { .. }
+                if retries < self.source.retry.max_retries && !was_parked =>
+            {
                 Some(self.retry_delay(delay_step))
             }
-            Verdict::Retry | Verdict::Interrupted { .. } | Verdict::NotBegun | Verdict::Unrecoverable => None,
+            Verdict::Retry
+            | Verdict::Skipped
+            | Verdict::Interrupted { .. }
+            | Verdict::NotBegun
+            | Verdict::Unrecoverable => None,
         };
         let message_type = envelope.message_type().to_owned();
         let error = details.exception_message.clone();

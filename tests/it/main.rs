@@ -17,6 +17,7 @@ mod documentation;
 mod embedded;
 mod fetching_on_amqp;
 mod first_use;
+mod function_jobs;
 mod http_jobs;
 mod interop;
 mod limits;
@@ -33,8 +34,8 @@ mod worker_on_redis;
 mod worker_on_sql;
 
 fn main() -> std::process::ExitCode {
-    // `embedded` tests applications by their processes, which are this program.
-    if let Some(code) = embedded::instead_of_tests() {
+    // They test applications by their processes, which are this program.
+    if let Some(code) = embedded::instead_of_tests().or_else(function_jobs::instead_of_tests) {
         return code;
     }
     harness::run(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/", file!())))

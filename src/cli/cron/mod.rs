@@ -57,6 +57,16 @@ pub(super) enum Jobs {
     Run(run::Args),
 }
 
+impl Args {
+    /// The job that is run now.
+    pub(super) fn runs(&self) -> Option<&str> {
+        match &self.command {
+            Some(Jobs::Run(args)) => Some(&args.job),
+            _ => None,
+        }
+    }
+}
+
 pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<End> {
     if let Some(command) = &args.command {
         if args.dry_run || args.force {

@@ -16,7 +16,7 @@ runs already. When it is due next does not change.")]
 pub(in super::super) struct Args {
     /// The job's name
     #[arg(value_name = "JOB")]
-    job: String,
+    pub(in super::super) job: String,
     /// What the scheduler has taken for this run
     #[arg(long, hide = true)]
     taken: Option<String>,
@@ -46,6 +46,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         job,
         shared: &shared,
         bus: &app.bus,
+        functions: &app.functions,
         dir: &app.config.dir,
         state_dir,
         taken: args.taken.as_deref(),
@@ -58,6 +59,11 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         }
     };
     let ended = runner.run(slot, signals.next(), show).await;
+    if ended.is_stuck {
+        // The runtime would wait for it. The run is recorded, and its slot is free.
+        tracing::error!(job = job.name(), "its function computes on, and ends with this process");
+        std::process::exit(i32::from(!was_started));
+    }
     // The failure of one that was started by the scheduler is told by its report.
     Ok(if was_started || ended.is_well() { End::Well } else { End::Failed })
 }
