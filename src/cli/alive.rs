@@ -12,12 +12,14 @@ const CRON: &str = "cron";
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Exit code 0: the transport is running, and an auto-fallback transport queues. 1: it is not running. For health checks and \
-scripts:
+Exit code 0: the transport is being consumed, and an auto-fallback transport queues messages. 1: it is not.
+
+For health checks and scripts:
   minutely alive prio_high -q || echo 'nobody consumes prio_high'
 
-`minutely alive cron` tells whether cron itself is at work: whether `minutely cron` or `minutely supervise` was seen within 70 \
-seconds, on any host that shares the cache. If not, it tells when it was last seen, if that was within a day.")]
+`minutely alive cron` tells whether cron is running: whether `minutely cron` or `minutely supervise` was seen within \
+the last 70 seconds, on any host that shares the cache. If not, it tells when that was last the case, within the \
+last day.")]
 pub(super) struct Args {
     /// The transport to check, or `cron`
     #[arg(value_name = "TRANSPORT")]

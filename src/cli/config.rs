@@ -23,7 +23,7 @@ pub(super) struct Args {
 
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
-    /// Say everything that is wrong or doubtful in the configuration
+    /// Report everything that is wrong or doubtful in the configuration
     Check(Check),
     /// Print the JSON schema of the configuration, for editors
     Schema(Schema),
@@ -31,23 +31,23 @@ enum Command {
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-It is JSON Schema, draft 2020-12, and describes all keys, with the options of all transports that this program has. An editor \
-with a YAML language server completes and checks by it:
+The schema is JSON Schema, draft 2020-12. It describes all keys, and the options of all transports that this program \
+has. An editor with a YAML language server completes and checks by it:
 
   minutely config schema > config.schema.json
   sed -i '1i # yaml-language-server: $schema=config.schema.json' config.yaml
 
-`minutely config check` finds more, such as names of transports that do not exist, and wrong values in a DSN.")]
+`minutely config check` finds more, such as transports that do not exist, and wrong values in a DSN.")]
 struct Schema {}
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Servers that workers use are asked how many connections they allow; nothing is changed there. One that cannot be reached is \
-a warning.
+The servers that workers use are asked how many connections they allow. Nothing is changed there. A server that \
+cannot be reached is a warning.
 
-Exit code 0: it can be used, perhaps with warnings. 2: it cannot.")]
+Exit code 0: the configuration can be used, perhaps with warnings. 2: it cannot.")]
 struct Check {
-    /// Look at the file alone, and connect to nothing
+    /// Check the file alone, and connect to nothing
     #[arg(long)]
     offline: bool,
     #[command(flatten)]

@@ -15,19 +15,19 @@ use crate::worker::{InFlightFile, StopReason, StopToken, WorkerSummary, owner};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The first transport has priority: it is asked first, and again after each message. Quick messages are taken in batches, \
-so that this holds to within a batch: 20 ms of work, as far as the last messages tell, and at most 200 messages.
+The first transport has priority: it is asked first, and again after each message. Quick messages are taken in \
+batches, and then it is asked again after each batch. A batch is about 20 ms of work, and at most 200 messages.
 
-On a failure transport, messages that fail again after their retries there stay, parked for a day. A worker that is \
+On a failure transport, messages that fail all their retries again stay there, parked for a day. A worker that is \
 started by hand and consumes only failure transports first tries each parked message once.
 
-A worker finishes the message in hand before it stops: at a limit, at SIGTERM, SIGINT or SIGQUIT, or when \
-`minutely stop-workers` asks. A second signal ends it at once; what it had in hand is then delivered again.
+A worker finishes its current messages before it stops. It stops at a limit, on SIGTERM, SIGINT or SIGQUIT, or when \
+`minutely stop-workers` asks. A second signal ends it at once; its current messages are then delivered again.
 
-It stops with exit code 3, and leaves the messages where they are, when there is no handler at all, or when the first ten \
-messages of a transport are all such that nothing here can handle them: those are another application's.
+It stops with exit code 3 and leaves the messages where they are if there are no handlers at all, or none for any of \
+the first ten messages of a transport: those messages are another application's.
 
-With --format=json it prints its counts at the end, as one JSON object; else they are in the log.
+With --format=json it prints its counts at the end, as one JSON object. Otherwise they are in the log.
 
 Examples:
   minutely consume prio_high prio_normal
@@ -35,7 +35,7 @@ Examples:
   minutely consume prio_high --limit=10 -v
   minutely consume failed --time-limit=60 -v")]
 pub(super) struct Args {
-    /// What to consume, in order of priority
+    /// The transports to consume, the most important first
     #[arg(required = true, value_name = "TRANSPORT")]
     transports: Vec<String>,
     #[command(flatten)]

@@ -15,8 +15,8 @@ use crate::message::{DelayStamp, Envelope, TransportNamesStamp};
 #[derive(clap::Args, Clone, Debug)]
 #[command(
     after_help = concat!(
-        "Where the message goes is what `routing` says of its type. On an auto-fallback transport it is queued when ",
-        "something consumes that transport, and handled here and now when nothing does.\n\n",
+        "The message goes where `routing` says, by its type. On an auto-fallback transport it is queued if something ",
+        "consumes that transport, and otherwise handled at once, in this process.\n\n",
         r#"Examples:
   minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
   minutely dispatch 'App\Message\SendEmail' - < message.json
@@ -24,16 +24,16 @@ use crate::message::{DelayStamp, Envelope, TransportNamesStamp};
     )
 )]
 pub(super) struct Args {
-    /// The message's type, as routing and handlers name it
+    /// The message's type, as `routing` and `handlers` name it
     #[arg(value_name = "TYPE")]
     message_type: String,
     /// The message as JSON; `-` reads it from standard input
     #[arg(value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
     body: String,
-    /// Deliver it no sooner than this: seconds, or 500ms, 5s, 2m
+    /// Deliver it no sooner than after this time: a number of seconds, or 500ms, 5s, 2m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     delay: Option<Duration>,
-    /// Send it here, whatever the routing says; may be given several times
+    /// Send it to this transport, whatever `routing` says; may be given more than once
     #[arg(long = "transport", value_name = "NAME")]
     transports: Vec<String>,
     #[command(flatten)]

@@ -13,8 +13,7 @@ const CONFIG: &str = include_str!("../../config.yaml");
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Writes config.yaml, or the file that --config names, with a comment to each part of it. A file that is there is left as it \
-is.")]
+Writes config.yaml, or the file that --config names, with a comment on each part. An existing file is not changed.")]
 pub(super) struct Args {}
 
 /// What this command is called.

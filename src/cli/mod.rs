@@ -43,20 +43,19 @@ const ABOUT: &str = "Run background work from one crontab line: queues, autoscal
 const LONG_ABOUT: &str = "\
 Run background work from one crontab line: queues, autoscaling workers, retries.
 
-Cron starts `minutely cron` every minute. It counts the messages that wait, starts as many workers as they need, and is gone \
-within the minute; the workers handle messages and end by themselves. `minutely dispatch` puts a message on its queue, or \
-handles it at once when nobody would take it from there. Which messages there are, where they wait and what handles them is \
-in `config.yaml`.";
+Cron starts `minutely cron` every minute. It counts the pending messages, starts as many workers as they need, and exits within \
+the minute. The workers handle messages and exit by themselves. `minutely dispatch` puts a message on its queue, or handles it \
+at once if nothing consumes that queue. `config.yaml` says which messages there are, where they wait and what handles them.";
 
 const AFTER_HELP: &str = "\
-To begin with, in your application's folder:
+First steps, in your application's folder:
   minutely init         write config.yaml, which works as it is, and show what to type next
   minutely dispatch 'App\\Message\\High\\Note' '{\"text\":\"Hello\"}'
                         send a message; as no worker runs yet, it is handled at once
   crontab -e            add the line that `minutely init` shows, and workers run
 
-Exit codes: 0 it worked (for `alive`: it is running); 1 it failed; 2 the arguments or the configuration are wrong; \
-3 a worker stopped because nothing here can handle the pending messages.";
+Exit codes: 0 success (`alive`: it is running); 1 failure; 2 the arguments or the configuration are wrong; 3 a worker stopped \
+because nothing here can handle the pending messages.";
 
 // Not a comment, which clap would take for the help of a parser that flattens it.
 #[doc = concat!(
@@ -122,33 +121,33 @@ pub struct Command {
 enum Kind {
     /// Write a first configuration, and show what to do next
     Init(init::Args),
-    /// Run what is due and keep the workers running for the next minute; this is what cron starts
+    /// Start the jobs that are due and keep workers running until the next minute; cron starts this
     #[command(alias = "contao:cron")]
     Cron(cron::Args),
-    /// Keep the workers running until stopped, for systemd and containers
+    /// Start the jobs that are due and keep workers running until stopped, for systemd and containers
     Supervise(supervise::Args),
-    /// Handle messages from one or more transports: be a worker
+    /// Run a worker: handle messages from one or more transports
     #[command(alias = "messenger:consume")]
     Consume(consume::Args),
     /// Dispatch a message: queue it, or handle it at once
     Dispatch(dispatch::Args),
-    /// Create what the transports need and lack: tables, streams, queues, folders
+    /// Create what the transports need and is missing: tables, streams, queues, folders
     #[command(alias = "messenger:setup-transports")]
     Setup(setup::Args),
-    /// Ask the running workers to finish what they have in hand and to stop
+    /// Ask the running workers to finish their current messages and stop
     #[command(alias = "messenger:stop-workers")]
     StopWorkers(stop_workers::Args),
-    /// Count the messages that wait on each transport
+    /// Count the messages on each transport
     #[command(alias = "messenger:stats")]
     Stats(stats::Args),
     /// Show transports, workers and the supervisor
     Status(status::Args),
-    /// Say by the exit code whether a transport is being consumed
+    /// Tell by the exit code whether a transport is being consumed
     Alive(alive::Args),
-    /// Show which messages are known, where they go and what handles them
+    /// Show the known types of messages, where they go and what handles them
     #[command(alias = "debug:messenger")]
     Debug(debug::Args),
-    /// Look at the configuration
+    /// Check the configuration, or print its schema
     Config(config::Args),
 }
 

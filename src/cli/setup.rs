@@ -4,10 +4,9 @@ use super::{App, End, Result, chosen, output};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Transports with auto_setup (the default) do this by themselves when they are first used. What is there already is left \
-as it is.")]
+Transports with auto_setup (the default) do this by themselves when they are first used. What exists is not changed.")]
 pub(super) struct Args {
-    /// Which transports; all when none is named
+    /// The transports; all if none is named
     #[arg(value_name = "TRANSPORT")]
     transports: Vec<String>,
 }

@@ -9,11 +9,11 @@ use super::{App, End, Result, chosen};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Pending messages are due now, delayed ones later. On a failure transport, delayed messages are those that failed there \
-too: they are parked for a day. `minutely consume` on that transport tries all of them again. An auto-fallback transport is \
-shown with its target (in brackets), whose messages these are.")]
+Pending messages are due now, delayed ones later. On a failure transport, the delayed messages are those that failed \
+there too: they are parked for a day. `minutely consume` on that transport tries all of them again. An auto-fallback \
+transport is shown with its target in brackets; the messages are the target's.")]
 pub(super) struct Args {
-    /// Which transports; all when none is named
+    /// The transports; all if none is named
     #[arg(value_name = "TRANSPORT")]
     transports: Vec<String>,
     #[command(flatten)]

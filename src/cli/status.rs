@@ -15,11 +15,16 @@ use crate::worker::in_process_workers;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-A transport is running while a worker, or a supervisor that will look again, says so: then an auto-fallback transport \
-queues. It is shown with its target (in brackets), whose messages these are. In flight are the messages that workers have \
-in hand. On a failure transport, delayed messages are parked: they failed there too, and are tried again after a day, \
-or by `minutely consume`. A worker that runs inside another program is shown without a slot. Cron is running while \
-`minutely cron` or `minutely supervise` was seen within 70 seconds, on any host that shares the cache.")]
+A transport is running if a worker consumes it, or if a supervisor has promised to look at it again. An \
+auto-fallback transport then queues messages. It is shown with its target in brackets; the messages are the \
+target's.
+
+Messages in flight are being handled by workers. On a failure transport, delayed messages are parked: they failed \
+there too, and are tried again after a day, or by `minutely consume`. A worker that runs inside another program is \
+shown without a slot.
+
+Cron is running if `minutely cron` or `minutely supervise` was seen within the last 70 seconds, on any host that \
+shares the cache.")]
 pub(super) struct Args {
     #[command(flatten)]
     format: FormatArg,

@@ -5,8 +5,8 @@ use crate::supervisor::check_owner;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-The running workers finish their current messages and exit. Supervisors keep running and start new workers, with the new \
-code and configuration. Workers that are other programs (`command`) do not see this request.")]
+The running workers finish their current messages and exit. Supervisors keep running, and start new workers with the \
+new code and configuration. Workers that run another program (`command`) do not see this request.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args) -> Result<End> {

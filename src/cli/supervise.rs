@@ -12,10 +12,11 @@ pub(super) const NAMES: &[&str] = &["supervise"];
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Says on standard error what it does: which workers are started and why, and what goes wrong.
+Reports on standard error which workers are started and why, and what goes wrong.
 
-SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish what they have in hand and wait for them; a second signal \
-ends the waiting. Jobs that run are left to themselves. One that finds another supervisor at work exits with 0 at once, as `minutely cron` does.")]
+SIGTERM, SIGINT (Ctrl-C) and SIGQUIT ask the workers to finish their current messages, and wait for them. A second \
+signal ends the waiting. Running jobs are left alone. If another supervisor is at work, this command exits with 0 at \
+once.")]
 pub(super) struct Args {}
 
 pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End> {

@@ -23,7 +23,7 @@ pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumeOptions {
-    /// Consume only this queue, for transports with several (amqp:); may be given more than once
+    /// Consume only this queue of a transport with several (amqp:); may be given more than once
     #[arg(long, value_name = "QUEUE")]
     pub queues: Vec<String>,
     /// Stop after this many messages
@@ -32,13 +32,13 @@ pub struct ConsumeOptions {
     /// Stop after this many failures
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub failure_limit: Option<u64>,
-    /// Stop when the process uses more memory than this: bytes, or 128M, 1G
+    /// Stop when the process uses more memory than this: a number of bytes, or 128M, 1G
     #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
     pub memory_limit: Option<u64>,
-    /// Stop after this long: seconds, or 500ms, 5m
+    /// Stop after this time: a number of seconds, or 500ms, 5m
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
-    /// Wait this long before polling again when no message is pending: seconds, or 500ms
+    /// Pause between two polls while no message is pending: a number of seconds, or 500ms
     #[arg(long, value_name = "TIME", default_value = "1", value_parser = parse_interval)]
     pub sleep: Duration,
     /// Handle up to this many messages at once
@@ -47,11 +47,11 @@ pub struct ConsumeOptions {
         value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from),
     )]
     pub concurrency: usize,
-    /// Keep messages that take long from being delivered again: tell the transport at this interval that they are still
-    /// being handled (default: 5 seconds)
+    /// Keep slow messages from being delivered again: tell the transport at this interval that they are still being
+    /// handled (default: 5 seconds)
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5", require_equals = true, value_parser = parse_interval)]
     pub keepalive: Option<Duration>,
-    /// Move messages that nothing here can handle to the failure transport, even if there are no others
+    /// Move messages without a handler here to the failure transport, even if no message has one
     #[arg(long)]
     pub move_unhandleable: bool,
     /// Accepted for compatibility with Symfony's workers; there is no container to reset

@@ -27,9 +27,12 @@ pub(super) const STATE_DIR: Setting<String> =
     Setting::text("state_dir", "var", "folder for locks, heartbeats and the log").of_kind("path");
 
 /// The key `heartbeat`.
-pub(super) const HEARTBEAT: Definition =
-    Definition::new("heartbeat", Kind::Section(HEARTBEAT_KEYS), "how producers see that a transport is consumed")
-        .or("as below");
+pub(super) const HEARTBEAT: Definition = Definition::new(
+    "heartbeat",
+    Kind::Section(HEARTBEAT_KEYS),
+    "how producers know that a transport is being consumed",
+)
+.or("as below");
 pub(super) const HEARTBEAT_KEYS: &[Definition] = &[TTL.definition];
 pub(super) const TTL: Setting<std::time::Duration> =
     Setting::duration("ttl", "60s", "how long a worker's heartbeat is valid without renewal; at least 100ms");

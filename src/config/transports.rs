@@ -49,29 +49,39 @@ const RETRY: &[Definition] = &[
     Definition::ignored("service", &[], "a PHP service cannot be asked here; give max_retries, delay, …"),
 ];
 // PHP applications write PHP_INT_MAX for "always".
-const MAX_RETRIES: Setting<u64> = Setting::whole("max_retries", 0, UNBOUNDED, "3", "attempts after the first");
-const DELAY: Setting<Duration> = Setting::duration_in_millis("delay", "1000", "delay before the first retry");
-const MULTIPLIER: Setting<f64> =
-    Setting::number("multiplier", 1.0, LARGEST_MULTIPLIER, "2", "each further delay is this many times the one before");
-const MAX_DELAY: Setting<Duration> = Setting::duration_in_millis("max_delay", "0", "upper limit of a delay; 0: none");
-const JITTER: Setting<f64> = Setting::number("jitter", 0.0, 1.0, "0.1", "fraction of the delay that is random");
+const MAX_RETRIES: Setting<u64> =
+    Setting::whole("max_retries", 0, UNBOUNDED, "3", "how often a failed message is tried again");
+const DELAY: Setting<Duration> = Setting::duration_in_millis("delay", "1000", "the delay before the first retry");
+const MULTIPLIER: Setting<f64> = Setting::number(
+    "multiplier",
+    1.0,
+    LARGEST_MULTIPLIER,
+    "2",
+    "each further delay is this many times as long as the one before",
+);
+const MAX_DELAY: Setting<Duration> = Setting::duration_in_millis("max_delay", "0", "the longest delay; 0: no limit");
+const JITTER: Setting<f64> =
+    Setting::number("jitter", 0.0, 1.0, "0.1", "how much a delay varies at random, as a fraction of it");
 
 /// The key `failure_transport`.
-pub(super) const FAILURE_TRANSPORT: Definition =
-    Definition::new("failure_transport", Kind::Text("transport"), "where messages go whose last attempt failed");
+pub(super) const FAILURE_TRANSPORT: Definition = Definition::new(
+    "failure_transport",
+    Kind::Text("transport"),
+    "where a message goes after its last attempt has failed",
+);
 
 /// The key `cache`.
 pub(super) const CACHE: Definition = Definition::new(
     "cache",
     Kind::Either(&[Kind::Dsn(OptionsOf::Cache), Kind::Section(CACHE_KEYS)]),
-    "where heartbeats are kept; a server, for several hosts",
+    "where heartbeats are kept; several hosts share a server",
 )
 .or("files in `state_dir`");
 const CACHE_KEYS: &[Definition] = &[CACHE_DSN, CACHE_OPTIONS];
 const CACHE_DSN: Definition =
     Definition::new("dsn", Kind::Dsn(OptionsOf::Cache), "where it is").required().example("redis://host");
 const CACHE_OPTIONS: Definition =
-    Definition::new("options", Kind::Options(OptionsOf::Cache), "options; they win over those in the DSN");
+    Definition::new("options", Kind::Options(OptionsOf::Cache), "options of the cache; they win over those in its DSN");
 
 /// The service that makes a Symfony application write what is read here.
 const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";

@@ -51,16 +51,16 @@ const BOUNDS: &[Definition] =
     &[ENABLED.definition, DESIRED_SIZE.definition, MIN.definition, MAX.definition, SCOPE.definition];
 const ENABLED: Setting<bool> = Setting::flag("enabled", "true", "`false` is the same as no `autoscale`");
 const DESIRED_SIZE: Setting<u64> =
-    Setting::whole("desired_size", 1, LARGEST_DESIRED_SIZE, "1", "how many pending messages one worker is wanted for")
+    Setting::whole("desired_size", 1, LARGEST_DESIRED_SIZE, "1", "how many pending messages there are for each worker")
         .required()
         .example("5");
-const MIN: Setting<u64> = Setting::whole("min", 0, LARGEST_MAX, "1", "lower limit of running workers; may be 0");
-const MAX: Setting<u64> = Setting::whole("max", 1, LARGEST_MAX, "10", "upper limit of running workers");
+const MIN: Setting<u64> = Setting::whole("min", 0, LARGEST_MAX, "1", "the fewest workers that run; may be 0");
+const MAX: Setting<u64> = Setting::whole("max", 1, LARGEST_MAX, "10", "the most workers that run");
 const SCOPE: Setting<String> = Setting::choice(
     "scope",
     &["host", "cluster"],
     "host",
-    "whether `min` and `max` hold for each host, or for all together",
+    "whether `min` and `max` hold for each host, or for all hosts together",
 );
 
 /// The default time limit: cron starts the next supervisor after a minute.

@@ -23,9 +23,9 @@ pub(in crate::connection) const SSL: Definition =
 #[cfg(feature = "redis")]
 const SSL_KEYS: &[Definition] = &[
     Definition::new("cafile", Kind::Text("file"), "the authorities to trust, instead of the system's"),
-    Definition::new("capath", Kind::Text("folder"), "the same, as a folder of such files"),
-    Definition::new("local_cert", Kind::Text("file"), "this side's certificate"),
-    Definition::new("local_pk", Kind::Text("file"), "its key").or("in `local_cert`"),
+    Definition::new("capath", Kind::Text("folder"), "the same as `cafile`, as a folder of such files"),
+    Definition::new("local_cert", Kind::Text("file"), "the client's certificate"),
+    Definition::new("local_pk", Kind::Text("file"), "the key of `local_cert`").or("in `local_cert`"),
     Definition::refused("verify_peer", YES, UNVERIFIED),
     Definition::refused("verify_peer_name", YES, UNVERIFIED),
     Definition::refused("allow_self_signed", NO, UNVERIFIED),
@@ -43,9 +43,9 @@ pub(in crate::connection) const FILES: [Definition; 3] =
     [AUTHORITIES.definition, CERTIFICATE.definition, KEY.definition];
 #[cfg(feature = "amqp")]
 const AUTHORITIES: Setting<Option<String>> =
-    file("cacert", "the authorities to trust besides the system's, or a folder of such files; `amqps:` only");
+    file("cacert", "the authorities to trust besides the system's: a file, or a folder of such files; `amqps:` only");
 #[cfg(feature = "amqp")]
-const CERTIFICATE: Setting<Option<String>> = file("cert", "this side's certificate; `amqps:` only");
+const CERTIFICATE: Setting<Option<String>> = file("cert", "the client's certificate; `amqps:` only");
 #[cfg(feature = "amqp")]
 const KEY: Setting<Option<String>> = file("key", "the key of `cert`; `amqps:` only");
 

@@ -8,5 +8,5 @@ use crate::config::Setting;
 pub(super) const REDELIVER_TIMEOUT: Setting<Duration> = Setting::seconds(
     "redeliver_timeout",
     "3600",
-    "seconds after which a message in flight is pending again: more than the slowest message takes",
+    "seconds after which a message in flight is pending again; must be more than the slowest message takes",
 );

@@ -11,7 +11,7 @@ use crate::supervisor::JobSlots;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-With --format json: all that is kept of the last 20 runs of each job, with the last lines of their output.")]
+With --format=json: all that is kept of the last 20 runs of each job, with the last lines of their output.")]
 pub(in super::super) struct Args {
     #[command(flatten)]
     format: FormatArg,

@@ -26,21 +26,24 @@ pub(super) const NAMES: &[&str] = &["cron", "contao:cron"];
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Starts the jobs that are due and the workers that are needed: looks at once, then every few seconds, and is gone at second 55 of \
-the minute, before cron starts the next one. Jobs and workers go on. One that finds another one at work waits if that is about to \
-end, and exits with 0 otherwise. One that is stuck (it has done nothing for two minutes) is reported, and replaced where that is \
-safe. Prints nothing when all is well, except on a terminal; what happens is in the log under the state directory. A job that has \
-failed is told with its output, which cron mails.
+Starts the jobs that are due and the workers that are needed. It looks at once and then every few seconds, and exits \
+at second 55 of the minute, before cron starts the next one. Jobs and workers keep running.
+
+If another supervisor is at work and about to end, this one waits for that. Otherwise it exits with 0. A supervisor \
+that has done nothing for two minutes is stuck: it is reported, and replaced where that is safe.
+
+Prints nothing when all is well, except on a terminal. What happens is in the log in the state directory. The output \
+of a job that has failed is printed, and cron mails it.
 
 The crontab line:
   * * * * * cd /path/to/app && ./minutely cron")]
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Option<Jobs>,
-    /// Show how many workers would be started, and why; start none
+    /// Show how many workers would be started and why, without starting any
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Start all jobs now, whether they are due or not, but for those of `scope: web`
+    /// Start all jobs now, whether they are due or not, except those with `scope: web`
     #[arg(long, conflicts_with = "dry_run")]
     force: bool,
     #[command(flatten)]

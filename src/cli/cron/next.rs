@@ -9,7 +9,7 @@ use crate::schedule::Job;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(in super::super) struct Args {
-    /// How many runs are shown
+    /// How many runs to show
     #[arg(short, value_name = "COUNT", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     number: u32,
     #[command(flatten)]

@@ -11,8 +11,8 @@ use crate::supervisor::{HeldSlot, JobSlots, host_owner};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-Waits for the job's end, and shows what it prints. Exit code 0: it went well, or skipped itself (exit code 75). 1: it failed, or \
-runs already. When it is due next does not change.")]
+Waits until the job ends, and shows what it prints. Exit code 0: it succeeded, or skipped itself (exit code 75). 1: \
+it failed, or runs already. When it is due next does not change.")]
 pub(in super::super) struct Args {
     /// The job's name
     #[arg(value_name = "JOB")]

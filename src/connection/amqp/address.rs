@@ -42,23 +42,25 @@ pub(crate) const OPTIONS: [Definition; 21] = [
     ),
     Definition::refused("sasl_method", &["0"], "users log in with name and password (PLAIN), and no other way"),
 ];
-const HOST: Setting<Option<String>> = Setting::text("host", "", "the broker, where the DSN has none").or("`localhost`");
+const HOST: Setting<Option<String>> = Setting::text("host", "", "the broker, if the DSN names none").or("`localhost`");
 const PORT: Setting<Option<u64>> =
-    Setting::whole("port", 0, u16::MAX as u64, "0", "its port, where the DSN has none").or("5672; `amqps:` 5671");
+    Setting::whole("port", 0, u16::MAX as u64, "0", "its port, if the DSN names none").or("5672; `amqps:` 5671");
 const VHOST: Setting<Option<String>> =
-    Setting::text("vhost", "", "the virtual host, where the DSN's path has none").or("`/`");
-const USER: Setting<Option<String>> = Setting::text("user", "", "the user, where the DSN has none").or("`guest`");
-const LOGIN: Setting<Option<String>> = Setting::text("login", "", "the same").or("`guest`");
+    Setting::text("vhost", "", "the virtual host, if the DSN's path names none").or("`/`");
+const USER: Setting<Option<String>> = Setting::text("user", "", "the user, if the DSN names none").or("`guest`");
+const LOGIN: Setting<Option<String>> = Setting::text("login", "", "the same as `user`").or("`guest`");
 const PASSWORD: Setting<Option<String>> =
-    Setting::text("password", "", "the password, where the DSN has none").or("`guest`");
+    Setting::text("password", "", "the password, if the DSN has none").or("`guest`");
 const CONNECT_TIMEOUT: Setting<Duration> =
     Setting::timeout("connect_timeout", "10", "seconds that connecting may take");
 const HEARTBEAT: Setting<Option<u64>> =
-    Setting::whole("heartbeat", 0, u16::MAX as u64, "0", "seconds; 0 is the default").or("the broker's");
+    Setting::whole("heartbeat", 0, u16::MAX as u64, "0", "seconds between two heartbeats; 0 is the default")
+        .or("the broker's");
 const FRAME_MAX: Setting<Option<u64>> =
-    Setting::whole("frame_max", 0, u32::MAX as u64, "0", "bytes; 0 is the default").or("the broker's");
+    Setting::whole("frame_max", 0, u32::MAX as u64, "0", "the longest frame, in bytes; 0 is the default")
+        .or("the broker's");
 const CHANNEL_MAX: Setting<Option<u64>> =
-    Setting::whole("channel_max", 0, u16::MAX as u64, "0", "channels on a connection; 0 is the default")
+    Setting::whole("channel_max", 0, u16::MAX as u64, "0", "the most channels on a connection; 0 is the default")
         .or("the broker's");
 const CONNECTION_NAME: Setting<String> =
     Setting::text("connection_name", "minutely", "the connection's name in the broker's lists");

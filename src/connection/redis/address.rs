@@ -43,10 +43,11 @@ pub(crate) const OPTIONS: [Definition; 13] = [
          delayed messages in one step",
     ),
 ];
-const DATABASE: Setting<u64> = Setting::whole("dbindex", 0, u32::MAX as u64, "0", "the server's database");
+const DATABASE: Setting<u64> =
+    Setting::whole("dbindex", 0, u32::MAX as u64, "0", "the number of the database on the server");
 const PASSWORD: Setting<Option<String>> =
     Setting::text("auth", "", "a password, instead of the one in the DSN").optional();
-const TLS: Setting<bool> = Setting::php_flag("tls", "false", "as `rediss:`");
+const TLS: Setting<bool> = Setting::php_flag("tls", "false", "encrypt the connection, as `rediss:` does");
 const NO_SENTINEL: &str = "Sentinel is not asked here: name the primary itself, or an address that follows it";
 
 /// A server, a database on it, and a login. Transports with equal addresses share a connection.

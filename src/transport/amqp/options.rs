@@ -28,35 +28,35 @@ const EXCHANGE_NAME: Definition = Definition::new(
 const EXCHANGE_TYPE: Setting<String> =
     Setting::text("type", "fanout", "`fanout`, `direct`, `topic`, `headers`, or a plugin's");
 const ROUTING_KEY: Setting<String> =
-    Setting::text("default_publish_routing_key", "", "the routing key of what is sent");
+    Setting::text("default_publish_routing_key", "", "the routing key of sent messages");
 const EXCHANGE_FLAGS: Definition =
     Definition::new("flags", FLAGS, "a sum: 2 durable, 16 auto-delete, 32 internal").or("2");
 const EXCHANGE_ARGUMENTS: Definition = Definition::new("arguments", ARGUMENTS, "further arguments of the exchange");
 const BINDINGS: Definition = Definition::new(
     "bindings",
     Kind::Map(&Kind::Section(BINDING_KEYS)),
-    "other exchanges, by name, whose messages go on to this one",
+    "other exchanges, by name, that pass messages on to this one",
 );
 const BINDING_KEYS: &[Definition] = &[
     Definition::new("binding_keys", KEYS, "the routing keys that lead from there to here").required(),
-    Definition::new("binding_arguments", ARGUMENTS, "for an exchange of headers"),
+    Definition::new("binding_arguments", ARGUMENTS, "arguments of the binding, for a headers exchange"),
 ];
 
 const QUEUES: Definition = Definition::new(
     "queues",
     Kind::Either(&[Kind::Map(&Kind::Section(QUEUE_KEYS)), Kind::Off(&[])]),
-    "the queues that are consumed and counted, by name, the most important first; `[]` or `false`: none, only send",
+    "the queues to consume and count, by name, the most important first; `[]` or `false`: none, only send",
 )
 .or("one, of the exchange's name");
 const QUEUE_KEYS: &[Definition] = &[
-    Definition::new("binding_keys", KEYS, "the routing keys that lead to it").or("one, empty"),
-    Definition::new("binding_arguments", ARGUMENTS, "for an exchange of headers"),
+    Definition::new("binding_keys", KEYS, "the routing keys of the messages that go to it").or("one, empty"),
+    Definition::new("binding_arguments", ARGUMENTS, "arguments of the binding, for a headers exchange"),
     Definition::new("flags", FLAGS, "a sum: 2 durable, 8 exclusive, 16 auto-delete").or("2"),
     Definition::new("arguments", ARGUMENTS, "further arguments, such as `x-max-priority`, `x-queue-type`"),
 ];
 
 const DELAY: Definition =
-    Definition::new("delay", Kind::Section(DELAY_KEYS), "how messages wait that are not due yet").or("as below");
+    Definition::new("delay", Kind::Section(DELAY_KEYS), "how delayed messages wait").or("as below");
 const DELAY_KEYS: &[Definition] = &[
     DELAY_EXCHANGE.definition,
     DELAY_PATTERN.definition,
@@ -77,9 +77,9 @@ const DELAY_PATTERN: Setting<String> = Setting::text(
 const DAILY: Setting<bool> = Setting::php_flag(
     "daily_delay_queues",
     "false",
-    "each day has queues for delays of its own, which live for a day longer: needed for quorum queues, which do not live \
-     longer when they are declared again. The date is UTC's, written `2026-11-21Z`; PHP uses queues of its own, named by \
-     the date in its time zone",
+    "use other queues for delays each day, which live for a day longer. Quorum queues need this, as declaring them again \
+     does not prolong their life. The date is in UTC, written `2026-11-21Z`; PHP uses queues of its own, named by the date \
+     in its time zone",
 );
 
 const AUTO_SETUP: Setting<bool> =
@@ -87,14 +87,14 @@ const AUTO_SETUP: Setting<bool> =
 const CONFIRM_TIMEOUT: Setting<Duration> = Setting::timeout(
     "confirm_timeout",
     "30",
-    "seconds in which the broker must confirm a message. Symfony's default is not to wait; here that is not offered",
+    "seconds within which the broker must confirm a message. Symfony does not wait by default; minutely always does",
 );
 const PREFETCH_COUNT: Setting<Option<u64>> = Setting::whole(
     "prefetch_count",
     0,
     u16::MAX as u64,
     "0",
-    "the most messages that are pushed to a worker ahead; below 8, none are; see below",
+    "the most messages that the broker pushes to a worker in advance; below 8, none are; see below",
 )
 .or("1024");
 

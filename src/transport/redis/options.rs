@@ -20,19 +20,19 @@ pub(super) const OPTIONS: [Definition; 10] = [
     STREAM_MAX_ENTRIES.definition,
     AUTO_SETUP.definition,
 ];
-const STREAM: Setting<String> = Setting::text("stream", "messages", "the stream; the path of the DSN wins");
+const STREAM: Setting<String> = Setting::text("stream", "messages", "the stream, if the DSN's path names none");
 const GROUP: Setting<String> =
     Setting::text("group", "symfony", "the consumer group; all workers of one application share it");
 const CONSUMER: Setting<Option<String>> = Setting::text(
     "consumer",
     "",
-    "the name in the group. Leave it out: workers that share a name take each other's messages",
+    "the consumer's name in the group; best left out, as workers that share a name take each other's messages",
 )
 .or("one for each process");
 const SERIALIZER: Setting<String> = Setting::text(
     "serializer",
     "1",
-    "how php-redis wraps messages in the stream: 1, by PHP's serializer; 0, not at all. Both are read",
+    "how messages are wrapped in the stream, for php-redis: 1, by PHP's serializer; 0, not at all. Both are read",
 )
 .of_kind("0, or 1");
 const CLAIM_INTERVAL: Setting<Duration> = Setting::millis(
@@ -45,17 +45,17 @@ const DELETE_AFTER_ACK: Setting<bool> =
 const DELETE_AFTER_REJECT: Setting<bool> = Setting::php_flag(
     "delete_after_reject",
     "true",
-    "delete failed messages, which were sent elsewhere, from the stream",
+    "delete failed messages from the stream, once they were sent elsewhere",
 );
 const STREAM_MAX_ENTRIES: Setting<u64> = Setting::whole(
     "stream_max_entries",
     0,
     u32::MAX as u64,
     "0",
-    "cut the stream to about so many messages. **It drops the oldest, handled or not**; 0: never",
+    "cut the stream to about this many messages; 0: never. **This drops the oldest, handled or not**",
 );
 const AUTO_SETUP: Setting<bool> =
-    Setting::php_flag("auto_setup", "true", "create stream and group when they are missing");
+    Setting::php_flag("auto_setup", "true", "create stream and group if they are missing");
 
 /// A queue: a stream, and the group that consumes it.
 pub(super) struct Queue {

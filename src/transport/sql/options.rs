@@ -12,17 +12,17 @@ pub(super) const OPTIONS: [Definition; 4] =
 const TABLE_NAME: Setting<String> = Setting::text(
     "table_name",
     "messenger_messages",
-    "the table: letters, digits, `_`; on a server perhaps with its schema or database, `queues.messages`",
+    "the table's name, of letters, digits and `_`; on a server also with its schema or database: `queues.messages`",
 );
 const QUEUE_NAME: Setting<String> = Setting::text(
     "queue_name",
     "default",
-    "the queue in it, at most 190 characters; queues in one table do not see each other",
+    "the queue's name, of at most 190 characters; one table can hold several queues",
 );
 const AUTO_SETUP: Setting<bool> = Setting::php_flag(
     "auto_setup",
     "true",
-    "create the table when it is missing, at the latest when the first message is sent",
+    "create the table if it is missing, at the latest when the first message is sent",
 );
 
 /// The width of the column `queue_name`; SQLite does not enforce it, the servers do.

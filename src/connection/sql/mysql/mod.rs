@@ -33,13 +33,13 @@ const ENCRYPTION: &str = "; the DSN's ssl-mode and ssl-ca say how to encrypt";
 
 /// The options of a connection, in the DSN or in the URL under `connections:`.
 pub(crate) const OPTIONS: [Definition; 11] = [
-    parameter("unix_socket", "the socket's path").or("`localhost`: in a usual place"),
+    parameter("unix_socket", "the socket's path").or("for `localhost`, the usual one"),
     parameter("ssl-mode", "`disabled`, `preferred`, `required`, `verify_ca` or `verify_identity`")
         .or("`preferred`; on this host only if the server or the login insists"),
-    parameter("sslmode", "the same, as PostgreSQL names it"),
+    parameter("sslmode", "the same as `ssl-mode`, as PostgreSQL names it"),
     file("ssl-ca", "the authorities to trust").or("the system's"),
-    file("ssl-cert", "this side's certificate"),
-    file("ssl-key", "its key"),
+    file("ssl-cert", "the client's certificate"),
+    file("ssl-key", "the key of `ssl-cert`"),
     hint("serverVersion"),
     hint("server_version"),
     hint("driver"),

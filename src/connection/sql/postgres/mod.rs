@@ -33,9 +33,9 @@ pub(crate) const OPTIONS: [Definition; 13] = [
     parameter("sslmode", "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`")
         .or("`allow` on this host, else `prefer`"),
     file("sslrootcert", "the authorities to trust").or("the system's"),
-    file("sslcert", "this side's certificate"),
-    file("sslkey", "its key"),
-    parameter("host", "the folder of the Unix socket, where the DSN names no host").or("the usual one"),
+    file("sslcert", "the client's certificate"),
+    file("sslkey", "the key of `sslcert`"),
+    parameter("host", "the folder of the Unix socket, if the DSN names no host").or("the usual one"),
     parameter("application_name", "what `pg_stat_activity` shows").or("`minutely`"),
     hint("serverVersion"),
     hint("server_version"),

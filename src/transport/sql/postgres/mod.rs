@@ -87,15 +87,18 @@ const OPTIONS: [Definition; 3] = [
     Definition::ignored(
         "get_notify_timeout",
         &["0"],
-        "it says how long PHP's consumer stands still to wait for a message, and ours does other things meanwhile",
+        "it says how long PHP's consumer blocks while it waits for a message; a worker here does not block",
     ),
 ];
-const USE_NOTIFY: Setting<bool> =
-    Setting::php_flag("use_notify", "true", "be woken by new messages, and wake others (`LISTEN`/`NOTIFY`)");
+const USE_NOTIFY: Setting<bool> = Setting::php_flag(
+    "use_notify",
+    "true",
+    "notify waiting workers of new messages, and be notified (`LISTEN`/`NOTIFY`)",
+);
 const CHECK_DELAYED_INTERVAL: Setting<Duration> = Setting::millis(
     "check_delayed_interval",
     "60000",
-    "milliseconds after which a waiting worker looks all the same; 0: never",
+    "milliseconds after which a waiting worker polls even without a notification; 0: never",
 );
 
 impl Factory for PostgresFactory {
