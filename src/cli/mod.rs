@@ -11,6 +11,7 @@ mod dispatch;
 mod init;
 mod logging;
 mod output;
+mod printer;
 mod setup;
 mod signals;
 mod stats;

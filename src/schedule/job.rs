@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::expression::hash;
 use super::timing::Schedule;
-use super::zone::Zone;
+use super::zone::{Zone, problem_of_tz};
 use crate::config::{Config, JobConfig, Overlap, Problem};
 
 /// More runs of one job at once are not started, with `overlap: allow`.
@@ -23,7 +23,7 @@ pub(crate) struct Job {
 pub(crate) fn jobs(config: &Config, now: DateTime<Utc>) -> (Vec<Job>, Vec<Problem>) {
     let (mut jobs, mut problems) = (Vec::new(), Vec::new());
     for job in &config.jobs {
-        let zone = job.timezone.as_deref().map_or(Ok(Zone::System), |name| {
+        let zone = job.timezone.as_deref().map_or(Ok(Zone::of_system()), |name| {
             let told = |why| format!("unknown time zone \"{}\"{why}", name.escape_debug());
             Zone::parse(name).map_err(|why| Problem::error(format!("{}.timezone", job.path), told(why)))
         });
@@ -45,7 +45,16 @@ pub(crate) fn jobs(config: &Config, now: DateTime<Utc>) -> (Vec<Job>, Vec<Proble
             }
         }
     }
+    if let Some((job, problem)) = problem_of_zone(&jobs) {
+        problems.push(Problem::warning(format!("{}.timezone", job.config.path), format!("is missing, and {problem}")));
+    }
     (jobs, problems)
+}
+
+/// What is wrong with the system's zone, and the first of the jobs that need it.
+pub(super) fn problem_of_zone<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Option<(&'a Job, String)> {
+    let job = jobs.into_iter().find(|job| job.config.timezone.is_none() && job.schedule.is_local())?;
+    Some((job, problem_of_tz()?))
 }
 
 impl Job {

@@ -3,7 +3,7 @@
 //! | question | module |
 //! | --- | --- |
 //! | When is a job due? | `timing`, with `expression`, `numbers`, `zone` and `describe`: pure |
-//! | What is to be done now? | `due`: pure |
+//! | What is to be done now? | `due`: pure; `preview` shows it |
 //! | Which runs were taken, on all hosts? | `shared_state`: in the shared cache |
 //! | Who looks, and starts runs? | `scheduler`, in the process of `cron` and `supervise` |
 //! | What does a killed run leave? | `killed` |
@@ -24,6 +24,7 @@ mod function;
 mod job;
 mod killed;
 mod numbers;
+mod preview;
 mod report;
 #[cfg(feature = "http")]
 mod request;
@@ -38,6 +39,7 @@ mod zone;
 pub(crate) use function::{Functions, capture};
 pub(crate) use job::{Job, jobs};
 pub(crate) use killed::clean_up_job;
+pub(crate) use preview::{DueJob, due_jobs};
 pub(crate) use report::Report;
 pub(crate) use runner::Runner;
 pub(crate) use scheduler::Scheduler;

@@ -148,7 +148,7 @@ impl Runner<'_> {
         if let Err(error) = std::fs::remove_file(note) {
             tracing::debug!(job = name, %error, "the note of the run could not be removed");
         }
-        drop(slot);
+        slot.free();
         ended
     }
 

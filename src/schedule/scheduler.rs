@@ -11,20 +11,22 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::due::{Step, step};
-use super::job::Job;
+use super::job::{Job, problem_of_zone};
 use super::killed;
 use super::report::{Report, Reports};
 use super::shared_state::{SharedState, key_of};
 use super::timing::Schedule;
 use crate::cache::CacheError;
 use crate::clock;
-use crate::config::Trigger;
-use crate::supervisor::{JobSlots, SlotClaim, StateError};
+use crate::config::{Trigger, WorkerDefinition};
+use crate::supervisor::{JobRoom, JobSlots, SlotClaim, StateError};
 
 /// How often jobs are looked at that are due at no known time, and reports of failed runs.
 const PACE: TimeDelta = TimeDelta::seconds(5);
 /// How often is looked whether a run has ended that another one waits for.
 const BUSY_PACE: TimeDelta = TimeDelta::seconds(1);
+/// How often is looked whether there is room for a process that a job waits for.
+const ROOM_PACE: TimeDelta = TimeDelta::milliseconds(250);
 /// How often all jobs are looked at, also those that are not due: a run may have given its due time back.
 const FULL_PACE: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,10 @@ pub(crate) struct Scheduler {
     slots: JobSlots,
     reports: Reports,
     start: StartJob,
+    /// Whose workers need processes, too.
+    workers: Vec<WorkerDefinition>,
+    /// Were jobs waiting for room at the last look?
+    was_full: bool,
     /// When it last looked. Where that is later than now, the clock was set back.
     looked_at: DateTime<Utc>,
 }
@@ -54,6 +60,8 @@ struct Watched {
     wake: DateTime<Utc>,
     /// What was wrong at the last look. What stays as it is, is logged once.
     problem: Option<String>,
+    /// Since when it is due and there is no room for a further process. Who waits longest comes first.
+    waits_since: Option<DateTime<Utc>>,
 }
 
 /// Why a job could not be looked at.
@@ -70,7 +78,7 @@ enum LookError {
 impl Scheduler {
     /// Starts those of the jobs whose scope includes `trigger`.
     pub(crate) fn new(jobs: &[Job], trigger: Trigger, shared: SharedState, state_dir: &Path, start: StartJob) -> Self {
-        let watch = |job: Job| Watched { job, wake: DateTime::UNIX_EPOCH, problem: None };
+        let watch = |job: Job| Watched { job, wake: DateTime::UNIX_EPOCH, problem: None, waits_since: None };
         let (jobs, others): (Vec<Job>, Vec<Job>) =
             jobs.iter().cloned().partition(|job| job.config.scope.includes(trigger));
         Self {
@@ -80,12 +88,22 @@ impl Scheduler {
             slots: JobSlots::new(state_dir),
             reports: Reports::new(state_dir),
             start,
+            workers: Vec::new(),
+            was_full: false,
             looked_at: DateTime::UNIX_EPOCH,
         }
     }
 
+    /// The same, beside the workers of these definitions, which share the processes that this user may have.
+    pub(crate) fn beside(self, workers: &[WorkerDefinition]) -> Self {
+        Self { workers: workers.to_vec(), ..self }
+    }
+
     /// Starts what is due until `stop`. What was started goes on. `report` gets the runs that have failed.
     pub(crate) async fn run(&mut self, stop: impl Future<Output = ()>, mut report: impl FnMut(&Report)) {
+        if let Some((_, problem)) = problem_of_zone(self.jobs.iter().map(|watched| &watched.job)) {
+            tracing::warn!("for jobs without `timezone`: {problem}");
+        }
         let mut stop = pin!(stop);
         let mut last_full = Instant::now();
         loop {
@@ -113,12 +131,22 @@ impl Scheduler {
         }
         self.looked_at = now;
         self.clean_up(now).await;
-        for n in 0..self.jobs.len() {
-            if self.jobs[n].wake > now {
+        // Also those that wait for room, whose turn it is before that of others.
+        let is_due = |watched: &Watched| watched.wake <= now || watched.waits_since.is_some();
+        let mut due: Vec<usize> = (0..self.jobs.len()).filter(|n| is_due(&self.jobs[*n])).collect();
+        due.sort_by_key(|n| self.jobs[*n].waits_since.unwrap_or(DateTime::<Utc>::MAX_UTC));
+        // Looked at when the first one is to be started: that takes a moment.
+        let mut room = None;
+        for n in due {
+            let waited_since = self.jobs[n].waits_since;
+            if waited_since.is_some() && !self.has_place(&mut room) {
+                self.jobs[n].wake = now + ROOM_PACE;
                 continue;
             }
-            let looked = self.look_at(n, now).await;
+            self.jobs[n].waits_since = None;
+            let looked = self.look_at(n, now, &mut room).await;
             let watched = &mut self.jobs[n];
+            watched.waits_since = watched.waits_since.and(waited_since).or(watched.waits_since);
             watched.wake = *looked.as_ref().unwrap_or(&(now + PACE));
             let problem = looked.err().map(|error| error.to_string());
             if let Some(problem) = problem.as_ref().filter(|problem| watched.problem.as_ref() != Some(problem)) {
@@ -126,7 +154,17 @@ impl Scheduler {
             }
             watched.problem = problem;
         }
+        self.tell_of_waiting(room);
         self.jobs.iter().map(|watched| watched.wake).min().unwrap_or(now + PACE)
+    }
+
+    /// Logs, once, that jobs wait for room.
+    fn tell_of_waiting(&mut self, room: Option<JobRoom>) {
+        let waiting = self.jobs.iter().filter(|watched| watched.waits_since.is_some()).count();
+        if let Some(room) = room.filter(|_| waiting > 0 && !self.was_full) {
+            tracing::info!(jobs = waiting, "jobs wait until others have ended: {}", room.why());
+        }
+        self.was_full = waiting > 0;
     }
 
     /// Cleans up after killed runs, and passes on the reports of failed ones. For when nothing is to be run any more.
@@ -147,9 +185,14 @@ impl Scheduler {
     /// Starts all jobs of its scope now, whether they are due or not. One that runs already, and may not run twice at once, is left alone.
     pub(crate) async fn start_all(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
+        let mut room = self.slots.room(&self.workers);
         for Watched { job, .. } in &self.jobs {
+            if !room.has_place() {
+                failed.push(format!("job {}: it is not started: {}", job.name(), room.why()));
+                continue;
+            }
             match self.start_now(job).await {
-                Ok(true) => {}
+                Ok(true) => room.take(),
                 Ok(false) => tracing::info!(job = job.name(), "it runs already"),
                 Err(error) => failed.push(format!("job {}: {error}", job.name())),
             }
@@ -172,9 +215,14 @@ impl Scheduler {
     }
 
     /// Looks at one job. Returns when to look again.
-    async fn look_at(&mut self, n: usize, now: DateTime<Utc>) -> Result<DateTime<Utc>, LookError> {
+    async fn look_at(
+        &mut self,
+        n: usize,
+        now: DateTime<Utc>,
+        room: &mut Option<JobRoom>,
+    ) -> Result<DateTime<Utc>, LookError> {
         if self.jobs[n].job.schedule == Schedule::Reboot {
-            return self.look_at_boot(n, now).await;
+            return self.look_at_boot(n, now, room).await;
         }
         loop {
             let asked = Instant::now();
@@ -193,6 +241,10 @@ impl Scheduler {
             let mut wanted = step(job, history.last, now, running);
             let mut claim = None;
             if let Step::Start { .. } = wanted {
+                if !self.has_place(room) {
+                    self.jobs[n].waits_since = Some(now);
+                    return Ok(now + ROOM_PACE);
+                }
                 claim = self.claim(job)?;
                 if claim.is_none() {
                     return Ok(now + BUSY_PACE);
@@ -225,22 +277,41 @@ impl Scheduler {
                         self.shared.give_back(job, due).await?;
                         self.release(job).await;
                         started.map_err(LookError::Start)?;
+                    } else if let Some(room) = room {
+                        room.take();
                     }
                 }
             }
         }
     }
 
-    async fn look_at_boot(&mut self, n: usize, now: DateTime<Utc>) -> Result<DateTime<Utc>, LookError> {
+    async fn look_at_boot(
+        &mut self,
+        n: usize,
+        now: DateTime<Utc>,
+        room: &mut Option<JobRoom>,
+    ) -> Result<DateTime<Utc>, LookError> {
+        if !self.has_place(room) && !self.shared.is_boot_taken(&self.jobs[n].job, &boot_id()).await? {
+            self.jobs[n].waits_since = Some(now);
+            return Ok(now + ROOM_PACE);
+        }
         let job = &self.jobs[n].job;
         let Some(claim) = self.claim(job)? else { return Ok(now + BUSY_PACE) };
-        if let Some(taken) = self.shared.take_boot(job, &boot_id()).await?
-            && let Err(why) = (self.start)(job, Some(&taken), claim)
-        {
-            self.shared.skip(job, &taken, now).await?;
-            return Err(LookError::Start(why));
+        if let Some(taken) = self.shared.take_boot(job, &boot_id()).await? {
+            if let Err(why) = (self.start)(job, Some(&taken), claim) {
+                self.shared.skip(job, &taken, now).await?;
+                return Err(LookError::Start(why));
+            }
+            if let Some(room) = room {
+                room.take();
+            }
         }
         Ok(now + TimeDelta::days(1))
+    }
+
+    /// Is there room for the process of a further run?
+    fn has_place(&self, room: &mut Option<JobRoom>) -> bool {
+        room.get_or_insert_with(|| self.slots.room(&self.workers)).has_place()
     }
 
     /// Since when a run of this job goes on here, if one does.
@@ -275,7 +346,7 @@ fn now() -> DateTime<Utc> {
 }
 
 /// Tells this boot from others.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
     id.unwrap_or_else(|_| format!("at {}", sysinfo::System::boot_time().unwrap_or_default() / 60))
 }

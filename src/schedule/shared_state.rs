@@ -102,6 +102,8 @@ pub(super) struct History {
     pub future: Option<DateTime<Utc>>,
     /// The job is not to run before this time.
     pub not_before: Option<DateTime<Utc>>,
+    /// The job is new, or has a new schedule.
+    is_new: bool,
     /// Keys of the group, with the times at which they were written.
     keys: Vec<(String, SystemTime)>,
 }
@@ -129,18 +131,20 @@ impl SharedState {
 
     /// What is known of a job. Of one that is new, or has a new schedule, it is known from now on.
     pub(super) async fn history(&self, job: &Job, now: DateTime<Utc>) -> Result<History, CacheError> {
+        let history = self.known_history(job, now).await?;
+        if history.is_new {
+            self.cache.put(&group(job), &since_key(job), &key_of(now), MEMORY).await?;
+        }
+        Ok(history)
+    }
+
+    /// The same, but writes nothing.
+    pub(super) async fn known_history(&self, job: &Job, now: DateTime<Utc>) -> Result<History, CacheError> {
         let since_key = since_key(job);
         let entries = self.cache.list(&group(job)).await?;
         let value = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         let since = value(&since_key).and_then(parse_time).filter(|since| *since <= now + CLOCK_TOLERANCE);
-        let since = match since {
-            Some(since) => since,
-            None => {
-                self.cache.put(&group(job), &since_key, &key_of(now), MEMORY).await?;
-                now
-            }
-        };
-        let (mut last, mut future) = (since, None);
+        let (mut last, mut future) = (since.unwrap_or(now), None);
         for due in entries.iter().filter_map(|entry| parse_time(&entry.key)) {
             if due <= now + CLOCK_TOLERANCE {
                 last = last.max(due);
@@ -150,7 +154,7 @@ impl SharedState {
         }
         let not_before = value(NOT_BEFORE).and_then(parse_time);
         let keys = entries.iter().map(|entry| (entry.key.clone(), entry.written_at)).collect();
-        Ok(History { last, future, not_before, keys })
+        Ok(History { last, future, not_before, is_new: since.is_none(), keys })
     }
 
     /// Is nobody warned yet, today, that this due time was taken although it is in the future?
@@ -185,6 +189,12 @@ impl SharedState {
         let next_minute = DateTime::from_timestamp((now.timestamp().div_euclid(60) + 1) * 60, 0).unwrap_or(now);
         self.cache.put(&group(job), NOT_BEFORE, &key_of(next_minute), Duration::from_secs(120)).await?;
         self.cache.remove(&group(job), taken).await
+    }
+
+    /// Was this boot of this host taken?
+    pub(super) async fn is_boot_taken(&self, job: &Job, boot: &str) -> Result<bool, CacheError> {
+        let key = format!("boot {boot} {}", self.host);
+        Ok(self.cache.list(&group(job)).await?.iter().any(|entry| entry.key == key))
     }
 
     /// Takes this boot of this host, once. Forgets earlier ones. Returns its key, if it was free.

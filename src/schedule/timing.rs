@@ -99,29 +99,30 @@ impl Schedule {
 
     /// The last time that is after the first of these and not after the second.
     pub(crate) fn last_within(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        // Looked for in ever longer times before the end, so that not all times of a year are gone through.
-        let hours = [0, 1, 24, 31 * 24, 366 * 24, 8 * 366 * 24];
-        let starts = hours.iter().map(|hours| until - TimeDelta::minutes(1) - TimeDelta::hours(*hours));
-        for start in starts.chain([after]) {
-            let start = start.max(after);
-            let mut last = None;
-            let mut next = self.next_after(start);
-            while let Some(time) = next.filter(|time| *time <= until) {
-                last = Some(time);
-                next = self.next_after(time);
-            }
-            if last.is_some() || start == after {
-                return last;
+        // Halves the time in which it is looked for, so that not all times of a year are gone through.
+        let within = |after: DateTime<Utc>, end: DateTime<Utc>| self.next_after(after).filter(|time| *time <= end);
+        let mut last = within(after, until)?;
+        let mut end = until.timestamp();
+        while last.timestamp() < end {
+            let middle = last.timestamp() + (end - last.timestamp()) / 2;
+            match within(DateTime::from_timestamp(middle, 0)?, until) {
+                Some(time) => last = time,
+                None => end = middle,
             }
         }
-        None
+        Some(last)
+    }
+
+    /// Does it depend on what clocks in its zone show?
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Self::Expression { .. } | Self::At { .. })
     }
 
     /// The zone in which its times are shown.
     pub(crate) fn zone(&self) -> Zone {
         match self {
             Self::Expression { zone, .. } | Self::At { zone, .. } => *zone,
-            Self::Every(_) | Self::Reboot => Zone::System,
+            Self::Every(_) | Self::Reboot => Zone::of_system(),
         }
     }
 }

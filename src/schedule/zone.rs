@@ -1,5 +1,8 @@
 //! Time zones: which moments a local time is, also where clocks are changed.
 
+use std::fs;
+use std::path::Path;
+
 use chrono::{DateTime, Local, MappedLocalTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
@@ -7,6 +10,9 @@ use crate::config::nearest;
 
 /// No clock change is longer: Samoa left a whole day out, and no zone is further than 14 hours from UTC.
 const LONGEST_CHANGE: TimeDelta = TimeDelta::hours(26);
+
+/// Where the system keeps its zones, as chrono looks for them.
+const ZONE_FOLDERS: [&str; 4] = ["/usr/share/zoneinfo", "/share/zoneinfo", "/etc/zoneinfo", "/usr/share/lib/zoneinfo"];
 
 /// A time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +36,15 @@ impl Zone {
         Err(hint.unwrap_or(ways))
     }
 
-    /// Its name; the system's zone has none.
+    /// The system's: that of the variable `TZ`, else of `/etc/localtime`. A name in `TZ` needs no files of the system, which
+    /// small containers lack: without them it would mean UTC.
+    pub(crate) fn of_system() -> Self {
+        let name = std::env::var("TZ").ok();
+        let zone = name.and_then(|name| name.strip_prefix(':').unwrap_or(&name).parse().ok());
+        zone.map_or(Self::System, Self::Named)
+    }
+
+    /// Its name; the system's zone may have none.
     pub(crate) fn name(self) -> Option<&'static str> {
         match self {
             Self::System => None,
@@ -87,6 +101,37 @@ impl Zone {
     }
 }
 
+/// What is wrong with the variable `TZ`, if it names no zone.
+pub(super) fn problem_of_tz() -> Option<String> {
+    let value = std::env::var_os("TZ")?;
+    let name = value.to_str().map(|text| text.strip_prefix(':').unwrap_or(text).trim());
+    if name.is_some_and(is_zone) {
+        return None;
+    }
+    let hint = name.and_then(|name| Zone::parse(name).err()).unwrap_or_default();
+    let shown: String = value.to_string_lossy().chars().take(40).flat_map(char::escape_debug).collect();
+    Some(format!(
+        "the environment variable TZ is \"{shown}\", which is no time zone, so that the zone of /etc/localtime counts, or else UTC{hint}"
+    ))
+}
+
+/// Can a value of `TZ` be read? See tzset(3).
+fn is_zone(value: &str) -> bool {
+    let is_file = |path: &Path| fs::read(path).is_ok_and(|content| content.starts_with(b"TZif"));
+    let is_rule = || {
+        let name = match value.strip_prefix('<') {
+            Some(quoted) => quoted.find('>').map(|end| end + 2),
+            None => Some(value.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(value.len())).filter(|end| *end >= 3),
+        };
+        let offset = name.and_then(|end| value.get(end..)).unwrap_or_default();
+        offset.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit())
+    };
+    matches!(value, "" | "localtime")
+        || value.parse::<Tz>().is_ok()
+        || ZONE_FOLDERS.iter().any(|folder| is_file(&Path::new(folder).join(value)))
+        || is_rule()
+}
+
 /// The first second for which something is true that is true for `to`, and stays so.
 fn first_where(from: DateTime<Utc>, to: DateTime<Utc>, is_true: impl Fn(DateTime<Utc>) -> bool) -> DateTime<Utc> {
     let (mut not, mut yes) = (from.timestamp(), to.timestamp());
@@ -98,4 +143,21 @@ fn first_where(from: DateTime<Utc>, to: DateTime<Utc>, is_true: impl Fn(DateTime
         }
     }
     DateTime::from_timestamp(yes, 0).unwrap_or(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_variable_tz_may_be_is_told_from_what_it_may_not() {
+        for value in ["", "UTC", "Europe/Vienna", "localtime", "CET-1CEST,M3.5.0,M10.5.0/3", "<+03>-3", "EST5EDT"] {
+            assert!(is_zone(value), "{value}");
+        }
+        for value in
+            ["Europe/Wien", "Vienna", "CE-1", "CEST", "/etc/passwd", "/no/such/file", "../../../etc/passwd", "<+03"]
+        {
+            assert!(!is_zone(value), "{value}");
+        }
+    }
 }

@@ -1,15 +1,21 @@
-//! How many workers fit under the limit on this user's processes.
+//! How many workers and jobs fit under the limit on this user's processes.
 //!
 //! A system that is out of processes refuses them to everybody: to the handlers of running workers, to programs that
-//! dispatch, and to cron. So no more workers are started than leave room for these. The plan says how many more are
-//! wanted.
+//! dispatch, and to cron. So no more workers and jobs are started than leave room for these. The plan says how many more
+//! workers are wanted; jobs wait.
+//!
+//! Neither may keep the other from running at all:
+//!
+//! - Each definition's first worker takes what room there is. Further workers leave room for a job while none runs.
+//! - The first job is started in any case, as the first worker is. Further jobs leave room for a worker while a
+//!   definition has none.
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::autoscale::Plan;
-use super::slots::LiveSlot;
+use super::slots::{LiveSlot, Slots};
 use crate::config::WorkerDefinition;
 use crate::threads::process_limit;
 
@@ -17,6 +23,8 @@ use crate::threads::process_limit;
 const WORKER: u64 = 2;
 /// How many processes a handler takes: a shell, and some that it starts.
 const HANDLER: u64 = 3;
+/// How many a job takes: the process that runs it, which may need a thread for a moment, and a program like a handler.
+const JOB: u64 = 2 + HANDLER;
 /// How many are reserved for others: the next cron, and a dispatch.
 const SPARE: u64 = 4;
 
@@ -25,8 +33,19 @@ const SPARE: u64 = 4;
 pub(super) struct Headroom {
     /// The most processes and threads of this user.
     limit: u64,
-    /// How many of them are left when all running workers are busy.
+    /// How many of them are left when all running workers and jobs are busy.
     free: u64,
+    /// How many jobs run.
+    jobs: usize,
+}
+
+/// The room for further jobs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JobRoom {
+    /// `None` if there is no limit.
+    headroom: Option<Headroom>,
+    /// What is left free for workers.
+    reserved: u64,
 }
 
 /// The workers of a definition that run and that are wanted.
@@ -39,31 +58,39 @@ struct Wanted {
 
 impl Headroom {
     /// The room that there is now. `None` if there is no limit, or /proc cannot be read. `live` are the workers of each
-    /// definition.
-    pub(super) fn look<'a>(live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>) -> Option<Self> {
+    /// definition; `jobs` those of all jobs.
+    pub(super) fn look<'a>(
+        live: impl Iterator<Item = (&'a WorkerDefinition, &'a [LiveSlot])>,
+        jobs: impl FnOnce() -> Vec<LiveSlot>,
+    ) -> Option<Self> {
         let limit = process_limit()?;
         let by_session = threads_by_session()?;
+        let jobs = jobs();
         let used: u64 = by_session.values().sum();
-        let idle = live.map(|(definition, slots)| {
+        let idle = |needs: u64, slots: &[LiveSlot]| {
             let has = |slot: &LiveSlot| slot.record.as_ref().and_then(|record| by_session.get(&record.process.pid));
-            slots.iter().map(|slot| needs(definition).saturating_sub(has(slot).copied().unwrap_or(0))).sum::<u64>()
-        });
-        Some(Self { limit, free: limit.saturating_sub(used + idle.sum::<u64>() + SPARE) })
+            slots.iter().map(|slot| needs.saturating_sub(has(slot).copied().unwrap_or(0))).sum::<u64>()
+        };
+        let workers: u64 = live.map(|(definition, slots)| idle(needs(definition), slots)).sum();
+        let reserved = workers + idle(JOB, &jobs) + SPARE;
+        Some(Self { limit, free: limit.saturating_sub(used + reserved), jobs: jobs.len() })
     }
 
     /// Limits a plan to the workers that there is room for. Returns the definitions that have no worker because of
-    /// that.
+    /// that. `has_jobs`: jobs may become due.
     pub(super) fn limit<'a>(
         self,
         plan: &mut Plan,
         definitions: impl Iterator<Item = &'a WorkerDefinition>,
+        has_jobs: bool,
     ) -> Vec<String> {
+        let for_job = if has_jobs && self.jobs == 0 { JOB } else { 0 };
         let wanted = plan.workers.iter().zip(definitions).map(|(planned, definition)| Wanted {
             running: planned.running.unwrap_or(0),
             start: planned.start,
             needs: needs(definition),
         });
-        let shares = share(self.free, &wanted.collect::<Vec<_>>());
+        let shares = share(self.free, for_job, &wanted.collect::<Vec<_>>());
         let mut without = Vec::new();
         for (planned, share) in plan.workers.iter_mut().zip(shares) {
             let held_back = planned.start - share;
@@ -82,9 +109,43 @@ impl Headroom {
     /// Why workers are held back, and what to do.
     pub(super) fn why(self) -> String {
         format!(
-            "this user may have {} processes and threads (`ulimit -u`), which the workers at work and their handlers need; \
+            "this user may have {} processes and threads (`ulimit -u`), which the workers and jobs at work need; \
              raise it, or lower `max` or `--concurrency`",
             self.limit
+        )
+    }
+}
+
+impl JobRoom {
+    /// The room that there is now, beside the workers of these definitions.
+    pub(super) fn look(definitions: &[WorkerDefinition], workers: &Slots, jobs: &Slots) -> Self {
+        let live: Vec<Vec<LiveSlot>> =
+            definitions.iter().map(|definition| workers.live(&definition.name).unwrap_or_default()).collect();
+        let of_each = definitions.iter().zip(live.iter().map(Vec::as_slice));
+        let without = of_each.clone().filter(|(_, live)| live.is_empty()).map(|(definition, _)| needs(definition));
+        let reserved = without.min().unwrap_or(0);
+        Self { headroom: Headroom::look(of_each, || jobs.all_live().unwrap_or_default()), reserved }
+    }
+
+    /// Whether a further job may be started. The first one may be in any case.
+    pub(crate) fn has_place(&self) -> bool {
+        let fits = |room: Headroom| room.jobs == 0 || room.free >= JOB + self.reserved;
+        self.headroom.is_none_or(fits)
+    }
+
+    /// A further job was started.
+    pub(crate) fn take(&mut self) {
+        if let Some(room) = &mut self.headroom {
+            (room.free, room.jobs) = (room.free.saturating_sub(JOB), room.jobs + 1);
+        }
+    }
+
+    /// Why there is no place, and what to do.
+    pub(crate) fn why(&self) -> String {
+        let limit = self.headroom.map(|room| room.limit).unwrap_or_default();
+        format!(
+            "this user may have {limit} processes and threads (`ulimit -u`), which the workers and jobs at work need; \
+             raise it, spread the jobs (`jitter`), or lower `max` of the workers"
         )
     }
 }
@@ -94,9 +155,9 @@ fn needs(definition: &WorkerDefinition) -> u64 {
     WORKER + HANDLER * definition.consume_options.concurrency as u64
 }
 
-/// How many workers each definition may start: first one for each that has none, then in the order of the definitions.
-/// If no worker runs at all, one is tried in any case.
-fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
+/// How many workers each definition may start: first one for each that has none, then in the order of the definitions
+/// as long as `for_job` is left. If no worker runs at all, one is tried in any case.
+fn share(mut free: u64, for_job: u64, wanted: &[Wanted]) -> Vec<u32> {
     let mut shares = vec![0; wanted.len()];
     let mut is_first = wanted.iter().all(|wanted| wanted.running == 0);
     for (share, wanted) in shares.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.running == 0 && wanted.start > 0) {
@@ -105,6 +166,7 @@ fn share(mut free: u64, wanted: &[Wanted]) -> Vec<u32> {
             is_first = false;
         }
     }
+    free = free.saturating_sub(for_job);
     for (share, wanted) in shares.iter_mut().zip(wanted) {
         let more = (free / wanted.needs).min(u64::from(wanted.start - *share));
         *share += u32::try_from(more).unwrap_or(0);
@@ -148,8 +210,33 @@ mod tests {
     use super::*;
 
     fn shares(free: u64, wanted: &[(u32, u32)]) -> Vec<u32> {
+        shares_beside_jobs(free, 0, wanted)
+    }
+
+    fn shares_beside_jobs(free: u64, for_job: u64, wanted: &[(u32, u32)]) -> Vec<u32> {
         let wanted = wanted.iter().map(|(running, start)| Wanted { running: *running, start: *start, needs: 5 });
-        share(free, &wanted.collect::<Vec<_>>())
+        share(free, for_job, &wanted.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn workers_leave_room_for_a_job_but_for_the_first_of_each_definition() {
+        assert_eq!(shares_beside_jobs(24, JOB, &[(0, 10), (0, 1)]), [2, 1]);
+        assert_eq!(shares_beside_jobs(10, JOB, &[(0, 10), (0, 1)]), [1, 1]);
+        assert_eq!(shares_beside_jobs(9, JOB, &[(1, 10)]), [0]);
+    }
+
+    #[test]
+    fn jobs_leave_room_for_a_worker_but_the_first_is_started_in_any_case() {
+        let room = |free, jobs, reserved| JobRoom { headroom: Some(Headroom { limit: 24, free, jobs }), reserved };
+        let places = |mut room: JobRoom| {
+            let taken = std::iter::from_fn(|| room.has_place().then(|| room.take()));
+            taken.take(100).count()
+        };
+        assert_eq!(places(room(19, 0, 0)), 3);
+        assert_eq!(places(room(19, 0, 5)), 2);
+        assert_eq!((places(room(0, 0, 5)), places(room(4, 1, 0))), (1, 0));
+        assert_eq!(places(JobRoom { headroom: None, reserved: 5 }), 100, "no limit");
+        assert!(room(0, 1, 0).why().contains("24 processes"));
     }
 
     #[test]

@@ -12,15 +12,19 @@ use std::process::ExitStatus;
 
 use tokio::task::JoinHandle;
 
+use super::headroom::JobRoom;
 use super::recovery::{DeadWorker, Role, end_leftovers, of_dead_processes, of_dead_processes_in};
 use super::slots::{LiveSlot, SlotClaim, Slots};
 use super::spawn::{HeldSlot, JOB, SpawnError, adopt_among, spawn};
 use super::state::StateError;
+use crate::config::WorkerDefinition;
 
 /// The slots of the jobs of one state directory.
 #[derive(Debug, Clone)]
 pub(crate) struct JobSlots {
     slots: Slots,
+    /// Those of the workers beside them.
+    workers: Slots,
     /// What a process prints that runs a job; what the job prints is in the log.
     log: PathBuf,
 }
@@ -41,7 +45,7 @@ pub(crate) struct KilledRun {
 
 impl JobSlots {
     pub(crate) fn new(state_dir: &Path) -> Self {
-        Self { slots: Slots::of_jobs(state_dir), log: state_dir.join("log/jobs.log") }
+        Self { slots: Slots::of_jobs(state_dir), workers: Slots::new(state_dir), log: state_dir.join("log/jobs.log") }
     }
 
     /// What a process prints that runs a job.
@@ -60,6 +64,11 @@ impl JobSlots {
     pub(crate) fn claim_killed(&self, killed: &KilledRun) -> Result<Option<SlotClaim>, StateError> {
         let claim = self.slots.claim(&killed.job, killed.slot)?;
         Ok(claim.filter(|_| killed.file.exists()))
+    }
+
+    /// The room for further jobs, beside the workers of these definitions.
+    pub(crate) fn room(&self, workers: &[WorkerDefinition]) -> JobRoom {
+        JobRoom::look(workers, &self.workers, &self.slots)
     }
 
     /// The runs of a job that go on.

@@ -38,7 +38,9 @@ mod state;
 mod tests;
 mod tick;
 
+pub(crate) use autoscale::Plan;
 pub(crate) use connections::{ServerConnections, connections};
+pub(crate) use headroom::JobRoom;
 pub(crate) use job::{JobProcess, JobSlots, KilledRun};
 pub(crate) use leases::{host_owner, known_host_owner};
 pub(crate) use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, check_owner, supervisor_status};
@@ -89,6 +91,8 @@ impl Default for Pace {
 /// Keeps the wanted number of workers of each definition running.
 pub(crate) struct Supervisor {
     definitions: Vec<WorkerDefinition>,
+    /// Scheduled jobs are configured, and become due beside the workers.
+    has_jobs: bool,
     state_dir: PathBuf,
     /// The configuration's file.
     config: PathBuf,
@@ -118,11 +122,13 @@ impl Supervisor {
         let heartbeats = Heartbeats::new(Arc::clone(cache));
         Self {
             definitions: config.workers.clone(),
+            has_jobs: !config.jobs.is_empty(),
             config: config.file.clone(),
             cache: Arc::clone(cache),
             observer: Observer {
                 transports: Arc::clone(&transports),
                 slots: slots.clone(),
+                jobs: Slots::of_jobs(&state_dir),
                 config: config.file.clone(),
                 idle: HashMap::new(),
             },

@@ -24,6 +24,8 @@ use crate::transport::Transports;
 pub(super) struct Observer {
     pub transports: Arc<Transports>,
     pub slots: Slots,
+    /// The slots of scheduled jobs, which take processes too.
+    pub jobs: Slots,
     /// The configuration's file.
     pub config: PathBuf,
     /// Definitions that get no worker, and why.
@@ -62,7 +64,7 @@ impl Observer {
         self.close_idle_connections(definitions);
         let live: Vec<_> = definitions.iter().map(|definition| self.slots.live(&definition.name)).collect();
         let here = live.iter().map(|live| live.as_deref().unwrap_or_default());
-        let headroom = Headroom::look(definitions.iter().zip(here));
+        let headroom = Headroom::look(definitions.iter().zip(here), || self.jobs.all_live().unwrap_or_default());
         let mut observed = Observed { observations: Vec::new(), failures: Vec::new(), headroom };
         for (((definition, backlog), live), leased) in definitions.iter().zip(backlogs).zip(live).zip(leased) {
             let failures = &mut observed.failures;

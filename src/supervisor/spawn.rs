@@ -192,7 +192,7 @@ pub(crate) struct HeldSlot {
     name: String,
     mark: String,
     in_flight_path: PathBuf,
-    _file: Arc<File>,
+    file: Arc<File>,
 }
 
 impl HeldSlot {
@@ -205,7 +205,15 @@ impl HeldSlot {
         let definition = name.rsplit_once('/').map_or(name.as_str(), |(definition, _)| definition);
         let mark = random_mark();
         let in_flight_path = recovery::in_flight_path(slots, definition, claim.slot(), process, &mark);
-        Ok(Self { mark, in_flight_path, _file: Arc::clone(claim.file()), name })
+        Ok(Self { mark, in_flight_path, file: Arc::clone(claim.file()), name })
+    }
+
+    /// Frees the slot, although this process goes on for a moment.
+    pub(crate) fn free(self) {
+        // The record would say that the slot is occupied as long as this process lives.
+        if let Err(error) = self.file.set_len(0) {
+            tracing::debug!(slot = self.name, %error, "the slot is free when this process ends");
+        }
     }
 
     /// The value of [`WORKER_VARIABLE`] for what this process starts.
@@ -265,7 +273,7 @@ fn adopt(slots: &Slots, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
     let in_flight_path = recovery::in_flight_path(slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), mark, in_flight_path, _file: Arc::new(file) })
+    Some(HeldSlot { name: name.to_owned(), mark, in_flight_path, file: Arc::new(file) })
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Supervisor {
 
     /// Observes and plans. Starts and writes nothing.
     pub(super) async fn plan(&self, count_timeout: Duration) -> TickReport {
-        decide(self.observer.observe(&self.definitions, &self.leases, count_timeout).await)
+        decide(self.observer.observe(&self.definitions, &self.leases, count_timeout).await, self.has_jobs)
     }
 
     /// Starts workers as planned.
@@ -131,13 +131,14 @@ impl Supervisor {
 }
 
 /// Makes a plan of what was observed, within what this user may run.
-fn decide(observed: Observed<'_>) -> TickReport {
+fn decide(observed: Observed<'_>, has_jobs: bool) -> TickReport {
     let Observed { observations, mut failures, headroom } = observed;
     let mut plan = plan(&observations);
     let mut held_back = None;
     if let Some(headroom) = headroom {
         let wanted = to_start(&plan);
-        let without = headroom.limit(&mut plan, observations.iter().map(|observation| observation.definition));
+        let definitions = observations.iter().map(|observation| observation.definition);
+        let without = headroom.limit(&mut plan, definitions, has_jobs);
         failures.extend(without.into_iter().map(|definition| {
             let message = format!("no worker can be started: {}", headroom.why());
             TickFailure { definition, message }

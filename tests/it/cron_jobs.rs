@@ -343,3 +343,83 @@ fn a_cron_that_is_broken_off_leaves_transports_running_that_the_next_one_looks_a
     assert_eq!(project.json(&["dispatch", "Note", "2"])["outcome"], "queued");
     assert_eq!(project.json(&["alive", "cron"])["running"], true);
 }
+
+#[test]
+fn a_dry_run_shows_which_jobs_are_due_and_changes_nothing() {
+    let slow = "echo begun >> begun; while [ ! -e go ]; do sleep 0.05; done";
+    let project = project(&[
+        script("slow", "every 1s", slow, "overlap: queue"),
+        script("tick", "every 1s", "echo ran >> ran", ""),
+        script("rare", "@yearly", "true", ""),
+        script("boot", "@reboot", "true", ""),
+    ]);
+    let due = |project: &Project| project.json(&["cron", "--dry-run"])["jobs"].as_array().unwrap().clone();
+    let new = due(&project);
+    assert_eq!((new.len(), &new[0]["name"], &new[0]["start"]), (1, &"boot".into(), &true.into()), "{new:?}");
+    assert!(!project.file("var").exists());
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    wait_until("they run", || project.lines("ran").len() > 1 && project.lines("begun").len() == 1);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    wait_until("both are due again", || due(&project).len() == 2);
+    wait_until("the last run of one is over", || due(&project)[1]["start"] == true);
+    let due = due(&project);
+    assert_eq!((&due[0]["name"], &due[0]["start"]), (&"slow".into(), &false.into()), "{due:?}");
+    assert_eq!(due[0]["why"], "it waits for the run that goes on");
+    assert_eq!((&due[1]["name"], &due[1]["why"]), (&"tick".into(), &Value::Null), "{due:?}");
+    let ran = project.lines("ran").len();
+    let shown = project.run(&["cron", "--dry-run"]).succeeds().stdout;
+    assert!(shown.contains("No workers are defined.") && shown.contains("it waits for the run"), "{shown}");
+    assert_eq!((project.lines("ran").len(), project.lines("begun").len()), (ran, 1));
+    project.write("go", "");
+}
+
+#[test]
+fn a_reader_that_reads_nothing_does_not_hold_up_the_run() {
+    use std::io::Read;
+    use std::process::Stdio;
+
+    // More than a pipe holds.
+    let project = project(&[script("much", "@yearly", "yes 123456789 | head -c 300000; sleep 300", "timeout: 2s")]);
+    let mut run =
+        project.command(&["cron", "run", "much"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it times out, and is over", || {
+        project.file("var").exists() && job(&project, "much")["last_run"]["result"] == "failed"
+    });
+    wait_until("the job may run again", || job(&project, "much")["running"] == false);
+    assert!(run.try_wait().unwrap().is_none(), "what it has printed is kept for the reader");
+    let mut printed = String::new();
+    run.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!((printed.lines().count(), run.wait().unwrap().code()), (30_000, Some(1)));
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_can_be_stopped() {
+    let project = project(&[script("much", "@yearly", "yes 123456789 | head -c 300000", "")]);
+    let mut command = project.command(&["cron", "run", "much"]);
+    let mut run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until("it is over", || {
+        project.file("var").exists() && job(&project, "much")["last_run"]["result"] == "succeeded"
+    });
+    kill(Pid::from_raw(i32::try_from(run.id()).unwrap()), Signal::SIGTERM).unwrap();
+    wait_until("it ends", || run.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_time_zone_of_the_environment_that_is_none_is_told() {
+    let project = project(&[script("early", "5 4 * * *", "true", "")]);
+    let with = |zone: &str, arguments: &[&str]| {
+        let output = project.command(arguments).env("TZ", zone).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let told = with("Europe/Wien", &["config", "check"]);
+    let expected =
+        "cron[0].timezone: is missing, and the environment variable TZ is \"Europe/Wien\", which is no time zone";
+    assert!(told.contains(expected) && told.contains("did you mean \"Europe/"), "{told}");
+    let told = with("Asia/Kathmandu", &["config", "check"]);
+    assert!(!told.contains("TZ"), "{told}");
+    assert!(with("Asia/Kathmandu", &["cron", "list"]).contains("04:05:00 +05:45"));
+    project.write("config.yaml", "cron: [{name: a, schedule: daily, timezone: UTC, command: ['true']}]");
+    assert!(!with("Europe/Wien", &["config", "check"]).contains("TZ"), "no job needs it");
+}

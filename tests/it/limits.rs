@@ -275,3 +275,29 @@ fn an_error_for_lack_of_a_thread_names_the_limit() {
         assert!(run.stderr.contains(&format!("(`ulimit -u`, {processes} here) are used up")), "{dsn}: {run:?}");
     }
 }
+
+#[test]
+fn jobs_that_are_due_at_once_wait_where_few_processes_are_allowed_and_none_fails() {
+    let names: Vec<String> = (0..12).map(|n| format!("job-{n}")).collect();
+    let job = |name: &String| {
+        let script = "{ echo $MINUTELY_JOB && sleep 0.5; } | cat >> ran";
+        format!("    - {{name: {name}, schedule: every 2s, command: [sh, -c, '{script}']}}\n")
+    };
+    let config = format!("{BURST}cron:\n{}", names.iter().map(job).collect::<String>());
+    let Some(account) = Account::new(&config, 24) else { return };
+    account.run(&["setup"]).succeeds();
+    let mut supervisor = account.start("supervisor", &["supervise"]);
+    let runs = |name: &String| account.project.lines("ran").iter().filter(|line| *line == name).count();
+    wait_until("all jobs run twice", || names.iter().all(|name| runs(name) >= 2));
+    wait_until("there is a worker for each priority", || account.project.workers().len() >= 2);
+    account.run(&["dispatch", "High", "{\"a\":1}"]).succeeds();
+    wait_until("messages are handled beside them", || account.project.lines("handled") == ["1 {\"a\":1}"]);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+    let output = account.project.log() + &account.project.lines("supervisor.err").join("\n");
+    assert!(output.contains("jobs wait until others have ended: this user may have 24 processes"), "{output}");
+    assert!(
+        !output.contains("panicked") && !output.contains("failed:") && !output.contains("it cannot be run"),
+        "{output}"
+    );
+}

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use futures_util::future::join;
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::output::{self, Format, FormatArg, age};
@@ -18,8 +19,10 @@ use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
 use crate::app::explain;
 use crate::config::{Problem, Trigger};
-use crate::schedule::{Job, Report, Scheduler, SharedState};
-use crate::supervisor::{JobProcess, JobSlots, Lifetime, Supervisor, SupervisorLock, host_owner};
+use crate::schedule::{DueJob, Job, Report, Scheduler, SharedState, due_jobs};
+use crate::supervisor::{
+    JobProcess, JobSlots, Lifetime, Plan, Supervisor, SupervisorLock, host_owner, known_host_owner,
+};
 
 /// What this command is called.
 pub(super) const NAMES: &[&str] = &["cron", "contao:cron"];
@@ -40,7 +43,7 @@ The crontab line:
 pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Option<Jobs>,
-    /// Show how many workers would be started and why, without starting any
+    /// Show which jobs and how many workers would be started now and why, without starting any
     #[arg(long)]
     pub(super) dry_run: bool,
     /// Start all jobs now, whether they are due or not, except those with `scope: web`
@@ -83,7 +86,7 @@ pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<E
     }
     let supervisor = supervisor(app)?;
     if args.dry_run {
-        return dry_run(&supervisor, args.format.format).await;
+        return dry_run(app, &supervisor, args.format.format).await;
     }
     let mut signals = Signals::listen()?;
     let mut scheduler = scheduler(app, Trigger::Cli, NAMES, global)?;
@@ -137,7 +140,7 @@ pub(super) fn scheduler(app: &App, trigger: Trigger, names: &[&str], global: &Gl
         tokio::spawn(not_begun(process, job.clone(), taken.map(str::to_owned), to_give_back.clone(), log.clone()));
         Ok(())
     };
-    Ok(Scheduler::new(&app.jobs, trigger, shared, &config.state_dir, Box::new(start)))
+    Ok(Scheduler::new(&app.jobs, trigger, shared, &config.state_dir, Box::new(start)).beside(&config.workers))
 }
 
 /// Sees to a run whose process has ended before it began: its configuration may be wrong at the moment. One that has begun exits
@@ -218,20 +221,66 @@ fn named<'a>(app: &'a App, name: &str) -> Result<&'a Job> {
     found.ok_or_else(|| Failure::Usage(Problem::unknown("", "job", name, names()).message))
 }
 
-async fn dry_run(supervisor: &Supervisor, format: Format) -> Result<End> {
+/// What `--dry-run --format json` prints.
+#[derive(Serialize)]
+struct DryRun<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    /// The jobs that are due. None if the cache cannot be read.
+    jobs: Option<&'a [DueJob]>,
+}
+
+async fn dry_run(app: &App, supervisor: &Supervisor, format: Format) -> Result<End> {
     let report = supervisor.dry_run().await;
-    if format == Format::Json {
-        output::json(&report.plan)?;
-    } else if report.plan.workers.is_empty() {
-        output::line("No workers are defined.");
-    } else {
-        let rows = report.plan.workers.into_iter().map(|planned| {
-            let pending = planned.pending.map_or("?".to_owned(), |pending| pending.to_string());
-            let running = planned.running.map_or("?".to_owned(), |running| running.to_string());
-            let numbers = [planned.desired, planned.start].map(|number| number.to_string());
-            [vec![planned.name, pending, running], numbers.to_vec(), vec![planned.reason]].concat()
-        });
-        output::table(&["worker", "pending", "running", "desired", "start", "why"], 1..5, rows);
+    let jobs = due(app).await;
+    match format {
+        Format::Json => output::json(&DryRun { plan: &report.plan, jobs: jobs.as_deref().ok() })?,
+        Format::Text => {
+            print_plan(report.plan);
+            if let (Ok(jobs), false) = (&jobs, app.jobs.is_empty()) {
+                output::line("");
+                print_due(jobs, app);
+            }
+        }
     }
-    Ok(End::Well)
+    jobs.map(|_| End::Well)
+}
+
+/// The jobs that `minutely cron` would start now, or why not.
+async fn due(app: &App) -> Result<Vec<DueJob>> {
+    let jobs: Vec<Job> = app.jobs.iter().filter(|job| job.config.scope.includes(Trigger::Cli)).cloned().collect();
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let state_dir = &app.config.state_dir;
+    let shared = SharedState::new(app.cache.clone(), known_host_owner(state_dir)?.unwrap_or_default());
+    Ok(due_jobs(&jobs, &shared, &JobSlots::new(state_dir), &app.config.workers, chrono::Utc::now()).await?)
+}
+
+fn print_plan(plan: Plan) {
+    if plan.workers.is_empty() {
+        output::line("No workers are defined.");
+        return;
+    }
+    let rows = plan.workers.into_iter().map(|planned| {
+        let pending = planned.pending.map_or("?".to_owned(), |pending| pending.to_string());
+        let running = planned.running.map_or("?".to_owned(), |running| running.to_string());
+        let numbers = [planned.desired, planned.start].map(|number| number.to_string());
+        [vec![planned.name, pending, running], numbers.to_vec(), vec![planned.reason]].concat()
+    });
+    output::table(&["worker", "pending", "running", "desired", "start", "why"], 1..5, rows);
+}
+
+fn print_due(due: &[DueJob], app: &App) {
+    if due.is_empty() {
+        output::line("No job is due now; `minutely cron next` shows which are next.");
+        return;
+    }
+    let rows = due.iter().map(|due| {
+        let zone = app.jobs.iter().find(|job| job.name() == due.name).map(|job| job.schedule.zone());
+        let since = due.due.zip(zone).map_or("after this boot".to_owned(), |(due, zone)| zone.show(due));
+        let start = if due.start { "yes" } else { "no" };
+        vec![due.name.clone(), since, start.to_owned(), due.why.clone().unwrap_or_default()]
+    });
+    output::table(&["job", "due", "start", "why"], 0..0, rows);
 }

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 
-use super::super::output;
+use super::super::printer::Printer;
 use super::super::signals::Signals;
 use super::super::{App, End, Failure, Result};
 use super::named;
@@ -53,12 +53,19 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         mark: &mark,
         reports: was_started,
     };
+    let printer = (!was_started).then(Printer::start);
     let show = |line: &str| {
-        if !was_started {
-            output::line(line);
+        if let Some(printer) = &printer {
+            printer.line(line);
         }
     };
     let ended = runner.run(slot, signals.next(), show).await;
+    if let Some(printer) = printer {
+        tokio::select! {
+            () = printer.finish() => {}
+            () = signals.next() => {}
+        }
+    }
     if ended.is_stuck {
         // The runtime would wait for it. The run is recorded, and its slot is free.
         tracing::error!(job = job.name(), "its function computes on, and ends with this process");

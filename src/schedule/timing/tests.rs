@@ -178,6 +178,17 @@ fn the_last_time_within_a_period_is_found() {
     assert_eq!(last("0 0 29 2 *", "2024-03-01T00:00:00Z", now), None);
     assert_eq!(last("daily", "2026-11-21T00:00:00Z", now), None);
     assert_eq!(last("minutely", now, before), None);
+    assert_eq!(last("every 7s", before, now), Some(utc("2026-11-21T12:30:05Z")));
+}
+
+#[test]
+fn the_last_of_millions_of_times_is_found_without_going_through_them() {
+    let dense = schedule("* * * * 7 *", "Europe/Vienna");
+    let begun = std::time::Instant::now();
+    let last = dense.last_within(utc("2016-08-01T00:00:00Z"), utc("2026-06-30T00:00:00Z"));
+    assert_eq!(last, Some(utc("2025-07-31T21:59:59Z")));
+    // Hundreds of times what it takes; going through one July takes longer.
+    assert!(begun.elapsed() < std::time::Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 /// Fields of all kinds, most of which restrict little, so that times come often enough to be compared.
@@ -245,6 +256,17 @@ proptest! {
         let schedule = schedule(&text, zone);
         let before = time - TimeDelta::seconds(1);
         prop_assert_eq!(schedule.matches(time), schedule.next_after(before) == Some(time), "{} in {}: {}", text, zone, time);
+    }
+
+    #[test]
+    fn the_last_time_within_a_period_is_the_last_of_all(
+        text in expressions(), zone in zones(), until in times(), minutes in 1..3000i64,
+    ) {
+        let schedule = schedule(&text, zone);
+        let after = until - TimeDelta::minutes(minutes);
+        let all = std::iter::successors(schedule.next_after(after), |time| schedule.next_after(*time));
+        let last = all.take_while(|time| *time <= until).last();
+        prop_assert_eq!(schedule.last_within(after, until), last, "{} in {}", text, zone);
     }
 
     #[test]
