@@ -63,6 +63,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["workers"],
         &["handlers"],
         &["cron"],
+        &["serve"],
         &["state_dir", "cache", "heartbeat", "connections"],
     ];
     let described: usize = parts.iter().map(|names| names.len()).sum();

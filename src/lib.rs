@@ -110,6 +110,7 @@ mod heartbeat;
 mod http_client;
 pub mod message;
 mod schedule;
+mod serve;
 mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -4,6 +4,7 @@
 mod builder;
 mod checks;
 mod job;
+mod outgoing;
 mod supervise;
 mod work;
 
@@ -11,6 +12,7 @@ pub use builder::AppBuilder;
 pub(crate) use builder::CONFIG_FILE;
 pub(crate) use checks::NO_HANDLER;
 pub use job::Job;
+pub(crate) use outgoing::{Outgoing, OutgoingError, dispatch_report};
 pub use supervise::{SupervisorBuilder, SupervisorHandle};
 pub(crate) use supervise::{WorkerProgram, explain};
 pub use work::{WorkerBuilder, WorkerHandle};

@@ -20,6 +20,7 @@ pub struct WorkerBuilder {
     app: App,
     transports: Vec<String>,
     options: ConsumeOptions,
+    is_brief: bool,
 }
 
 /// A worker that runs in this process. If this is dropped, it goes on until the runtime ends.
@@ -51,7 +52,7 @@ impl App {
     /// supervisor starts are put back at its next tick.
     pub fn worker<T: Into<String>>(&self, transports: impl IntoIterator<Item = T>) -> WorkerBuilder {
         let transports = transports.into_iter().map(Into::into).collect();
-        WorkerBuilder { app: self.clone(), transports, options: ConsumeOptions::default() }
+        WorkerBuilder { app: self.clone(), transports, options: ConsumeOptions::default(), is_brief: false }
     }
 
     /// A worker that consumes these transports, of those with several queues as far as the options say.
@@ -143,6 +144,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// Ends when no message is pending. Has no heartbeat: producers must not rely on it.
+    pub(crate) fn brief(mut self) -> Self {
+        self.is_brief = true;
+        self
+    }
+
     /// Starts the worker as a task of the current runtime. Fails if a transport does not exist or cannot be consumed,
     /// or if there is no handler.
     ///
@@ -180,8 +187,8 @@ impl WorkerBuilder {
     }
 
     fn build(self) -> Result<(Worker, Option<Presence>), Error> {
-        let Self { app, transports, options } = self;
-        let worker = app.new_worker(&transports, options.clone())?;
+        let Self { app, transports, options, is_brief } = self;
+        let worker = app.new_worker(&transports, options.clone())?.brief(is_brief);
         let in_process = InProcessWorker {
             transports,
             concurrency: options.concurrency,

@@ -3,14 +3,12 @@
 use std::io::{IsTerminal, Read};
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
-use super::{App, End, Failure, Result, known};
+use super::{App, End, Failure, Result};
+use crate::app::{Outgoing, OutgoingError, dispatch_report};
 use crate::bus::{HandledNow, Queued};
 use crate::config::parse_duration;
-use crate::message::{DelayStamp, Envelope, TransportNamesStamp};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(
@@ -41,41 +39,26 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
-    for name in &args.transports {
-        known(app, name)?;
-    }
+    let body = if args.body == "-" { read_stdin()? } else { args.body.clone() };
+    let message = Outgoing {
+        message_type: args.message_type.clone(),
+        body,
+        delay: args.delay,
+        transports: args.transports.clone(),
+    };
+    let dispatch = app.dispatch_outgoing(message).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut signals = Signals::listen()?;
     let dispatched = tokio::select! {
-        dispatched = app.dispatch_envelope(envelope(args)?).into_future() => dispatched?,
+        dispatched = dispatch.into_future() => dispatched?,
         // Takes along what a handler has started.
         () = signals.next() => return Err(Failure::Failed("broken off; the message may have been handled in part".to_owned())),
     };
     let (queued, handled) = (dispatched.queued(), dispatched.handled_now());
     match args.format.format {
         Format::Text => print(&queued, &handled),
-        Format::Json => output::json(&report(&queued, &handled))?,
+        Format::Json => output::json(&dispatch_report(&queued, &handled))?,
     }
     Ok(End::Well)
-}
-
-fn envelope(args: &Args) -> Result<Envelope> {
-    if args.message_type.is_empty() {
-        return Err(Failure::Usage("the message's type is empty".to_owned()));
-    }
-    let body = if args.body == "-" { read_stdin()? } else { args.body.clone() };
-    serde_json::from_str::<&serde_json::value::RawValue>(&body).map_err(|error| not_json(&error))?;
-    let mut envelope = Envelope::from_json(&args.message_type, body);
-    if let Some(delay) = args.delay {
-        envelope.add(&DelayStamp { delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) });
-    }
-    if !args.transports.is_empty() {
-        envelope.add(&TransportNamesStamp { transport_names: args.transports.clone() });
-    }
-    Ok(envelope)
-}
-
-fn not_json(error: &dyn std::error::Error) -> Failure {
-    Failure::Usage(format!("the message is not JSON: {error}; it is to be something like '{{\"id\":1}}'"))
 }
 
 fn read_stdin() -> Result<String> {
@@ -86,7 +69,8 @@ fn read_stdin() -> Result<String> {
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::Failed(format!("standard input cannot be read: {error}")))?;
-    let body = String::from_utf8(bytes).map_err(|error| not_json(&error))?;
+    let body = String::from_utf8(bytes)
+        .map_err(|error| Failure::Usage(OutgoingError::NotJson(error.to_string()).to_string()))?;
     Ok(body.trim_end().to_owned())
 }
 
@@ -98,21 +82,4 @@ fn print(queued: &[Queued], handled: &[HandledNow]) {
     for stamp in handled {
         output::line(format_args!("handled now: {}", stamp.reason));
     }
-}
-
-/// One message may go to several transports: the first is told at the top, all of them under `sent`.
-fn report(queued: &[Queued], handled: &[HandledNow]) -> serde_json::Value {
-    let queued = queued.iter().map(|stamp| {
-        json!({
-            "outcome": "queued", "transport": stamp.transport, "queued_on": stamp.queued_on, "id": stamp.id,
-            "reason": stamp.reason,
-        })
-    });
-    let handled = handled
-        .iter()
-        .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
-    let all: Vec<_> = queued.chain(handled).collect();
-    let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
-    report["sent"] = all.into();
-    report
 }

@@ -1,6 +1,7 @@
 //! The commands: parse arguments, call one room, print for people or as JSON. One file per command.
 
 mod alive;
+mod cgi;
 mod config;
 mod consume;
 mod counts;
@@ -12,6 +13,8 @@ mod init;
 mod logging;
 mod output;
 mod printer;
+#[cfg(feature = "serve")]
+mod serve;
 mod setup;
 mod signals;
 mod stats;
@@ -127,6 +130,11 @@ enum Kind {
     Cron(cron::Args),
     /// Start the jobs that are due and keep workers running until stopped, for systemd and containers
     Supervise(supervise::Args),
+    /// Answer requests by HTTP: run what is due, dispatch, consume for a moment
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
+    /// Answer one request, as a web server's CGI program
+    Cgi(cgi::Args),
     /// Run a worker: handle messages from one or more transports
     #[command(alias = "messenger:consume")]
     Consume(consume::Args),
@@ -150,6 +158,22 @@ enum Kind {
     Debug(debug::Args),
     /// Check the configuration, or print its schema
     Config(config::Args),
+}
+
+impl Kind {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str {
+        names(self).first().copied().unwrap_or_default()
+    }
+
+    /// Whether it starts workers and runs of jobs.
+    fn starts_processes(&self) -> bool {
+        matches!(self, Self::Cron(_) | Self::Supervise(_)) || self.answers_requests()
+    }
+
+    fn answers_requests(&self) -> bool {
+        matches!(self.name(), "serve" | "cgi")
+    }
 }
 
 impl Command {
@@ -299,10 +323,14 @@ pub fn main(app: AppBuilder) -> ExitCode {
 /// that of the program.
 pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
     let Command { kind, global } = command;
-    if matches!(kind, Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_)) {
+    if kind.starts_processes() || matches!(kind, Kind::Consume(_)) {
         keep_inherited_from_children();
     }
-    let end = execute(app.into(), &kind, &global).await.unwrap_or_else(|failure| match failure {
+    let ended = execute(app.into(), &kind, &global).await;
+    if let (Kind::Cgi(_), Err(_)) = (&kind, &ended) {
+        cgi::fail();
+    }
+    let end = ended.unwrap_or_else(|failure| match failure {
         Failure::Usage(text) => {
             output::error(&text);
             End::Misconfigured
@@ -420,6 +448,7 @@ fn runtime(command: &Kind, app: &AppBuilder) -> std::io::Result<tokio::runtime::
         Kind::Cron(args) if args.runs().is_some_and(|job| app.has_function(job)) => {
             threads::several_threads(JOB_THREADS)
         }
+        _ if app.has_code() && command.answers_requests() => threads::several_threads(1),
         _ => threads::one_thread(),
     }
 }
@@ -449,15 +478,20 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Cron(args) if args.dry_run => Logging::Terminal,
         Kind::Cron(cron::Args { command: Some(cron::Jobs::List(_) | cron::Jobs::Next(_)), .. }) => Logging::Terminal,
         Kind::Cron(_) | Kind::Supervise(_) | Kind::Consume(_) => Logging::File,
+        // Who answers requests says there what is wrong.
+        _ if command.answers_requests() => Logging::FileIfPossible,
         Kind::Dispatch(_) | Kind::Setup(_) | Kind::StopWorkers(_) => Logging::FileIfPossible,
         _ => Logging::Terminal,
     };
     // In a container, and under systemd, standard error is where a service says what it does.
-    let narrates = matches!(command, Kind::Supervise(_));
+    let narrates = matches!(command.name(), "supervise" | "serve");
     logging::start(verbosity, &app.config.state_dir, logging, narrates)?;
     match command {
         Kind::Cron(args) => cron::run(&app, args, global).await,
         Kind::Supervise(args) => supervise::run(&app, args, global).await,
+        #[cfg(feature = "serve")]
+        Kind::Serve(args) => serve::run(&app, args, global).await,
+        Kind::Cgi(args) => cgi::run(&app, args, global).await,
         Kind::Consume(args) => consume::run(&app, args).await,
         Kind::Dispatch(args) => dispatch::run(&app, args).await,
         Kind::Setup(args) => setup::run(&app, args).await,
@@ -505,7 +539,9 @@ fn typed(command: &Kind, other: &str, global: &GlobalArgs) -> String {
 /// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.
 /// Nothing where they do not name it.
 fn worker_program(command: &Kind, global: &GlobalArgs) -> Option<Arc<WorkerProgram>> {
-    let (Kind::Cron(_) | Kind::Supervise(_)) = command else { return None };
+    if !command.starts_processes() {
+        return None;
+    }
     let mut arguments = own_arguments(names(command), global)?;
     arguments.push("consume".into());
     Some(Arc::new(WorkerProgram { arguments, dir: None }))
@@ -517,6 +553,9 @@ fn names(command: &Kind) -> &'static [&'static str] {
         Kind::Init(_) => init::NAMES,
         Kind::Cron(_) => cron::NAMES,
         Kind::Supervise(_) => supervise::NAMES,
+        #[cfg(feature = "serve")]
+        Kind::Serve(_) => serve::NAMES,
+        Kind::Cgi(_) => cgi::NAMES,
         Kind::Consume(_) => &["consume", "messenger:consume"],
         Kind::Dispatch(_) => &["dispatch"],
         Kind::Setup(_) => &["setup", "messenger:setup-transports"],

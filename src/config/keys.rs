@@ -4,6 +4,7 @@ use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
 use super::routes::{INTERFACES, ROUTING};
+use super::serve::SERVE;
 use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
 use super::workers::WORKERS;
 
@@ -16,6 +17,7 @@ pub(crate) const KEYS: &[Definition] = &[
     WORKERS,
     HANDLERS,
     CRON,
+    SERVE,
     STATE_DIR.definition,
     CACHE,
     HEARTBEAT,

@@ -23,6 +23,7 @@ mod read;
 mod routes;
 mod schema;
 mod section;
+mod serve;
 pub(crate) mod spec;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub(crate) use read::{read, read_built, read_text};
 pub(crate) use schema::{SchemeOptions, schema};
+pub(crate) use serve::ServeConfig;
 pub(crate) use spec::{OptionReader, TransportSpec};
 #[cfg(test)]
 pub(crate) use validator::validate;
@@ -93,6 +95,8 @@ pub struct Config {
     pub(crate) cache: Option<TransportConfig>,
     /// How long a worker's heartbeat lasts if it is not renewed.
     pub(crate) heartbeat_ttl: Duration,
+    /// How requests by HTTP are answered.
+    pub(crate) serve: ServeConfig,
     /// Database URLs by connection name, for `doctrine://NAME`. May contain passwords.
     pub(crate) connections: IndexMap<String, Secret>,
 }

@@ -22,6 +22,7 @@ use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 use super::routes::{add_priorities, read_interfaces, read_routing};
 use super::section::{Node, Reader};
+use super::serve::read_serve;
 use super::transports::{Declared, read_cache, uses_connections};
 use super::workers::read_workers;
 use super::yaml;
@@ -117,6 +118,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
     let handlers = read_handlers(sources.entries("handlers", "a mapping of types to handlers", reader), reader);
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
+    let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
     let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
@@ -140,6 +142,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         state_dir: reader.dir.join(state_dir.unwrap_or_else(|| keys::STATE_DIR.default_value())),
         cache,
         heartbeat_ttl: heartbeat_ttl.unwrap_or_else(|| keys::TTL.default_value()),
+        serve,
         connections: read_connections(connections, environment, reader),
     }
 }

@@ -33,6 +33,11 @@ const FULL_PACE: Duration = Duration::from_secs(60);
 /// A due time that is taken this long after the shared state was read was perhaps taken and forgotten meanwhile.
 const STALE: Duration = Duration::from_secs(60);
 
+/// Why a run that is due is not started yet.
+const RUNS: &str = "it runs already; this run is looked at again after its end";
+
+const NO_ROOM: &str = "it waits until there is room for a further process";
+
 /// Starts the process of a run in a slot: for a job, and what the run has taken. Returns why it could not.
 pub(crate) type StartJob = Box<dyn Fn(&Job, Option<&str>, SlotClaim) -> Result<(), String> + Send + Sync>;
 
@@ -51,6 +56,7 @@ pub(crate) struct Scheduler {
     was_full: bool,
     /// When it last looked. Where that is later than now, the clock was set back.
     looked_at: DateTime<Utc>,
+    looked: Looked,
 }
 
 /// A job, and what is known of it here.
@@ -62,6 +68,17 @@ struct Watched {
     problem: Option<String>,
     /// Since when it is due and there is no room for a further process. Who waits longest comes first.
     waits_since: Option<DateTime<Utc>>,
+}
+
+/// What became of the jobs at a look.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Those that were started.
+    pub started: Vec<String>,
+    /// Those that are due and were not started, and why.
+    pub left_out: Vec<(String, String)>,
+    /// Those that could not be looked at or started, and why.
+    pub failed: Vec<(String, String)>,
 }
 
 /// Why a job could not be looked at.
@@ -91,6 +108,7 @@ impl Scheduler {
             workers: Vec::new(),
             was_full: false,
             looked_at: DateTime::UNIX_EPOCH,
+            looked: Looked::default(),
         }
     }
 
@@ -124,12 +142,20 @@ impl Scheduler {
         self.reports.deliver(&mut report);
     }
 
+    /// Looks at all jobs once, and starts what is due. What was started goes on.
+    pub(crate) async fn once(&mut self) -> Looked {
+        self.wake_all(now());
+        self.look(now()).await;
+        std::mem::take(&mut self.looked)
+    }
+
     /// Looks at all jobs once, and starts what is due. Returns when to look again.
     pub(super) async fn look(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
         if now < self.looked_at {
             self.wake_all(now);
         }
         self.looked_at = now;
+        self.looked = Looked::default();
         self.clean_up(now).await;
         // Also those that wait for room, whose turn it is before that of others.
         let is_due = |watched: &Watched| watched.wake <= now || watched.waits_since.is_some();
@@ -149,6 +175,7 @@ impl Scheduler {
             watched.waits_since = watched.waits_since.and(waited_since).or(watched.waits_since);
             watched.wake = *looked.as_ref().unwrap_or(&(now + PACE));
             let problem = looked.err().map(|error| error.to_string());
+            self.looked.failed.extend(problem.clone().map(|problem| (watched.job.name().to_owned(), problem)));
             if let Some(problem) = problem.as_ref().filter(|problem| watched.problem.as_ref() != Some(problem)) {
                 tracing::error!(job = watched.job.name(), "it cannot be run now: {problem}");
             }
@@ -242,11 +269,13 @@ impl Scheduler {
             let mut claim = None;
             if let Step::Start { .. } = wanted {
                 if !self.has_place(room) {
+                    self.looked.left_out.push((job.name().to_owned(), NO_ROOM.to_owned()));
                     self.jobs[n].waits_since = Some(now);
                     return Ok(now + ROOM_PACE);
                 }
                 claim = self.claim(job)?;
                 if claim.is_none() {
+                    self.looked.left_out.push((job.name().to_owned(), RUNS.to_owned()));
                     return Ok(now + BUSY_PACE);
                 }
                 if job.has_lease() && !self.shared.lease(job).await? {
@@ -257,10 +286,14 @@ impl Scheduler {
             }
             match (wanted, claim) {
                 (Step::Wait(wake), _) => return Ok(wake.unwrap_or(now + TimeDelta::days(1))),
-                (Step::WaitForRun, _) | (Step::Start { .. }, None) => return Ok(now + BUSY_PACE),
+                (Step::WaitForRun, _) | (Step::Start { .. }, None) => {
+                    self.looked.left_out.push((job.name().to_owned(), RUNS.to_owned()));
+                    return Ok(now + BUSY_PACE);
+                }
                 (Step::LeaveOut { due, why }, _) => {
                     if self.shared.take(job, due, &history).await? {
                         tracing::info!(job = job.name(), "the run of {} is left out: {why}", key_of(due));
+                        self.looked.left_out.push((job.name().to_owned(), why.to_owned()));
                     }
                 }
                 (Step::Start { due }, Some(claim)) => {
@@ -277,8 +310,11 @@ impl Scheduler {
                         self.shared.give_back(job, due).await?;
                         self.release(job).await;
                         started.map_err(LookError::Start)?;
-                    } else if let Some(room) = room {
-                        room.take();
+                    } else {
+                        self.looked.started.push(job.name().to_owned());
+                        if let Some(room) = room {
+                            room.take();
+                        }
                     }
                 }
             }
@@ -292,6 +328,7 @@ impl Scheduler {
         room: &mut Option<JobRoom>,
     ) -> Result<DateTime<Utc>, LookError> {
         if !self.has_place(room) && !self.shared.is_boot_taken(&self.jobs[n].job, &boot_id()).await? {
+            self.looked.left_out.push((self.jobs[n].job.name().to_owned(), NO_ROOM.to_owned()));
             self.jobs[n].waits_since = Some(now);
             return Ok(now + ROOM_PACE);
         }
@@ -302,6 +339,7 @@ impl Scheduler {
                 self.shared.skip(job, &taken, now).await?;
                 return Err(LookError::Start(why));
             }
+            self.looked.started.push(job.name().to_owned());
             if let Some(room) = room {
                 room.take();
             }

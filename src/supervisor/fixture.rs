@@ -204,6 +204,7 @@ impl Stage {
             workers: self.definitions.clone(),
             handlers: IndexMap::new(),
             jobs: Vec::new(),
+            serve: crate::config::ServeConfig::default(),
             state_dir: self.state_dir(),
             cache: None,
             heartbeat_ttl: Duration::from_secs(60),

@@ -205,6 +205,16 @@ impl Supervisor {
         last.failures
     }
 
+    /// One tick, for somebody who comes again in a minute or so. Workers go on. `None` if another supervisor is at work.
+    pub(crate) async fn once(&self) -> Result<Option<TickReport>, LockError> {
+        let Some(_lock) = self.lock(Lifetime::OneTick).await? else { return Ok(None) };
+        let budget = Budget { promises: false, ..Budget::FULL };
+        let Some(report) = self.tick(budget, pin!(std::future::pending())).await else { return Ok(None) };
+        self.promises.update(&self.definitions, &report.plan, Phase::Ending).await;
+        self.cache.close_idle();
+        Ok(Some(report))
+    }
+
     /// Ticks until `stop`, then withdraws all promises. Workers go on, see [`Supervisor::stop_workers`]. Returns what the
     /// last tick could not do.
     pub(crate) async fn supervise(

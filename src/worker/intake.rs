@@ -122,6 +122,11 @@ impl Intake {
         self.turn.is_some() || Instant::now() >= self.next_poll
     }
 
+    /// Whether all sources have answered the last time.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.clients.iter().all(SourceClient::is_healthy)
+    }
+
     /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the
     /// limits allow, `running` how many are being handled.
     pub(super) fn poll_sources(&mut self, at_most: u64, running: usize) {

@@ -32,6 +32,8 @@ pub enum StopReason {
     /// It was asked to, by `stop-workers` or by its handle.
     #[serde(rename = "asked")]
     Requested,
+    /// No message was pending, and it was to work only as long as there are some.
+    Idle,
     /// One of the transports has only messages that nothing here can handle: they are another application's.
     Unhandleable,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for StopReason {
             Self::TimeLimit => "the time limit is reached",
             Self::OsSignal => "a signal was received",
             Self::Requested => "workers were asked to stop",
+            Self::Idle => "no message is pending",
             Self::Unhandleable => "nothing here can handle the pending messages",
         })
     }

@@ -109,6 +109,9 @@ pub(crate) struct Worker {
     options: ConsumeOptions,
     /// Whether to make parked messages due before anything else, instead of leaving them parked.
     resume: bool,
+    /// Whether to stop when no message is pending. Such a worker is gone in a moment and has no heartbeat: producers must
+    /// not rely on it.
+    is_brief: bool,
     /// Where to record which messages are in flight.
     in_flight: Option<InFlightFile>,
     /// Notified when this process has queued a message for this worker.
@@ -144,13 +147,30 @@ impl Worker {
             ..options
         };
         let heartbeat_ttl = config.heartbeat_ttl;
-        Ok(Self { bus, sources, names, heartbeats, heartbeat_ttl, options, resume: false, in_flight: None, dispatched })
+        Ok(Self {
+            bus,
+            sources,
+            names,
+            heartbeats,
+            heartbeat_ttl,
+            options,
+            resume: false,
+            is_brief: false,
+            in_flight: None,
+            dispatched,
+        })
     }
 
     /// The same worker, which makes parked messages due before anything else if `resume` is set.
     #[must_use]
     pub(crate) fn resuming(self, resume: bool) -> Self {
         Self { resume, ..self }
+    }
+
+    /// The same worker, which stops when no message is pending, and has no heartbeat.
+    #[must_use]
+    pub(crate) fn brief(self, is_brief: bool) -> Self {
+        Self { is_brief, ..self }
     }
 
     /// The same worker, which records in this file which messages are in flight, for the supervisor to find after a
@@ -192,23 +212,34 @@ impl Worker {
     pub(crate) async fn run(&self, owner: &str, stop: &mut StopToken) -> Result<WorkerSummary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
         let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
-        let heartbeat = WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl);
+        let heartbeat = (!self.is_brief).then(|| WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl));
         if self.resume {
             self.resume(stop).await;
         }
         let mut run = Run::new(self);
-        run.intake.report_to(heartbeat.reporter());
+        if let Some(heartbeat) = &heartbeat {
+            run.intake.report_to(heartbeat.reporter());
+        }
         let result = run.until_stopped(stop).await;
         // Nothing new is started from here on, so producers must not rely on this worker, however long it takes to
         // finish.
         stop.stop_retrying();
-        tokio::join!(heartbeat.stop(), run.finish_running(stop));
-        if result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
+        let withdraw = async {
+            if let Some(heartbeat) = heartbeat {
+                heartbeat.stop().await;
+            }
+        };
+        tokio::join!(withdraw, run.finish_running(stop));
+        // What producers have queued because of the heartbeat.
+        if !self.is_brief && result.as_ref().is_ok_and(|reason| *reason == StopReason::TimeLimit) {
             run.poll_once_more(stop).await;
         }
         let is_stuck = result.as_ref().is_ok_and(|reason| *reason == StopReason::Unhandleable);
-        let problem = if is_stuck { run.quarantine.foreign_queue() } else { None };
+        let mut problem = if is_stuck { run.quarantine.foreign_queue() } else { None };
         run.close(stop, problem.is_some()).await;
+        if self.is_brief && problem.is_none() && !run.intake.is_healthy() {
+            problem = Some("its store does not answer; the log says why".to_owned());
+        }
         let connections = self.sources.iter().filter_map(|source| source.transport.connecting.as_ref());
         let closing = join_all(connections.map(|connecting| connecting.close()));
         if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
@@ -314,6 +345,9 @@ impl<'a> Run<'a> {
             if is_idle && !self.quarantine.is_empty() {
                 let strays = self.quarantine.take_all();
                 self.settle_unhandleable(strays, stop);
+            }
+            if is_idle && self.worker.is_brief && self.intake.is_healthy() {
+                return Ok(StopReason::Idle);
             }
             let until = self.limits.deadline().min(self.quarantine.next_stray_at().unwrap_or_else(far_future));
             tokio::select! {

@@ -10,6 +10,7 @@ extern crate harness;
 
 mod bad_input;
 mod cache;
+mod cgi;
 mod conformance;
 mod cron_jobs;
 mod dispatch;
@@ -22,6 +23,7 @@ mod http_jobs;
 mod interop;
 mod limits;
 mod own_transports_options;
+mod serve;
 mod several_hosts;
 mod supervision;
 mod supervisor_in_process;

@@ -71,8 +71,11 @@ impl Contender<'_> {
             return Err(self.other_configuration(record));
         }
         let now = Utc::now();
-        let ends_at = (self.lifetime == Lifetime::UntilNextCron)
-            .then(|| lifetime::end(now, last.record.map(|record| record.started_at)));
+        let ends_at = match self.lifetime {
+            Lifetime::UntilNextCron => Some(lifetime::end(now, last.record.map(|record| record.started_at))),
+            Lifetime::OneTick => Some(now + lifetime::ONE_TICK),
+            Lifetime::UntilStopped => None,
+        };
         if let Err(error) = SupervisorRecord::of_this_process(self.config, now, ends_at).write(&file) {
             // The disk may be full. Workers can be supervised all the same; only `status` does not know by whom.
             tracing::warn!(path = %path.display(), %error, "the supervisor could not be recorded");

@@ -23,6 +23,9 @@ const ACCEPTED_GAP: Duration = Duration::from_secs(8);
 /// How much later than recorded a supervisor may end: its last tick is not interrupted.
 pub(super) const OVERDUE: Duration = Duration::from_secs(10);
 
+/// How long a single tick takes at most, as a rule. A cron that starts meanwhile waits for it.
+pub(super) const ONE_TICK: TimeDelta = TimeDelta::seconds(10);
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// When a supervisor ends that starts now, if the one before started at `previous`.

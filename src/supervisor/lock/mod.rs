@@ -33,6 +33,8 @@ pub(crate) enum Lifetime {
     UntilNextCron,
     /// Until it is stopped.
     UntilStopped,
+    /// For one tick, of a request. Another one that runs is never waited for.
+    OneTick,
 }
 
 /// The right to supervise a state directory. Released when it is dropped, and when the process ends.

@@ -62,6 +62,11 @@ impl Slots {
         Self { dir: state_dir.join("jobs") }
     }
 
+    /// The slots of requests to consume, by receiver: one at a time holds the first.
+    pub(crate) fn of_requests(state_dir: &Path) -> Self {
+        Self { dir: state_dir.join("requests") }
+    }
+
     /// The path of a slot's file.
     pub(crate) fn path(&self, definition: &str, slot: u32) -> PathBuf {
         self.dir.join(definition).join(slot.to_string())

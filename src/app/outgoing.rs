@@ -1,0 +1,79 @@
+//! A message that comes as text from outside (a command line, a request), and what became of it as JSON.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::App;
+use crate::bus::{Dispatch, HandledNow, Queued};
+use crate::config::Problem;
+use crate::message::Envelope;
+
+/// A message as text.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// Its type.
+    pub message_type: String,
+    /// Its body, which must be JSON.
+    pub body: String,
+    /// Deliver it no sooner than this.
+    pub delay: Option<Duration>,
+    /// Send it to these transports, whatever the routing says; as the routing says if there are none.
+    pub transports: Vec<String>,
+}
+
+/// Why a message cannot be dispatched.
+#[derive(Debug, Error)]
+pub(crate) enum OutgoingError {
+    #[error("the message's type is empty")]
+    NoType,
+    #[error("the message is not JSON: {0}; it is to be something like '{{\"id\":1}}'")]
+    NotJson(String),
+    #[error("{0}")]
+    UnknownTransport(String),
+}
+
+impl App {
+    /// What dispatches this message, once it is awaited.
+    pub(crate) fn dispatch_outgoing(&self, message: Outgoing) -> Result<Dispatch, OutgoingError> {
+        let Outgoing { message_type, body, delay, transports } = message;
+        for name in &transports {
+            if !self.config.transports.contains_key(name) {
+                let known = self.config.transports.keys().map(String::as_str);
+                return Err(OutgoingError::UnknownTransport(Problem::unknown("", "transport", name, known).message));
+            }
+        }
+        if message_type.is_empty() {
+            return Err(OutgoingError::NoType);
+        }
+        serde_json::from_str::<&serde_json::value::RawValue>(&body)
+            .map_err(|error| OutgoingError::NotJson(error.to_string()))?;
+        let mut dispatch = self.dispatch_envelope(Envelope::from_json(&message_type, body));
+        if let Some(delay) = delay {
+            dispatch = dispatch.delay(delay);
+        }
+        if !transports.is_empty() {
+            dispatch = dispatch.to(transports);
+        }
+        Ok(dispatch)
+    }
+}
+
+/// What became of a message. It may have gone to several transports: the first is told at the top, all of them under
+/// `sent`.
+pub(crate) fn dispatch_report(queued: &[Queued], handled: &[HandledNow]) -> Value {
+    let queued = queued.iter().map(|stamp| {
+        json!({
+            "outcome": "queued", "transport": stamp.transport, "queued_on": stamp.queued_on, "id": stamp.id,
+            "reason": stamp.reason,
+        })
+    });
+    let handled = handled
+        .iter()
+        .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
+    let all: Vec<_> = queued.chain(handled).collect();
+    let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
+    report["sent"] = all.into();
+    report
+}

@@ -1,0 +1,82 @@
+//! `minutely cgi`: answer one request, for a web server that runs CGI programs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cron::scheduler;
+use super::signals::Signals;
+use super::{App, End, Failure, GlobalArgs, Result};
+use crate::config::Trigger;
+use crate::serve::cgi::{self, Step};
+use crate::serve::{Reply, Service};
+
+/// What this command is called.
+pub(super) const NAMES: &[&str] = &["cgi"];
+
+/// How long may go on what was not done in time for the answer.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same, after a signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Answers the same requests as `minutely serve`. The path is what follows the program's name: /cgi-bin/minutely.cgi/cron. A web \
+server starts it, by a file in its folder for CGI programs, which it may execute:
+
+  #!/bin/sh
+  exec /home/me/app/minutely --config /home/me/app/config.yaml cgi
+
+Apache hands the token on only with `CGIPassAuth On`, in .htaccess for example.")]
+pub(super) struct Args {}
+
+pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End> {
+    let step = cgi::step();
+    if let Step::NoRequest = step {
+        let text =
+            "`cgi` is started by a web server, which sets REQUEST_METHOD; see `--help`. `serve` answers by itself";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    let service = Arc::new(service(app, NAMES, global)?);
+    let Step::Second(admitted) = step else {
+        cgi::write(&cgi::admit(&service));
+        return Ok(End::Well);
+    };
+    let mut signals = Signals::listen()?;
+    let answer = async {
+        cgi::write(&cgi::respond(&service, admitted).await);
+        // What takes longer than the web server waits.
+        service.finish(FINISH_TIMEOUT).await
+    };
+    tokio::select! {
+        done = answer => if !done {
+            tracing::error!("a request took too long, and was broken off");
+        },
+        () = signals.next() => {
+            service.stop();
+            service.finish(STOP_TIMEOUT).await;
+        }
+    }
+    Ok(End::Well)
+}
+
+/// Answers a request with what keeps this program from looking at it. What exactly is wrong is told to standard error, which
+/// the web server logs.
+pub(super) fn fail() {
+    if !matches!(cgi::step(), Step::NoRequest) {
+        cgi::write(&Reply::error(
+            500,
+            "this program cannot start; the log of the web server says why, and so does `config check`",
+        ));
+    }
+}
+
+/// What answers requests, for a command of one of these names.
+pub(super) fn service(app: &App, names: &'static [&'static str], global: &GlobalArgs) -> Result<Service> {
+    let (for_jobs, global) = (app.clone(), global.clone());
+    let new_scheduler = move || {
+        scheduler(&for_jobs, Trigger::Web, names, &global).map_err(|failure| match failure {
+            Failure::Usage(text) | Failure::Failed(text) => text,
+        })
+    };
+    Service::new(app, Box::new(new_scheduler)).map_err(|error| Failure::Usage(error.to_string()))
+}

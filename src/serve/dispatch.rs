@@ -1,0 +1,127 @@
+//! `POST /dispatch`: takes a message, for programs in any language.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::reply::Reply;
+use super::service::Service;
+use crate::app::{Outgoing, OutgoingError, dispatch_report};
+use crate::bus::{DispatchError, Queued};
+use crate::config::parse_duration;
+use crate::message::SentStamp;
+
+/// What the body of a request says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    #[serde(rename = "type")]
+    message_type: String,
+    /// As it is written: JSON that is read and written again may differ.
+    body: Option<Box<RawValue>>,
+    delay: Option<Delay>,
+    #[serde(default)]
+    transports: Vec<String>,
+}
+
+/// Seconds, or a text such as `5m`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Delay {
+    Seconds(f64),
+    Text(String),
+}
+
+pub(super) async fn run(service: &Service, body: &[u8]) -> Reply {
+    let message = match read(body) {
+        Ok(message) => message,
+        Err(reply) => return reply,
+    };
+    let dispatch = match service.app.dispatch_outgoing(message) {
+        Ok(dispatch) => dispatch,
+        Err(error @ OutgoingError::UnknownTransport(_)) => return Reply::error(400, error.to_string()),
+        Err(error) => return Reply::error(422, error.to_string()),
+    };
+    match dispatch.into_future().await {
+        Ok(dispatched) => {
+            let queued = dispatched.queued();
+            // Queued: others will handle it.
+            let status = if queued.is_empty() { 200 } else { 202 };
+            Reply::new(status, dispatch_report(&queued, &dispatched.handled_now()))
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn read(body: &[u8]) -> Result<Outgoing, Reply> {
+    let request: Request = serde_json::from_slice(body).map_err(|error| {
+        let status = if error.is_data() { 422 } else { 400 };
+        let example = r#"{"type":"App\\Message\\Note","body":{"id":1},"delay":"5m"}"#;
+        Reply::error(status, format!("the body must be JSON such as {example}: {error}"))
+    })?;
+    let delay = request.delay.map(|delay| match delay {
+        Delay::Seconds(seconds) => parse_duration(&seconds.to_string()),
+        Delay::Text(text) => parse_duration(&text),
+    });
+    let delay: Option<Duration> = delay.transpose().map_err(|error| Reply::error(422, format!("delay: {error}")))?;
+    let body = request.body.map_or_else(|| "{}".to_owned(), |body| body.get().to_owned());
+    Ok(Outgoing { message_type: request.message_type, body, delay, transports: request.transports })
+}
+
+/// What went wrong, and which queues have the message nevertheless: to dispatch it again is to handle it twice there.
+fn failed(error: &DispatchError) -> Reply {
+    let (status, sent): (u16, Vec<SentStamp>) = match error {
+        DispatchError::Unwritable(_) | DispatchError::NoHandler { .. } | DispatchError::Refused(_) => (422, Vec::new()),
+        DispatchError::Sending { sent, .. } => (503, sent.clone()),
+        DispatchError::Handling(failed) => (500, failed.envelope.all()),
+        DispatchError::Panicked(_) => (500, Vec::new()),
+    };
+    let queued = sent.into_iter().map(|SentStamp { transport_name, queued_on, id, reason }| Queued {
+        transport: transport_name,
+        queued_on,
+        id,
+        reason,
+    });
+    let queued: Vec<Queued> = queued.collect();
+    Reply::new(status, json!({ "error": error.to_string(), "queued": queued }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_stays_as_it_is_written() {
+        let message = read(br#"{"type":"a","body":{"b": 1.0, "a": 12345678901234567890123},"delay":1.5}"#).unwrap();
+        assert_eq!(message.body, r#"{"b": 1.0, "a": 12345678901234567890123}"#);
+        assert_eq!(message.delay, Some(Duration::from_millis(1500)));
+        assert_eq!(read(br#"{"type":"a"}"#).unwrap().body, "{}");
+        assert_eq!(read(br#"{"type":"a","body":null}"#).unwrap().body, "{}");
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for (body, status) in [
+            (&b""[..], 400),
+            (b"{", 400),
+            (b"[]", 422),
+            (b"{}", 422),
+            (br#"{"type":1}"#, 422),
+            (br#"{"type":"a","delay":"soon"}"#, 422),
+            (br#"{"type":"a","delay":-1}"#, 422),
+            (br#"{"type":"a","delay":1e300}"#, 422),
+            (br#"{"type":"a","dely":1}"#, 422),
+            (b"{\"type\":\"\xff\"}", 400),
+        ] {
+            assert_eq!(
+                read(body).map_err(|reply| reply.status).err(),
+                Some(status),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
+        }
+    }
+}
