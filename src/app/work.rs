@@ -167,7 +167,7 @@ impl WorkerBuilder {
         Ok(WorkerHandle { stop, task })
     }
 
-    /// Works until a limit is reached, or until `shutdown` is ready; then finishes the messages in hand.
+    /// Works until a limit is reached, or until `shutdown` is ready; then finishes its current messages.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<WorkerSummary, Error> {
         let (worker, presence) = self.build()?;
         let (mut stop, owner) = (StopToken::new(), owner());

@@ -94,7 +94,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
                 result = &mut run => break result,
                 () = signals.next() => {
                     if std::mem::replace(&mut signalled, true) {
-                        return Err(Failure::Failed("stopped at once; what was in hand is delivered again".to_owned()));
+                        return Err(Failure::Failed("stopped at once; its current messages are delivered again".to_owned()));
                     }
                     at_signal.request(StopReason::OsSignal);
                 }

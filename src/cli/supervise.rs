@@ -35,7 +35,7 @@ pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End>
     let heartbeat = heartbeat::of_supervise(app);
     heartbeat.during(with_jobs(&mut scheduler, supervisor.supervise(signals.next(), explain))).await;
     heartbeat.stop().await;
-    tracing::info!("waiting for the workers to finish what they have in hand");
+    tracing::info!("waiting for the workers to finish their current messages");
     let left = supervisor.stop_workers(signals.next()).await?;
     if !left.is_empty() {
         let workers = if left.len() == 1 { "a worker was".into() } else { format!("{} workers were", left.len()) };

@@ -343,6 +343,9 @@ impl Setting<String> {
     ///     .matching("[a-z][a-z0-9-]{2,62}", "a name of small letters, digits and hyphens");
     /// ```
     ///
+    /// The mistake shows the value. For a secret, read the text without a pattern, and check it with
+    /// [`OptionReader::refuse`](crate::transport::OptionReader::refuse).
+    ///
     /// The expression is one that Rust's `regex` and JavaScript read alike: without look-around and backreferences. An
     /// expression that cannot be read fits no text, so that [`Setting::default_value`] panics.
     #[must_use]

@@ -469,7 +469,7 @@ impl<'a> Run<'a> {
         self.intake.stop_prefetching();
         self.start_handling(stop);
         if !self.running.is_empty() {
-            tracing::info!(messages = self.running.len(), "finishing the messages in hand");
+            tracing::info!(messages = self.running.len(), "finishing the current messages");
         }
         loop {
             let prefetched = self.intake.prefetched_until();

@@ -170,7 +170,7 @@ fn a_type_is_routed_and_handled_by_its_interfaces() {
     let expected = json!({"messages": [{
         "type": r"App\Report", "interfaces": [r"App\AsyncMessage", r"App\Loggable"], "transports": ["mail_queue"],
         "handlers": ["exec sh -c 'cat >> logged; echo >> logged'"],
-    }]});
+    }], "jobs": []});
     assert_eq!(known, expected);
     let all = project.run(&["debug"]).succeeds().stdout;
     assert!(all.contains(r"App\Urgent") && all.contains("HighPriorityMessageInterface"), "{all}");

@@ -78,7 +78,7 @@ fn a_second_signal_ends_the_worker_and_the_program_it_waits_for() {
     let mut worker = project.start("worker", &["consume", "high"]);
     wait_until("it is being handled", || project.lines("slow").len() == 1);
     worker.signal(Signal::SIGTERM);
-    wait_until("the first signal is heard", || project.log().contains("finishing the messages in hand"));
+    wait_until("the first signal is heard", || project.log().contains("finishing the current messages"));
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.ends(), Some(1));
     wait_until("nothing runs any more", || project.processes().is_empty());

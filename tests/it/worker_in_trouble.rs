@@ -158,7 +158,7 @@ fn a_handler_that_ends_with_its_host_uses_up_no_retry() {
             worker.signal(Signal::SIGTERM);
         } else {
             worker.signal(Signal::SIGTERM);
-            wait_until("the worker hears it", || times(&project, "finishing the messages in hand") == 1);
+            wait_until("the worker hears it", || times(&project, "finishing the current messages") == 1);
             killpg(handler, signal).unwrap();
         }
         assert_eq!(worker.ends(), Some(0));
@@ -251,7 +251,7 @@ fn an_ending_worker_pauses_between_attempts_on_a_failing_store() {
     handler(&project);
     take_database_away(&project);
     worker.signal(Signal::SIGTERM);
-    wait_until("the worker hears it", || times(&project, "finishing the messages in hand") == 1);
+    wait_until("the worker hears it", || times(&project, "finishing the current messages") == 1);
     project.write("go", "");
     assert_eq!(worker.ends(), Some(0));
     let tries = times(&project, "handled messages could not be acknowledged");
