@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
 use super::definition::{Definition, Missing, Setting, Support};
+use super::problem::displayable;
 use super::value::{FromValue, Mismatch, plain_text};
 use super::{Dsn, Problem, Secret, TransportConfig};
 
@@ -239,7 +240,8 @@ impl OptionReader<'_> {
             Err(Mismatch::Kind) => definition.kind.expected(),
             Err(Mismatch::Because(why)) => why,
         };
-        let found = plain_text(value).map_or_else(|| "a list or map".to_owned(), |text| format!("\"{text}\""));
+        let found = plain_text(value);
+        let found = found.map_or_else(|| "a list or map".to_owned(), |text| format!("\"{}\"", displayable(&text)));
         self.refuse(name, format!("{within}{} is {expected}; found {found}", definition.name));
         setting.default_value()
     }
