@@ -22,7 +22,7 @@ const SERVE_KEYS: &[Definition] = &[
 ];
 
 const LISTEN: Setting<String> =
-    Setting::text("listen", "127.0.0.1:8060", "the address and port where `minutely serve` listens");
+    Setting::text("listen", "127.0.0.1:8060", "the address and port on which the command `serve` listens");
 const TOKEN: Definition = Definition::new(
     "token",
     Kind::Text("text"),
@@ -32,7 +32,7 @@ const TOKEN: Definition = Definition::new(
 const MAX_BODY: Setting<u64> =
     Setting::whole("max_body", 1, 1 << 30, "1048576", "the longest body of a request, in bytes");
 const MAX_CONNECTIONS: Setting<u64> =
-    Setting::whole("max_connections", 1, 10_000, "32", "how many connections `minutely serve` has at once");
+    Setting::whole("max_connections", 1, 10_000, "32", "the most connections that the command `serve` has at once");
 const READ_TIMEOUT: Setting<Duration> = Setting::duration(
     "read_timeout",
     "10s",
