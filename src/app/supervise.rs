@@ -1,4 +1,4 @@
-//! A supervisor for an application's workers.
+//! A supervisor for an application's workers and jobs.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -11,7 +11,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::App;
+use super::jobs::{JobTasks, log_report, with_jobs};
+use crate::config::Trigger;
 use crate::error::Error;
+use crate::schedule::Scheduler;
 use crate::supervisor::{Lifetime, Supervisor, TickReport, keep_inherited_from_children};
 
 /// How often a supervisor that has found another one checks again.
@@ -52,6 +55,12 @@ pub struct SupervisorBuilder {
     app: App,
 }
 
+/// Runs the jobs that are due.
+struct Jobs {
+    scheduler: Scheduler,
+    tasks: JobTasks,
+}
+
 /// A supervisor that runs in this process. If this is dropped, it goes on until the runtime ends.
 pub struct SupervisorHandle {
     stop: oneshot::Sender<Workers>,
@@ -65,9 +74,13 @@ enum Workers {
 }
 
 impl App {
-    /// A supervisor in this process: it keeps the workers that the configuration defines running, like
-    /// `minutely supervise`. Workers are processes. For workers that are this program itself, set
+    /// A supervisor in this process: it keeps the workers that the configuration defines running, and runs the jobs that are
+    /// due, like `minutely supervise`. Workers are processes. For workers that are this program itself, set
     /// [`AppBuilder::worker_arguments`](super::AppBuilder::worker_arguments).
+    ///
+    /// With these arguments, each run of a job is a process too, and outlives this one. Without them, this program does not know how
+    /// to call itself, and a run is a task of this process: a function shares its memory, and is broken off when the
+    /// supervisor ends.
     ///
     /// ```no_run
     /// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
@@ -94,20 +107,26 @@ impl SupervisorBuilder {
     /// Outside of a tokio runtime.
     pub fn spawn(self) -> Result<SupervisorHandle, Error> {
         let supervisor = self.app.supervisor_of_workers()?;
+        let tasks = JobTasks::new();
+        let scheduler = match self.app.own_commands() {
+            Some((arguments, dir)) => self.app.jobs_in_processes(Trigger::Cli, arguments, dir)?,
+            None => self.app.jobs_in_tasks(&tasks).map_err(|error| Error::Supervisor(error.into()))?,
+        };
         keep_inherited_from_children();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(supervise(supervisor, stopped));
+        let task = tokio::spawn(supervise(supervisor, Jobs { scheduler, tasks }, stopped));
         Ok(SupervisorHandle { stop, task })
     }
 }
 
 impl SupervisorHandle {
-    /// Asks all workers to finish their current messages and to end, and waits until they have ended.
+    /// Asks all workers to finish their current messages and to end, and waits until they have ended. Breaks off the jobs that
+    /// run in this process; others go on.
     pub async fn stop(self) -> Result<(), Error> {
         self.end(Workers::Finish).await
     }
 
-    /// Stops supervising. The workers go on until they reach their limits; the next supervisor finds them.
+    /// Stops supervising. Breaks off the jobs that run in this process. The workers go on until they reach their limits; the next supervisor finds them.
     pub async fn leave(self) -> Result<(), Error> {
         self.end(Workers::GoOn).await
     }
@@ -125,7 +144,7 @@ impl SupervisorHandle {
     }
 }
 
-async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) -> Result<(), Error> {
+async fn supervise(supervisor: Supervisor, mut jobs: Jobs, stopped: oneshot::Receiver<Workers>) -> Result<(), Error> {
     let mut stopped = stopped.fuse();
     let _lock = loop {
         let lock = supervisor.lock(Lifetime::UntilStopped).await.inspect_err(|error| tracing::error!("{error}"));
@@ -147,7 +166,8 @@ async fn supervise(supervisor: Supervisor, stopped: oneshot::Receiver<Workers>) 
             Err(_) => pending().await,
         }
     };
-    supervisor.supervise(stop, explain).await;
+    with_jobs(&mut jobs.scheduler, supervisor.supervise(stop, explain), log_report).await;
+    jobs.tasks.end().await;
     if let Some(Workers::Finish) = workers {
         supervisor.stop_workers(pending()).await.map_err(|error| Error::Supervisor(error.into()))?;
     }

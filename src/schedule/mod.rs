@@ -42,5 +42,5 @@ pub(crate) use killed::clean_up_job;
 pub(crate) use preview::{DueJob, due_jobs};
 pub(crate) use report::Report;
 pub(crate) use runner::Runner;
-pub(crate) use scheduler::Scheduler;
+pub(crate) use scheduler::{Scheduler, StartJob};
 pub(crate) use shared_state::{Outcome, Run, SharedState};

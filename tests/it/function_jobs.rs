@@ -22,7 +22,19 @@ const APPLICATION: &str = "MINUTELY_TEST_JOBS";
 
 /// Runs the application instead of tests, if the environment says so.
 pub fn instead_of_tests() -> Option<ExitCode> {
-    std::env::var_os(APPLICATION).map(|_| minutely::cli::main(application().config_file("config.yaml")))
+    std::env::var_os(APPLICATION)?;
+    let application = application().config_file("config.yaml");
+    Some(if std::env::args().len() > 1 { minutely::cli::main(application) } else { manage(application) })
+}
+
+/// Supervises without a command of minutely's, until the test is done.
+#[tokio::main]
+async fn manage(application: AppBuilder) -> ExitCode {
+    let app = application.worker_arguments(["consume"]).build().unwrap();
+    let supervisor = app.supervisor().spawn().unwrap();
+    wait_until("the test is done", || fs::exists("done").unwrap());
+    supervisor.stop().await.unwrap();
+    ExitCode::SUCCESS
 }
 
 #[derive(Serialize, Deserialize)]
@@ -167,6 +179,19 @@ fn a_function_outlives_its_supervisor_and_is_told_when_its_process_is_killed() {
     let pid = project.lines("begun").last().unwrap().parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_until("it is told", || project.lines("second.err").join("").contains("job slow failed: it was killed"));
+}
+
+#[test]
+fn a_supervisor_in_an_application_runs_jobs_as_processes_if_it_knows_its_program() {
+    let project = Project::new("cron: []");
+    let mut manager = Running::start(&project, "manage", command(&project, &[]));
+    wait_until("both have begun", || !project.lines("ran").is_empty() && !project.lines("begun").is_empty());
+    let pids = [project.lines("ran"), project.lines("begun")].concat();
+    assert!(!pids.contains(&manager.pid().to_string()), "{pids:?}");
+    project.write("done", "");
+    assert_eq!(manager.ends(), Some(0));
+    project.write("go", "");
+    wait_until("it has outlived the supervisor", || job(&project, "slow")["last_run"]["output"] == "at last");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! A supervisor inside of an application: this test program has it, and its workers are processes of `minutely`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
 use minutely::config::Config;
-use minutely::handler::HandlerError;
+use minutely::handler::{HandlerError, State};
 use minutely::message::{Envelope, Message};
-use minutely::{App, Error};
+use minutely::{App, Error, Job};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -135,4 +139,57 @@ async fn workers_of_the_application_itself_need_its_arguments() {
     let wrong = App::builder().config(config(&["--slepp=1"])).dir(project.path()).handle(nothing);
     let error = wrong.worker_arguments(["consume"]).build().err().unwrap().to_string();
     assert!(error.contains("--slepp"), "{error}");
+}
+
+#[test]
+async fn without_commands_of_its_own_its_jobs_run_in_this_process_and_end_with_it() {
+    let project = Project::new("");
+    let ran = Arc::new(AtomicU32::new(0));
+    let count = async |State(ran): State<Arc<AtomicU32>>| {
+        ran.fetch_add(1, Ordering::Relaxed);
+    };
+    let (begun, is_dropped) = (project.file("begun"), Arc::new(()));
+    let held = Arc::clone(&is_dropped);
+    let hang = move || {
+        let (begun, held) = (begun.clone(), Arc::clone(&held));
+        async move {
+            let _held = held;
+            std::fs::write(begun, "").unwrap();
+            std::future::pending::<()>().await;
+        }
+    };
+    let program = serde_json::json!([{ "name": "program", "schedule": "every 1s", "command": ["sh", "-c", "echo >> echoed; sleep 300"] }]);
+    let app = App::builder()
+        .config(Config::builder().set("cron", program))
+        .dir(project.path())
+        .state(Arc::clone(&ran))
+        .job(Job::new("count", "every 1s", count))
+        .job(Job::new("hang", "every 1s", hang))
+        .build()
+        .unwrap();
+    let supervisor = app.supervisor().spawn().unwrap();
+    until("all run", || {
+        ran.load(Ordering::Relaxed) >= 2 && project.file("begun").exists() && !project.lines("echoed").is_empty()
+    })
+    .await;
+    assert_eq!((project.lines("echoed").len(), Arc::strong_count(&is_dropped)), (1, 3), "none runs twice at once");
+    supervisor.stop().await.unwrap();
+    drop(app);
+    assert_eq!(Arc::strong_count(&is_dropped), 1, "the function is dropped");
+    wait_until("the program is ended", || project.processes().is_empty());
+    let jobs =
+        "cron: [{name: hang, schedule: every 1s, command: [a]}, {name: program, schedule: every 1s, command: [a]}]";
+    project.write("config.yaml", jobs);
+    for job in project.json(&["cron", "list"]).as_array().unwrap() {
+        assert_eq!((&job["last_run"]["result"], &job["running"]), (&"broken off".into(), &false.into()), "{job}");
+    }
+}
+
+/// Waits for a condition, and lets the tasks of this process run meanwhile.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -5,14 +5,10 @@ mod list;
 mod next;
 mod run;
 
-use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
 
 use clap::Subcommand;
-use futures_util::future::join;
 use serde::Serialize;
-use tokio::sync::oneshot;
 
 use super::output::{self, Format, FormatArg, age};
 use super::signals::Signals;
@@ -20,9 +16,7 @@ use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
 use crate::app::explain;
 use crate::config::{Problem, Trigger};
 use crate::schedule::{DueJob, Job, Report, Scheduler, SharedState, due_jobs};
-use crate::supervisor::{
-    JobProcess, JobSlots, Lifetime, Plan, Supervisor, SupervisorLock, host_owner, known_host_owner,
-};
+use crate::supervisor::{JobSlots, Lifetime, Plan, Supervisor, SupervisorLock, known_host_owner};
 
 /// What this command is called.
 pub(super) const NAMES: &[&str] = &["cron", "contao:cron"];
@@ -119,60 +113,14 @@ pub(super) fn supervisor(app: &App) -> Result<Supervisor> {
 
 /// What runs the jobs that are due, beside a supervisor that was started by a command of one of these names.
 pub(super) fn scheduler(app: &App, trigger: Trigger, names: &[&str], global: &GlobalArgs) -> Result<Scheduler> {
-    let config = &app.config;
-    let own =
-        app.worker_program.as_deref().filter(|program| program.arguments.last().is_some_and(|last| last == "consume"));
-    let (mut arguments, dir) = match own {
-        Some(program) => (program.arguments[..program.arguments.len() - 1].to_vec(), program.dir.clone()),
-        None => (own_arguments(names, global).unwrap_or_default(), None),
-    };
-    arguments.insert(0, std::env::current_exe()?.into());
-    let dir = dir.map_or_else(std::env::current_dir, Ok)?;
-    let slots = JobSlots::new(&config.state_dir);
-    let host = if app.jobs.is_empty() { String::new() } else { host_owner(&config.state_dir)? };
-    let shared = SharedState::new(app.cache.clone(), host);
-    let (to_give_back, log) = (shared.clone(), slots.log().to_owned());
-    let start = move |job: &Job, taken: Option<&str>, claim| {
-        let run = ["cron".into(), "run".into(), job.name().into()];
-        let words = taken.map(|taken| [OsString::from("--taken"), taken.into()]).into_iter().flatten();
-        let command: Vec<OsString> = arguments.iter().cloned().chain(run).chain(words).collect();
-        let process = slots.start(claim, &command, &dir).map_err(|error| error.to_string())?;
-        tokio::spawn(not_begun(process, job.clone(), taken.map(str::to_owned), to_give_back.clone(), log.clone()));
-        Ok(())
-    };
-    Ok(Scheduler::new(&app.jobs, trigger, shared, &config.state_dir, Box::new(start)).beside(&config.workers))
-}
-
-/// Sees to a run whose process has ended before it began: its configuration may be wrong at the moment. One that has begun exits
-/// with 0, however the job went, or was killed, or has panicked.
-async fn not_begun(process: JobProcess, job: Job, taken: Option<String>, shared: SharedState, log: PathBuf) {
-    let Ok(Some(status)) = process.await else { return };
-    let Some(code @ 1..=2) = status.code() else { return };
-    let given_back = match taken {
-        Some(taken) => {
-            shared.skip(&job, &taken, chrono::Utc::now()).await.map(|()| "; it is tried again in the next minute")
-        }
-        None => Ok(""),
-    };
-    let then = given_back.unwrap_or("; its run could not be given back, and is lost");
-    tracing::error!(job = job.name(), "its process could not begin (exit code {code}; see {}){then}", log.display());
+    let (arguments, dir) =
+        app.own_commands().unwrap_or_else(|| (own_arguments(names, global).unwrap_or_default(), None));
+    app.jobs_in_processes(trigger, arguments, dir).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Supervises, and starts the jobs that are due meanwhile.
 pub(super) async fn with_jobs<T>(scheduler: &mut Scheduler, supervising: impl Future<Output = T>) -> T {
-    let (ended, stop) = oneshot::channel::<()>();
-    let supervising = async {
-        let result = supervising.await;
-        drop(ended);
-        result
-    };
-    let jobs = scheduler.run(
-        async move {
-            let _ = stop.await;
-        },
-        print_report,
-    );
-    join(supervising, jobs).await.0
+    crate::app::with_jobs(scheduler, supervising, print_report).await
 }
 
 /// Prints a failed run. The process of the run has logged it.
