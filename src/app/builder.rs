@@ -287,6 +287,19 @@ impl AppBuilder {
         }
     }
 
+    /// What distinguishes its configuration from others, as [`Config::file`] says when it is built.
+    pub(crate) fn identity(&self) -> std::io::Result<PathBuf> {
+        match self.file() {
+            Some(file) => std::path::absolute(file),
+            None => in_folder(self.dir.clone()),
+        }
+    }
+
+    /// How the supervisor starts this program as a worker, if the application has said so.
+    pub(crate) fn worker_program(&self) -> Option<&WorkerProgram> {
+        self.worker_program.as_ref()
+    }
+
     /// Like [`AppBuilder::build`], for callers that show each problem separately.
     pub(crate) fn build_checked(mut self) -> Result<App, Problems> {
         if self.is_whole_program && self.worker_program.is_none() {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::installation::Installation;
 use super::{Application, End, Failure, GlobalArgs, Result, output, own_arguments, this_program};
 use crate::app::CONFIG_FILE;
 
@@ -19,7 +20,8 @@ pub(super) struct Args {}
 /// What this command is called.
 pub(super) const NAMES: &[&str] = &["init"];
 
-pub(super) fn run(app: &Application, _: &Args, global: &GlobalArgs) -> Result<End> {
+/// `default_file` is the configuration that is read without `--config`.
+pub(super) fn run(app: &Application, default_file: Option<&Path>, _: &Args, global: &GlobalArgs) -> Result<End> {
     let (file, is_whole_program) = match app {
         Application::Built(app) => (Some(app.config.file.as_path()), false),
         Application::Builder(builder) => (builder.file(), builder.is_whole_program),
@@ -47,7 +49,8 @@ pub(super) fn run(app: &Application, _: &Args, global: &GlobalArgs) -> Result<En
     } else {
         called(program, &before)
     };
-    output::line(next_steps(file, &start_in, &start, is_whole_program));
+    let line = Installation::find(app, default_file, NAMES, global)?.crontab_line();
+    output::line(next_steps(file, &start_in, &start, &line, is_whole_program));
     Ok(End::Well)
 }
 
@@ -82,16 +85,14 @@ fn folder(config: &Path) -> Result<PathBuf> {
         .map_err(|error| Failure::Failed(format!("the current folder cannot be determined: {error}")))
 }
 
-/// What to type next; `start` is how the program is called, in the folder `start_in`.
-fn next_steps(config: &Path, start_in: &Path, start: &str, is_whole_program: bool) -> String {
+/// What to type next; `start` is how the program is called, in the folder `start_in`, and `crontab` cron's line.
+fn next_steps(config: &Path, start_in: &Path, start: &str, crontab: &str, is_whole_program: bool) -> String {
     let folder = quoted(&start_in.display().to_string());
     let beside = config.parent().filter(|parent| *parent != Path::new(""));
     let go_there = beside.filter(|_| is_whole_program).map(|_| format!("   cd {folder}\n")).unwrap_or_default();
     let handled = Path::new("var/handled.log");
     let handled = beside.filter(|_| !is_whole_program).map_or_else(|| handled.to_owned(), |dir| dir.join(handled));
     let handled = quoted(&handled.display().to_string());
-    // To cron a % is the end of the line.
-    let crontab = format!("* * * * * cd {folder} && {start} cron").replace('%', r"\%");
     format!(
         r#"{file} is written, and works as it is. Next:
 
@@ -99,7 +100,9 @@ fn next_steps(config: &Path, start_in: &Path, start: &str, is_whole_program: boo
 {go_there}   {start} dispatch 'App\Message\High\Note' '{{"text":"Hello"}}'
    cat {handled}
 
-2. Add this line with `crontab -e`. Within a minute, workers run, and messages are queued for them:
+2. Add a line to your crontab. Within a minute, workers run, and messages are queued for them:
+   {start} crontab --install
+   This is the line, for `crontab -e` and for providers that ask for it:
    {crontab}
 
 3. See what is going on:
@@ -114,21 +117,4 @@ fn next_steps(config: &Path, start_in: &Path, start: &str, is_whole_program: boo
 /// As a shell takes it.
 fn quoted(text: &str) -> String {
     shell_words::quote(text).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_crontab_line_survives_the_shell_and_cron() {
-        let steps = Path::new("/srv/my app/100%");
-        let steps = next_steps(&steps.join("app.yaml"), steps, "./minutely --config app.yaml", true);
-        let expected = r"* * * * * cd '/srv/my app/100\%' && ./minutely --config app.yaml cron";
-        assert!(steps.contains(expected), "{steps}");
-        let here = std::env::current_dir().unwrap();
-        let steps = next_steps(Path::new("config.yaml"), &here, "./minutely", true);
-        let expected = format!("cd {} && ./minutely cron\n", quoted(&here.display().to_string()));
-        assert!(steps.contains(&expected), "{steps}");
-    }
 }

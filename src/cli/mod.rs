@@ -6,10 +6,12 @@ mod config;
 mod consume;
 mod counts;
 mod cron;
+mod crontab;
 mod daily_log;
 mod debug;
 mod dispatch;
 mod init;
+mod installation;
 mod logging;
 mod output;
 mod printer;
@@ -21,6 +23,7 @@ mod stats;
 mod status;
 mod stop_workers;
 mod supervise;
+mod systemd;
 #[cfg(test)]
 mod tests;
 
@@ -128,6 +131,10 @@ enum Kind {
     /// Start the jobs that are due and keep workers running until the next minute; cron starts this
     #[command(alias = "contao:cron")]
     Cron(cron::Args),
+    /// Print the line with which cron starts this installation, or put it into the crontab
+    Crontab(crontab::Args),
+    /// Print the units with which systemd starts this installation
+    Systemd(systemd::Args),
     /// Start the jobs that are due and keep workers running until stopped, for systemd and containers
     Supervise(supervise::Args),
     /// Answer requests by HTTP: run what is due, dispatch, consume for a moment
@@ -258,6 +265,14 @@ pub enum Application {
 }
 
 impl Application {
+    /// The configuration's file, if it is one.
+    fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Built(app) => Some(app.config.file.clone()),
+            Self::Builder(builder) => builder.file().map(Path::to_owned),
+        }
+    }
+
     fn config_schema(&self) -> serde_json::Value {
         match self {
             Self::Built(app) => app.config_schema(),
@@ -461,11 +476,18 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     if verbosity.quiet {
         output::be_quiet();
     }
+    let default_file = app.file();
     let app = app.configured(global)?;
     if let Kind::Init(args) = command {
-        return init::run(&app, args, global);
+        return init::run(&app, default_file.as_deref(), args, global);
     }
     let advice = advice(&app, command, global);
+    if let Kind::Systemd(args) = command {
+        return systemd::run(&app, default_file.as_deref(), args, global);
+    }
+    if let Kind::Crontab(args) = command {
+        return crontab::run(app, default_file.as_deref(), args, global, &advice).await;
+    }
     if let Kind::Config(args) = command {
         return config::run(app, args, &advice).await;
     }
@@ -500,7 +522,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Status(args) => status::run(&app, args).await,
         Kind::Alive(args) => alive::run(&app, args).await,
         Kind::Debug(args) => debug::run(&app, args),
-        Kind::Config(_) | Kind::Init(_) => Ok(End::Well),
+        Kind::Config(_) | Kind::Init(_) | Kind::Crontab(_) | Kind::Systemd(_) => Ok(End::Well),
     }
 }
 
@@ -530,10 +552,18 @@ fn advice(app: &Application, command: &Kind, global: &GlobalArgs) -> String {
 
 /// What to type for another of these commands: as this one was typed, but for its own name.
 fn typed(command: &Kind, other: &str, global: &GlobalArgs) -> String {
-    let Some(arguments) = own_arguments(names(command), global) else { return other.to_owned() };
+    match own_arguments(names(command), global) {
+        Some(_) => format!("{} {other}", called_before(names(command), global)),
+        None => other.to_owned(),
+    }
+}
+
+/// What people type before the name of a command, which has one of these names: the program, and what it needs to know.
+fn called_before(names: &[&str], global: &GlobalArgs) -> String {
+    let arguments = own_arguments(names, global).unwrap_or_default();
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let before = if arguments.is_empty() { String::new() } else { format!(" {}", shell_words::join(arguments)) };
-    format!("{}{before} {other}", this_program())
+    format!("{}{before}", this_program())
 }
 
 /// How this program becomes a worker, by the arguments that it was started with: those before the command's own name.
@@ -552,6 +582,8 @@ fn names(command: &Kind) -> &'static [&'static str] {
     match command {
         Kind::Init(_) => init::NAMES,
         Kind::Cron(_) => cron::NAMES,
+        Kind::Crontab(_) => crontab::NAMES,
+        Kind::Systemd(_) => systemd::NAMES,
         Kind::Supervise(_) => supervise::NAMES,
         #[cfg(feature = "serve")]
         Kind::Serve(_) => serve::NAMES,

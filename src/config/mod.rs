@@ -53,7 +53,7 @@ pub(crate) use http_request::{HttpRequest, HttpUrl};
 pub(crate) use keys::KEYS;
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
-pub(crate) use read::{read, read_built, read_text};
+pub(crate) use read::{problems_with, read, read_built, read_text};
 pub(crate) use schema::{SchemeOptions, schema};
 pub(crate) use serve::ServeConfig;
 pub(crate) use spec::{OptionReader, TransportSpec};

@@ -4,6 +4,7 @@
 //! may be mixed, if nothing is set twice.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -53,6 +54,19 @@ pub(crate) fn read(path: &Path) -> Result<(Config, Problems), Problems> {
     };
     let environment = Environment::load(folder(&file), env::vars_os(), &mut problems);
     parse(&text, &file, &environment, problems)
+}
+
+/// What would be wrong with a configuration if the process had no other environment than this.
+pub(crate) fn problems_with(path: &Path, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Problems {
+    let mut problems = Problems::new(path.display().to_string());
+    let text = match text_of(path) {
+        Ok(text) => text,
+        Err(message) => return alone(problems, message),
+    };
+    let environment = Environment::load(folder(path), environment, &mut problems);
+    match parse(&text, path, &environment, problems) {
+        Ok((_, problems)) | Err(problems) => problems,
+    }
 }
 
 /// Like [`read`], from a text. `file` identifies it: relative paths start in its folder, and it distinguishes this

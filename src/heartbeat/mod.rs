@@ -8,7 +8,6 @@
 mod cron;
 mod worker;
 
-#[allow(unused_imports)]
 pub(crate) use cron::last_cron;
 pub(crate) use cron::{CronBeat, CronHeartbeat, CronKind, cron_beats};
 pub(crate) use worker::{SourceReporter, WorkerHeartbeat};

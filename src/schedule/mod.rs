@@ -44,3 +44,5 @@ pub(crate) use report::Report;
 pub(crate) use runner::Runner;
 pub(crate) use scheduler::{Scheduler, StartJob};
 pub(crate) use shared_state::{Outcome, Run, SharedState};
+pub(crate) use timing::Schedule;
+pub(crate) use zone::Zone;

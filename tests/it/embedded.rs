@@ -184,6 +184,28 @@ fn status(project: &Project) -> serde_json::Value {
 }
 
 #[test]
+fn cron_starts_the_application_as_it_was_started_itself() {
+    let project = Project::new("");
+    project.write("shop.yaml", "transports: {}\n");
+    let program = std::env::current_exe().unwrap();
+    let begin = format!("* * * * * cd {} && {} {APPLICATION}", project.path().display(), program.display());
+    for (arguments, expected) in [
+        (&["--profile=a b%", "queue", "crontab"][..], r"'--profile=a b\%' queue cron"),
+        (&["files", "crontab"], "files cron"),
+        (&["files", "crontab", "--config", "shop.yaml"], "files --config shop.yaml cron"),
+        (&["--config=shop.yaml", "files", "crontab"], "'--config=shop.yaml' files cron"),
+    ] {
+        let output = run(&project, arguments).succeeds();
+        assert_eq!(output.stdout, format!("{begin} {expected}\n"), "{output:?}");
+    }
+    let mut command = application(&project, &["files", "crontab"]);
+    let output = command.env("MINUTELY_CONFIG", "shop.yaml").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{begin} files --config shop.yaml cron\n"));
+    let units = run(&project, &["queue", "systemd", "--only=service"]).succeeds().stdout;
+    assert!(units.contains(&format!("ExecStart={} {APPLICATION} queue cron\n", program.display())), "{units}");
+}
+
+#[test]
 fn a_supervisor_starts_the_application_as_it_was_started_itself() {
     let project = Project::new("");
     let lamp = r#"{"thing":"a lamp"}"#;

@@ -13,6 +13,7 @@ mod cache;
 mod cgi;
 mod conformance;
 mod cron_jobs;
+mod crontab;
 mod dispatch;
 mod documentation;
 mod embedded;
