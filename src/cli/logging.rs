@@ -28,8 +28,19 @@ pub(super) enum Logging {
     Terminal,
 }
 
-/// From here on, events are logged. A command that `narrates` says on standard error what it does, also without a terminal.
-pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, narrates: bool) -> Result<()> {
+/// When a command says on standard error what it does, and not only what is wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Narration {
+    /// Also without a terminal.
+    Always,
+    /// To a person.
+    OnTerminal,
+    /// With `-v` only.
+    Never,
+}
+
+/// From here on, events are logged.
+pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, narration: Narration) -> Result<()> {
     let file = match logging {
         Logging::Terminal => None,
         Logging::File => Some(log_file(state_dir).map_err(Failure::Failed)?),
@@ -49,7 +60,7 @@ pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, na
         .with_target(false)
         .with_timer(Time("%H:%M:%S"))
         .with_writer(io::stderr)
-        .with_filter(ours(terminal_level(verbosity, narrates)));
+        .with_filter(ours(terminal_level(verbosity, narration)));
     // Fails when a subscriber is there already, which then gets the events: an application has set its own.
     let _ = tracing::subscriber::set_global_default(registry().with(file).with(stderr).with(capture()));
     Ok(())
@@ -57,13 +68,14 @@ pub(super) fn start(verbosity: Verbosity, state_dir: &Path, logging: Logging, na
 
 /// What is shown besides the log: what happens, to a person at a terminal; to cron, which mails what it is shown, only
 /// what is wrong. A supervised worker has the log for everything.
-fn terminal_level(verbosity: Verbosity, narrates: bool) -> LevelFilter {
+fn terminal_level(verbosity: Verbosity, narration: Narration) -> LevelFilter {
     match verbosity.verbose {
         _ if verbosity.quiet => LevelFilter::ERROR,
         1 => LevelFilter::DEBUG,
         2.. => LevelFilter::TRACE,
         0 if std::env::var_os(SLOT_VARIABLE).is_some() => LevelFilter::OFF,
-        0 if narrates || io::stderr().is_terminal() => LevelFilter::INFO,
+        0 if narration == Narration::Always => LevelFilter::INFO,
+        0 if narration == Narration::OnTerminal && io::stderr().is_terminal() => LevelFilter::INFO,
         0 => LevelFilter::WARN,
     }
 }

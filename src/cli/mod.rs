@@ -42,7 +42,7 @@ use crate::config::{Problems, Verbosity};
 use crate::supervisor::keep_inherited_from_children;
 use crate::threads;
 
-use logging::Logging;
+use logging::{Logging, Narration};
 
 /// What the program is for.
 const ABOUT: &str = "Run background work from one crontab line: queues, autoscaling workers, retries";
@@ -505,9 +505,14 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Dispatch(_) | Kind::Setup(_) | Kind::StopWorkers(_) => Logging::FileIfPossible,
         _ => Logging::Terminal,
     };
-    // In a container, and under systemd, standard error is where a service says what it does.
-    let narrates = matches!(command.name(), "supervise" | "serve");
-    logging::start(verbosity, &app.config.state_dir, logging, narrates)?;
+    let narration = match command {
+        // It shows what the job prints.
+        Kind::Cron(cron::Args { command: Some(cron::Jobs::Run(_)), .. }) => Narration::Never,
+        // In a container, and under systemd, standard error is where a service says what it does.
+        _ if matches!(command.name(), "supervise" | "serve") => Narration::Always,
+        _ => Narration::OnTerminal,
+    };
+    logging::start(verbosity, &app.config.state_dir, logging, narration)?;
     match command {
         Kind::Cron(args) => cron::run(&app, args, global).await,
         Kind::Supervise(args) => supervise::run(&app, args, global).await,
