@@ -21,7 +21,7 @@ transports:
   mail: "sqlite:q.db?queue_name=mail"
   auto: auto-fallback://auto?target=mail&fallback=sync
   failed: "sqlite:q.db?queue_name=failed"
-  lost: "sqlite:/nowhere/q.db"
+  lost: "redis://127.0.0.1:1/lost"
 routing:
   'App\Mail': mail
   'App\Slow': mail
@@ -79,9 +79,8 @@ impl Answer {
 impl Served {
     fn new(config: &str) -> Self {
         let project = Project::new(config);
-        let mut command = project.command(&["serve", "--listen", "127.0.0.1:0"]);
-        command.env("TOKEN", TOKEN);
-        let server = Running::start(&project, "serve", command);
+        project.write(".env.local", format!("TOKEN={TOKEN}\n"));
+        let server = project.start("serve", &["serve", "--listen", "127.0.0.1:0"]);
         let mut address = None;
         wait_until("it listens", || {
             let line = project.lines("serve.err").into_iter().find(|line| line.contains("listening on http://"));
@@ -219,7 +218,7 @@ fn a_request_consumes_until_nothing_is_pending() {
     assert!(!served.project.is_running("mail"), "nobody may rely on it");
     served.consume("mial").is_error(400, "mail");
     served.consume("sync").is_error(400, "handled at once");
-    served.consume("lost").is_error(503, "");
+    served.consume("lost").is_error(503, "does not answer");
     served.request("POST", CONSUME, "receiver=mail").is_error(400, "{\"receiver\":\"async\"}");
 }
 
@@ -238,7 +237,7 @@ fn a_receiver_is_consumed_by_one_request_at_a_time_and_slow_handlers_are_finishe
     let mut cgi = served.project.command(&["cgi"]);
     let body = r#"{"receiver":"mail"}"#;
     served.project.write("body", body);
-    cgi.env("TOKEN", TOKEN).env("REQUEST_METHOD", "POST").env("PATH_INFO", CONSUME);
+    cgi.env("REQUEST_METHOD", "POST").env("PATH_INFO", CONSUME);
     cgi.env("CONTENT_LENGTH", body.len().to_string()).env("HTTP_AUTHORIZATION", format!("Bearer {TOKEN}"));
     let output = cgi.stdin(std::fs::File::open(served.project.file("body")).unwrap()).output().unwrap();
     assert!(output.stdout.starts_with(b"Status: 409 Conflict\r\n"), "{output:?}");
@@ -423,7 +422,7 @@ fn beside_a_supervisor_a_ping_runs_jobs_and_leaves_the_workers_to_it() {
 
 #[test]
 fn a_job_or_a_worker_that_cannot_be_started_is_an_error() {
-    let served = Served::new(&JOBS.replace("scope: web}", "scope: web}\ncache: 'sqlite:/nowhere/cache.db'"));
+    let served = Served::new(&format!("cache: 'redis://127.0.0.1:1'\n{JOBS}"));
     let report = served.request("POST", "/cron", "").is(500).json();
     assert!(report["error"].as_str().unwrap().contains("web: "), "{report}");
 }
