@@ -21,10 +21,8 @@ use nix::Error as Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "http"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
 pub(crate) use self::pool::wait_for_lookup_thread;
-#[cfg(feature = "amqp")]
-pub(crate) use self::pool::wait_for_pool_thread;
 
 /// How long an idle thread of the blocking pool stays. The pool only looks up a host name from time to time.
 const POOL_KEEP_ALIVE: Duration = Duration::from_secs(2);

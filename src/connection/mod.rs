@@ -23,6 +23,8 @@ mod registry;
 pub(crate) mod sql;
 #[cfg(any(feature = "redis", feature = "amqp"))]
 mod tls;
+#[cfg(any(feature = "amqp", feature = "http"))]
+pub(crate) mod trust;
 
 use std::path::PathBuf;
 use std::sync::Arc;

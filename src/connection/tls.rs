@@ -6,6 +6,14 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::{fs, io};
 
+#[cfg(feature = "amqp")]
+use rustls::{
+    ClientConfig,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+};
 #[cfg(feature = "redis")]
 use serde_yaml::Value;
 
@@ -14,6 +22,8 @@ use crate::config::Kind;
 #[cfg(feature = "amqp")]
 use crate::config::Setting;
 use crate::config::{Definition, OptionReader, TransportSpec};
+#[cfg(feature = "amqp")]
+use crate::connection::trust;
 
 /// The supported ones of PHP's options for TLS. The others would turn off verifying the server.
 #[cfg(feature = "redis")]
@@ -143,6 +153,43 @@ impl Tls {
         }
         is_tls.then(|| Self { authorities, identity: certificate.zip(key) })
     }
+
+    /// For connections that trust these authorities besides the system's, and show this certificate.
+    #[cfg(feature = "amqp")]
+    pub(in crate::connection) fn client_config(&self) -> Result<ClientConfig, TlsError> {
+        let (mut trusted, missing) = trust::system_authorities();
+        if let Some(authorities) = &self.authorities {
+            for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+                trusted.add(authority.map_err(TlsError::Authorities)?).map_err(TlsError::Authority)?;
+            }
+        }
+        if let Some(missing) = missing.filter(|_| trusted.is_empty()) {
+            return Err(missing.into());
+        }
+        let config = trust::trusting(trusted);
+        let Some((certificate, key)) = &self.identity else { return Ok(config.with_no_client_auth()) };
+        let certificates = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(TlsError::Key)?;
+        config.with_client_auth_cert(certificates.map_err(TlsError::Certificate)?, key).map_err(TlsError::Identity)
+    }
+}
+
+/// Why there can be no TLS.
+#[cfg(feature = "amqp")]
+#[derive(Debug, thiserror::Error)]
+pub(in crate::connection) enum TlsError {
+    #[error(transparent)]
+    NoAuthorities(#[from] trust::NoAuthorities),
+    #[error("the certificates that `cacert` names are not in PEM format: {0}")]
+    Authorities(#[source] pem::Error),
+    #[error("a certificate that `cacert` names cannot be trusted: {0}")]
+    Authority(#[source] rustls::Error),
+    #[error("the certificate that `cert` names is not in PEM format: {0}")]
+    Certificate(#[source] pem::Error),
+    #[error("the file that `key` names has no key in PEM format: {0}")]
+    Key(#[source] pem::Error),
+    #[error("`cert` and `key` cannot be used: {0}")]
+    Identity(#[source] rustls::Error),
 }
 
 /// The content of a file that an option names, or of a folder of certificates.

@@ -14,11 +14,11 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::HttpError;
+use crate::connection::trust::{self, NoAuthorities};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -29,7 +29,7 @@ pub(super) struct Connector {
     tls: HttpsConnector<Tcp>,
     proxies: Arc<Matcher>,
     /// Why no server can be verified, if none can.
-    unverifiable: Option<Arc<str>>,
+    unverifiable: Option<NoAuthorities>,
 }
 
 /// Connects without TLS.
@@ -52,14 +52,15 @@ impl Connector {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        let (config, unverifiable) = tls();
+        let (authorities, unverifiable) = trust::system_authorities();
+        let config = trust::trusting(authorities).with_no_client_auth();
         let tls = HttpsConnector::from((Tcp { http, proxies: Arc::clone(&proxies) }, config));
-        Self { tls, proxies, unverifiable: unverifiable.map(Into::into) }
+        Self { tls, proxies, unverifiable }
     }
 
     /// An error where no server can be verified.
     pub(super) fn check_authorities(&self) -> Result<(), HttpError> {
-        self.unverifiable.as_ref().map_or(Ok(()), |why| Err(HttpError::NoAuthorities(why.to_string())))
+        self.unverifiable.clone().map_or(Ok(()), |why| Err(HttpError::NoAuthorities(why)))
     }
 
     /// The host whose name is looked up to connect there.
@@ -73,20 +74,6 @@ impl Connector {
         let proxy = self.proxies.intercept(uri).filter(|_| uri.scheme_str() == Some("http"))?;
         proxy.basic_auth().cloned()
     }
-}
-
-/// TLS as others do it: with the certificates that the system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. And why there
-/// are none.
-fn tls() -> (ClientConfig, Option<String>) {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    let unverifiable =
-        (usable == 0).then(|| found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = versions.expect("ring has the ciphers of TLS 1.2 and 1.3");
-    (builder.with_root_certificates(roots).with_no_client_auth(), unverifiable)
 }
 
 impl Service<Uri> for Connector {

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::connection::trust::NoAuthorities;
+
 /// Why a request was not answered. The texts continue one that names the request, and contain no secrets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
@@ -13,11 +15,8 @@ pub(crate) enum HttpError {
     #[error("the host's name cannot be looked up: {0}")]
     Lookup(#[source] io::Error),
     /// The system has no certificates by which servers are verified.
-    #[error(
-        "no authority for TLS is known here{0}; install the system's certificates (the package `ca-certificates`), or name a file \
-         with `SSL_CERT_FILE`"
-    )]
-    NoAuthorities(String),
+    #[error(transparent)]
+    NoAuthorities(NoAuthorities),
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(String),

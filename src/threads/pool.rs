@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io;
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "http"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
 use std::net::IpAddr;
 use std::panic::catch_unwind;
 use std::thread;
@@ -20,14 +20,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Waits until the blocking pool has a thread to look up this host name with. To be called right before connecting: the
 /// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an
 /// address.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "http"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
 pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
     let is_address = host.starts_with('/') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if is_address { Ok(()) } else { wait_for_pool_thread().await }
 }
 
-/// Waits until the blocking pool has a thread. For libraries that use the pool in any case.
-pub(crate) async fn wait_for_pool_thread() -> io::Result<()> {
+async fn wait_for_pool_thread() -> io::Result<()> {
     let deadline = Instant::now() + THREAD_TIMEOUT;
     loop {
         match pool_thread().await {

@@ -2,18 +2,16 @@
 
 mod address;
 mod error;
+mod stream;
 
-use lapin::runtime;
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
 pub(crate) use self::address::{Address, OPTIONS};
 pub(crate) use self::error::AmqpFailure;
+use self::stream::AmqpRuntime;
 use super::Location;
-use super::tls::Tls;
-use crate::threads;
 
 /// A connection to a broker. Opens with the first channel.
 pub(crate) struct AmqpConnection {
@@ -24,8 +22,6 @@ pub(crate) struct AmqpConnection {
 
 impl AmqpConnection {
     pub(crate) fn new(address: Address) -> Self {
-        // The first to install a TLS provider wins; any provider works here.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { location: address.location(), address, connection: Mutex::new(None) }
     }
 
@@ -77,10 +73,11 @@ impl AmqpConnection {
             },
         };
         let properties = ConnectionProperties::default().with_connection_name(connection_name.as_str().into());
-        threads::wait_for_pool_thread().await.map_err(|error| AmqpFailure::own(&self.location, error.to_string()))?;
-        let runtime =
-            runtime::default_runtime().map_err(|error| AmqpFailure::own(&self.location, error.to_string()))?;
-        let connecting = Connection::connect_uri_with_config(uri, properties, tls_config(tls.as_ref()), runtime);
+        let tls = tls.clone();
+        let open = async move |uri: AMQPUri, _: AmqpRuntime| {
+            Ok(stream::connect(&uri.authority.host, uri.authority.port, tls.as_ref()).await?)
+        };
+        let connecting = Connection::connector(uri, stream::runtime(), open, properties);
         match tokio::time::timeout(self.address.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| self.failure(error)),
             Err(_) => {
@@ -89,11 +86,4 @@ impl AmqpConnection {
             }
         }
     }
-}
-
-fn tls_config(tls: Option<&Tls>) -> OwnedTLSConfig {
-    let identity = tls
-        .and_then(|tls| tls.identity.as_ref())
-        .map(|(pem, key)| OwnedIdentity::PKCS8 { pem: pem.as_bytes().to_vec(), key: key.as_bytes().to_vec() });
-    OwnedTLSConfig { identity, cert_chain: tls.and_then(|tls| tls.authorities.clone()) }
 }

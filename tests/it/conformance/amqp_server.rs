@@ -1,9 +1,11 @@
 //! Behaviour that only AMQP has: exchanges, several queues, retries, fairness, and broken connections.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use harness::skip;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
@@ -11,6 +13,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use minutely::message::UndecodableError;
 use minutely::transport::TransportError;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 
 use super::stage::{
@@ -411,6 +417,82 @@ async fn a_connection_that_is_cut_loses_nothing() {
     while transport.send(&message("{}"), Duration::ZERO).await.is_err() {
         assert!(Instant::now() < deadline);
     }
+}
+
+/// A certificate for `localhost` that an authority of its own has signed, and the key: the files of all three.
+fn certificate(dir: &Path) -> Option<[PathBuf; 3]> {
+    let [authority, certificate, key] = ["authority", "certificate", "key"].map(|name| dir.join(format!("{name}.pem")));
+    let (authority_key, request) = (dir.join("authority.key"), dir.join("request.pem"));
+    let made = |command: &mut Command| match command.output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{output:?}");
+            true
+        }
+        Err(_) => false,
+    };
+    let new = |subject: &str| {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-newkey", "rsa:2048", "-nodes", "-subj", subject]);
+        command
+    };
+    let mut sign = Command::new("openssl");
+    sign.args(["x509", "-req", "-days", "2", "-set_serial", "1", "-extfile"]).arg(dir.join("names"));
+    std::fs::write(dir.join("names"), "subjectAltName=DNS:localhost").unwrap();
+    let is_made = made(
+        new("/CN=authority").args(["-x509", "-days", "2", "-keyout"]).arg(&authority_key).arg("-out").arg(&authority),
+    ) && made(new("/CN=localhost").arg("-keyout").arg(&key).arg("-out").arg(&request))
+        && made(
+            sign.arg("-in")
+                .arg(&request)
+                .arg("-CA")
+                .arg(&authority)
+                .arg("-CAkey")
+                .arg(&authority_key)
+                .arg("-out")
+                .arg(&certificate),
+        );
+    if !is_made {
+        skip("openssl is not installed");
+    }
+    is_made.then_some([authority, certificate, key])
+}
+
+#[test]
+async fn with_tls_both_sides_verify_each_other() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some([authority, certificate, key]) = certificate(dir.path()) else { return };
+    let mut authorities = RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_file(&authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider));
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let own = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
+    let config = config
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(own, PrivateKeyDer::from_pem_file(&key).unwrap())
+        .unwrap();
+    let proxy = Proxy::start_encrypted(&exchanges.address(), config);
+    let dsn = exchanges
+        .dsn("a")
+        .replace("amqp://", "amqps://")
+        .replace(&exchanges.address(), &format!("localhost:{}", proxy.port()));
+    let [authority, certificate, key] = [authority, certificate, key].map(|file| file.display().to_string());
+
+    let verified = transport(&dsn, &format!("{{cacert: {authority}, cert: {certificate}, key: {key}}}"));
+    send(&verified, "1").await;
+    assert_eq!(receive_bodies(&verified).await, ["1"]);
+
+    let error = error_text(transport(&dsn, "{}").send(&message("2"), Duration::ZERO).await);
+    assert!(error.contains("invalid peer certificate"), "{error}");
+    let anonymous = transport(&dsn, &format!("{{cacert: {authority}}}"));
+    assert!(anonymous.send(&message("3"), Duration::ZERO).await.is_err());
+    let broken = transport(&dsn, &format!("{{cacert: {authority}, cert: {certificate}, key: {certificate}}}"));
+    let error = error_text(broken.send(&message("4"), Duration::ZERO).await);
+    assert!(error.contains("the file that `key` names has no key"), "{error}");
+    let other_name = transport(&dsn.replace("localhost:", "127.0.0.1:"), &format!("{{cacert: {authority}}}"));
+    let error = error_text(other_name.send(&message("5"), Duration::ZERO).await);
+    assert!(error.contains("invalid peer certificate"), "{error}");
 }
 
 #[test]

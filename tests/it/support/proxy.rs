@@ -1,6 +1,6 @@
 //! A way to a server that can be cut, or is slow.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 /// Hands connections on to a server, from a thread of its own, until it goes: then they end, and no new one is made.
 pub struct Proxy {
@@ -22,15 +24,20 @@ pub struct Proxy {
 impl Proxy {
     /// At this port; 0 is any that is free.
     pub fn start(server: &str, port: u16) -> Self {
-        Self::start_with(server, port, Duration::ZERO)
+        Self::start_with(server, port, Duration::ZERO, None)
+    }
+
+    /// Speaks TLS with its clients.
+    pub fn start_encrypted(server: &str, config: ServerConfig) -> Self {
+        Self::start_with(server, 0, Duration::ZERO, Some(TlsAcceptor::from(Arc::new(config))))
     }
 
     /// What is sent to the server arrives there after `delay`, and never if the client has gone by then.
     pub fn start_slow(server: &str, delay: Duration) -> Self {
-        Self::start_with(server, 0, delay)
+        Self::start_with(server, 0, delay, None)
     }
 
-    fn start_with(server: &str, port: u16, delay: Duration) -> Self {
+    fn start_with(server: &str, port: u16, delay: Duration, tls: Option<TlsAcceptor>) -> Self {
         let (cut, cuts) = watch::channel(0);
         let (end, ended) = tokio::sync::oneshot::channel();
         let (port_sender, port_of) = mpsc::channel();
@@ -41,7 +48,7 @@ impl Proxy {
                 let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
                 port_sender.send(listener.local_addr().unwrap().port()).unwrap();
                 tokio::select! {
-                    () = serve(listener, server, delay, cuts) => {}
+                    () = serve(listener, server, delay, tls, cuts) => {}
                     _ = ended => {}
                 }
             });
@@ -66,15 +73,24 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, server: String, delay: Duration, cuts: watch::Receiver<u32>) {
+async fn serve(
+    listener: TcpListener,
+    server: String,
+    delay: Duration,
+    tls: Option<TlsAcceptor>,
+    cuts: watch::Receiver<u32>,
+) {
     let mut tunnels = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
-        let (server, mut cuts) = (server.clone(), cuts.clone());
+        let (server, mut cuts, tls) = (server.clone(), cuts.clone(), tls.clone());
         cuts.mark_unchanged();
         tunnels.spawn(async move {
             let Ok(mut server) = TcpStream::connect(server).await else { return };
             let hand_on = async {
-                if delay.is_zero() {
+                if let Some(tls) = tls {
+                    let Ok(mut client) = tls.accept(client).await else { return };
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                } else if delay.is_zero() {
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 } else {
                     hand_on_late(client, server, delay).await;
