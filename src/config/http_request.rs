@@ -35,6 +35,7 @@ const OWN_HEADERS: [&str; 8] =
 
 /// A request.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "http"), allow(dead_code, reason = "nothing sends it"))]
 pub(crate) struct HttpRequest {
     /// Where it is sent.
     pub(crate) url: HttpUrl,

@@ -48,7 +48,9 @@ pub(crate) use definition::Support;
 pub use definition::{Definition, Setting};
 pub(crate) use dsn::Dsn;
 pub(crate) use duration::{DurationError, parse_duration};
-pub(crate) use http_request::{HttpRequest, HttpUrl};
+pub(crate) use http_request::HttpRequest;
+#[cfg(feature = "http")]
+pub(crate) use http_request::HttpUrl;
 #[cfg(test)]
 pub(crate) use keys::KEYS;
 pub(crate) use problem::nearest;
