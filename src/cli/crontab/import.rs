@@ -265,8 +265,10 @@ fn uses_folder(words: &[String], home: &Path) -> bool {
 }
 
 /// Programs that run what follows them.
-const WRAPPERS: [&str; 12] =
-    ["nice", "ionice", "nohup", "env", "sudo", "exec", "timeout", "flock", "chronic", "time", "setsid", "command"];
+const WRAPPERS: [&str; 16] = [
+    "nice", "ionice", "nohup", "env", "sudo", "exec", "timeout", "flock", "chronic", "time", "setsid", "command", "{",
+    "then", "do", "else",
+];
 const INTERPRETERS: [&str; 10] = ["php", "python", "python3", "perl", "ruby", "node", "sh", "bash", "java", "Rscript"];
 /// Leaves room for the number that makes it unique.
 const LONGEST_NAME: usize = 60;
@@ -305,4 +307,40 @@ fn name(command: &str) -> String {
 fn file_name(path: &str) -> &str {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path);
     [".sh", ".php", ".py", ".pl", ".rb", ".js"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_a_command_runs() {
+        for (command, expected) in [
+            ("/usr/local/bin/backup.sh --full", "backup"),
+            ("certbot -q renew", "certbot-renew"),
+            ("cd /srv/shop && php8.2 bin/console app:mail > /dev/null 2>&1", "console-app-mail"),
+            ("test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.daily; }", "run-parts"),
+            ("[ -d /tmp/a ] && TZ=UTC nice -n 5 python3 -u /opt/report.py daily", "report-daily"),
+            ("timeout 5m flock -n /tmp/lock rsync -a a b", "lock-rsync"),
+            ("{ echo $(date); }", "echo"),
+            ("'unclosed", "job"),
+            ("", "job"),
+        ] {
+            assert_eq!(name(command), expected, "{command}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever stands in a crontab, the configuration that is made of it can be read.
+        #[test]
+        fn what_is_printed_is_always_a_configuration(
+            lines in proptest::collection::vec("(\\*/[0-9]|@daily|@reboot|-?0~9)( \\*){0,4} [ -~é\t\u{7}%]{0,30}|[A-Z]{1,3} ?= ?[ -~%]{0,9}|#[ -~\u{85}]{0,9}|.{0,20}", 0..8),
+            of_system: bool,
+        ) {
+            let source = Source { owner: "a", home: Path::new("/nonexistent"), of_system, own_programs: &["minutely"] };
+            let yaml = translate(lines.join("\n").as_bytes(), &source);
+            let built = crate::App::builder().config_text(&yaml).build();
+            proptest::prop_assert!(built.is_ok(), "{}\n{}", yaml, built.err().unwrap());
+        }
+    }
 }

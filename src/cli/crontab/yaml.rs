@@ -4,15 +4,18 @@
 /// a placeholder.
 pub(super) fn value(text: &str) -> String {
     let text = text.replace('%', "%%");
+    // The configuration counts brackets, and refuses a file in which hundreds stay open.
+    let opens = text.matches(['[', '{']).count() > text.matches([']', '}']).count();
     if is_plain(&text) {
         text
-    } else if text.chars().all(is_printable) && (text.contains(['"', '\\']) || !text.contains('\'')) {
+    } else if !opens && text.chars().all(is_printable) && (text.contains(['"', '\\']) || !text.contains('\'')) {
         format!("'{}'", text.replace('\'', "''"))
     } else {
         let mut quoted = String::from("\"");
         for char in text.chars() {
             match char {
                 '"' | '\\' => quoted.extend(['\\', char]),
+                '[' | '{' if opens => quoted.push_str(&format!("\\x{:02x}", u32::from(char))),
                 '\n' => quoted.push_str("\\n"),
                 '\t' => quoted.push_str("\\t"),
                 _ if is_printable(char) => quoted.push(char),
@@ -47,7 +50,11 @@ fn is_plain(text: &str) -> bool {
     let starts_well = text.starts_with(first) || (is_option && text[1..].starts_with(|c| first(c) || c == '-'));
     // A colon means something at the end and before a blank alone, and no blank fits.
     let fits_within = |c: char| fits(c) || c == ':';
-    starts_well && text.chars().all(fits_within) && !text.ends_with(':') && !has_meaning && text.trim_matches('-') != ""
+    starts_well
+        && text.chars().all(fits_within)
+        && !text.ends_with(':')
+        && !has_meaning
+        && !text.trim_matches('-').is_empty()
 }
 
 /// Whether YAML lets this character stand as it is, on one line.
