@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::body::BodyError;
 use super::headers::Headers;
+use super::php::{self, Decoded, PhpBody, PhpError};
 use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
 use super::{Message, Stamp};
 
@@ -21,6 +22,8 @@ pub struct Envelope {
     headers: Headers,
     /// Stamps that are not sent, in the same form.
     local: Headers,
+    /// Where it came from, if PHP's serializer wrote it. It goes back there, and body and headers are what it says.
+    php: Option<PhpBody>,
 }
 
 impl Envelope {
@@ -41,6 +44,7 @@ impl Envelope {
             body: body.into(),
             headers: Headers::new(),
             local: Headers::new(),
+            php: None,
         }
     }
 
@@ -54,7 +58,8 @@ impl Envelope {
         self.interfaces
     }
 
-    /// The body: JSON text, byte for byte as it was received.
+    /// The body: JSON text, byte for byte as it was received. That of a message from PHP's serializer is the JSON that
+    /// Symfony would have sent.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
@@ -91,8 +96,7 @@ impl Envelope {
         if stamps.len() > STAMP_HISTORY && !S::ALL_KEPT {
             stamps.drain(1..=stamps.len() - STAMP_HISTORY);
         }
-        let texts: Vec<&str> = stamps.iter().map(|stamp| stamp.get()).collect();
-        map.insert(header, format!("[{}]", texts.join(",")));
+        map.insert(header, stamps_to_header(&stamps));
     }
 
     /// This envelope without any stamp of the class.
@@ -115,26 +119,52 @@ impl Envelope {
         self.all().pop()
     }
 
-    /// The message in its wire format.
+    /// The message in the wire format that it came in; a new one as JSON.
     pub fn encode(&self) -> Encoded {
+        match &self.php {
+            Some(php) => php.encode(&self.headers),
+            None => Encoded { body: self.body.clone(), headers: self.json_headers() },
+        }
+    }
+
+    /// All headers of the message as JSON, with its type and stamps, whatever its wire format is.
+    pub(crate) fn json_headers(&self) -> Headers {
         let mut headers = Headers::from([(TYPE, self.message_type.as_str())]);
         headers.extend(self.headers.iter());
         if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, "application/json");
         }
-        Encoded { body: self.body.clone(), headers }
+        headers
     }
 
     /// Reads a message in its wire format. The error says why it cannot be read: written by another serializer, or
     /// damaged.
     pub fn decode(encoded: &Encoded) -> Result<Self, UndecodableError> {
-        let message_type = encoded.check()?.to_owned();
+        if php::is_serialized(&encoded.body) {
+            return Self::decode_php(encoded).map_err(|error| UndecodableError::Php(error.to_string()));
+        }
+        let message_type = encoded.json_type()?.to_owned();
         let mut headers = encoded.headers.clone();
         headers.remove(TYPE);
         if headers.get(CONTENT_TYPE) == Some("application/json") {
             headers.remove(CONTENT_TYPE);
         }
         Ok(Self { headers, ..Self::from_json(message_type, encoded.body.clone()) })
+    }
+
+    fn decode_php(encoded: &Encoded) -> Result<Self, PhpError> {
+        let body = PhpBody::new(&encoded.body);
+        let Decoded { message_type, json, stamps: mut headers } = body.decode()?;
+        for (name, value) in encoded.headers.iter() {
+            // Stamps beside the body were added later.
+            let in_body = headers.get(name).filter(|_| name.starts_with(STAMP_PREFIX)).map(raw_stamps);
+            let value = match in_body {
+                Some(stamps) => stamps_to_header(&[stamps, raw_stamps(value)].concat()),
+                None => value.to_owned(),
+            };
+            headers.insert(name, value);
+        }
+        Ok(Self { headers, php: Some(body), ..Self::from_json(message_type, json) })
     }
 
     fn map_mut<S: Stamp>(&mut self) -> &mut Headers {
@@ -149,6 +179,11 @@ fn header<S: Stamp>() -> String {
 /// The stamps of one header, each as its original text. A header that is not an array counts as empty.
 fn raw_stamps(value: &str) -> Vec<Box<RawValue>> {
     serde_json::from_str(value).unwrap_or_default()
+}
+
+fn stamps_to_header(stamps: &[Box<RawValue>]) -> String {
+    let texts: Vec<&str> = stamps.iter().map(|stamp| stamp.get()).collect();
+    format!("[{}]", texts.join(","))
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! An [`Envelope`] *is* the wire format of Symfony Messenger's JSON serializer: a body of JSON text and a flat map of
 //! string headers, one of which names the type, and one per stamp class. Typed values are read and written on demand.
 //! Unknown parts (stamps of a PHP bundle, foreign headers, the exact spelling of the body) therefore survive receive →
-//! retry → receive unchanged, because they are never parsed.
+//! retry → receive unchanged, because they are never parsed. A body that PHP's `serialize()` has written is read into the
+//! same form, and goes back as what it was.
 
 mod body;
 mod envelope;
 mod headers;
+mod php;
 mod stamp;
 mod wire;
 

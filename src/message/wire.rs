@@ -1,4 +1,4 @@
-//! The wire format in every store: that of Symfony Messenger's JSON serializer.
+//! The wire format in every store: that of Symfony Messenger's JSON serializer, or of its PHP serializer.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
 /// A message as transports carry it: body and headers, not parsed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Encoded {
-    /// JSON text, if minutely or Symfony's JSON serializer wrote it.
+    /// JSON text, if minutely or Symfony's JSON serializer wrote it; otherwise the output of PHP's `serialize()`.
     pub body: Bytes,
     /// The type, the stamps, and any other headers of the sender.
     pub headers: Headers,
@@ -24,12 +24,12 @@ pub struct Encoded {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UndecodableError {
-    /// PHP's own serializer wrote it.
+    /// PHP's own serializer wrote it, and it holds something that has no counterpart here.
     #[error(
-        "the body was written by PHP's serialize(), which only PHP can read: set \
-         `serializer: messenger.transport.symfony_serializer` on the transport in the Symfony application that sends it"
+        "the body was written by PHP's serialize(), and cannot be read: {0}. With `serializer: \
+         messenger.transport.symfony_serializer` on the transport in the Symfony application, it is sent as JSON"
     )]
-    PhpSerialized,
+    Php(String),
     /// No `type` header.
     #[error("the `type` header is missing, so the message's type is unknown")]
     NoType,
@@ -42,17 +42,12 @@ pub enum UndecodableError {
 }
 
 impl Encoded {
-    /// Checks that the message can be decoded, and returns its type.
-    pub fn check(&self) -> Result<&str, UndecodableError> {
+    /// Checks that the message can be decoded as JSON, and returns its type.
+    pub(super) fn json_type(&self) -> Result<&str, UndecodableError> {
         let json = serde_json::from_slice::<&RawValue>(&self.body);
-        let looks_like_php =
-            || matches!(self.body.as_ref(), [b'O' | b'a' | b's' | b'C', b':', digit, ..] if digit.is_ascii_digit());
-        match (json, self.headers.get(TYPE)) {
-            (Err(_), _) if looks_like_php() => Err(UndecodableError::PhpSerialized),
-            (_, None) => Err(UndecodableError::NoType),
-            (Err(error), _) => Err(UndecodableError::Body(error.to_string())),
-            (Ok(_), Some(message_type)) => Ok(message_type),
-        }
+        let message_type = self.headers.get(TYPE).ok_or(UndecodableError::NoType)?;
+        json.map_err(|error| UndecodableError::Body(error.to_string()))?;
+        Ok(message_type)
     }
 }
 
@@ -103,16 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn a_body_from_phps_serializer_is_recognized() {
-        let body = r#"O:36:\"Symfony\\Component\\Messenger\\Envelope\":2:{s:44:\"x\"}"#;
-        assert_eq!(encoded(body, "[]").check(), Err(UndecodableError::PhpSerialized));
-    }
-
-    #[test]
     fn a_missing_type_and_a_broken_body_are_distinguished() {
-        assert_eq!(encoded("{}", "{}").check(), Err(UndecodableError::NoType));
-        assert!(matches!(encoded("{", r#"{"type":"a"}"#).check(), Err(UndecodableError::Body(_))));
-        assert_eq!(encoded("{}", r#"{"type":"a"}"#).check(), Ok("a"));
+        assert_eq!(encoded("{}", "{}").json_type(), Err(UndecodableError::NoType));
+        assert!(matches!(encoded("{", r#"{"type":"a"}"#).json_type(), Err(UndecodableError::Body(_))));
+        assert_eq!(encoded("{}", r#"{"type":"a"}"#).json_type(), Ok("a"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
  *   DATABASE_URL                 the Doctrine connection "default": sqlite:////…, postgresql://…, mysql://…
  *   HANDLED                      a file that gets one line per handled message
  *   MAX_RETRIES, RETRY_DELAY     of "async"
+ *   SERIALIZER                   that of the messages (default messenger.transport.symfony_serializer)
  *   SLOW                         how many milliseconds handling takes (default 0)
  *
  * Commands: dispatch BODY-AS-JSON [--delay=MS] [--times=N], count, versions, and Symfony's own messenger:*.
@@ -87,6 +88,11 @@ namespace App {
     use Symfony\Component\Messenger\Envelope;
     use Symfony\Component\Messenger\MessageBusInterface;
     use Symfony\Component\Messenger\Stamp\DelayStamp;
+
+    function serializer(): string
+    {
+        return getenv('SERIALIZER') ?: 'messenger.transport.symfony_serializer';
+    }
 
     class NoteHandler
     {
@@ -219,7 +225,7 @@ namespace App {
         public function getCacheDir(): string
         {
             // For each version of Symfony and of this file.
-            return getenv('CACHE_DIR').'/symfony-'.self::VERSION.'-'.md5_file(__FILE__);
+            return getenv('CACHE_DIR').'/symfony-'.self::VERSION.'-'.md5(serializer().md5_file(__FILE__));
         }
 
         public function getLogDir(): string
@@ -236,7 +242,7 @@ namespace App {
                     'serializer' => ['enabled' => true],
                     'messenger' => [
                         'failure_transport' => 'failed',
-                        'serializer' => ['default_serializer' => 'messenger.transport.symfony_serializer'],
+                        'serializer' => ['default_serializer' => serializer()],
                         'transports' => [
                             'async' => [
                                 'dsn' => '%env(TRANSPORT_DSN)%',

@@ -126,7 +126,7 @@ impl Exec {
             .env("MINUTELY_MESSAGE_ID", message_id(envelope))
             .env("MINUTELY_TRANSPORT", received.map(|stamp| stamp.transport_name).unwrap_or_default())
             .env("MINUTELY_ATTEMPT", retries.saturating_add(1).to_string())
-            .env("MINUTELY_HEADERS", headers_for_environment(envelope.encode().headers))
+            .env("MINUTELY_HEADERS", headers_for_environment(envelope.json_headers()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::super::{Damaged, MessageId, Receipt, Received, TransportError};
-use crate::message::{Encoded, Headers, UndecodableError, headers_from_json};
+use crate::message::{Encoded, Envelope, Headers, UndecodableError, headers_from_json};
 
 /// How php-redis wraps entries, by its option `serializer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +72,8 @@ pub(super) fn read(content: &[u8]) -> Result<Encoded, Damaged> {
     let damaged = |error| Damaged { body: Bytes::copy_from_slice(json), headers: Bytes::new(), error };
     let read: Read = serde_json::from_slice(json).map_err(|error| {
         let alone = Encoded { body: Bytes::copy_from_slice(json), ..Encoded::default() };
-        damaged(match alone.check() {
-            Err(error @ UndecodableError::PhpSerialized) => error,
+        damaged(match Envelope::decode(&alone) {
+            Err(error @ UndecodableError::Php(_)) => error,
             _ => UndecodableError::Body(error.to_string()),
         })
     })?;
@@ -161,7 +161,7 @@ mod tests {
         for content in [&b"nonsense"[..], b"", b"[]", b"{}", b"\xff", br#"{"body":7,"headers":{}}"#, b"s:3:\"ab\";"] {
             let damaged = read(content).unwrap_err();
             assert_eq!(damaged.body, content);
-            assert!(matches!(damaged.error, UndecodableError::Body(_) | UndecodableError::PhpSerialized));
+            assert!(matches!(damaged.error, UndecodableError::Body(_) | UndecodableError::Php(_)));
         }
         let damaged = read(br#"{"body":"{}","headers":{"a":[]}}"#).unwrap_err();
         assert_eq!((&damaged.body[..], &damaged.headers[..]), (&b"{}"[..], &br#"{"a":[]}"#[..]));

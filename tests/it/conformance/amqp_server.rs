@@ -11,7 +11,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
-use minutely::message::UndecodableError;
+use minutely::message::{Envelope, UndecodableError};
 use minutely::transport::TransportError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -285,7 +285,7 @@ async fn messages_of_other_programs_are_read_as_far_as_possible() {
         channel.basic_publish("".into(), name, BasicPublishOptions::default(), body, properties).await.unwrap();
     }
     let php = receive_eventually(&transport).await;
-    assert_eq!(message_of(&php).check(), Err(UndecodableError::PhpSerialized));
+    assert!(matches!(Envelope::decode(message_of(&php)), Err(UndecodableError::Php(_))));
     let strange = receive_eventually(&transport).await;
     let strange = message_of(&strange);
     assert_eq!(&strange.body[..], b"\xff\0");

@@ -20,6 +20,7 @@ fn on_a_broker(symfony: Symfony) -> Option<Both> {
 on_each_symfony! {
     dispatched_by_symfony_handled_here
     dispatched_here_handled_by_symfony
+    with_phps_serialization_all_goes_both_ways
     either_side_sets_the_exchange_up
     a_delay_is_kept_to_on_either_side
     a_delay_beyond_the_brokers_bound_is_an_error_on_either_side
@@ -65,6 +66,11 @@ fn either_side_sets_the_exchange_up(symfony: Symfony) {
     both.php.run(&both.project, &["messenger:setup-transports"]);
     both.dispatch_here(1, "");
     assert_eq!(counts(&both), (1, 1));
+}
+
+fn with_phps_serialization_all_goes_both_ways(symfony: Symfony) {
+    let Some(both) = on_a_broker(symfony) else { return };
+    both.serialized_messages_go_both_ways();
 }
 
 fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {

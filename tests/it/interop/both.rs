@@ -1,11 +1,12 @@
 //! A project and a Symfony application that share one store.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::php::Php;
-use crate::support::{Project, Running};
+use crate::support::{Project, Running, wait_until};
 
 /// Generates each test for each version of Symfony.
 macro_rules! on_each_symfony {
@@ -87,5 +88,39 @@ impl Both {
         numbers.sort_unstable();
         let by = |who| handled.iter().filter(|note| note["by"] == who).count();
         (numbers, [by("us"), by("php")])
+    }
+
+    /// Dispatched by a Symfony application with the default serializer: handled here; failed here, then handled there;
+    /// failed there, then failed here. Returns that application.
+    pub fn serialized_messages_go_both_ways(&self) -> Php {
+        let php = self.php.serializing();
+        let consume = |queue: &str, limit: &str| {
+            self.project.run(&["consume", queue, limit, "--sleep=50ms", "--time-limit=20"]).succeeds();
+        };
+        let waiting = || (self.project.pending("async"), self.project.pending("failed"));
+        php.run(&self.project, &["dispatch", r#"{"n":1,"text":"é \"x\" / 日本 😀"}"#]);
+        consume("async", "--limit=1");
+        let note = &self.handled()[0];
+        assert_eq!((&note["by"], &note["n"], &note["text"]), (&"us".into(), &1.into(), &"é \"x\" / 日本 😀".into()));
+        let headers: BTreeMap<String, String> = serde_json::from_str(&self.project.lines("headers").join("")).unwrap();
+        assert_eq!(headers[r"X-Message-Stamp-App\Stamp\Tenant"], r#"[{"name":"tenant 0"}]"#);
+        assert_eq!(headers["type"], r"App\Message\Note");
+
+        php.run(&self.project, &["dispatch", r#"{"n":2,"text":"not here"}"#]);
+        consume("async", "--limit=2");
+        assert_eq!(waiting(), (0, 1));
+        php.run(&self.project, &["messenger:consume", "failed", "--limit=1", "--time-limit=20"]);
+        assert_eq!((self.handled().len(), &self.handled()[1]["by"], waiting()), (2, &"php".into(), (0, 0)));
+
+        php.run(&self.project, &["dispatch", r#"{"n":3,"fail":true}"#]);
+        for _ in 0..2 {
+            wait_until("it is due", || self.project.pending("async") == 1);
+            php.run(&self.project, &["messenger:consume", "async", "--limit=1", "--time-limit=20"]);
+        }
+        assert_eq!(waiting(), (0, 1));
+        consume("failed", "--limit=1");
+        // It failed here too, and is kept.
+        assert_eq!(self.project.pending("async"), 0);
+        php
     }
 }

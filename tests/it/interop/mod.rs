@@ -4,4 +4,5 @@ mod amqp;
 mod both;
 mod php;
 mod redis;
+mod serialization;
 mod sql;

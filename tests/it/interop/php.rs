@@ -20,7 +20,7 @@ pub enum Symfony {
 
 impl Symfony {
     /// None where it is not here, and the test is to be skipped.
-    fn folder(self) -> Option<PathBuf> {
+    pub fn folder(self) -> Option<PathBuf> {
         let folder = match self {
             Self::System => PathBuf::from("/usr/share/php"),
             Self::Beside => env::var_os(VARIABLE).map_or_else(
@@ -56,13 +56,16 @@ pub struct Php {
     pub transport_dsn: String,
     pub failure_dsn: String,
     pub database_url: String,
+    /// The service that writes its messages.
+    pub serializer: &'static str,
 }
 
 impl Php {
     /// None where this Symfony is not here, and the test is to be skipped. The DSNs are those of `async` and `failed`.
     pub fn new(symfony: Symfony, dsns: [String; 2], database_url: &str) -> Option<Self> {
         let [transport_dsn, failure_dsn] = dsns;
-        Some(Self { symfony: symfony.folder()?, transport_dsn, failure_dsn, database_url: database_url.to_owned() })
+        let (symfony, database_url) = (symfony.folder()?, database_url.to_owned());
+        Some(Self { symfony, transport_dsn, failure_dsn, database_url, serializer: "" })
     }
 
     /// What the application finds in its environment, whoever starts it.
@@ -73,9 +76,15 @@ impl Php {
             .env("TRANSPORT_DSN", &self.transport_dsn)
             .env("FAILURE_DSN", &self.failure_dsn)
             .env("DATABASE_URL", &self.database_url)
+            .env("SERIALIZER", self.serializer)
             .env("HANDLED", "handled")
             .env("MAX_RETRIES", "1")
             .env("RETRY_DELAY", "10")
+    }
+
+    /// The same application with Symfony's default: PHP's `serialize()`.
+    pub fn serializing(&self) -> Self {
+        Self { serializer: "messenger.transport.native_php_serializer", ..self.clone() }
     }
 
     pub fn command(&self, project: &Project, arguments: &[&str]) -> Command {

@@ -23,6 +23,7 @@ fn on_redis(symfony: Symfony, serializer: u8) -> Option<Both> {
 on_each_symfony! {
     wrapped_messages_go_both_ways
     plain_messages_go_both_ways
+    with_phps_serialization_all_goes_both_ways
     a_delay_is_kept_to_on_either_side
     failed_at_symfonys_retried_here
     failed_here_retried_by_symfony
@@ -64,6 +65,13 @@ fn plain_messages_go_both_ways(symfony: Symfony) {
     dispatched_by_symfony_handled_here(&both);
     let Some(both) = on_redis(symfony, 0) else { return };
     dispatched_here_handled_by_symfony(&both);
+}
+
+fn with_phps_serialization_all_goes_both_ways(symfony: Symfony) {
+    for serializer in [0, 1] {
+        let Some(both) = on_redis(symfony, serializer) else { return };
+        both.serialized_messages_go_both_ways();
+    }
 }
 
 fn a_delay_is_kept_to_on_either_side(symfony: Symfony) {

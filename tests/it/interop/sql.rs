@@ -75,6 +75,7 @@ on_every_database! {
     a_delay_is_kept_to_on_either_side
     failed_at_symfonys_retried_here
     failed_here_shown_and_retried_by_symfony
+    with_phps_serialization_all_goes_both_ways
     both_consume_one_queue_and_nothing_is_lost_or_doubled
     what_symfonys_worker_has_in_flight_is_left_to_it
     symfonys_worker_is_supervised_counted_and_scaled
@@ -164,6 +165,22 @@ fn failed_here_shown_and_retried_by_symfony(both: &Both) {
     assert!(shown.contains(r"App\Message\Note") && shown.contains("exit code 1"), "{shown}");
     both.php.run(&both.project, &["messenger:failed:retry", "1", "--force"]);
     assert_eq!((both.handled()[0]["by"].as_str(), both.project.pending("failed")), (Some("php"), 0));
+}
+
+fn with_phps_serialization_all_goes_both_ways(both: &Both) {
+    let php = both.serialized_messages_go_both_ways();
+    let shown = stdout_of(&php.run(&both.project, &["messenger:failed:show", "-vv"]));
+    let id = shown.split_whitespace().find(|word| word.parse::<u64>().is_ok()).unwrap();
+    let shown = stdout_of(&php.run(&both.project, &["messenger:failed:show", id, "-vv"]));
+    assert!(shown.contains(r"App\Message\Note") && shown.contains("exit code 1"), "{shown}");
+    php.run(&both.project, &["messenger:failed:remove", id, "--force"]);
+
+    php.run(&both.project, &["dispatch", r#"{"n":4,"text":"not here"}"#]);
+    both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
+    let shown = stdout_of(&php.run(&both.project, &["messenger:failed:show", "-vv"]));
+    let id = shown.split_whitespace().find(|word| word.parse::<u64>().is_ok()).unwrap();
+    php.run(&both.project, &["messenger:failed:retry", id, "--force"]);
+    assert_eq!((&both.handled()[2]["by"], both.project.pending("failed")), (&"php".into(), 0));
 }
 
 fn both_consume_one_queue_and_nothing_is_lost_or_doubled(both: &Both) {
