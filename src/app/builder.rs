@@ -376,9 +376,6 @@ impl AppBuilder {
         if problems.any_error() {
             return Err(problems);
         }
-        if handles_messages {
-            problems.list.extend(checks::readable_by_php_alone(&config, &transports));
-        }
 
         for (message_type, interfaces) in &config.interfaces {
             self.handlers.add_interfaces(message_type, interfaces.iter().cloned());

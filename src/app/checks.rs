@@ -2,18 +2,12 @@
 
 use std::sync::Arc;
 
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 
 use crate::bus::Routing;
 use crate::config::{Config, JobAction, Problem, Scope};
 use crate::handler::{Handler, Handlers};
 use crate::schedule::Job;
-use crate::transport::Transports;
-
-/// Warnings about a Symfony application's transport that is consumed here.
-const PHP_SERIALIZED: &str = "is consumed here, but Symfony writes there what only PHP can read; add \
-     `serializer: messenger.transport.symfony_serializer` to it, also in the Symfony application, or let that one handle the \
-     messages with `command: php bin/console messenger:consume {transports} {options}` in the worker";
 
 /// What is wrong with this program's own workers if there are no handlers, and what to do about it.
 pub(crate) const NO_HANDLER: &str = "there is no handler for messages here; name programs under `handlers`, or, where a \
@@ -49,16 +43,6 @@ pub(super) fn lonely_clusters(config: &Config) -> Vec<Problem> {
 pub(super) fn idle_workers(config: &Config) -> Vec<Problem> {
     let own = config.workers.iter().filter(|worker| worker.command.is_none());
     own.map(|worker| Problem::warning(&worker.path, format!("is not started: {NO_HANDLER}"))).collect()
-}
-
-/// Warnings about transports that this program's own workers consume, although only PHP can read them, according to the
-/// file.
-pub(super) fn readable_by_php_alone(config: &Config, transports: &Transports) -> Vec<Problem> {
-    let own = config.workers.iter().filter(|worker| worker.command.is_none());
-    let consumed = own.flat_map(|worker| &worker.transports).filter_map(|name| transports.target(name).ok());
-    let consumed: IndexSet<String> = consumed.map(|transport| transport.name().to_owned()).collect();
-    let php = config.php_serialized.iter().filter(|(name, _)| consumed.contains(*name));
-    php.map(|(_, path)| Problem::warning(path, PHP_SERIALIZED)).collect()
 }
 
 /// Messages that jobs dispatch, and that nothing here takes.

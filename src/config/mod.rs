@@ -80,9 +80,6 @@ pub struct Config {
     pub(crate) routing: IndexMap<String, Vec<String>>,
     /// The failure transport for transports without one of their own.
     pub(crate) failure_transport: Option<String>,
-    /// Transports to which a Symfony application writes messages that only PHP can read, according to its file. With
-    /// the place of each in the file.
-    pub(crate) php_serialized: IndexMap<String, String>,
     /// Further names to route and handle each message type by, like the parents and interfaces of a PHP class.
     pub(crate) interfaces: IndexMap<String, Vec<String>>,
     /// The worker definitions.

@@ -14,15 +14,13 @@ use super::value::plain_text;
 pub(super) struct Sources {
     found: Vec<(&'static str, Node)>,
     doctrine: Option<Value>,
-    /// Whether the Symfony application writes JSON on all transports without a serializer of their own.
-    pub(super) writes_json: bool,
 }
 
 impl Sources {
     /// Reads the whole file. A file with `framework` or `contao` at its top belongs to a Symfony application. It may
     /// have any other keys, unless they look like typing errors.
     pub(super) fn find(root: Node, reader: &mut Reader) -> Self {
-        let mut sources = Self { found: Vec::new(), doctrine: None, writes_json: false };
+        let mut sources = Self { found: Vec::new(), doctrine: None };
         let entries = root.entries("a mapping", reader).unwrap_or_default();
         let nested = entries.iter().any(|(key, _)| key == "framework" || key == "contao");
         let mut applications = Vec::new();
@@ -125,7 +123,7 @@ impl Sources {
             for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
                 match known.iter().find(|known| known.name == key) {
                     Some(Definition { name, support: Support::Used, .. }) => self.add(name, node),
-                    Some(Definition { name: "serializer", .. }) => self.writes_json = read_serializer(node, reader),
+                    Some(Definition { name: "serializer", .. }) => read_serializer(node, reader),
                     Some(php) => node.warn_if_ignored(php.support, reader),
                     None => {
                         let known = known.iter().map(|known| known.name);
@@ -137,16 +135,13 @@ impl Sources {
     }
 }
 
-/// Whether `framework.messenger.serializer` makes the application write JSON, which can be read here.
-fn read_serializer(node: Node, reader: &mut Reader) -> bool {
+/// Warns of what is under `framework.messenger.serializer` and does not write JSON.
+fn read_serializer(node: Node, reader: &mut Reader) {
     let path = node.path.clone();
-    let mut writes_json = false;
     for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
         match key.as_str() {
             _ if node.is_nothing() => {}
-            "default_serializer" => {
-                writes_json = check_serializer(&node, reader);
-            }
+            "default_serializer" => check_serializer(&node, reader),
             "symfony_serializer" => read_symfony_serializer(node, reader),
             _ => {
                 let known = ["default_serializer", "symfony_serializer"];
@@ -154,7 +149,6 @@ fn read_serializer(node: Node, reader: &mut Reader) -> bool {
             }
         }
     }
-    writes_json
 }
 
 fn read_symfony_serializer(node: Node, reader: &mut Reader) {

@@ -145,7 +145,6 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     Config {
         file: file.to_owned(),
         dir: reader.dir.to_owned(),
-        php_serialized: if sources.writes_json { IndexMap::new() } else { transports.php_serialized },
         transports: transports.all,
         routing,
         interfaces,

@@ -94,11 +94,6 @@ impl Node {
         self.value.is_sequence()
     }
 
-    /// Whether there is an entry with this name that is not empty.
-    pub(super) fn has_entry(&self, key: &str) -> bool {
-        self.value.get(key).is_some_and(|value| !value.is_null())
-    }
-
     /// The entries of a mapping with any keys. As in PHP, `[]` is an empty mapping.
     pub(super) fn entries(self, expected: &str, reader: &mut Reader) -> Option<Vec<(String, Node)>> {
         let mapping = match self.value {

@@ -132,7 +132,7 @@ fn mistakes_in_transports_are_told() {
         ("a: {dsn: 'x:', failure_transport: b}", "transports.a.failure_transport: unknown transport \"b\""),
         (
             "a: {dsn: 'x:', serializer: my.php}",
-            "transports.a.serializer: warning: \"my.php\" is ignored: minutely reads",
+            "transports.a.serializer: warning: \"my.php\" is ignored: new messages are JSON",
         ),
         ("a: {dsn: 'x:', rate_limiter: x}", "transports.a.rate_limiter: warning: is ignored"),
         ("a: '%env(NOPE)%'", "transports.a: environment variable NOPE is not set: set it, put it into .env"),
@@ -558,21 +558,6 @@ fn what_only_php_reads_is_told_by_name() {
 }
 
 #[test]
-fn transports_that_symfony_writes_to_in_its_own_form_are_known() {
-    let file = |serializer: &str| {
-        format!(
-            "framework:\n  messenger:\n    {serializer}\n    transports:\n      a: 'x:'\n      b: {{dsn: 'x:', serializer: ~}}\n      \
-             c: {{dsn: 'x:', serializer: messenger.transport.symfony_serializer}}\ntransports: {{d: 'x:'}}"
-        )
-    };
-    let php = good(&file("enabled: true")).php_serialized;
-    assert_eq!(php.keys().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(php["a"], "framework.messenger.transports.a");
-    let json = "serializer: {default_serializer: messenger.transport.symfony_serializer}";
-    assert!(good(&file(json)).php_serialized.is_empty());
-}
-
-#[test]
 fn empty_lists_and_mappings_are_one_as_in_php() {
     let config =
         good("transports: {a: {dsn: 'x:', options: [], retry_strategy: []}}\nrouting: []\nhandlers: []\ncache: ~");
@@ -646,7 +631,6 @@ fn contaos_default_configuration_loads_unchanged() {
     let (config, problems) = read_in(include_str!("../../tests/fixtures/contao.yaml"), environment).unwrap();
     let [only] = problems.list.as_slice() else { panic!("{problems}") };
     assert!(only.warning && only.path == "framework.messenger.buses", "{problems}");
-    assert_eq!(config.php_serialized.len(), 8);
     assert_eq!(config.routing[crate::message::HIGH_PRIORITY], ["contao_prio_high"]);
     assert_eq!(config.transports.len(), 8);
     assert_eq!(

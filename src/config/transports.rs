@@ -29,9 +29,12 @@ const OPTIONS: Definition = Definition::new(
     Kind::Options(OptionsOf::Transport),
     "options of the transport; they win over those in its DSN",
 );
-const SERIALIZER: Definition =
-    Definition::new("serializer", Kind::Text("text"), "accepted for Symfony's sake: messages are JSON in any case")
-        .or("JSON");
+const SERIALIZER: Definition = Definition::new(
+    "serializer",
+    Kind::Text("text"),
+    "accepted for Symfony's sake: JSON and PHP's own format are read in any case, and JSON is written",
+)
+.or("JSON");
 const OWN_FAILURE_TRANSPORT: Definition =
     Definition::new("failure_transport", Kind::Text("transport"), "where its failed messages go")
         .or("`failure_transport`");
@@ -83,11 +86,8 @@ const CACHE_DSN: Definition =
 const CACHE_OPTIONS: Definition =
     Definition::new("options", Kind::Options(OptionsOf::Cache), "options of the cache; they win over those in its DSN");
 
-/// The service that makes a Symfony application write what is read here.
+/// The service that makes a Symfony application read what is written here.
 const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";
-
-/// Where a Symfony application has its transports.
-const SYMFONY: &str = "framework.";
 
 /// The longest name, in bytes. The names of several transports form a worker's name, which is a folder's name too.
 const LONGEST_NAME: usize = 100;
@@ -101,8 +101,6 @@ pub(super) struct Declared {
     /// Transports with mistakes that have been reported. They are kept so that references to them are not reported as
     /// unknown.
     broken: HashSet<String>,
-    /// Transports of a Symfony application without a serializer, with their places in the file.
-    pub(super) php_serialized: IndexMap<String, String>,
 }
 
 /// The kind of a transport, by its scheme, as far as consuming it is concerned.
@@ -118,13 +116,10 @@ pub(super) enum TransportKind {
 
 impl Declared {
     pub(super) fn read(entries: IndexMap<String, Node>, reader: &mut Reader) -> Self {
-        let mut declared = Self { all: IndexMap::new(), broken: HashSet::new(), php_serialized: IndexMap::new() };
+        let mut declared = Self { all: IndexMap::new(), broken: HashSet::new() };
         let mut failure_transports = Vec::new();
         for (name, node) in entries {
             let name = check_name(name, &node.path, reader);
-            if node.path.starts_with(SYMFONY) && !node.has_entry("serializer") {
-                declared.php_serialized.insert(name.clone(), node.path.clone());
-            }
             let (transport, failure_transport) = read_one(&name, node, reader);
             failure_transports.extend(failure_transport.map(|node| (name.clone(), node)));
             if transport.is_none() {
@@ -302,18 +297,17 @@ impl Default for RetryStrategy {
     }
 }
 
-/// Is this the serializer that writes what is read here? If not, that is told.
-pub(super) fn check_serializer(node: &Node, reader: &mut Reader) -> bool {
-    let ours = node.text("the name of a serializer", reader).is_none_or(|serializer| serializer == JSON_SERIALIZER);
-    if !ours {
+/// Warns of a serializer that does not read what is written here.
+pub(super) fn check_serializer(node: &Node, reader: &mut Reader) {
+    let serializer = node.text("the name of a serializer", reader);
+    if serializer.is_some_and(|serializer| serializer != JSON_SERIALIZER) {
         let message = format!(
-            "{} is ignored: minutely reads and writes JSON as {JSON_SERIALIZER} does, and the PHP application must use \
-             that serializer here too",
+            "{} is ignored: new messages are JSON, as {JSON_SERIALIZER} writes and reads it; what PHP's default serializer has written is \
+             read, and goes back in that form",
             node.shown()
         );
         reader.warning(&node.path, message);
     }
-    ours
 }
 
 /// Takes the place of a transport whose mistake has been told, so that later checks find nothing wrong with it. Nothing

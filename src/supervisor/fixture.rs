@@ -194,7 +194,6 @@ impl Stage {
 
     pub(super) fn supervisor(&self) -> Supervisor {
         let config = Config {
-            php_serialized: indexmap::IndexMap::new(),
             interfaces: indexmap::IndexMap::new(),
             file: self.dir.join("config.yaml"),
             dir: self.dir.clone(),

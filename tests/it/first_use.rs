@@ -192,15 +192,13 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     let plan = project.json(&["contao:cron", "--dry-run"]);
     assert_eq!(plan["workers"].as_array().unwrap().iter().filter(|worker| worker["start"] == 0).count(), 3, "{plan}");
 
-    // With a handler here, there are warnings about what Symfony writes.
+    // With a handler here, there is nothing to warn of: what Symfony writes by default is read.
     let handlers = "handlers: {'*': {exec: [cat]}}\n";
     project.write("config.yaml", format!("{handlers}{}", include_str!("../fixtures/contao.yaml")));
     let output = project.run(&["config", "check"]).succeeds();
-    let expected = "framework.messenger.transports.contao_prio_high_doctrine: is consumed here, but Symfony writes";
-    assert!(output.stderr.contains(expected) && !output.stderr.contains("is not started"), "{output:?}");
-    assert_eq!(output.stderr.matches("messenger.transport.symfony_serializer").count(), 3, "{output:?}");
+    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
 
-    // With the line, there are none.
+    // With the line, neither.
     let worker = "-\n                command: php bin/console messenger:consume {transports} {options}\n";
     project.write(
         "config.yaml",
