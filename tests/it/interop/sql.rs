@@ -172,6 +172,7 @@ fn with_phps_serialization_all_goes_both_ways(both: &Both) {
     // The third message, which Symfony has stored two more times.
     let shown = stdout_of(&php.run(&both.project, &["messenger:failed:show", "5", "-vv"]));
     assert!(shown.contains(r"App\Message\Note") && shown.contains("exit code 1"), "{shown}");
+    php.run(&both.project, &["messenger:failed:remove", "5", "--force"]);
 
     php.run(&both.project, &["dispatch", r#"{"n":4,"text":"not here"}"#]);
     both.project.run(&["consume", "async", "--limit=2", "--sleep=50ms", "--time-limit=20"]).succeeds();
