@@ -155,16 +155,23 @@ impl Envelope {
     fn decode_php(encoded: &Encoded) -> Result<Self, PhpError> {
         let body = PhpBody::new(&encoded.body);
         let Decoded { message_type, json, stamps: mut headers } = body.decode()?;
-        for (name, value) in encoded.headers.iter() {
-            // Stamps beside the body were added later.
-            let in_body = headers.get(name).filter(|_| name.starts_with(STAMP_PREFIX)).map(raw_stamps);
-            let value = match in_body {
-                Some(stamps) => stamps_to_header(&[stamps, raw_stamps(value)].concat()),
-                None => value.to_owned(),
-            };
-            headers.insert(name, value);
-        }
+        join(&mut headers, &encoded.headers);
         Ok(Self { headers, php: Some(body), ..Self::from_json(message_type, json) })
+    }
+
+    /// A message, which need not be one that can be decoded, with the stamps of this envelope too.
+    pub(crate) fn stamp(&self, encoded: &Encoded) -> Encoded {
+        if php::is_serialized(&encoded.body) {
+            let body = PhpBody::new(&encoded.body);
+            if let Ok(mut headers) = body.stamps() {
+                join(&mut headers, &encoded.headers);
+                join(&mut headers, &self.headers);
+                return body.encode(&headers);
+            }
+        }
+        let mut encoded = encoded.clone();
+        encoded.headers.extend(self.headers.iter());
+        encoded
     }
 
     fn map_mut<S: Stamp>(&mut self) -> &mut Headers {
@@ -179,6 +186,18 @@ fn header<S: Stamp>() -> String {
 /// The stamps of one header, each as its original text. A header that is not an array counts as empty.
 fn raw_stamps(value: &str) -> Vec<Box<RawValue>> {
     serde_json::from_str(value).unwrap_or_default()
+}
+
+/// Adds headers to those of a body of PHP: stamps after the others of their class.
+fn join(headers: &mut Headers, added: &Headers) {
+    for (name, value) in added.iter() {
+        let before = headers.get(name).filter(|_| name.starts_with(STAMP_PREFIX)).map(raw_stamps);
+        let value = match before {
+            Some(stamps) => stamps_to_header(&[stamps, raw_stamps(value)].concat()),
+            None => value.to_owned(),
+        };
+        headers.insert(name, value);
+    }
 }
 
 fn stamps_to_header(stamps: &[Box<RawValue>]) -> String {

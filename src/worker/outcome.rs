@@ -83,19 +83,17 @@ fn undecodable(as_received: Encoded, error: String) -> Outcome {
 pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: Unhandleable) -> FailureAction {
     let Unhandleable { as_received, class, error } = message;
     tracing::error!(%id, transport = source.name, error, "cannot be handled");
-    let mut message = as_received.clone();
     match &source.on_failure {
         OnFailure::MoveTo(failure) => {
             let stamp = SentToFailureTransportStamp { original_receiver_name: source.name.clone() };
-            let stamps = Envelope::from_json("", "").with(&stamp).with(&details(class, &error));
-            message.headers.extend(stamps.headers().iter());
+            let message = Envelope::from_json("", "").with(&stamp).with(&details(class, &error)).stamp(&as_received);
             FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
-        OnFailure::Park => park(source, id, message, as_received),
+        OnFailure::Park => park(source, id, as_received.clone(), as_received),
         OnFailure::Discard => {
             let hours = UNHANDLEABLE_DELAY.as_secs() / 3600;
             tracing::warn!(%id, transport = source.name, "kept on its transport, because there is no failure transport; tried again in {hours} h");
-            FailureAction::Retry { message, delay: UNHANDLEABLE_DELAY, as_received }
+            FailureAction::Retry { message: as_received.clone(), delay: UNHANDLEABLE_DELAY, as_received }
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::PhpError;
+use super::super::headers::Headers;
 use super::json::{Unrepresentable, Writer, unmangled};
 use super::parse::{Key, Parsed, Value};
+use super::{PhpError, header};
 
 const ENVELOPE: &[u8] = br"Symfony\Component\Messenger\Envelope";
 
@@ -72,6 +73,12 @@ impl Layout {
             items: parsed.children(node).map(&mut item).collect(),
         };
         parsed.children(self.stamps).map(list).collect()
+    }
+
+    /// All stamps, under the names that they have as headers.
+    pub(super) fn headers(&self, parsed: &Parsed<'_>) -> Headers {
+        let lists = self.stamps(parsed).into_iter();
+        lists.filter_map(|list| Some((header(list.class?), list.to_json()))).collect()
     }
 }
 

@@ -107,9 +107,15 @@ impl PhpBody {
         };
         let message_type = std::str::from_utf8(class).map_err(|_| PhpError::new("the class's name is not UTF-8"))?;
         let json = Writer::new(&parsed, Unrepresentable::Refused).write(message)?;
-        let stamps = layout.stamps(&parsed);
-        let stamps = stamps.into_iter().filter_map(|list| Some((header(list.class?), list.to_json()))).collect();
+        let stamps = layout.headers(&parsed);
         Ok(Decoded { message_type: message_type.to_owned(), json: json.into(), stamps })
+    }
+
+    /// The stamps, under the names that they have as headers, even if the message itself cannot be read.
+    pub(super) fn stamps(&self) -> Result<Headers, PhpError> {
+        let text = text::decode(&self.0).ok_or_else(|| PhpError::new("it is no object"))?;
+        let parsed = Parsed::parse(&text)?;
+        Ok(Layout::of(&parsed)?.headers(&parsed))
     }
 
     /// The body with the stamps that the headers say, and the headers that PHP finds no stamps in.

@@ -221,6 +221,23 @@ fn what_php_does_not_know_stays_a_header() {
 }
 
 #[test]
+fn a_message_that_cannot_be_read_gets_its_stamps_where_php_finds_them() {
+    let failure = SentToFailureTransportStamp { original_receiver_name: "async".into() };
+    let stamps = Envelope::from_json("", "").with(&failure).with(&DelayStamp { delay: 2 });
+    let refused = envelope(&[list(DelayStamp::CLASS, &[&delay(1)])], r#"O:1:"A":1:{s:1:"x";d:NAN;}"#);
+    let stamped = stamps.stamp(&encoded(&refused));
+    assert!(stamped.headers.is_empty());
+    let readable = text::decode(&stamped.body).unwrap().into_owned();
+    let readable = String::from_utf8(readable).unwrap().replace("d:NAN;", "d:1.5;");
+    let again = decode(&readable);
+    assert_eq!(again.all::<DelayStamp>().iter().map(|stamp| stamp.delay).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(again.last::<SentToFailureTransportStamp>(), Some(failure));
+    // Without an envelope, beside it.
+    let other = stamps.stamp(&encoded(r#"O:1:"A":0:{}"#));
+    assert_eq!((other.body, other.headers.len()), (encoded(r#"O:1:"A":0:{}"#).body, 2));
+}
+
+#[test]
 fn hostile_texts_cost_little_and_are_refused() {
     let nested = |depth: usize| format!("{}N;{}", "a:1:{i:0;".repeat(depth), "}".repeat(depth));
     let message = |value: &str| format!(r#"O:1:"A":1:{{s:1:"x";{value}}}"#);
