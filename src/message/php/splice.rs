@@ -110,12 +110,12 @@ fn changed<'p>(list: &StampList<'p>, headers: &Headers, references: &References,
 /// Which stamp in the text each of these is, if any. Both are in the same order.
 fn matches(elements: &[Box<RawValue>], list: &StampList<'_>) -> Vec<Option<usize>> {
     let mut next = 0;
-    let find = |element: &Box<RawValue>| {
-        let distance = list.items[next..].iter().position(|item| item.json == element.get())?;
+    let find = |json: &str| {
+        let distance = list.items[next..].iter().position(|item| item.json == json)?;
         next += distance + 1;
         Some(next - 1)
     };
-    elements.iter().map(find).collect()
+    elements.iter().map(|element| element.get()).map(find).collect()
 }
 
 /// The stamps of a class that the text does not have; `None` if they stay a header.
@@ -129,7 +129,7 @@ fn added<'p>(class: &'p str, value: &str) -> Option<NewList<'p>> {
             None => beside.push(json),
         }
     }
-    (!items.is_empty()).then(|| NewList { key: Key::Text(class.as_bytes()), node: None, items: Some(items), beside })
+    (!items.is_empty()).then_some(NewList { key: Key::Text(class.as_bytes()), node: None, items: Some(items), beside })
 }
 
 /// The stamps in a header, each as its original text.
