@@ -51,7 +51,7 @@ impl Factory for ShelfFactory {
             bucket: options.get(&BUCKET),
         };
         if self.with_required {
-            (options.get(&OWNER), options.get(&GUESTS));
+            let _ = (options.get(&OWNER), options.get(&GUESTS));
         }
         options.finish()?;
         Ok(InMemory::new(&spec.name).into())

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_compat::Compat;
 use async_rs::traits::Reactor;
 use async_rs::util::RuntimeParts;
 use async_rs::{Runtime, Tokio};
@@ -20,6 +19,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use crate::connection::tls::Tls;
 use crate::threads;
@@ -53,7 +53,7 @@ pub(super) async fn connect(host: &str, port: u16, tls: Option<&Tls>) -> io::Res
 }
 
 fn connected(connection: impl Connection + 'static) -> AsyncTcpStream<Connected> {
-    AsyncTcpStream::Plain(Compat::new(Box::new(connection)))
+    AsyncTcpStream::Plain((Box::new(connection) as Box<dyn Connection>).compat())
 }
 
 /// Tokio's, but for the type of its connections.
@@ -83,6 +83,7 @@ impl Reactor for Network {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        async move { Ok(Compat::new(Box::new(TcpStream::connect(address).await?) as Box<dyn Connection>)) }
+        let connecting = TcpStream::connect(address);
+        async move { Ok((Box::new(connecting.await?) as Box<dyn Connection>).compat()) }
     }
 }
