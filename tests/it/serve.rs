@@ -69,7 +69,7 @@ impl Answer {
 
     /// An error that says something.
     #[track_caller]
-    fn is_error(self, status: u16, text: &str) {
+    fn refuses(self, status: u16, text: &str) {
         let answer = self.is(status);
         let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
         assert!(error.contains(text) && !error.contains(TOKEN), "{error}");
@@ -151,14 +151,14 @@ fn only_health_is_told_without_the_token() {
         for header in ["", "Authorization: Bearer wrong-horse-battery-staple\r\n", "Authorization: Basic x\r\n"] {
             let answer = served.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n"));
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
-            answer.is_error(401, "Authorization: Bearer TOKEN");
+            answer.refuses(401, "Authorization: Bearer TOKEN");
         }
     }
-    served.request("GET", "/other", "").is_error(404, "/dispatch");
+    served.request("GET", "/other", "").refuses(404, "/dispatch");
     let wrong = served.request("GET", "/dispatch", "");
     assert!(wrong.head.contains("allow: post"), "{}", wrong.head);
-    wrong.is_error(405, "takes POST");
-    served.request("DELETE", "/cron", "").is_error(405, "POST or GET");
+    wrong.refuses(405, "takes POST");
+    served.request("DELETE", "/cron", "").refuses(405, "POST or GET");
     let told = served.project.log() + &served.project.lines("serve.err").join("\n");
     assert!(!told.contains("horse"), "{told}");
 }
@@ -192,15 +192,15 @@ fn curl_dispatches_and_learns_what_became_of_the_message() {
 #[test]
 fn a_message_that_cannot_be_dispatched_is_an_error() {
     let served = Served::new(CONFIG);
-    served.request("POST", "/dispatch", "{").is_error(400, "must be JSON such as");
-    served.request("POST", "/dispatch", "").is_error(400, "must be JSON such as");
-    served.post("/dispatch", &json!({ "body": {} })).is_error(422, "missing field `type`");
-    served.post("/dispatch", &json!({ "type": "" })).is_error(422, "type is empty");
-    served.post("/dispatch", &json!({ "type": "a", "delay": "soon" })).is_error(422, "delay: a duration is");
-    served.post("/dispatch", &json!({ "type": "App\\Mial" })).is_error(422, "did you mean");
-    served.post("/dispatch", &json!({ "type": "App\\Mail", "transports": ["mial"] })).is_error(400, "mail");
-    served.post("/dispatch", &json!({ "type": "App\\Bad", "transports": ["sync"] })).is_error(500, "exit code 3");
-    served.post("/dispatch", &json!({ "type": "App\\Lost" })).is_error(503, "lost");
+    served.request("POST", "/dispatch", "{").refuses(400, "must be JSON such as");
+    served.request("POST", "/dispatch", "").refuses(400, "must be JSON such as");
+    served.post("/dispatch", &json!({ "body": {} })).refuses(422, "missing field `type`");
+    served.post("/dispatch", &json!({ "type": "" })).refuses(422, "type is empty");
+    served.post("/dispatch", &json!({ "type": "a", "delay": "soon" })).refuses(422, "delay: a duration is");
+    served.post("/dispatch", &json!({ "type": "App\\Mial" })).refuses(422, "did you mean");
+    served.post("/dispatch", &json!({ "type": "App\\Mail", "transports": ["mial"] })).refuses(400, "mail");
+    served.post("/dispatch", &json!({ "type": "App\\Bad", "transports": ["sync"] })).refuses(500, "exit code 3");
+    served.post("/dispatch", &json!({ "type": "App\\Lost" })).refuses(503, "lost");
 }
 
 #[test]
@@ -217,10 +217,10 @@ fn a_request_consumes_until_nothing_is_pending() {
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(served.project.lines("handled").len(), 3);
     assert!(!served.project.is_running("mail"), "nobody may rely on it");
-    served.consume("mial").is_error(400, "mail");
-    served.consume("sync").is_error(400, "handled at once");
-    served.consume("lost").is_error(503, "does not answer");
-    served.request("POST", CONSUME, "receiver=mail").is_error(400, "{\"receiver\":\"async\"}");
+    served.consume("mial").refuses(400, "mail");
+    served.consume("sync").refuses(400, "handled at once");
+    served.consume("lost").refuses(503, "does not answer");
+    served.request("POST", CONSUME, "receiver=mail").refuses(400, "{\"receiver\":\"async\"}");
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn a_receiver_is_consumed_by_one_request_at_a_time_and_slow_handlers_are_finishe
     let mut first = served.connect();
     first.write_all(request("POST", CONSUME, r#"{"receiver":"mail"}"#).as_bytes()).unwrap();
     wait_until("it handles", || served.project.lines("begun").len() == 1);
-    served.consume("mail").is_error(409, "another request consumes");
-    served.consume("auto").is_error(409, "another request consumes");
+    served.consume("mail").refuses(409, "another request consumes");
+    served.consume("auto").refuses(409, "another request consumes");
     served.consume("failed").is(200);
     // In another process.
     let mut cgi = served.project.command(&["cgi"]);
@@ -284,11 +284,11 @@ fn a_client_may_close_its_side_after_the_request() {
 fn what_is_too_long_is_refused_and_the_client_learns_it() {
     let served = Served::new(CONFIG);
     let body = "x".repeat(500_000);
-    served.request("POST", "/dispatch", &body).is_error(413, "longer than 2000 bytes");
+    served.request("POST", "/dispatch", &body).refuses(413, "longer than 2000 bytes");
     let chunked = format!(
         "POST /dispatch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n7A120\r\n{body}\r\n0\r\n\r\n"
     );
-    served.send(chunked).is_error(413, "longer than 2000 bytes");
+    served.send(chunked).refuses(413, "longer than 2000 bytes");
     served.send(format!("POST /dispatch HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n{body}")).is(401);
     served.send(format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000))).is(431);
     served.send("nonsense\r\n\r\n").is(400);
@@ -300,10 +300,10 @@ fn what_is_too_long_is_refused_and_the_client_learns_it() {
 fn slow_clients_are_told_so_and_closed() {
     let served = Served::new(CONFIG);
     let begun = Instant::now();
-    served.send("GET /health HTTP/1.1\r\nHost").is_error(408, "serve.read_timeout");
+    served.send("GET /health HTTP/1.1\r\nHost").refuses(408, "serve.read_timeout");
     let head =
         format!("POST /dispatch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\n{{");
-    served.send(head).is_error(408, "serve.read_timeout");
+    served.send(head).refuses(408, "serve.read_timeout");
     // One that sends nothing, at the beginning and after a request, is closed without a word.
     assert_eq!(read_all(served.connect()), "");
     let mut idle = served.connect();
@@ -326,7 +326,7 @@ fn too_many_connections_are_told_to_come_back() {
     });
     let refused = refused.unwrap();
     assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
-    refused.is_error(503, "serve.max_connections");
+    refused.refuses(503, "serve.max_connections");
     drop(held);
     wait_until("they are gone", || served.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n").status == 200);
 }

@@ -310,6 +310,6 @@ proptest! {
 fn other_texts_of_php_are_refused() {
     for text in ["a:0:{}", "O:1:\"A\":0:{}", "O:", "s:1:\"a\";"] {
         let wire = Encoded { body: Bytes::copy_from_slice(text.as_bytes()), ..Encoded::default() };
-        assert!(!matches!(Envelope::decode(&wire), Ok(_)), "{text}");
+        assert!(Envelope::decode(&wire).is_err(), "{text}");
     }
 }
