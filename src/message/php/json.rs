@@ -33,6 +33,9 @@ pub(super) struct Writer<'p> {
     out: Vec<u8>,
     /// How many bytes may still be written.
     limit: usize,
+    /// How many values were passed over, because a later one has the same name. They count as bytes: an object of equal names
+    /// that is referred to many times would take long without making the text longer.
+    passed_over: usize,
     /// The containers that are being written, from the outermost.
     open: Vec<usize>,
     is_open: Vec<bool>,
@@ -51,7 +54,7 @@ impl<'p> Writer<'p> {
     pub(super) fn new(parsed: &'p Parsed<'p>, unrepresentable: Unrepresentable) -> Self {
         let limit = MIN_LIMIT.max(MAX_GROWTH.saturating_mul(parsed.text.len()));
         let is_open = vec![false; parsed.nodes.len()];
-        Self { parsed, unrepresentable, out: Vec::new(), limit, open: Vec::new(), is_open }
+        Self { parsed, unrepresentable, out: Vec::new(), limit, passed_over: 0, open: Vec::new(), is_open }
     }
 
     /// The JSON of a value. All values that one writer writes share one limit.
@@ -66,7 +69,7 @@ impl<'p> Writer<'p> {
     }
 
     fn value(&mut self, node: usize) -> Result<(), PhpError> {
-        if self.out.len() > self.limit {
+        if self.out.len() + self.passed_over > self.limit {
             return Err(PhpError::new("as JSON, it would be too long: objects are repeated too often"));
         }
         let node = self.parsed.resolve(node);
@@ -145,13 +148,16 @@ impl<'p> Writer<'p> {
         };
         // Of equal names, PHP takes the last one, at the place of the first.
         let mut members: IndexMap<Cow<'p, str>, (Visibility, usize)> = IndexMap::new();
+        let mut children = 0;
         for child in self.parsed.children(node) {
+            children += 1;
             let (name, visibility) = name_of(&self.parsed.nodes[child], class);
             let member = members.entry(name).or_insert((visibility, child));
             if visibility >= member.0 {
                 *member = (visibility, child);
             }
         }
+        self.passed_over += children - members.len();
         self.raw("{");
         for (n, (name, (_, child))) in members.iter().enumerate() {
             if n > 0 {

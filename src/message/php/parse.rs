@@ -63,6 +63,8 @@ pub(super) enum Value<'a> {
     /// The value that has this number.
     Reference {
         number: u32,
+        /// The index of the value that it refers to in the end: none that is a reference itself.
+        target: u32,
     },
 }
 
@@ -112,19 +114,17 @@ impl<'a> Parsed<'a> {
     /// The number in a reference, and the index of the value that has it. That may be a reference itself.
     pub(super) fn reference(&self, node: usize) -> Option<(u32, usize)> {
         match self.nodes[node].value {
-            Value::Reference { number } => Some((number, self.numbered[number as usize - 1] as usize)),
+            Value::Reference { number, .. } => Some((number, self.numbered[number as usize - 1] as usize)),
             _ => None,
         }
     }
 
     /// The value that a node is or refers to.
     pub(super) fn resolve(&self, node: usize) -> usize {
-        let mut node = node;
-        // Each reference refers to a value before it.
-        while let Some((_, target)) = self.reference(node) {
-            node = target;
+        match self.nodes[node].value {
+            Value::Reference { target, .. } => target as usize,
+            _ => node,
         }
-        node
     }
 }
 
@@ -249,7 +249,7 @@ impl<'a> Parser<'a> {
             }
             b'r' | b'R' => {
                 self.expect(b":")?;
-                Value::Reference { number: self.reference(kind == b'r')? }
+                self.reference(kind == b'r')?
             }
             _ => return Err(PhpError::at(start, "expected a value")),
         };
@@ -288,8 +288,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The number of a reference, to a value before it: of an object, if it is `r:`.
-    fn reference(&mut self, to_object: bool) -> Result<u32, PhpError> {
+    /// A reference to a value before it: to an object, if it is `r:`.
+    fn reference(&mut self, to_object: bool) -> Result<Value<'a>, PhpError> {
         let number = self.length()?;
         self.expect(b";")?;
         // `r:` has a number itself, and cannot refer to itself.
@@ -308,7 +308,7 @@ impl<'a> Parser<'a> {
         if to_object && !matches!(value, Value::Object { .. } | Value::Custom { .. } | Value::Enum { .. }) {
             return Err(self.error("a reference to an object that is none"));
         }
-        Ok(offset(number))
+        Ok(Value::Reference { number: offset(number), target: offset(target) })
     }
 
     /// The number of values in a container.

@@ -250,6 +250,14 @@ fn hostile_texts_cost_little_and_are_refused() {
         bomb += &format!(r#"i:{};O:1:"B":2:{{s:1:"a";r:{number};s:1:"b";r:{number};}}"#, n + 1);
     }
     assert!(refusal(&message(&format!("a:61:{{{bomb}}}"))).contains("repeated too often"));
+    // Each refers to the one before it; followed one by one, these are 20 billion steps.
+    let chain: String = (1..200_000).map(|n| format!("i:{n};r:{};", n + 4)).collect();
+    assert!(json(&format!(r#"a:200000:{{i:0;O:1:"B":0:{{}}{chain}}}"#)).ends_with(",{}]"));
+    // Values of the same name, of which one is written, in an object that is referred to often.
+    let same = r#"s:1:"a";N;"#.repeat(100_000);
+    let often: String = (1..100_000).map(|n| format!("i:{n};r:5;")).collect();
+    let equal = format!(r#"a:100000:{{i:0;O:1:"B":100000:{{{same}}}{often}}}"#);
+    assert!(refusal(&message(&equal)).contains("repeated too often"));
     for (value, why) in [
         ("s:4294967295:\"a\";", "ends too early"),
         ("s:99999999999999999999:\"a\";", "expected a number"),
