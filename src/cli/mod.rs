@@ -342,18 +342,17 @@ pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
         keep_inherited_from_children();
     }
     let ended = execute(app.into(), &kind, &global).await;
-    if let (Kind::Cgi(_), Err(_)) = (&kind, &ended) {
-        cgi::fail();
-    }
-    let end = ended.unwrap_or_else(|failure| match failure {
-        Failure::Usage(text) => {
-            output::error(&text);
-            End::Misconfigured
+    let end = ended.unwrap_or_else(|failure| {
+        let (text, end) = match failure {
+            Failure::Usage(text) => (text, End::Misconfigured),
+            Failure::Failed(text) => (text, End::Failed),
+        };
+        output::error(&text);
+        if matches!(kind, Kind::Cgi(_)) {
+            // Nothing is printed after the answer.
+            cgi::fail();
         }
-        Failure::Failed(text) => {
-            output::error(&text);
-            End::Failed
-        }
+        end
     });
     match end {
         End::Well => ExitCode::SUCCESS,

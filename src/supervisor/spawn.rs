@@ -193,6 +193,8 @@ pub(crate) struct HeldSlot {
     mark: String,
     in_flight_path: PathBuf,
     file: Arc<File>,
+    /// Does this process hold it for something that ends before the process does?
+    is_for_a_run: bool,
 }
 
 impl HeldSlot {
@@ -205,15 +207,12 @@ impl HeldSlot {
         let definition = name.rsplit_once('/').map_or(name.as_str(), |(definition, _)| definition);
         let mark = random_mark();
         let in_flight_path = recovery::in_flight_path(slots, definition, claim.slot(), process, &mark);
-        Ok(Self { mark, in_flight_path, file: Arc::clone(claim.file()), name })
+        Ok(Self { mark, in_flight_path, file: Arc::clone(claim.file()), name, is_for_a_run: true })
     }
 
     /// Frees the slot, although this process goes on for a moment.
-    pub(crate) fn free(self) {
-        // The record would say that the slot is occupied as long as this process lives.
-        if let Err(error) = self.file.set_len(0) {
-            tracing::debug!(slot = self.name, %error, "the slot is free when this process ends");
-        }
+    pub(crate) fn free(mut self) {
+        self.is_for_a_run = true;
     }
 
     /// The value of [`WORKER_VARIABLE`] for what this process starts.
@@ -237,6 +236,18 @@ impl HeldSlot {
         let Some(dir) = self.in_flight_path.parent() else { return };
         if let Err(error) = refusal::write(dir, why) {
             tracing::warn!(slot = self.name, %error, "the supervisor could not be notified, and goes on starting workers");
+        }
+    }
+}
+
+impl Drop for HeldSlot {
+    fn drop(&mut self) {
+        if !self.is_for_a_run {
+            return;
+        }
+        // The record would say that the slot is occupied as long as this process lives.
+        if let Err(error) = self.file.set_len(0) {
+            tracing::debug!(slot = self.name, %error, "the slot is free when this process ends");
         }
     }
 }
@@ -273,7 +284,7 @@ fn adopt(slots: &Slots, name: &str, descriptor: RawFd) -> Option<HeldSlot> {
     let process = ProcessId::of(std::process::id())?;
     let mark = std::env::var(WORKER_VARIABLE).unwrap_or_default();
     let in_flight_path = recovery::in_flight_path(slots, definition, slot, process, &mark);
-    Some(HeldSlot { name: name.to_owned(), mark, in_flight_path, file: Arc::new(file) })
+    Some(HeldSlot { name: name.to_owned(), mark, in_flight_path, file: Arc::new(file), is_for_a_run: false })
 }
 
 #[cfg(test)]

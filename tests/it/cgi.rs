@@ -153,6 +153,9 @@ fn a_wrong_configuration_is_an_answer_too_and_a_terminal_is_told_what_this_is_fo
     let (status, body) = run(cgi(&project, "GET", "/health", ""), "");
     assert_eq!(status, "Status: 500 Internal Server Error");
     assert!(!body["error"].as_str().unwrap().contains("short"), "{body}");
+    let logged = cgi(&project, "GET", "/health", "").output().unwrap().stderr;
+    let logged = String::from_utf8(logged).unwrap();
+    assert!(logged.contains("serve.token") && !logged.contains("short}"), "{logged}");
     project.write("config.yaml", CONFIG);
     let told = project.run(&["cgi"]).exits(2).stderr;
     assert!(told.contains("started by a web server"), "{told}");

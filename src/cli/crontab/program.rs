@@ -119,7 +119,13 @@ impl Crontab {
         }
         // It changes nothing, so that nothing is written.
         let edited = self.run(&["-e"], None).await?;
-        Ok(if edited.status.success() && as_listed(&edited.stdout) == listed { edited.stdout } else { listed })
+        if edited.status.success() && as_listed(&edited.stdout) == listed {
+            return Ok(edited.stdout);
+        }
+        Err(self.failure(
+            "has carriage returns or backspaces, which `crontab -l` shows as text and `crontab -e` did not tell",
+            &edited,
+        ))
     }
 
     /// Replaces it as a whole, or leaves it as it is.

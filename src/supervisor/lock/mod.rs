@@ -33,7 +33,7 @@ pub(crate) enum Lifetime {
     UntilNextCron,
     /// Until it is stopped.
     UntilStopped,
-    /// For one tick, of a request. Another one that runs is never waited for.
+    /// For one tick, of a request. Another one that runs is not waited for, unless it is stuck.
     OneTick,
 }
 
