@@ -212,6 +212,30 @@ fn what_cannot_be_edited_safely_is_left_as_it_is() {
 }
 
 #[test]
+fn a_line_by_hand_is_found_through_the_variables_that_cron_sets() {
+    let Some(host) = Host::new(CONFIG) else { return };
+    let dir = host.project.path();
+    let (parent, folder) = (dir.parent().unwrap().display(), dir.file_name().unwrap().to_str().unwrap());
+    for (settings, command) in [
+        (format!("HOME={parent}"), format!("cd ~/{folder} && ./minutely cron")),
+        (format!("HOME={parent}"), format!("cd \"$HOME/{folder}\" && ./minutely cron")),
+        (format!("HOME={parent}"), format!("${{HOME}}/{folder}/minutely -c ~/{folder}/config.yaml cron")),
+        (format!("APP={}", dir.display()), "cd $APP && ./minutely cron".to_owned()),
+    ] {
+        let text = format!("HOME=/nonexistent\n{settings}\n* * * * * {command}\n");
+        host.set_crontab(text.as_bytes());
+        let output = host.run(&["crontab", "--install"]).exits(1);
+        assert!(output.stderr.contains("line 3 of ") && output.stderr.contains("nothing is changed"), "{output:?}");
+        let (_, report) = host.check();
+        assert_eq!(report["found"][0]["line"], json!(3), "{report}");
+        assert_eq!(host.crontab().unwrap(), text.as_bytes());
+        // Set after the line, it counts for later lines alone.
+        host.set_crontab(format!("* * * * * {command}\n{settings}\n").as_bytes());
+        host.run(&["crontab", "--install"]).succeeds();
+    }
+}
+
+#[test]
 fn a_check_says_what_is_wrong_until_cron_runs_it() {
     let Some(host) = Host::new(CONFIG) else { return };
     let problem = |report: &Value| report["problems"][0].as_str().unwrap_or_default().to_owned();

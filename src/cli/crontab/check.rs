@@ -1,16 +1,18 @@
 //! `crontab --check`: is the line there, once, does it fit, and does cron run it?
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use nix::unistd::User;
 use serde::Serialize;
 
+use super::super::cron::NAMES as CRON;
 use super::super::installation::Installation;
 use super::super::output::{self, Format, age};
 use super::super::{App, End, Result};
 use super::block::{Block, blocks, content, lines};
-use super::calls::starts;
+use super::calls::{Environment, environment_of, starts};
 use super::concerns;
 use super::install::is_of;
 use super::program::Crontab;
@@ -84,8 +86,11 @@ pub(super) async fn run(crontab: &Crontab, app: &App, installation: &Installatio
             Some(last) => format!("cron has not run it for {}", age_of(last, now)),
             None => "cron has not run it within a day".to_owned(),
         };
-        let daemon =
-            if cron_daemon_is_seen() { "" } else { "; no process named cron or crond is to be seen: start the daemon" };
+        let daemon = if cron_daemon_is_seen() {
+            ""
+        } else {
+            "; no process named cron or crond is to be seen: start the daemon, or ask your provider"
+        };
         problems.push(format!(
             "{since}{daemon}; if the line is older than a minute, look what cron has mailed or logged ({}, or \
              `journalctl -u cron`)",
@@ -172,24 +177,36 @@ pub(super) fn by_hand(text: &[u8], crontab: &Crontab, installation: &Installatio
         .into_iter()
         .filter_map(|block| block.line.map(|(number, _)| number))
         .collect();
-    let home = crontab.home().unwrap_or_else(|| "/".into());
-    let mut found = unmarked(text, &name_of(crontab), false, &home, installation);
+    let owner = environment_of(&crontab.owner(), crontab.home());
+    let mut found = unmarked(text, &name_of(crontab), Some(&owner), installation);
     found.retain(|found| !marked.contains(&found.line));
     for file in crontabs_of_the_system() {
         // What cannot be read cannot be said.
         let Ok(text) = fs::read(&file) else { continue };
-        found.extend(unmarked(&text, &file.display().to_string(), true, Path::new("/"), installation));
+        found.extend(unmarked(&text, &file.display().to_string(), None, installation));
     }
     found
 }
 
-fn unmarked(text: &[u8], crontab: &str, of_system: bool, home: &Path, installation: &Installation) -> Vec<Found> {
-    let mut found = Vec::new();
+/// `owner`: what cron sets for the commands; `None`: it is a crontab of the system, where each line names its user.
+fn unmarked(text: &[u8], crontab: &str, owner: Option<&Environment>, installation: &Installation) -> Vec<Found> {
+    let (mut found, mut settings) = (Vec::new(), Environment::new());
     for (index, (_, line)) in lines(text).enumerate() {
         let line = String::from_utf8_lossy(content(line));
-        if let Line::Entry(entry) = table::read(&line, of_system)
-            && starts(&entry.command, home, installation)
-        {
+        let entry = match table::read(&line, owner.is_none()) {
+            Line::Setting { name, value } => {
+                settings.insert(name, value);
+                continue;
+            }
+            // Nobody needs to be looked up for other lines.
+            Line::Entry(entry) if CRON.iter().any(|name| entry.command.contains(name)) => entry,
+            _ => continue,
+        };
+        let home_of = |user: &str| User::from_name(user).ok().flatten().map(|user| user.dir);
+        let user = || environment_of(entry.user.unwrap_or_default(), entry.user.and_then(home_of));
+        let mut environment = owner.cloned().unwrap_or_else(user);
+        environment.extend(settings.clone());
+        if starts(&entry.command, &environment, installation) {
             let (crontab, text) = (crontab.to_owned(), line.trim().to_owned());
             found.push(Found { crontab, line: index + 1, marked: false, text });
         }
