@@ -59,7 +59,8 @@ First steps, in your application's folder:
   minutely init         write config.yaml, which works as it is, and show what to type next
   minutely dispatch 'App\\Message\\High\\Note' '{\"text\":\"Hello\"}'
                         send a message; as no worker runs yet, it is handled at once
-  crontab -e            add the line that `minutely init` shows, and workers run
+  minutely crontab --install
+                        add the line to your crontab, and workers run
 
 Exit codes: 0 success (`alive`: it is running); 1 failure; 2 the arguments or the configuration are wrong; 3 a worker stopped \
 because nothing here can handle the pending messages.";

@@ -111,7 +111,7 @@ impl<'a> Placeholders<'a> {
             let hint = nearest(name, self.environment.names());
             let hint = hint.map(|near| format!(" (there is {near})")).unwrap_or_default();
             format!(
-                "environment variable {name} is not set{hint}: set it, put it into .env beside the configuration, or \
+                "environment variable {name} is not set{hint}: set it, put it into .env or .env.local beside the configuration, or \
                  give a default with %env(default:…:{name})%"
             )
         })

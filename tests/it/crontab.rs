@@ -197,6 +197,8 @@ fn what_cannot_be_edited_safely_is_left_as_it_is() {
         (format!("# BEGIN minutely {config}\n* * * * * a\n"), "line 1 begins a block"),
         (format!("0 * * * * a\n# END minutely {config}\n"), "line 2 ends a block"),
         (by_hand, "line 2 of the crontab of "),
+        (host.block().replace("# END", "0 * * * * a\n# END"), "out of the markers"),
+        (host.block().replace("* * * * *", "0 * * * * a\n* * * * *"), "lines 1 and 4 are minutely's markers"),
     ] {
         host.set_crontab(text.as_bytes());
         let output = host.run(&["crontab", "--install"]).exits(1);
@@ -257,7 +259,7 @@ fn a_check_says_what_is_wrong_until_cron_runs_it() {
     let (code, report) = host.check();
     assert_eq!((code, &report["ok"], &report["runs"]), (Some(0), &json!(true), &json!(true)), "{report}");
     let output = host.run(&["crontab", "--check"]).succeeds();
-    assert!(output.stdout.contains(&line) && output.stdout.contains("cron had it at work"), "{output:?}");
+    assert!(output.stdout.contains(&line) && output.stdout.contains("cron last ran it"), "{output:?}");
     assert_eq!(host.run(&["crontab", "--check", "-q"]).succeeds().stdout, "");
     drop(cron);
 
@@ -279,6 +281,23 @@ fn a_check_says_what_is_wrong_until_cron_runs_it() {
     assert!(code == Some(1) && problem(&report).contains("is switched off"), "{report}");
     host.run(&["crontab", "--install"]).succeeds();
     assert_eq!(host.crontab().unwrap(), host.block().as_bytes());
+}
+
+#[test]
+fn lines_of_a_folder_that_was_moved_are_named() {
+    let Some(host) = Host::new(CONFIG) else { return };
+    let gone = host.block().replace("/config.yaml", "-gone/config.yaml");
+    host.set_crontab(format!("0 0 * * * backup\n{gone}").as_bytes());
+    let (_, report) = host.check();
+    let warning = report["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("lines 2–4 of ") && warning.contains("-gone/config.yaml"), "{report}");
+    for action in ["--install", "--install", "--remove"] {
+        let output = host.run(&["crontab", action]).succeeds();
+        assert!(output.stderr.contains("lines 2–4 of ") && output.stderr.contains("`crontab -e`"), "{output:?}");
+    }
+    assert_eq!(host.crontab().unwrap(), format!("0 0 * * * backup\n{gone}").as_bytes(), "only its owner removes it");
+    host.set_crontab(b"0 0 * * * backup\n");
+    assert_eq!(host.run(&["crontab", "--install"]).succeeds().stderr, "");
 }
 
 #[test]
@@ -445,9 +464,30 @@ fn an_imported_crontab_is_a_configuration_whose_jobs_do_the_same() {
 }
 
 #[test]
+fn an_import_leaves_nothing_out_and_changes_no_zone_in_silence() {
+    let project = Project::new("");
+    project.write(
+        "crontab.txt",
+        "SHELL=/bin/sh\n0 1 * * * echo minutely cron\nCRON_TZ=Europe/Vienna\n0 2 * * * two\nCRON_TZ=Nowhere/Land\n\
+         0 3 * * * three\nCRON_TZ=\nSHELL=/bin/bash\n0 4 * * * four\nSHELL=/bin/sh\n0 5 * * * five\n",
+    );
+    let yaml = project.run(&["crontab", "--import", "crontab.txt"]).succeeds().stdout;
+    assert!(yaml.contains("# line 6 is not translated: its time zone Nowhere/Land is unknown"), "{yaml}");
+    assert!(yaml.contains("@reboot") && yaml.contains("paste only the entries"), "{yaml}");
+    project.write("config.yaml", &yaml);
+    project.run(&["config", "check"]).succeeds();
+    let jobs = project.json(&["cron", "list"]);
+    let names: Vec<&str> = jobs.as_array().unwrap().iter().filter_map(|job| job["name"].as_str()).collect();
+    assert_eq!(names, ["echo-minutely", "two", "four", "five"], "{yaml}");
+    assert_eq!(yaml.matches("SHELL:").count(), 1, "{yaml}");
+    assert_eq!(yaml.matches("timezone:").count(), 1, "{yaml}");
+}
+
+#[test]
 fn crontabs_of_the_user_of_the_system_and_of_nobody_are_imported() {
     let Some(host) = Host::new("transports: {}\n") else { return };
-    assert!(host.run(&["crontab", "--import"]).succeeds().stdout.ends_with("cron: []\n"));
+    let output = host.run(&["crontab", "--import"]).succeeds();
+    assert!(output.stdout.ends_with("cron: []\n") && output.stderr.contains("nothing to import"), "{output:?}");
     host.run(&["crontab", "--install"]).succeeds();
     let text = [&host.crontab().unwrap()[..], b"@daily backup\n"].concat();
     host.set_crontab(&text);

@@ -34,9 +34,12 @@ pub(super) enum BlockError {
     /// The beginning of a block is missing.
     #[error("line {0} ends a block of minutely's, and no line begins it")]
     NoBegin(usize),
-    /// Somebody has added lines to the block.
-    #[error("line {0} stands between minutely's markers, and is not minutely's; move it out of there")]
-    Foreign(usize),
+    /// Somebody has added lines to the block, between these markers.
+    #[error(
+        "lines {0} and {1} are minutely's markers, for one line, and there are more; move those that are not minutely's \
+             out of the markers"
+    )]
+    Foreign(usize, usize),
 }
 
 /// The lines of a text with their line ends, and where each begins.
@@ -74,8 +77,9 @@ pub(super) fn blocks(text: &[u8], is_ours: impl Fn(&[u8]) -> bool) -> Result<Vec
             Some((begin, _)) if ours(line, BEGIN) => return Err(BlockError::NoEnd(*begin)),
             Some((_, block)) if block.line.is_none() => block.line = Some((number, line.to_owned())),
             Some((begin, _)) => {
-                let is_ended = lines(text).skip(number).any(|(_, line)| ours(content(line), END));
-                return Err(if is_ended { BlockError::Foreign(number) } else { BlockError::NoEnd(*begin) });
+                let end = lines(text).skip(number).position(|(_, line)| ours(content(line), END));
+                let foreign = |end| BlockError::Foreign(*begin, number + 1 + end);
+                return Err(end.map_or(BlockError::NoEnd(*begin), foreign));
             }
         }
     }
@@ -83,6 +87,23 @@ pub(super) fn blocks(text: &[u8], is_ours: impl Fn(&[u8]) -> bool) -> Result<Vec
         Some((begin, _)) => Err(BlockError::NoEnd(begin)),
         None => Ok(found),
     }
+}
+
+/// The blocks whose markers name a configuration that `is_gone`: their first and last line, and the configuration.
+pub(super) fn abandoned(text: &[u8], is_gone: impl Fn(&[u8]) -> bool) -> Vec<(usize, usize, &[u8])> {
+    let (mut found, mut open) = (Vec::new(), None);
+    for (index, (_, line)) in lines(text).enumerate() {
+        let line = content(line);
+        if let Some(config) = line.strip_prefix(BEGIN) {
+            open = Some((index + 1, config));
+        } else if let Some(config) = line.strip_prefix(END)
+            && let Some((begin, _)) = open.take().filter(|(_, begun)| *begun == config)
+            && is_gone(config)
+        {
+            found.push((begin, index + 1, config));
+        }
+    }
+    found
 }
 
 /// The text with one block, which has this line. It replaces the block that is there; a new one is added at the end.
@@ -201,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_installations_that_are_gone_are_found_by_line() {
+        let block = |config: &str| format!("# BEGIN minutely {config}\nx\n# END minutely {config}\n");
+        let text = format!("a\n{}{}b\r\n{}", block("/gone"), block("/there"), block("/gone 2"));
+        let text = format!("{text}# BEGIN minutely /gone 3\n{}# END minutely /gone 4\n", block("/there"));
+        let found = abandoned(text.as_bytes(), |config| config.starts_with(b"/gone"));
+        assert_eq!(found, [(2, 4, &b"/gone"[..]), (9, 11, b"/gone 2")]);
+    }
+
+    #[test]
     fn damaged_markers_are_told_by_line_and_nothing_is_changed() {
         let (begin, end) = (format!("# BEGIN minutely {CONFIG}\n"), format!("# END minutely {CONFIG}\n"));
         for (text, error) in [
@@ -208,7 +238,8 @@ mod tests {
             (format!("a\n{begin}b\nc\n"), BlockError::NoEnd(2)),
             (format!("{begin}{begin}{end}"), BlockError::NoEnd(1)),
             (format!("a\nb\n{end}"), BlockError::NoBegin(3)),
-            (format!("{begin}a\n0 0 * * * backup\n{end}"), BlockError::Foreign(3)),
+            (format!("{begin}a\n0 0 * * * backup\n{end}"), BlockError::Foreign(1, 4)),
+            (format!("a\n{begin}b\nc\nd\n{end}{begin}b\n{end}"), BlockError::Foreign(2, 6)),
         ] {
             assert_eq!((install(text.as_bytes()), remove(text.as_bytes())), (Err(error.clone()), Err(error)), "{text}");
         }

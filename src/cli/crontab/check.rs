@@ -1,7 +1,10 @@
 //! `crontab --check`: is the line there, once, does it fit, and does cron run it?
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use nix::unistd::User;
@@ -11,7 +14,7 @@ use super::super::cron::NAMES as CRON;
 use super::super::installation::Installation;
 use super::super::output::{self, Format, age};
 use super::super::{App, End, Result};
-use super::block::{Block, blocks, content, lines};
+use super::block::{Block, abandoned, blocks, content, lines};
 use super::calls::{Environment, environment_of, starts};
 use super::concerns;
 use super::install::is_of;
@@ -104,7 +107,7 @@ pub(super) async fn run(crontab: &Crontab, app: &App, installation: &Installatio
         last_run,
         runs,
         problems,
-        warnings: concerns::of(app, installation, crontab, &text),
+        warnings: [concerns::of(app, installation, crontab, &text), abandoned_lines(&text, crontab)].concat(),
     };
     match format {
         Format::Json => output::json(&report)?,
@@ -136,7 +139,7 @@ fn print(report: &Report, now: DateTime<Utc>) {
         output::line(format_args!("line {} of {}: {}", found.line, found.crontab, found.text));
     }
     if let Some(last) = report.last_run {
-        output::line(format_args!("cron had it at work {} ago", age_of(last, now)));
+        output::line(format_args!("cron last ran it {} ago", age_of(last, now)));
     }
     for problem in &report.problems {
         output::error(problem);
@@ -212,6 +215,27 @@ fn unmarked(text: &[u8], crontab: &str, owner: Option<&Environment>, installatio
         }
     }
     found
+}
+
+/// The marked lines whose installation is no longer there, as after its folder was moved.
+pub(super) fn abandoned_lines(text: &[u8], crontab: &Crontab) -> Vec<String> {
+    let is_gone = |config: &[u8]| {
+        let found = Path::new(OsStr::from_bytes(config)).symlink_metadata();
+        matches!(found, Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+    };
+    let edit = match &crontab.named() {
+        Some(user) => format!("crontab -u {user} -e"),
+        None => "crontab -e".to_owned(),
+    };
+    let found = abandoned(text, is_gone).into_iter().map(|(begin, end, config)| {
+        format!(
+            "lines {begin}–{end} of {} start an installation that is no longer there ({}): if it was moved or deleted, \
+             remove these lines with `{edit}`",
+            name_of(crontab),
+            String::from_utf8_lossy(config)
+        )
+    });
+    found.collect()
 }
 
 fn not_every_minute(found: &Found) -> Option<String> {

@@ -23,8 +23,16 @@ const HEADING: &str = "\
 # - A run that was missed, because the host was off, is caught up once. As cron does: `catch_up: none`.
 # - Output is mailed only if a job fails. All of it is in the log.
 # - Commands start in the folder of config.yaml. Where that may matter, they go to the home folder first, as under cron.
+# - An `@reboot` job runs after each boot, and also once, at once, when it is new in config.yaml.
+# Below an existing `cron:`, paste only the entries.
 # Remove the lines from the crontab once the jobs are in config.yaml; until then, both run them.
 ";
+
+/// The key `cron` without entries.
+const NONE: &str = "cron: []";
+
+/// Cron's own, and that of minutely under cron.
+const SHELL: &str = "/bin/sh";
 
 /// What is read, besides the text.
 struct Source<'s> {
@@ -54,7 +62,13 @@ pub(super) async fn run(crontab: &Crontab, file: &str, of_system: bool, format: 
     let own = this_program();
     let source = Source { owner: &crontab.owner(), home: &home, of_system, own_programs: &["minutely", own.as_str()] };
     let entries = translate(&text, &source);
-    output::line(format_args!("# From {}.\n{HEADING}\n{}", yaml::comment(&from), entries.trim_end()));
+    let heading = if entries.starts_with(NONE) {
+        output::warning(&format!("nothing to import: {} has no job that can be translated", from));
+        ""
+    } else {
+        HEADING
+    };
+    output::line(format_args!("# From {}.\n{heading}\n{}", yaml::comment(&from), entries.trim_end()));
     Ok(End::Well)
 }
 
@@ -77,7 +91,7 @@ struct Settings {
 
 /// The key `cron` with all entries.
 fn translate(text: &[u8], source: &Source) -> String {
-    let mut settings = Settings { shell: "/bin/sh".to_owned(), zone: None, environment: IndexMap::new() };
+    let mut settings = Settings { shell: SHELL.to_owned(), zone: None, environment: IndexMap::new() };
     let (mut out, mut names) = (String::new(), HashSet::new());
     for (index, (_, line)) in lines(text).enumerate() {
         let number = index + 1;
@@ -104,8 +118,8 @@ fn translate(text: &[u8], source: &Source) -> String {
             },
         }
     }
-    let none = if names.is_empty() { " []" } else { "" };
-    format!("cron:{none}\n{out}")
+    let key = if names.is_empty() { NONE } else { "cron:" };
+    format!("{key}\n{out}")
 }
 
 /// Writing to a string cannot fail.
@@ -132,14 +146,19 @@ impl Settings {
             "START_HOURS_RANGE" => return Some("name the hours in the schedules".into()),
             "LOGNAME" | "USER" => return Some("cron takes the user's name all the same".into()),
             "CRON_TZ" if value.is_empty() => self.zone = None,
-            "CRON_TZ" => match Zone::parse(value.trim_start_matches(':')) {
-                Ok(_) => self.zone = Some(value.trim_start_matches(':').to_owned()),
-                Err(why) => return Some(format!("the time zone is unknown{why}")),
-            },
+            // One that is unknown counts too: the jobs after it are not those of the zone before.
+            "CRON_TZ" => {
+                let zone = self.zone.insert(value.trim_start_matches(':').to_owned());
+                return Zone::parse(zone).err().map(|why| format!("the time zone is unknown{why}"));
+            }
             _ if name.contains('\0') || value.contains('\0') => return Some("it has a NUL character".into()),
             _ => {
                 if name == "SHELL" {
                     self.shell.clone_from(&value);
+                    if value == SHELL {
+                        self.environment.shift_remove(&name);
+                        return None;
+                    }
                 }
                 self.environment.insert(name, value);
             }
@@ -158,7 +177,7 @@ fn job(entry: &Entry, settings: &Settings, source: &Source, names: &mut HashSet<
     }
     let schedule = schedule(&entry.schedule);
     let zone = match &settings.zone {
-        Some(zone) => Zone::parse(zone)?,
+        Some(zone) => Zone::parse(zone).map_err(|why| format!("its time zone {zone} is unknown{why}"))?,
         None => Zone::System,
     };
     let command = command(entry, settings, source)?;
@@ -215,7 +234,7 @@ fn command(entry: &Entry, settings: &Settings, source: &Source) -> Result<Vec<St
     if let Some(words) = plain_words(text).filter(|words| entry.input.is_none() && !uses_folder(words, source.home)) {
         return Ok(words);
     }
-    let shell = if settings.shell == "/bin/sh" { "sh" } else { &settings.shell };
+    let shell = if settings.shell == SHELL { "sh" } else { &settings.shell };
     let goes_somewhere = ["cd /", "cd ~", "cd $HOME", "cd \"$HOME"].iter().any(|start| text.starts_with(start));
     let go_home = if goes_somewhere { "" } else { "cd || exit; " };
     let script = match &entry.input {

@@ -15,6 +15,8 @@ pub(super) async fn install(crontab: &Crontab, app: &App, installation: &Install
     let of_this = |config: &[u8]| is_of(installation, config);
     let lock = crontab.lock().await?;
     let text = crontab.read().await?;
+    // Before lines that were added by hand: without its markers, minutely's own line would be one of them.
+    blocks(&text, of_this).map_err(damaged)?;
     let by_hand = check::by_hand(&text, crontab, installation);
     if let Some(entry) = by_hand.first() {
         let at = format!("line {} of {}", entry.line, entry.crontab);
@@ -43,6 +45,9 @@ pub(super) async fn install(crontab: &Crontab, app: &App, installation: &Install
         }
     }
     super::warn(app, installation, crontab, &new);
+    for warning in check::abandoned_lines(&new, crontab) {
+        output::warning(&warning);
+    }
     Ok(End::Well)
 }
 
@@ -73,6 +78,9 @@ pub(super) async fn remove(crontab: &Crontab, installation: &Installation, forma
             "line {} of {} still starts this installation; it was added by hand, and is left as it is: {}",
             entry.line, entry.crontab, entry.text
         ));
+    }
+    for warning in check::abandoned_lines(&new, crontab) {
+        output::warning(&warning);
     }
     Ok(End::Well)
 }

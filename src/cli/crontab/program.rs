@@ -51,6 +51,11 @@ impl Crontab {
         self.user.clone().or_else(own).unwrap_or_else(|| format!("user {}", geteuid()))
     }
 
+    /// The user that `--user` names.
+    pub(super) fn named(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// The owner's home folder, where cron starts commands.
     pub(super) fn home(&self) -> Option<PathBuf> {
         let user = match &self.user {
