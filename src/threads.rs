@@ -90,6 +90,14 @@ pub(crate) fn advice_for_job(error: &io::Error) -> String {
         .to_owned()
 }
 
+/// The same for any program: what to do if its file may not be executed.
+pub(crate) fn advice_for_program(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; if its file is not executable, try `chmod +x`",
+        _ => "",
+    }
+}
+
 /// Which resource is used up, and what to do.
 fn exhausted(error: &io::Error) -> Option<String> {
     let here = |limit: Option<u64>| limit.map_or(String::new(), |limit| format!(", {limit} here"));
@@ -143,6 +151,8 @@ mod tests {
         assert!(advice(&Errno::ENOMEM.into()).contains("memory"));
         let for_job = advice_for_job(&io::Error::from(Errno::EAGAIN));
         assert!(for_job.contains("`jitter`") && !for_job.contains("worker"));
+        assert!(advice_for_program(&Errno::EACCES.into()).contains("chmod +x"));
+        assert_eq!(advice_for_program(&Errno::ENOENT.into()), "");
         let other = io::Error::from(Errno::ENOENT);
         assert_eq!((advice(&other), advice_for_job(&other)), (String::new(), String::new()));
     }

@@ -328,7 +328,8 @@ impl Runner<'_> {
         let JobAction::Command { command, .. } = &self.job.config.action else { return error.to_string() };
         let (program, advice) =
             (command.first().map(String::as_str).unwrap_or_default(), threads::advice_for_job(error));
-        format!("\"{program}\" cannot be started in {}: {error}{advice}", self.dir.display())
+        let right = threads::advice_for_program(error);
+        format!("\"{program}\" cannot be started in {}: {error}{advice}{right}", self.dir.display())
     }
 
     async fn call(&self, run: &Run, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {

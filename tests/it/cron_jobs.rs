@@ -211,6 +211,14 @@ fn run_runs_a_job_at_once_and_exits_as_it_went() {
 }
 
 #[test]
+fn a_program_that_may_not_be_executed_is_told_with_what_to_do() {
+    let project = Project::new("cron:\n  - {name: plain, schedule: daily, command: [./plain.sh]}\n");
+    project.write("plain.sh", "#!/bin/sh\n");
+    let run = project.run(&["cron", "run", "plain"]).exits(1);
+    assert!(run.stderr.contains("cannot be started in ") && run.stderr.contains("try `chmod +x`"), "{run:?}");
+}
+
+#[test]
 fn force_starts_all_jobs_now() {
     let project = project(&[script("a", "@yearly", "echo a >> ran", ""), script("b", "@yearly", "echo b >> ran", "")]);
     let _cron = project.start("cron", &["cron", "--force"]);

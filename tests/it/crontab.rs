@@ -286,7 +286,8 @@ fn a_check_says_what_is_wrong_until_cron_runs_it() {
 #[test]
 fn lines_of_a_folder_that_was_moved_are_named() {
     let Some(host) = Host::new(CONFIG) else { return };
-    let gone = host.block().replace("/config.yaml", "-gone/config.yaml");
+    let dir = host.project.path().to_str().unwrap();
+    let gone = host.block().replace(dir, &format!("{dir}-gone"));
     host.set_crontab(format!("0 0 * * * backup\n{gone}").as_bytes());
     let (_, report) = host.check();
     let warning = report["warnings"][0].as_str().unwrap_or_default();

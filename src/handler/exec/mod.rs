@@ -109,7 +109,8 @@ impl Exec {
             _ => Verdict::Retry,
         };
         let (program, dir, advice) = (self.program.display(), self.dir.display(), threads::advice(error));
-        failure("NotStarted", 0, verdict, format!("\"{program}\" cannot be started in {dir}: {error}{advice}"))
+        let right = threads::advice_for_program(error);
+        failure("NotStarted", 0, verdict, format!("\"{program}\" cannot be started in {dir}: {error}{advice}{right}"))
     }
 
     fn command(&self, envelope: &Envelope) -> Command {
