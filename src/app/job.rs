@@ -38,7 +38,8 @@ use crate::handler::{Handler, HandlerFn, from_fn};
 ///     .job(Job::new("clean-up", "hourly", clean_up).timezone("Europe/Vienna").timeout(Duration::from_secs(300)));
 /// ```
 ///
-/// Each run is a process of its own, `myapp cron run clean-up`, which outlives the supervisor that has started it. Its
+/// Each run is a process of its own, `myapp cron run clean-up`, which outlives the supervisor that has started it (a task, under
+/// a supervisor in a program that has not said how to call itself: [`App::supervisor`](crate::App::supervisor)). Its
 /// [`CancellationToken`](crate::handler::CancellationToken) is cancelled at its timeout and at SIGTERM; five seconds later the
 /// function is dropped.
 #[must_use = "a job runs when it is added to an application"]

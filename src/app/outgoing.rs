@@ -28,7 +28,7 @@ pub(crate) struct Outgoing {
 pub(crate) enum OutgoingError {
     #[error("the message's type is empty")]
     NoType,
-    #[error("the message is not JSON: {0}; it is to be something like '{{\"id\":1}}'")]
+    #[error("the message is not JSON: {0}; expected JSON such as '{{\"id\":1}}'")]
     NotJson(String),
     #[error("{0}")]
     UnknownTransport(String),

@@ -51,7 +51,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let dispatched = tokio::select! {
         dispatched = dispatch.into_future() => dispatched?,
         // Takes along what a handler has started.
-        () = signals.next() => return Err(Failure::Failed("broken off; the message may have been handled in part".to_owned())),
+        () = signals.next() => return Err(Failure::Failed("interrupted; the message may have been handled in part".to_owned())),
     };
     let (queued, handled) = (dispatched.queued(), dispatched.handled_now());
     match args.format.format {

@@ -99,7 +99,7 @@ fn service(installation: &Installation, supervise: bool) -> String {
             "{head}{start}\
              # One that finds another supervisor at work ends well, and looks again later.\n\
              Restart=always\nRestartSec=10\n\
-             # SIGTERM goes to the supervisor alone, which lets the workers finish what they have in hand.\n\
+             # SIGTERM goes to the supervisor alone, which lets the workers finish their current messages.\n\
              KillMode=mixed\nTimeoutStopSec=90\n\n\
              [Install]\nWantedBy=default.target\n"
         )

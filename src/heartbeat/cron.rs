@@ -98,7 +98,7 @@ pub(crate) async fn cron_beats(cache: &Cache) -> Result<Vec<CronBeat>, CacheErro
 }
 
 /// When a cron daemon (and nobody at a terminal) last had `minutely cron` at work on this host. `None` if that was not within a
-/// day. `host` is its [owner](crate::supervisor::known_host_owner).
+/// day. `host` is the host's id and name.
 pub(crate) async fn last_cron(cache: &Cache, host: &str) -> Result<Option<CronBeat>, CacheError> {
     let mut beats = cron_beats(cache).await?.into_iter();
     Ok(beats.find(|beat| beat.host == host && beat.kind == CronKind::Cron))

@@ -106,7 +106,7 @@ fn a_run_that_is_killed_leaves_nothing_running_is_told_and_blocks_nothing() {
     wait_until("the program is ended", || !process_exists(program));
     wait_until("it is run again", || project.lines("begun").len() == 2);
     wait_until("it is told", || project.lines("supervise.err").join("").contains("job slow failed: it was killed"));
-    let killed = |run: &Value| run["pid"] == runner && run["result"] == "broken off";
+    let killed = |run: &Value| run["pid"] == runner && run["result"] == "interrupted";
     assert!(job(&project, "slow")["runs"].as_array().unwrap().iter().any(killed));
     let told = project.lines("supervise.err").join("\n");
     assert!(!told.contains("WARN") && told.matches("was killed, or").count() == 1, "once: {told}");

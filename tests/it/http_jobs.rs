@@ -135,7 +135,7 @@ fn a_request_is_broken_off_at_sigterm() {
     wait_until("it is asked", || server.requests().len() == 1);
     running.signal(Signal::SIGTERM);
     assert_eq!(running.ends(), Some(1));
-    assert_eq!(last_run(&project)["result"], "broken off");
+    assert_eq!(last_run(&project)["result"], "interrupted");
 }
 
 #[test]

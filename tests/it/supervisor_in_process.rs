@@ -181,7 +181,7 @@ async fn without_commands_of_its_own_its_jobs_run_in_this_process_and_end_with_i
         "cron: [{name: hang, schedule: every 1s, command: [a]}, {name: program, schedule: every 1s, command: [a]}]";
     project.write("config.yaml", jobs);
     for job in project.json(&["cron", "list"]).as_array().unwrap() {
-        assert_eq!((&job["last_run"]["result"], &job["running"]), (&"broken off".into(), &false.into()), "{job}");
+        assert_eq!((&job["last_run"]["result"], &job["running"]), (&"interrupted".into(), &false.into()), "{job}");
     }
 }
 

@@ -73,7 +73,7 @@ fn status(run: Run, goes_on: impl Fn(&Run) -> bool) -> RunStatus {
         Some(Outcome::Succeeded) => "succeeded",
         Some(Outcome::Failed) => "failed",
         Some(Outcome::Skipped) => "skipped itself",
-        Some(Outcome::Interrupted) => "broken off",
+        Some(Outcome::Interrupted) => "interrupted",
         None if goes_on(&run) => "running",
         None => "killed",
     };
