@@ -170,9 +170,13 @@ impl Scheduler {
                 continue;
             }
             self.jobs[n].waits_since = None;
+            let started_before = self.looked.started.len();
             let looked = self.look_at(n, now, &mut room).await;
             let watched = &mut self.jobs[n];
-            watched.waits_since = watched.waits_since.and(waited_since).or(watched.waits_since);
+            // One that has had a run now waits for its next one behind the others.
+            if self.looked.started.len() == started_before && watched.waits_since.is_some() {
+                watched.waits_since = waited_since.or(watched.waits_since);
+            }
             watched.wake = *looked.as_ref().unwrap_or(&(now + PACE));
             let problem = looked.err().map(|error| error.to_string());
             self.looked.failed.extend(problem.clone().map(|problem| (watched.job.name().to_owned(), problem)));

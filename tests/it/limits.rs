@@ -301,3 +301,21 @@ fn jobs_that_are_due_at_once_wait_where_few_processes_are_allowed_and_none_fails
         "{output}"
     );
 }
+
+#[test]
+fn a_job_with_more_runs_than_there_is_room_for_lets_the_others_have_their_turn() {
+    let job = |name: &str, schedule: &str, rest: &str, seconds: f32| {
+        let script = format!("echo $MINUTELY_JOB >> ran; sleep {seconds}");
+        format!("    - {{name: {name}, schedule: {schedule}, {rest}command: [sh, -c, '{script}']}}\n")
+    };
+    let greedy = job("greedy", "every 1s", "overlap: allow, catch_up: all, ", 2.0);
+    let config = format!("cron:\n{greedy}{}{}", job("a", "every 2s", "", 0.1), job("b", "every 2s", "", 0.1));
+    let Some(account) = Account::new(&config, 14) else { return };
+    let mut supervisor = account.start("supervisor", &["supervise"]);
+    let runs = |name: &str| account.project.lines("ran").iter().filter(|line| *line == name).count();
+    wait_until("it has more runs than there is room for", || account.project.log().contains("jobs wait until others"));
+    let before = (runs("a"), runs("b"));
+    wait_until("the others run", || runs("a") >= before.0 + 2 && runs("b") >= before.1 + 2);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+}
