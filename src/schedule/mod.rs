@@ -30,6 +30,7 @@ mod report;
 mod request;
 mod runner;
 mod scheduler;
+mod seen;
 mod shared_state;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! | group | key | value | |
 //! | --- | --- | --- | --- |
 //! | `cron/JOB` | `2026-11-21T12:00:00Z` | a random id | this due time was taken; one host gets it |
+//! | `cron/JOB` | `seen FROM TO` | a random id | all due times between these two were taken; their keys are forgotten |
 //! | `cron/JOB` | `since SCHEDULE` | a time | since when this schedule is known: what was due before is not caught up |
 //! | `cron/JOB` | `not before` | a time | after a run that has skipped itself |
 //! | `cron/JOB` | `warned of TIME` | a random id | for a day after a warning |
@@ -20,14 +21,15 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
+use super::seen::{Span, with_forgotten};
 use crate::cache::{Cache, CacheError};
 use crate::clock;
 
 /// How long is remembered what a job has done: longer than the time between two leap days.
 const MEMORY: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// So many due times that were taken last are kept, and all that were taken within [`KEEP_FOR`]. By the others, a host whose
-/// clock was set back would run again what was run already.
+/// So many due times that were taken last are kept one by one, and all that were taken within [`KEEP_FOR`]. Earlier ones become
+/// [`Span`]s. By both, a host whose clock is behind knows what was run already.
 const KEPT: usize = 16;
 const KEEP_FOR: Duration = Duration::from_secs(600);
 
@@ -35,7 +37,7 @@ const KEEP_FOR: Duration = Duration::from_secs(600);
 const KEPT_RUNS: usize = 20;
 
 /// How long a lease lasts, and when it is renewed.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 pub(super) const RENEW_LEASE: Duration = Duration::from_secs(15);
 
 /// A due time that is further in the future was taken by a clock that went wrong.
@@ -104,6 +106,8 @@ pub(super) struct History {
     pub not_before: Option<DateTime<Utc>>,
     /// The job is new, or has a new schedule.
     is_new: bool,
+    /// What was taken, and is forgotten.
+    seen: Vec<Span>,
     /// Keys of the group, with the times at which they were written.
     keys: Vec<(String, SystemTime)>,
 }
@@ -111,6 +115,10 @@ pub(super) struct History {
 impl Run {
     pub(super) fn key(&self) -> String {
         format!("{} {}", self.started_at.to_rfc3339_opts(SecondsFormat::Millis, true), self.id)
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// How long it took, or has been going on.
@@ -152,9 +160,15 @@ impl SharedState {
                 future = Some(due);
             }
         }
+        let seen: Vec<Span> = entries.iter().filter_map(|entry| Span::parse(&entry.key)).collect();
+        // Where this clock is behind, what is due now was perhaps taken long ago. Spans that lie wholly in the future are of a
+        // clock that went wrong.
+        for span in seen.iter().filter(|span| span.from <= now + CLOCK_TOLERANCE) {
+            last = last.max(span.to);
+        }
         let not_before = value(NOT_BEFORE).and_then(parse_time);
         let keys = entries.iter().map(|entry| (entry.key.clone(), entry.written_at)).collect();
-        Ok(History { last, future, not_before, is_new: since.is_none(), keys })
+        Ok(History { last, future, not_before, is_new: since.is_none(), seen, keys })
     }
 
     /// Is nobody warned yet, today, that this due time was taken although it is in the future?
@@ -167,16 +181,35 @@ impl SharedState {
     pub(super) async fn take(&self, job: &Job, due: DateTime<Utc>, history: &History) -> Result<bool, CacheError> {
         let taken = self.cache.claim(&group(job), &key_of(due), &random_id(), MEMORY).await?;
         if taken {
-            let times: Vec<&(String, SystemTime)> =
-                history.keys.iter().filter(|(key, _)| parse_time(key).is_some()).collect();
-            let now = clock::now();
-            for (key, written_at) in times.into_iter().rev().skip(KEPT) {
-                if now.duration_since(*written_at).is_ok_and(|age| age > KEEP_FOR) {
-                    self.cache.remove(&group(job), key).await?;
-                }
-            }
+            self.forget(job, history).await?;
         }
         Ok(taken)
+    }
+
+    /// Forgets old due times. That they were taken is written before: a kill in between leaves both.
+    async fn forget(&self, job: &Job, history: &History) -> Result<(), CacheError> {
+        let now = clock::now();
+        let is_old = |written_at: &SystemTime| now.duration_since(*written_at).is_ok_and(|age| age > KEEP_FOR);
+        let times: Vec<(DateTime<Utc>, SystemTime)> =
+            history.keys.iter().filter_map(|(key, written_at)| Some((parse_time(key)?, *written_at))).collect();
+        let old = &times[..times.len().saturating_sub(KEPT)];
+        let old: Vec<DateTime<Utc>> =
+            old.iter().filter(|(_, written_at)| is_old(written_at)).map(|(due, _)| *due).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let near = TimeDelta::from_std(KEEP_FOR).unwrap_or_default();
+        let seen = with_forgotten(history.seen.clone(), &old, &job.schedule, near);
+        for span in seen.iter().filter(|span| !history.seen.contains(span)) {
+            self.cache.put(&group(job), &span.key(), &random_id(), MEMORY).await?;
+        }
+        for due in &old {
+            self.cache.remove(&group(job), &key_of(*due)).await?;
+        }
+        for span in history.seen.iter().filter(|span| !seen.contains(span)) {
+            self.cache.remove(&group(job), &span.key()).await?;
+        }
+        Ok(())
     }
 
     /// Gives a due time back, so that it is due again: nothing was run for it.
@@ -251,8 +284,7 @@ impl SharedState {
     /// Writes down how a run goes. One that has ended takes the place of the oldest.
     pub(super) async fn write(&self, job: &str, run: &Run) -> Result<(), CacheError> {
         let group = runs_group(job);
-        let text = serde_json::to_string(run).unwrap_or_default();
-        self.cache.put(&group, &run.key(), &text, MEMORY).await?;
+        self.cache.put(&group, &run.key(), &run.to_json(), MEMORY).await?;
         if run.ended_at.is_some() {
             for old in self.cache.list(&group).await?.into_iter().rev().skip(KEPT_RUNS) {
                 self.cache.remove(&group, &old.key).await?;

@@ -263,6 +263,59 @@ async fn a_run_from_the_future_does_not_stop_the_job_and_none_is_run_twice() {
     assert!(!again.contains(&runs[0]), "{again:?}");
 }
 
+/// Looks at each second of a time by this host's clock, which is behind by `behind`.
+async fn look_behind(host: &mut Host, behind: TimeDelta, seconds: u32) {
+    for _ in 0..seconds {
+        host.scheduler.look(now() - behind).await;
+        for job in &host.jobs {
+            host.shared.release(job).await.unwrap();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_clock_is_far_behind_runs_nothing_again() {
+    for catch_up in ["once", "all", "none"] {
+        let (store, started) = (MemoryStore::default(), Started::default());
+        let jobs = [job("every 1m", &format!("catch_up: {catch_up}"))];
+        let [mut right, mut behind] = ["right", "behind"].map(|name| Host::new(name, &store, &jobs, &started));
+        for _ in 0..300 {
+            right.look().await;
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        let runs = names(&started);
+        assert!(runs.len() > 295, "{}", runs.len());
+        for minutes in [250, 100, 21, 17, 5] {
+            look_behind(&mut behind, TimeDelta::minutes(minutes), 70).await;
+            let again = names(&started);
+            assert!(!again.iter().any(|due| runs.contains(due)), "{catch_up}, {minutes} minutes behind: {again:?}");
+        }
+        // It is put right, and goes on.
+        behind.look().await;
+        assert!(!names(&started).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_far_ahead_for_long_does_not_stop_the_job() {
+    for ahead in [TimeDelta::minutes(9), TimeDelta::hours(5), TimeDelta::days(400)] {
+        let (store, started) = (MemoryStore::default(), Started::default());
+        let jobs = [job("every 1m", "")];
+        let mut host = Host::new("one", &store, &jobs, &started);
+        for _ in 0..40 {
+            host.look().await;
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        look_behind(&mut host, -ahead, 60 * 60).await;
+        names(&started);
+        look_behind(&mut host, TimeDelta::zero(), 60 * 60).await;
+        // What was run within nine minutes of the future is not run again.
+        let runs = names(&started).len();
+        assert!(runs >= 48, "{ahead}: {runs}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_job_has_taken_is_forgotten_in_time() {
     let (store, started) = (MemoryStore::default(), Started::default());
