@@ -1,7 +1,10 @@
 //! `minutely cgi`: answer one request, for a web server that runs CGI programs.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::cron::scheduler;
 use super::signals::Signals;
@@ -47,13 +50,15 @@ pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End>
         // What takes longer than the web server waits.
         service.finish(FINISH_TIMEOUT).await
     };
+    let mut answer = pin!(answer);
     tokio::select! {
-        done = answer => if !done {
+        done = &mut answer => if !done {
             tracing::error!("a request took too long, and was broken off");
         },
         () = signals.next() => {
             service.stop();
-            service.finish(STOP_TIMEOUT).await;
+            // The web server may still pass on what is said within a moment.
+            let _ = timeout(STOP_TIMEOUT, answer).await;
         }
     }
     Ok(End::Well)

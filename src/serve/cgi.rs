@@ -23,10 +23,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use super::reply::Reply;
 use super::service::{Endpoint, Head, Service};
-
-/// Tells the second step what the first one has found: method, path, and how long the body is. A client cannot set it: what comes
-/// from a request begins with `HTTP_`.
-const ADMITTED: &str = "MINUTELY_CGI_REQUEST";
+use crate::supervisor::REQUEST_VARIABLE;
 
 /// What web servers set for a CGI program, besides what begins with [`PREFIXES`].
 const VARIABLES: &[&str] = &[
@@ -58,6 +55,8 @@ const VARIABLES: &[&str] = &[
 ];
 /// Request headers, what Apache passes on from before a rewriting, who asks, and TLS.
 const PREFIXES: &[&str] = &["HTTP_", "REDIRECT_", "REMOTE_", "SSL_"];
+/// Not of a request: by which certificates servers are verified.
+const CERTIFICATES: &[&str] = &["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// How far a request has come.
 pub(crate) enum Step {
@@ -77,10 +76,11 @@ pub(crate) struct Admitted {
 
 /// Which step this process is to do.
 pub(crate) fn step() -> Step {
-    if let Some(admitted) = env::var(ADMITTED).ok().as_deref().and_then(Admitted::parse) {
-        return Step::Second(admitted);
+    // First of all: a web server may have inherited the other variable, and whatever it passes on is a request to be looked at.
+    if env::var_os("REQUEST_METHOD").is_some() {
+        return Step::First;
     }
-    if env::var_os("REQUEST_METHOD").is_some() { Step::First } else { Step::NoRequest }
+    env::var(REQUEST_VARIABLE).ok().as_deref().and_then(Admitted::parse).map_or(Step::NoRequest, Step::Second)
 }
 
 impl Admitted {
@@ -132,13 +132,13 @@ fn again(admitted: &str) -> io::Error {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_request(name)) {
         command.env_remove(name);
     }
-    command.args(arguments).env(ADMITTED, admitted).exec()
+    command.args(arguments).env(REQUEST_VARIABLE, admitted).exec()
 }
 
 fn is_of_request(name: &OsString) -> bool {
-    let name = name.as_bytes();
-    VARIABLES.iter().any(|variable| name == variable.as_bytes())
-        || PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+    let is_one_of = |variables: &[&str]| variables.iter().any(|variable| name == variable);
+    let begins = PREFIXES.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()));
+    is_one_of(VARIABLES) || (begins && !is_one_of(CERTIFICATES))
 }
 
 /// The second step.
@@ -184,8 +184,8 @@ pub(crate) fn write(reply: &Reply) {
         response.push_str(&format!("{name}: {value}\r\n"));
     }
     response.push_str(&format!("Content-Length: {}\r\n\r\n", text.len()));
-    let admitted = env::var(ADMITTED).unwrap_or_default();
-    if !(admitted.starts_with("HEAD ") || env::var_os("REQUEST_METHOD").is_some_and(|method| method == "HEAD")) {
+    let request = env::var("REQUEST_METHOD").or_else(|_| env::var(REQUEST_VARIABLE)).unwrap_or_default();
+    if request.split(' ').next() != Some("HEAD") {
         response.push_str(&text);
     }
     let mut stdout = io::stdout().lock();

@@ -47,7 +47,9 @@ pub(crate) use lock::{Lifetime, LockError, SupervisorLock, SupervisorStatus, che
 pub(crate) use recovery::WORKER_VARIABLE;
 pub(crate) use report::{Started, TickFailure, TickReport};
 pub(crate) use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
-pub(crate) use spawn::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, adopt_slot, keep_inherited_from_children};
+pub(crate) use spawn::{
+    HeldSlot, REQUEST_VARIABLE, SLOT_FD_VARIABLE, SLOT_VARIABLE, adopt_slot, keep_inherited_from_children,
+};
 pub(crate) use state::StateError;
 
 use std::collections::{HashMap, HashSet};

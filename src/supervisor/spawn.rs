@@ -32,6 +32,9 @@ use crate::{descriptors, threads};
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
 pub(crate) const SLOT_VARIABLE: &str = "MINUTELY_SLOT";
+/// Tells `cgi`, executed again, which request was admitted: method, path, and how long the body is. Nothing inherits it. A client
+/// cannot set it: what comes from a request begins with `HTTP_`.
+pub(crate) const REQUEST_VARIABLE: &str = "MINUTELY_CGI_REQUEST";
 /// Names the file descriptor that holds the slot's lock, in the worker's environment.
 pub(crate) const SLOT_FD_VARIABLE: &str = "MINUTELY_SLOT_FD";
 
@@ -116,6 +119,7 @@ pub(super) fn spawn(
         .env(SLOT_VARIABLE, claim.name())
         .env(SLOT_FD_VARIABLE, claim.file().as_raw_fd().to_string())
         .env(WORKER_VARIABLE, random_mark())
+        .env_remove(REQUEST_VARIABLE)
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(error_output);

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{Project, Running, process_exists, wait_until};
@@ -36,6 +38,8 @@ fn cgi(project: &Project, method: &str, path: &str, length: &str) -> Command {
         .env("HTTP_PROXY", "http://attacker.example")
         .env("QUERY_STRING", "a=b")
         .env("REMOTE_ADDR", "192.0.2.1")
+        .env("SSL_CLIENT_CERT", "of the client")
+        .env("SSL_CERT_DIR", "/certificates")
         .env("HTTP_AUTHORIZATION", format!("Bearer {TOKEN}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -95,6 +99,40 @@ fn requests_are_answered_as_by_the_server() {
 }
 
 #[test]
+fn a_request_is_looked_at_whatever_the_web_server_has_inherited() {
+    let project = Project::new(CONFIG);
+    for authorization in [None, Some("Bearer wrong-horse-battery-staple")] {
+        let mut command = cgi(&project, "POST", "/dispatch", "2");
+        command.env("MINUTELY_CGI_REQUEST", "POST /cron 0").env_remove("HTTP_AUTHORIZATION");
+        command.envs(authorization.map(|value| ("HTTP_AUTHORIZATION", value)));
+        let (status, body) = run(command, "{}");
+        assert_eq!(status, "Status: 401 Unauthorized", "{body}");
+    }
+    assert_eq!(project.workers().len(), 0);
+    let mut health = cgi(&project, "GET", "/health", "");
+    health.env("MINUTELY_CGI_REQUEST", "HEAD /cron 0");
+    assert_eq!(run(health, "").1, json!({ "status": "ok" }));
+}
+
+#[test]
+fn a_web_server_that_ends_the_program_still_gets_an_answer() {
+    let project = Project::new(CONFIG);
+    post(&project, "/dispatch", &json!({ "type": "App\\Slow", "transports": ["mail"] }));
+    let body = json!({ "receiver": "mail" }).to_string();
+    let mut child =
+        cgi(&project, "POST", "/api/_action/message-queue/consume", &body.len().to_string()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+    wait_until("it handles the message", || !project.lines("begun").is_empty());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    project.write("go", "");
+    let (mut text, mut errors) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    child.wait().unwrap();
+    assert!(text.starts_with("Status: 200 OK\r\n") && text.contains(r#""handledMessages":1"#), "{text} {errors}");
+}
+
+#[test]
 fn what_a_request_starts_holds_no_pipe_and_sees_no_header() {
     let project = Project::new(CONFIG);
     let begun = Instant::now();
@@ -113,7 +151,10 @@ fn what_a_request_starts_holds_no_pipe_and_sees_no_header() {
         [fs::read_to_string(project.file("ticked")).unwrap(), fs::read_to_string(project.file("seen")).unwrap(), worker]
     {
         assert!(seen.contains("PATH="), "{seen}");
-        for secret in [TOKEN, "attacker", "QUERY_STRING", "REQUEST_METHOD", "REMOTE_ADDR", "HTTP_"] {
+        assert!(seen.contains("SSL_CERT_DIR=/certificates"), "{seen}");
+        for secret in
+            [TOKEN, "attacker", "QUERY_STRING", "REQUEST_METHOD", "REMOTE_ADDR", "HTTP_", "SSL_CLIENT", "CGI_REQUEST"]
+        {
             assert!(!seen.contains(secret), "{secret}: {seen}");
         }
     }

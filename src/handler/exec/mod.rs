@@ -28,9 +28,9 @@ use crate::threads;
 pub(crate) use group::Group;
 pub(crate) use output::Output;
 
-/// Variables that are for the worker alone. A handler that runs minutely itself must not mistake the worker's slot for
-/// its own.
-const WITHHELD: [&str; 2] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD"];
+/// Variables that are for this process alone. A handler that runs minutely itself must not mistake the worker's slot for
+/// its own, nor a request that was admitted here.
+const WITHHELD: [&str; 3] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD", "MINUTELY_CGI_REQUEST"];
 
 /// The message is invalid and will stay invalid (`EX_DATAERR` in `sysexits.h`).
 const UNRECOVERABLE: i32 = 65;
