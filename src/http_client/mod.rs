@@ -164,11 +164,12 @@ impl Hop {
             StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => self.method == Method::POST,
             _ => false,
         };
-        let (method, body) = if becomes_get { (Method::GET, Bytes::new()) } else { (self.method, self.body) };
         let stays = is_same_host(&self.url, &url);
-        if !stays && !body.is_empty() {
+        // Also where it would go there as a GET: without its body, it is not what was asked for.
+        if !stays && !self.body.is_empty() {
             return Err(HttpError::Redirect(format!("with what it sends, to another host: {shown}")));
         }
+        let (method, body) = if becomes_get { (Method::GET, Bytes::new()) } else { (self.method, self.body) };
         if stays && url.username().is_empty() && url.password().is_none() {
             let _ = url.set_username(self.url.username()).and_then(|()| url.set_password(self.url.password()));
         }

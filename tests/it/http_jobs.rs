@@ -160,6 +160,7 @@ fn redirects_are_followed_and_what_is_secret_stays_at_its_host() {
         "/loop" => answer(to, "307 Temporary Redirect", "Location: /loop\r\n", ""),
         "/file" => answer(to, "301 Moved Permanently", "Location: file:///etc/passwd\r\n", ""),
         "/nowhere" => answer(to, "302 Found", "", "no location"),
+        "/moved" => answer(to, "301 Moved Permanently", &format!("Location: {at}\r\n"), ""),
         _ => answer(to, "307 Temporary Redirect", &format!("Location: {at}\r\n"), ""),
     });
     let login = |path: &str| server.url(path).replace("http://", "http://ada:s3cret@");
@@ -184,6 +185,9 @@ fn redirects_are_followed_and_what_is_secret_stays_at_its_host() {
 
     let body = request("/elsewhere", ", method: POST, body: s3cret").exits(1);
     assert!(body.stderr.contains("is redirected with what it sends, to another host: http://127.0.0.1:"), "{body:?}");
+    // Without the body, it would seem to have succeeded there.
+    let moved = request("/moved", ", method: POST, body: s3cret").exits(1);
+    assert!(moved.stderr.contains("is redirected with what it sends, to another host"), "{moved:?}");
     assert!(request("/loop", "").exits(1).stderr.contains("is redirected more than 10 times"));
     assert!(request("/file", "").exits(1).stderr.contains("is redirected to what is neither https: nor http:"));
     assert!(request("/nowhere", "").exits(1).stderr.contains("answers 302 Found"));
