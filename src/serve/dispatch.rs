@@ -86,6 +86,9 @@ fn failed(error: &DispatchError) -> Reply {
         reason,
     });
     let queued: Vec<Queued> = queued.collect();
+    if status >= 500 {
+        tracing::warn!(%error, status, queued = queued.len(), "a message that was to be dispatched for a request was not");
+    }
     Reply::new(status, json!({ "error": error.to_string(), "queued": queued }))
 }
 

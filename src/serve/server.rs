@@ -44,6 +44,8 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 const LINGER: Duration = Duration::from_secs(1);
 /// The pause after the system has refused a connection: it is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long it has refused none until that is taken to be over.
+const REFUSALS_OVER: Duration = Duration::from_secs(60);
 /// How long requests may take that go on when the server is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -79,7 +81,7 @@ impl Server {
         let (connections, refusals) = (Arc::new(Semaphore::new(limit)), Arc::new(Semaphore::new(MAX_REFUSALS)));
         let stopping = watch::Sender::new(false);
         let mut stop = pin!(stop);
-        let mut is_exhausted = false;
+        let mut refused_at: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -89,15 +91,14 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors, as a rule. Said once, until it is over.
-                    if !std::mem::replace(&mut is_exhausted, true) {
+                    // Out of descriptors, as a rule. Said once, until it has been over for a while.
+                    if refused_at.replace(Instant::now()).is_none_or(|at| at.elapsed() > REFUSALS_OVER) {
                         tracing::warn!("connections cannot be accepted: {error}{}", crate::threads::advice(&error));
                     }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            is_exhausted = false;
             if let Ok(permit) = Arc::clone(&connections).try_acquire_owned() {
                 let context = Context { service: Arc::clone(&service), stopping: stopping.subscribe() };
                 tokio::spawn(async move {

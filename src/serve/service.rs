@@ -133,8 +133,8 @@ impl Service {
                         configuration"
             }
             None => {
-                "the header `Authorization: Bearer TOKEN` is missing, with serve.token of the configuration (Apache hands it \
-                 on to CGI programs only with `CGIPassAuth On`)"
+                "the header `Authorization: Bearer TOKEN` is missing, with serve.token of the configuration. If it was sent, \
+                 your web server did not hand on the header; for Apache: `CGIPassAuth On` in .htaccess"
             }
         };
         Err(Reply::error(401, refused).with("WWW-Authenticate", "Bearer"))
@@ -170,8 +170,9 @@ impl Service {
                 Reply::error(500, "something went wrong here; the log under state_dir says what")
             }
             Err(_) => {
-                let text =
-                    format!("not done within {limit:?} (serve.request_timeout); it goes on, do not repeat it at once");
+                let text = format!(
+                    "not done within {limit:?} (serve.request_timeout); it may still be done, so do not repeat it at once"
+                );
                 Reply::error(504, text)
             }
         }

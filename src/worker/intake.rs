@@ -122,9 +122,9 @@ impl Intake {
         self.turn.is_some() || Instant::now() >= self.next_poll
     }
 
-    /// Whether all sources have answered the last time.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.clients.iter().all(SourceClient::is_healthy)
+    /// Whether all sources have answered the last time, and no call to them is in progress.
+    pub(super) fn have_answered(&self) -> bool {
+        self.clients.iter().all(SourceClient::has_answered)
     }
 
     /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the
@@ -262,6 +262,7 @@ impl Intake {
                 client.mark_healthy();
                 self.add_received(index, messages);
             }
+            Response::NothingPrefetched => {}
             Response::Received(Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. }))) => {
                 return Err(error);
             }

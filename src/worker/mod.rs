@@ -237,7 +237,7 @@ impl Worker {
         let is_stuck = result.as_ref().is_ok_and(|reason| *reason == StopReason::Unhandleable);
         let mut problem = if is_stuck { run.quarantine.foreign_queue() } else { None };
         run.close(stop, problem.is_some()).await;
-        if self.is_brief && problem.is_none() && !run.intake.is_healthy() {
+        if self.is_brief && problem.is_none() && !run.intake.have_answered() {
             problem = Some("its store does not answer; the log says why".to_owned());
         }
         let connections = self.sources.iter().filter_map(|source| source.transport.connecting.as_ref());
@@ -346,7 +346,7 @@ impl<'a> Run<'a> {
                 let strays = self.quarantine.take_all();
                 self.settle_unhandleable(strays, stop);
             }
-            if is_idle && self.worker.is_brief && self.intake.is_healthy() {
+            if is_idle && self.worker.is_brief && self.intake.have_answered() {
                 return Ok(StopReason::Idle);
             }
             let until = self.limits.deadline().min(self.quarantine.next_stray_at().unwrap_or_else(far_future));

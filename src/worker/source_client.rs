@@ -31,6 +31,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(super) enum Response {
     /// The messages that were received.
     Received(Result<Vec<Received>, TransportError>),
+    /// Prefetching was stopped, and nothing was prefetched. Tells nothing about the store: it may not even be connected.
+    NothingPrefetched,
     /// Whether these messages were acknowledged.
     Acknowledged(Vec<MessageId>, Result<(), TransportError>),
     /// Whether these messages were released.
@@ -112,6 +114,11 @@ impl SourceClient {
         self.backoff.is_none()
     }
 
+    /// Whether its last calls have succeeded, and none is in progress.
+    pub(super) fn has_answered(&self) -> bool {
+        self.backoff.is_none() && self.failing_since.is_none()
+    }
+
     /// Starts to receive messages, if it is time to. What is left to do for the last batch comes first. So at most one
     /// batch is handled and not acknowledged, and a crash repeats no more than that.
     pub(super) fn start_receive(&mut self, up_to: usize, tracker: &mut InFlightTracker) {
@@ -132,14 +139,18 @@ impl SourceClient {
         let Some(prefetching) = self.source.transport.prefetching.clone() else { return };
         let before = self.receive_call.take();
         self.receive_call = Call::new(async move {
-            let received = match before {
+            let before = match before {
                 Some(call) => match call.response.await {
-                    Response::Received(received) => received,
-                    _ => Ok(Vec::new()),
+                    Response::Received(received) => Some(received),
+                    _ => None,
                 },
-                None => Ok(Vec::new()),
+                None => None,
             };
             let prefetched = prefetching.stop_fetching().await;
+            if before.is_none() && matches!(&prefetched, Ok(messages) if messages.is_empty()) {
+                return Response::NothingPrefetched;
+            }
+            let received = before.unwrap_or_else(|| Ok(Vec::new()));
             // If only one of the two calls failed, the messages of the other are still here.
             Response::Received(match (received, prefetched) {
                 (Ok(received), Ok(prefetched)) => Ok(received.into_iter().chain(prefetched).collect()),

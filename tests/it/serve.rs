@@ -1,7 +1,7 @@
 //! `minutely serve`: requests over real sockets.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -201,6 +201,8 @@ fn a_message_that_cannot_be_dispatched_is_an_error() {
     served.post("/dispatch", &json!({ "type": "App\\Mail", "transports": ["mial"] })).refuses(400, "mail");
     served.post("/dispatch", &json!({ "type": "App\\Bad", "transports": ["sync"] })).refuses(500, "exit code 3");
     served.post("/dispatch", &json!({ "type": "App\\Lost" })).refuses(503, "lost");
+    let log = served.project.lines("serve.err").join("\n");
+    assert_eq!(log.matches("that was to be dispatched for a request was not").count(), 2, "{log}");
 }
 
 #[test]
@@ -221,6 +223,23 @@ fn a_request_consumes_until_nothing_is_pending() {
     served.consume("sync").refuses(400, "handled at once");
     served.consume("lost").refuses(503, "does not answer");
     served.request("POST", CONSUME, "receiver=mail").refuses(400, "{\"receiver\":\"async\"}");
+}
+
+#[test]
+fn a_store_that_hangs_or_is_not_there_is_no_empty_queue() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap().port();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for dsn in [
+        format!("postgres://u@127.0.0.1:{silent}/db"),
+        format!("amqp://u:p@127.0.0.1:{silent}/%2f/messages"),
+        format!("postgres://u@127.0.0.1:{closed}/db"),
+        format!("amqp://u:p@127.0.0.1:{closed}/%2f/messages"),
+    ] {
+        let config = CONFIG.replace("redis://127.0.0.1:1/lost", &dsn);
+        let served = Served::new(&config);
+        served.consume("lost").refuses(503, "does not answer");
+    }
 }
 
 #[test]
