@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::job::Job;
 use super::report::{Report, Reports};
-use super::shared_state::{Outcome, SharedState, key_of};
+use super::shared_state::{Outcome, Run, SharedState, key_of};
 use crate::supervisor::{JobSlots, KilledRun};
 
 /// Before a job is run by hand: sees to runs of it that were killed.
@@ -49,23 +49,24 @@ pub(super) async fn clean_up(
             // The next look tries again.
             Err(_) => continue,
         };
-        let run = runs.into_iter().find(|run| run.id == killed.id);
-        if run.is_none() {
+        // With the run's end, if that had come and could not be recorded.
+        let (id, end) = killed.id.split_once('\n').unwrap_or((&killed.id, ""));
+        let run = runs.into_iter().find(|run| run.id == id);
+        let had_started = run.is_some();
+        // One with an end was killed right after that was recorded.
+        let over = match serde_json::from_str::<Run>(end).ok() {
+            _ if run.as_ref().is_some_and(|run| run.ended_at.is_some()) => None,
+            Some(ended) => Some(ended),
+            None => run.map(|run| interrupted(run, &killed.job, reports, now)),
+        };
+        if over.is_none() && !had_started {
             tracing::error!(job = killed.job, "a run was killed before its start was recorded");
         }
-        // One with an end was killed right after it.
-        if let Some(mut run) = run.filter(|run| run.ended_at.is_none()) {
-            run.ended_at = Some(now);
-            run.outcome = Some(Outcome::Interrupted);
-            run.why = Some("it was killed, or the computer went off".to_owned());
-            tracing::info!(job = killed.job, "the run of {} was killed", key_of(run.started_at));
-            let report = Report { job: killed.job.clone(), run };
-            if let Err(error) = reports.save(&report) {
-                tracing::error!(job = killed.job, %error, "the failure of a job cannot be reported by mail");
-            }
-            if let Err(error) = shared.write(&killed.job, &report.run).await {
-                tracing::warn!(job = killed.job, %error, "the end of a run could not be recorded");
-            }
+        if let Some(run) = over
+            && let Err(error) = shared.write(&killed.job, &run).await
+        {
+            tracing::warn!(job = killed.job, %error, "the end of a run could not be recorded now");
+            continue;
         }
         if let Some(job) = jobs.iter().find(|job| job.name() == killed.job)
             && killed.is_first()
@@ -78,4 +79,16 @@ pub(super) async fn clean_up(
             tracing::warn!(job = killed.job, %error, "the file of a killed run could not be removed, and is found again");
         }
     }
+}
+
+/// A run that was killed: reports it.
+fn interrupted(run: Run, job: &str, reports: &Reports, now: DateTime<Utc>) -> Run {
+    let why = Some("it was killed, or the computer went off".to_owned());
+    let run = Run { ended_at: Some(now), outcome: Some(Outcome::Interrupted), why, ..run };
+    tracing::info!(job, "the run of {} was killed", key_of(run.started_at));
+    let report = Report { job: job.to_owned(), run };
+    if let Err(error) = reports.save(&report) {
+        tracing::error!(job, %error, "the failure of a job cannot be reported by mail");
+    }
+    report.run
 }

@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use chrono::Utc;
-use futures_util::future::{self, Either};
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::future::{self, Either, FusedFuture, FutureExt};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::function::Functions;
 use super::job::Job;
 use super::report::{Report, Reports};
-use super::shared_state::{Outcome, RENEW_LEASE, Run, SharedState, parse_time, random_id};
+use super::shared_state::{LEASE, Outcome, RENEW_LEASE, Run, SharedState, parse_time, random_id};
 use crate::bus::Bus;
 use crate::cache::CacheError;
 use crate::config::JobAction;
@@ -39,6 +39,10 @@ const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long output is read on when the program has ended.
 const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The end of a run is recorded until its lease has expired anyway, and tried so often.
+const RECORD_TIMEOUT: Duration = LEASE;
+const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
 /// How much of the output is kept with the run.
 const KEPT_OUTPUT: usize = 2048;
@@ -116,8 +120,9 @@ impl Runner<'_> {
         self.warn("the start of the run could not be recorded", self.shared.write(name, &run).await);
         tracing::info!(job = name, "started");
 
+        let mut stop = pin!(stop.fuse());
         let ended = {
-            let work = pin!(self.work(&run, stop, line));
+            let work = pin!(self.work(&run, stop.as_mut(), line));
             let lease = pin!(self.renew_lease());
             match future::select(work, lease).await {
                 Either::Left((ended, _)) => ended,
@@ -131,25 +136,68 @@ impl Runner<'_> {
         run.why.clone_from(&ended.why);
         run.output = last_part(&ended.output, KEPT_OUTPUT).to_owned();
         self.log(&run);
-        if let (Outcome::Skipped, Some(taken)) = (ended.outcome, self.taken) {
-            let given_back = self.shared.skip(self.job, taken, Utc::now()).await;
-            self.warn("its run could not be given back, and is not tried again", given_back);
-        }
         if self.reports && matches!(ended.outcome, Outcome::Failed | Outcome::Interrupted) {
             let report = Report { job: name.to_owned(), run: run.clone() };
             if let Err(error) = Reports::new(self.state_dir).save(&report) {
                 tracing::error!(job = name, %error, "its failure cannot be reported by mail");
             }
         }
-        self.warn("the end of the run could not be recorded", self.shared.write(name, &run).await);
-        if self.job.has_lease() {
-            self.warn("its lease could not be released, and expires", self.shared.release(self.job).await);
+        // With it, the next look can do what is not done here.
+        if let Err(error) = std::fs::write(note, format!("{}\n{}", run.id, run.to_json())) {
+            tracing::debug!(job = name, %error, "the end of the run could not be noted");
         }
-        if let Err(error) = std::fs::remove_file(note) {
+        if self.settle(&run, &mut stop).await
+            && let Err(error) = std::fs::remove_file(note)
+        {
             tracing::debug!(job = name, %error, "the note of the run could not be removed");
         }
         slot.free();
         ended
+    }
+
+    /// Records the end of the run, gives back what it has not used, and its lease. Tried until `stop` while the cache is down.
+    /// `false`: the note of the run has to stay.
+    async fn settle(&self, run: &Run, stop: &mut (impl FusedFuture<Output = ()> + Unpin)) -> bool {
+        let deadline = Instant::now() + RECORD_TIMEOUT;
+        if let (Some(Outcome::Skipped), Some(taken)) = (run.outcome, self.taken) {
+            let give_back = || self.shared.skip(self.job, taken, Utc::now());
+            if !self.insist(give_back, deadline, stop).await {
+                tracing::warn!(job = self.job.name(), "its run could not be given back, and is not tried again");
+            }
+        }
+        let is_recorded = self.insist(|| self.shared.write(self.job.name(), run), deadline, stop).await;
+        if !is_recorded {
+            tracing::warn!(job = self.job.name(), "the end of the run is not recorded; the next look does it");
+        }
+        if !self.job.has_lease() {
+            return is_recorded;
+        }
+        let is_released = self.insist(|| self.shared.release(self.job), deadline, stop).await;
+        if !is_released {
+            tracing::warn!(job = self.job.name(), "its lease could not be released, and expires");
+        }
+        is_recorded && is_released
+    }
+
+    /// Tries something until it works, `deadline` or `stop`.
+    async fn insist<F: Future<Output = Result<(), CacheError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+        deadline: Instant,
+        stop: &mut (impl FusedFuture<Output = ()> + Unpin),
+    ) -> bool {
+        let mut is_told = false;
+        loop {
+            let Err(error) = attempt().await else { return true };
+            if !is_told {
+                tracing::warn!(job = self.job.name(), "the end of the run cannot be recorded: {error}");
+                is_told = true;
+            }
+            if stop.is_terminated() || Instant::now() >= deadline {
+                return false;
+            }
+            future::select(pin!(sleep(RECORD_PAUSE)), &mut *stop).await;
+        }
     }
 
     fn warn<T>(&self, what: &str, result: Result<T, CacheError>) {
@@ -212,7 +260,10 @@ impl Runner<'_> {
             JobAction::Http(_) => Ended::new(Outcome::Failed, "HTTP is not in this build".to_owned()),
             JobAction::Dispatch { message_type, body } => {
                 match self.in_time(self.dispatch(message_type, body), stop).await {
-                    InTime::Ended(ended) => ended,
+                    InTime::Ended(ended) => {
+                        ended.output.lines().for_each(line);
+                        ended
+                    }
                     InTime::TimedOut => Ended::new(Outcome::Failed, self.timed_out()),
                     InTime::Stopped => Ended::new(Outcome::Interrupted, stopped()),
                 }
@@ -317,7 +368,7 @@ impl Runner<'_> {
             .env_remove(SLOT_FD_VARIABLE)
             .env(WORKER_VARIABLE, self.mark)
             .env(JOB_VARIABLE, self.job.name())
-            .env(DUE_VARIABLE, run.due.unwrap_or(run.started_at).to_rfc3339())
+            .env(DUE_VARIABLE, due_of(run).to_rfc3339_opts(SecondsFormat::Secs, false))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -333,7 +384,7 @@ impl Runner<'_> {
     }
 
     async fn call(&self, run: &Run, stop: impl Future<Output = ()>, line: impl Fn(&str)) -> Ended {
-        let due = Due(run.due.unwrap_or(run.started_at).into());
+        let due = Due(due_of(run).into());
         let Some(mut running) = self.functions.start(self.job.name(), due, self.bus) else {
             return Ended::new(Outcome::Failed, "its function is not in this program".to_owned());
         };
@@ -375,6 +426,11 @@ impl Runner<'_> {
             }
         }
     }
+}
+
+/// When it was due, or when it was started by hand.
+fn due_of(run: &Run) -> DateTime<Utc> {
+    run.due.unwrap_or(run.started_at)
 }
 
 fn stopped() -> String {
