@@ -1,6 +1,6 @@
 //! `minutely supervise`: the same as `cron`, until it is stopped.
 
-use super::cron::{at_work, heartbeat, scheduler, supervisor, with_jobs};
+use super::cron::{at_work, finish_removed, heartbeat, scheduler, supervisor, with_jobs};
 use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result};
 use crate::app::explain;
@@ -23,6 +23,7 @@ pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End>
     let supervisor = supervisor(app)?;
     let mut signals = Signals::listen()?;
     let mut scheduler = scheduler(app, Trigger::Cli, NAMES, global)?;
+    finish_removed(app, &scheduler).await;
     let _lock = match at_work(app, &supervisor, Lifetime::UntilStopped, &mut signals).await {
         Ok(lock) => lock,
         Err(end) => return Ok(end),

@@ -9,6 +9,9 @@ use crate::config::Trigger;
 use crate::schedule::{Job, Outcome, Run, SharedState};
 use crate::supervisor::JobSlots;
 
+/// So much of the last line that a failed run has printed is shown.
+const LINE_LENGTH: usize = 60;
+
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 With --format=json: all that is kept of the last 20 runs of each job, with the last lines of their output.")]
@@ -108,7 +111,10 @@ fn print(jobs: &[JobStatus]) {
         let (result, took) = job.last_run.as_ref().map_or((none(), none()), |last| {
             let why = last.run.why.as_ref().filter(|_| last.result != "succeeded");
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            (format!("{}{why}", last.result), age(last.run.took(Utc::now()).as_secs()))
+            let said = Some(&last.run.output).filter(|_| matches!(last.result, "failed" | "broken off"));
+            let said = said.and_then(|output| last_line(output)).filter(|said| !why.contains(said));
+            let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+            (format!("{}{why}{said}", last.result), age(last.run.took(Utc::now()).as_secs()))
         });
         let schedule = match job.scope[..] {
             [only] => format!("{} (scope: {only})", job.schedule),
@@ -126,4 +132,28 @@ fn print(jobs: &[JobStatus]) {
         ]
     });
     output::table(&["job", "schedule", "last run", "result", "took", "next run", "next run in UTC"], 4..5, rows);
+}
+
+/// The last line of what a run has printed: one short line of characters that can be shown.
+fn last_line(output: &str) -> Option<String> {
+    let line = output.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    let escape = |character: char| match character {
+        '"' | '\'' | '\\' => character.to_string(),
+        other => other.escape_debug().to_string(),
+    };
+    let shown: String = line.chars().take(LINE_LENGTH).map(escape).collect();
+    Some(if line.chars().count() > LINE_LENGTH { format!("{shown}…") } else { shown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_run_has_printed_the_last_line_is_shown_short_and_without_control_characters() {
+        assert_eq!(last_line("a\nit's \"full\"\n \n").as_deref(), Some("it's \"full\""));
+        assert_eq!(last_line("\u{1b}[2Jx\u{202e}y").as_deref(), Some("\\u{1b}[2Jx\\u{202e}y"));
+        assert_eq!(last_line(&"ü".repeat(100)), Some(format!("{}…", "ü".repeat(LINE_LENGTH))));
+        assert_eq!(last_line(" \n"), None);
+    }
 }

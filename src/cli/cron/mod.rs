@@ -89,10 +89,7 @@ pub(super) async fn run(app: &App, args: &Args, global: &GlobalArgs) -> Result<E
         not_started = scheduler.start_all().await;
         not_started.iter().for_each(|error| tracing::error!("{error}"));
     }
-    if app.config.workers.is_empty() && app.jobs.is_empty() {
-        // Runs of jobs that were removed from the configuration may still end.
-        scheduler.finish(print_report).await;
-    }
+    finish_removed(app, &scheduler).await;
     let heartbeat = heartbeat::of_cron(app);
     let lock = match at_work(app, &supervisor, Lifetime::UntilNextCron, &mut signals).await {
         Ok(lock) => lock,
@@ -121,6 +118,13 @@ pub(super) fn scheduler(app: &App, trigger: Trigger, names: &[&str], global: &Gl
 /// Supervises, and starts the jobs that are due meanwhile.
 pub(super) async fn with_jobs<T>(scheduler: &mut Scheduler, supervising: impl Future<Output = T>) -> T {
     crate::app::with_jobs(scheduler, supervising, print_report).await
+}
+
+/// Where neither workers nor jobs are left: sees to runs of jobs that were removed from the configuration.
+pub(super) async fn finish_removed(app: &App, scheduler: &Scheduler) {
+    if app.config.workers.is_empty() && app.jobs.is_empty() {
+        scheduler.finish(print_report).await;
+    }
 }
 
 /// Prints a failed run. The process of the run has logged it.

@@ -6,7 +6,7 @@ use super::super::printer::Printer;
 use super::super::signals::Signals;
 use super::super::{App, End, Failure, Result};
 use super::named;
-use crate::schedule::{Job, Runner, SharedState, clean_up_job};
+use crate::schedule::{Job, Outcome, Runner, SharedState, clean_up_job};
 use crate::supervisor::{HeldSlot, JobSlots, host_owner};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -60,6 +60,9 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         }
     };
     let ended = runner.run(slot, signals.next(), show).await;
+    if ended.outcome == Outcome::Skipped {
+        show("skipped itself");
+    }
     if let Some(printer) = printer {
         tokio::select! {
             () = printer.finish() => {}
