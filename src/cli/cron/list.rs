@@ -111,7 +111,7 @@ fn print(jobs: &[JobStatus]) {
         let (result, took) = job.last_run.as_ref().map_or((none(), none()), |last| {
             let why = last.run.why.as_ref().filter(|_| last.result != "succeeded");
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            let said = Some(&last.run.output).filter(|_| matches!(last.result, "failed" | "broken off"));
+            let said = Some(&last.run.output).filter(|_| matches!(last.result, "failed" | "interrupted"));
             let said = said.and_then(|output| last_line(output)).filter(|said| !why.contains(said));
             let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
             (format!("{}{why}{said}", last.result), age(last.run.took(Utc::now()).as_secs()))

@@ -16,8 +16,8 @@ message and asks: retry, skip or delete. With --force it retries without asking.
 
 A message that is handled is gone. One that fails again stays on the failure transport, as it does with \
 `minutely consume`: the transport's retry strategy says when it is tried again, and without a retry left it is parked. \
-The handler sees the transport on which the message failed first. No worker gets a message that is being retried here; \
-one that a worker has already is told and left alone. If the program is killed meanwhile, the message can be retried \
+The handler sees the transport on which the message failed first. No worker gets a message that is being retried here (on \
+Redis, one that is started by hand may); one that a worker has already is told and left alone. If the program is killed meanwhile, the message can be retried \
 when `redeliver_timeout` is over.
 
 Exit code 0 if all went well; 1 if a message failed again, was not there or was left alone; 3 if there are no handlers.
