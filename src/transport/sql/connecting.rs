@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use sqlx::SqlSafeStr;
 
 use super::super::{Connecting, TransportError};
-use super::{Dialect, Table};
+use super::Table;
+use super::dialect::Dialect;
 use crate::connection::sql::{Session, SharedConnection, SqlConnection, Statement};
 
 #[async_trait]

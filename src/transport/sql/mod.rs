@@ -18,7 +18,6 @@ mod timestamp;
 
 use std::time::Duration;
 
-use self::dialect::Dialect;
 #[cfg(feature = "mysql")]
 pub(super) use self::mysql::MysqlFactory;
 use self::numbered::Numbered;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection};
 
-use super::super::{Content, Dialect, Timestamp};
+use super::super::dialect::Dialect;
+use super::super::{Content, Timestamp};
 use super::Mysql;
 use super::waking::WakeFiles;
 use crate::connection::sql::mysql::{MysqlSession, Request, Settings};
