@@ -119,13 +119,11 @@ struct Handling<'a> {
 impl Handling<'_> {
     /// `as_received` is the message as its transport has it.
     async fn handle(&self, bus: &Bus, envelope: Envelope, as_received: Encoded) -> Outcome {
-        // One that had failed for good is handled as it was on its own transport.
-        let own = envelope.last::<SentToFailureTransportStamp>().map(|stamp| stamp.original_receiver_name);
         let received = envelope
             .clone()
             .without::<TransportMessageIdStamp>()
             .with(&TransportMessageIdStamp { id: id_value(self.id) })
-            .with(&ReceivedStamp { transport_name: own.unwrap_or_else(|| self.source.name.clone()) });
+            .with(&ReceivedStamp { transport_name: self.source.name.clone() });
         let message_type = envelope.message_type().to_owned();
         match bus.handle_received(received, self.stop.cancellation()).await {
             Ok(_) => {

@@ -5,12 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::super::{
-    Delivery, KeepingAlive, Listing, MessageId, Moving, Place, Receipt, Received, Releasing, Retrying, Taking,
-    TransportError,
-};
+use super::super::{Delivery, KeepingAlive, MessageId, Moving, Place, Releasing, Retrying, TransportError};
 use super::entry::{self, Wrapping};
-use super::ids::{delayed_id, due, is_entry, new_uniqid};
+use super::ids::{due, is_entry, new_uniqid};
 use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
@@ -144,22 +141,6 @@ impl Retrying for Redis {
             let member = entry::member(&self.name, message, &new_uniqid())?;
             self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound).await.map(drop)
         }
-    }
-}
-
-#[async_trait]
-impl Taking for Redis {
-    /// A consumer group gives entries out in their order only. So the message becomes a delayed one, in one step, which
-    /// is due when `redeliver_timeout` is over: no consumer receives it before, and any consumer after.
-    async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError> {
-        let action = "receiving";
-        let Some(listed) = self.find(id).await?.filter(|listed| !listed.in_flight) else { return Ok(None) };
-        let Ok(message) = listed.received.message else { return Ok(None) };
-        let (due, uniqid) = (due(self.queue.redeliver_timeout), new_uniqid());
-        let member = entry::member(&self.name, &message, &uniqid)?;
-        let taken = self.put(action, id, &self.delayed, &member, Some(due), "").await?;
-        let id = delayed_id(due, &uniqid);
-        Ok(taken.map(|_| Received { id, receipt: Receipt(self.consumer.clone()), message: Ok(message) }))
     }
 }
 

@@ -118,12 +118,6 @@ impl Dialect for Mysql {
         Request::Run(Statement::of(&self.queries.find).bind(cutoff.text()).bind(self.queue.as_str()).bind(id))
     }
 
-    fn take(&self, id: i64, now: Timestamp, cutoff: Timestamp) -> Request {
-        let find = Statement::of(&self.queries.take).bind(self.queue.as_str()).bind(id).bind(cutoff.text());
-        let mark = Statement::of(&self.queries.mark(1)).bind(now.text()).bind(id);
-        QueueSteps::TakeOne { find, mark }.into()
-    }
-
     fn finish(&self, ids: &[i64]) -> Request {
         let finish =
             for_ids(ids, |number| self.queries.finish(number), |statement| statement.bind(self.queue.as_str()));

@@ -43,8 +43,6 @@ pub(crate) struct Queries {
     pub(super) list: SqlStr,
     /// Cutoff, queue, id.
     pub(super) find: SqlStr,
-    /// Queue, id, cutoff. Locks the message, which is not in flight.
-    pub(super) take: SqlStr,
     /// Now, queue, now.
     pub(super) resume: SqlStr,
     /// Body, headers, due, id, queue.
@@ -119,10 +117,6 @@ impl Queries {
                 "SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id > ? AND {unfinished} ORDER BY id LIMIT ?"
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
-            take: sql(format!(
-                "SELECT {content} FROM {t} WHERE queue_name = ? AND id = ? \
-                 AND (delivered_at IS NULL OR delivered_at < ?) FOR UPDATE"
-            )),
             resume: sql(format!("UPDATE {t} SET available_at = ? WHERE {delayed}")),
             // Not due within the second in which it was received, so that the next receipt differs from the last one.
             // (MySQL assigns columns from left to right, and each expression sees the new values of those before.)

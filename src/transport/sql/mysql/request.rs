@@ -26,8 +26,6 @@ pub(super) enum QueueSteps {
     Finish { finish: Vec<Statement>, purge: Purge },
     /// Locks a row. If it exists, inserts another and finishes the first, in one transaction. Returns the new row's id.
     Move { lock: Statement, insert: Statement, finish: Statement },
-    /// Locks a row. If it exists, marks it as received, in one transaction. Returns it.
-    TakeOne { find: Statement, mark: Statement },
     /// Receives messages.
     Take(Take),
 }
@@ -60,7 +58,6 @@ impl Steps for QueueSteps {
                 if purge.is_due() { purge.delete_finished(session).await } else { Ok(vec![]) }
             }
             Self::Move { lock, insert, finish } => move_over(session, lock, insert, finish).await,
-            Self::TakeOne { find, mark } => take_one(session, find, mark).await,
             Self::Take(take) => take.perform(session).await,
         }
     }
@@ -80,16 +77,6 @@ async fn move_over(
     execute(&mut transaction, finish).await?;
     transaction.commit().await?;
     Ok(vec![id_row(id)])
-}
-
-async fn take_one(session: &mut MysqlSession, find: &Statement, mark: &Statement) -> Result<Vec<Row>, sqlx::Error> {
-    let mut transaction = session.connection().begin().await?;
-    let found = rows(&mut transaction, find).await?;
-    if !found.is_empty() {
-        execute(&mut transaction, mark).await?;
-        transaction.commit().await?;
-    }
-    Ok(found)
 }
 
 fn id_row(id: u64) -> Row {
