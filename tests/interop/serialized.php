@@ -247,7 +247,8 @@ namespace {
                 }
             }
             $body = $serializer->encode(new Envelope($message, $stamps))['body'];
-            $shown = json_encode(App\shown($message), JSON_PRESERVE_ZERO_FRACTION | JSON_THROW_ON_ERROR);
+            // As PHP reads it again: the text does not say which of the two hours a time is in when clocks are set back.
+            $shown = json_encode(App\shown(unserialize(serialize($message))), JSON_PRESERVE_ZERO_FRACTION | JSON_THROW_ON_ERROR);
             echo json_encode(['body' => base64_encode($body), 'type' => $message::class, 'message' => $shown]), "\n";
         }
         exit(0);
