@@ -101,6 +101,7 @@ impl App {
             mark: &mark,
             // It is in the log of this process already.
             reports: false,
+            process_goes_on: true,
         };
         let ended = runner.run(slot, stop.cancelled(), |_| ()).await;
         if ended.is_stuck {

@@ -79,7 +79,7 @@ impl App {
     /// [`AppBuilder::worker_arguments`](super::AppBuilder::worker_arguments).
     ///
     /// With these arguments, each run of a job is a process too, and outlives this one. Without them, this program does not know how
-    /// to call itself, and a run is a task of this process: a function shares its memory, and is broken off when the
+    /// to call itself, and a run is a task of this process: a function shares its memory, and is interrupted when the
     /// supervisor ends.
     ///
     /// ```no_run

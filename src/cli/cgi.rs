@@ -53,7 +53,7 @@ pub(super) async fn run(app: &App, _: &Args, global: &GlobalArgs) -> Result<End>
     let mut answer = pin!(answer);
     tokio::select! {
         done = &mut answer => if !done {
-            tracing::error!("a request took too long, and was broken off");
+            tracing::error!("a request took too long, and was interrupted");
         },
         () = signals.next() => {
             service.stop();

@@ -447,7 +447,7 @@ fn in_own_runtime(command: Command, app: AppBuilder) -> ExitCode {
         }
     };
     let end = runtime.block_on(run(command, app));
-    // Handlers that were broken off end their programs when they are dropped; nothing may hold up the end for long.
+    // Handlers that were interrupted end their programs when they are dropped; nothing may hold up the end for long.
     runtime.shutdown_timeout(LAST_MOMENT);
     end
 }

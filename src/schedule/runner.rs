@@ -62,6 +62,9 @@ pub(crate) struct Runner<'a> {
     pub mark: &'a str,
     /// Does the next supervisor report a failure?
     pub reports: bool,
+    /// Does this process go on when the run has ended? Then a function that cannot be dropped goes on too, and its run lasts
+    /// until it ends.
+    pub process_goes_on: bool,
 }
 
 /// How a run went.
@@ -211,7 +214,7 @@ impl Runner<'_> {
         let why = run.why.as_deref().unwrap_or_default();
         match run.outcome {
             Some(Outcome::Failed) => tracing::error!(job, ?took, "failed: {why}"),
-            Some(Outcome::Interrupted) => tracing::warn!(job, ?took, "broken off: {why}"),
+            Some(Outcome::Interrupted) => tracing::warn!(job, ?took, "interrupted: {why}"),
             Some(Outcome::Skipped) => tracing::info!(job, ?took, "skipped itself: {why}"),
             _ => tracing::info!(job, ?took, "finished"),
         }
@@ -363,7 +366,7 @@ impl Runner<'_> {
             .args(words.iter().skip(1))
             .current_dir(self.dir)
             .envs(environment.iter().map(|(name, value)| (name, &value.0)))
-            // The slot is this process's own affair.
+            // The slot belongs to this process alone.
             .env_remove(SLOT_VARIABLE)
             .env_remove(SLOT_FD_VARIABLE)
             .env(WORKER_VARIABLE, self.mark)
@@ -388,7 +391,8 @@ impl Runner<'_> {
         let Some(mut running) = self.functions.start(self.job.name(), due, self.bus) else {
             return Ended::new(Outcome::Failed, "its function is not in this program".to_owned());
         };
-        let called = self.in_time(&mut running.task, stop).await;
+        let mut stop = pin!(stop.fuse());
+        let called = self.in_time(&mut running.task, stop.as_mut()).await;
         let ended = match called {
             InTime::Ended(Ok(Ok(value))) => {
                 for text in running.returned(&value).iter().flat_map(|text| text.lines()) {
@@ -403,7 +407,15 @@ impl Runner<'_> {
             }
             InTime::Ended(Err(error)) => Ended::new(Outcome::Failed, error.to_string()),
             InTime::TimedOut => {
-                let is_stuck = !running.end().await;
+                let mut is_stuck = !running.end().await;
+                if is_stuck && self.process_goes_on {
+                    tracing::error!(
+                        job = self.job.name(),
+                        "{}, but its function computes on; the run lasts until it returns",
+                        self.timed_out()
+                    );
+                    is_stuck = matches!(future::select(&mut running.task, stop).await, Either::Right(_));
+                }
                 Ended { is_stuck, ..Ended::new(Outcome::Failed, self.timed_out()) }
             }
             InTime::Stopped => {

@@ -67,7 +67,7 @@ pub(crate) enum Outcome {
     Failed,
     /// It has decided that it need not run now.
     Skipped,
-    /// It was broken off from outside.
+    /// It was interrupted from outside.
     Interrupted,
 }
 

@@ -1,7 +1,7 @@
 //! `POST /cron`: starts the jobs that are due, and the workers that are needed. For hosts without cron.
 //!
 //! What cron does for almost a minute, this does once, in the same way: jobs and workers are processes of their own, which go
-//! on. While another supervisor is at work, the workers are its affair. Jobs are taken among all who look, so that no due time
+//! on. While another supervisor is at work, it alone starts workers. Jobs are taken among all who look, so that no due time
 //! is run twice.
 
 use futures_util::future::join;
@@ -13,7 +13,8 @@ use super::service::Service;
 use crate::app::explain;
 
 pub(super) async fn run(service: &Service) -> Reply {
-    let Ok(_turn) = timeout(service.config().request_timeout, service.cron_turn.lock()).await else {
+    // Not the whole time: this answer has to come before that of a request that took too long.
+    let Ok(_turn) = timeout(service.config().request_timeout / 2, service.cron_turn.lock()).await else {
         return Reply::error(503, "earlier requests to run what is due are still at work").with("Retry-After", "60");
     };
     let mut errors = Vec::new();

@@ -8,7 +8,7 @@
 //! | `max_body`, [`MAX_HEAD`] | 413, 431 |
 //! | [`CONNECTION_LIFETIME`] | after the request at hand the connection is closed |
 //!
-//! Whoever shows no token is answered once, and the connection closed. TLS is the affair of a proxy.
+//! Whoever shows no token is answered once, and the connection closed. TLS is left to a proxy.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};

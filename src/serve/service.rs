@@ -170,6 +170,7 @@ impl Service {
                 Reply::error(500, "something went wrong here; the log under state_dir says what")
             }
             Err(_) => {
+                tracing::warn!(path = endpoint.path(), "not done within {limit:?}; it goes on");
                 let text = format!(
                     "not done within {limit:?} (serve.request_timeout); it may still be done, so do not repeat it at once"
                 );

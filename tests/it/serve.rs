@@ -244,12 +244,13 @@ fn a_store_that_hangs_or_is_not_there_is_no_empty_queue() {
 
 #[test]
 fn a_receiver_is_consumed_by_one_request_at_a_time_and_slow_handlers_are_finished() {
-    let served = Served::new(CONFIG);
+    let served = Served::new(&CONFIG.replace("max_body", "consume_time: 300ms, max_body"));
     served.post("/dispatch", &json!({ "type": "App\\Slow" })).is(202);
     served.post("/dispatch", &json!({ "type": "App\\Slow" })).is(202);
     let mut first = served.connect();
     first.write_all(request("POST", CONSUME, r#"{"receiver":"mail"}"#).as_bytes()).unwrap();
     wait_until("it handles", || served.project.lines("begun").len() == 1);
+    let begun = Instant::now();
     served.consume("mail").refuses(409, "another request consumes");
     served.consume("auto").refuses(409, "another request consumes");
     served.consume("failed").is(200);
@@ -261,8 +262,7 @@ fn a_receiver_is_consumed_by_one_request_at_a_time_and_slow_handlers_are_finishe
     cgi.env("CONTENT_LENGTH", body.len().to_string()).env("HTTP_AUTHORIZATION", format!("Bearer {TOKEN}"));
     let output = cgi.stdin(std::fs::File::open(served.project.file("body")).unwrap()).output().unwrap();
     assert!(output.stdout.starts_with(b"Status: 409 Conflict\r\n"), "{output:?}");
-    // Longer than the two seconds; the second message is not begun.
-    std::thread::sleep(Duration::from_millis(2500));
+    wait_until("the second message is not begun any more", || begun.elapsed() > Duration::from_millis(300));
     served.project.write("go", "");
     let answer = Answer::read(&read_all(first)).is(200);
     assert_eq!(answer.json()["handledMessages"], 1);

@@ -1,7 +1,7 @@
 //! A supervisor inside of an application: this test program has it, and its workers are processes of `minutely`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use minutely::config::Config;
@@ -183,6 +183,41 @@ async fn without_commands_of_its_own_its_jobs_run_in_this_process_and_end_with_i
     for job in project.json(&["cron", "list"]).as_array().unwrap() {
         assert_eq!((&job["last_run"]["result"], &job["running"]), (&"interrupted".into(), &false.into()), "{job}");
     }
+}
+
+#[test]
+fn a_function_that_computes_on_after_its_timeout_runs_once_at_a_time_in_this_process_too() {
+    // Of its own, with a thread for the function, which blocks it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let project = Project::new("");
+    let (begun, released) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let (begins, release) = (Arc::clone(&begun), Arc::clone(&released));
+    let compute = move || {
+        let (begins, release) = (Arc::clone(&begins), Arc::clone(&release));
+        async move {
+            begins.fetch_add(1, Ordering::Relaxed);
+            while !release.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    runtime.block_on(async {
+        let config = Config::builder();
+        let job = Job::new("compute", "every 1s", compute).timeout(Duration::from_millis(300));
+        let app = App::builder().config(config).dir(project.path()).job(job).build().unwrap();
+        let supervisor = app.supervisor().spawn().unwrap();
+        until("it begins", || begun.load(Ordering::Relaxed) == 1).await;
+        // Due times pass, and each would be a run.
+        let began = Instant::now();
+        until("it is not begun again", || {
+            assert_eq!(begun.load(Ordering::Relaxed), 1);
+            began.elapsed() > Duration::from_secs(9)
+        })
+        .await;
+        released.store(true, Ordering::Relaxed);
+        until("it runs again", || begun.load(Ordering::Relaxed) >= 2).await;
+        supervisor.stop().await.unwrap();
+    });
 }
 
 /// Waits for a condition, and lets the tasks of this process run meanwhile.

@@ -52,6 +52,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         taken: args.taken.as_deref(),
         mark: &mark,
         reports: was_started,
+        process_goes_on: false,
     };
     let printer = (!was_started).then(Printer::start);
     let show = |line: &str| {
