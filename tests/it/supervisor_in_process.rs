@@ -201,23 +201,30 @@ fn a_function_that_computes_on_after_its_timeout_runs_once_at_a_time_in_this_pro
             }
         }
     };
-    runtime.block_on(async {
-        let config = Config::builder();
-        let job = Job::new("compute", "every 1s", compute).timeout(Duration::from_millis(300));
-        let app = App::builder().config(config).dir(project.path()).job(job).build().unwrap();
-        let supervisor = app.supervisor().spawn().unwrap();
-        until("it begins", || begun.load(Ordering::Relaxed) == 1).await;
-        // Due times pass, and each would be a run.
-        let began = Instant::now();
-        until("it is not begun again", || {
-            assert_eq!(begun.load(Ordering::Relaxed), 1);
-            began.elapsed() > Duration::from_secs(9)
-        })
-        .await;
-        released.store(true, Ordering::Relaxed);
-        until("it runs again", || begun.load(Ordering::Relaxed) >= 2).await;
-        supervisor.stop().await.unwrap();
+    let job = Job::new("compute", "every 1s", compute).timeout(Duration::from_millis(300));
+    let app = App::builder().config(Config::builder()).dir(project.path()).job(job).build().unwrap();
+    let supervisor = {
+        let _entered = runtime.enter();
+        app.supervisor().spawn().unwrap()
+    };
+    // A thread that leaves the timers to compute leaves them to nobody, until another one gets something to do
+    // (tokio-rs/tokio#4730).
+    let wait_until = |what: &str, condition: &dyn Fn() -> bool| {
+        wait_until(what, || {
+            runtime.spawn(async {});
+            condition()
+        });
+    };
+    wait_until("it begins", &|| begun.load(Ordering::Relaxed) == 1);
+    // Due times pass, and each would be a run.
+    let began = Instant::now();
+    wait_until("it is not begun again", &|| {
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        began.elapsed() > Duration::from_secs(9)
     });
+    released.store(true, Ordering::Relaxed);
+    wait_until("it runs again", &|| begun.load(Ordering::Relaxed) >= 2);
+    runtime.block_on(supervisor.stop()).unwrap();
 }
 
 /// Waits for a condition, and lets the tasks of this process run meanwhile.
