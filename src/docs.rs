@@ -158,7 +158,7 @@ fn the_reference_of_the_commands_says_what_the_program_does() {
     let mut command = cli::command();
     command.build();
     let mut text = options_table("Options of all commands", &command, |arg| arg.is_global_set());
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set()) {
         describe(command, "minutely", &mut text);
     }
     hold("docs/commands.md", &[("commands", text)]);

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::App;
 use crate::config::{ConsumeOptions, Problem};
 use crate::error::Error;
-use crate::transport::{TransportError, Transports};
-use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Worker, WorkerSummary, owner};
+use crate::transport::{Received, TransportError, Transports};
+use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Worker, WorkerSummary, only, owner};
 
 /// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
@@ -63,6 +63,18 @@ impl App {
         let narrowed = self.narrowed_to(transports, &options.queues)?;
         let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
         Ok(Worker::new(&self.config, bus, &narrowed, heartbeats, transports, options)?)
+    }
+
+    /// A worker that handles one message, which was taken from this transport, and then stops.
+    pub(crate) fn worker_for(&self, transport: &str, taken: Received) -> Result<Worker, Error> {
+        let mut transports = Transports::clone(&self.transports);
+        let from = transports.target(transport)?;
+        if let Some(only) = only(&from, taken) {
+            transports.insert(only);
+        }
+        let options = ConsumeOptions { limit: Some(1), ..ConsumeOptions::default() };
+        let (bus, heartbeats, consumed) = (self.bus.clone(), self.heartbeats.clone(), [transport.to_owned()]);
+        Ok(Worker::new(&self.config, bus, &transports, heartbeats, &consumed, options)?.brief(true))
     }
 
     /// The transports. Those to consume are limited to the given queues, if there are any.

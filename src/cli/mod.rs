@@ -10,6 +10,7 @@ mod crontab;
 mod daily_log;
 mod debug;
 mod dispatch;
+mod failed;
 mod init;
 mod installation;
 mod logging;
@@ -157,6 +158,15 @@ enum Kind {
     /// Count the messages on each transport
     #[command(alias = "messenger:stats")]
     Stats(stats::Args),
+    /// Show, retry or remove the messages that failed for good
+    #[command(subcommand)]
+    Failed(failed::Action),
+    #[command(name = "messenger:failed:show", hide = true)]
+    FailedShow(failed::ShowArgs),
+    #[command(name = "messenger:failed:retry", hide = true)]
+    FailedRetry(failed::RetryArgs),
+    #[command(name = "messenger:failed:remove", hide = true)]
+    FailedRemove(failed::RemoveArgs),
     /// Show transports, workers and the supervisor
     Status(status::Args),
     /// Tell by the exit code whether a transport is being consumed
@@ -177,6 +187,21 @@ impl Kind {
     /// Whether it starts workers and runs of jobs.
     fn starts_processes(&self) -> bool {
         matches!(self, Self::Cron(_) | Self::Supervise(_)) || self.answers_requests()
+    }
+
+    /// Symfony's names for subcommands, as what they stand for.
+    fn resolved(self) -> Self {
+        match self {
+            Self::FailedShow(args) => Self::Failed(failed::Action::Show(args)),
+            Self::FailedRetry(args) => Self::Failed(failed::Action::Retry(args)),
+            Self::FailedRemove(args) => Self::Failed(failed::Action::Remove(args)),
+            other => other,
+        }
+    }
+
+    /// Whether it handles messages itself.
+    fn handles_messages(&self) -> bool {
+        matches!(self, Self::Consume(_) | Self::Failed(failed::Action::Retry(_)))
     }
 
     fn answers_requests(&self) -> bool {
@@ -339,7 +364,8 @@ pub fn main(app: AppBuilder) -> ExitCode {
 /// that of the program.
 pub async fn run(command: Command, app: impl Into<Application>) -> ExitCode {
     let Command { kind, global } = command;
-    if kind.starts_processes() || matches!(kind, Kind::Consume(_)) {
+    let kind = kind.resolved();
+    if kind.starts_processes() || kind.handles_messages() {
         keep_inherited_from_children();
     }
     let ended = execute(app.into(), &kind, &global).await;
@@ -463,6 +489,7 @@ fn runtime(command: &Kind, app: &AppBuilder) -> std::io::Result<tokio::runtime::
         Kind::Cron(args) if args.runs().is_some_and(|job| app.has_function(job)) => {
             threads::several_threads(JOB_THREADS)
         }
+        Kind::Failed(failed::Action::Retry(_)) | Kind::FailedRetry(_) if app.has_code() => threads::several_threads(1),
         _ if app.has_code() && command.answers_requests() => threads::several_threads(1),
         _ => threads::one_thread(),
     }
@@ -503,6 +530,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         // Who answers requests says there what is wrong.
         _ if command.answers_requests() => Logging::FileIfPossible,
         Kind::Dispatch(_) | Kind::Setup(_) | Kind::StopWorkers(_) => Logging::FileIfPossible,
+        Kind::Failed(failed::Action::Retry(_) | failed::Action::Remove(_)) => Logging::FileIfPossible,
         _ => Logging::Terminal,
     };
     let narration = match command {
@@ -524,9 +552,11 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Setup(args) => setup::run(&app, args).await,
         Kind::StopWorkers(args) => stop_workers::run(&app, args).await,
         Kind::Stats(args) => stats::run(&app, args, &typed(command, "consume", global)).await,
+        Kind::Failed(action) => failed::run(&app, action, verbosity.verbose > 0).await,
         Kind::Status(args) => status::run(&app, args).await,
         Kind::Alive(args) => alive::run(&app, args).await,
         Kind::Debug(args) => debug::run(&app, args),
+        Kind::FailedShow(_) | Kind::FailedRetry(_) | Kind::FailedRemove(_) => Ok(End::Well),
         Kind::Config(_) | Kind::Init(_) | Kind::Crontab(_) | Kind::Systemd(_) => Ok(End::Well),
     }
 }
@@ -598,6 +628,10 @@ fn names(command: &Kind) -> &'static [&'static str] {
         Kind::Setup(_) => &["setup", "messenger:setup-transports"],
         Kind::StopWorkers(_) => &["stop-workers", "messenger:stop-workers"],
         Kind::Stats(_) => stats::NAMES,
+        Kind::Failed(_) => &["failed"],
+        Kind::FailedShow(_) => &["messenger:failed:show"],
+        Kind::FailedRetry(_) => &["messenger:failed:retry"],
+        Kind::FailedRemove(_) => &["messenger:failed:remove"],
         Kind::Status(_) => &["status"],
         Kind::Alive(_) => &["alive"],
         Kind::Debug(_) => &["debug", "debug:messenger"],

@@ -159,7 +159,7 @@ impl Envelope {
         Ok(Self { headers, php: Some(body), ..Self::from_json(message_type, json) })
     }
 
-    /// A message, which need not be one that can be decoded, with the stamps of this envelope too.
+    /// A message, which need not be one that can be decoded, with the stamps of this envelope after its own.
     pub(crate) fn stamp(&self, encoded: &Encoded) -> Encoded {
         if php::is_serialized(&encoded.body) {
             let body = PhpBody::new(&encoded.body);
@@ -170,8 +170,18 @@ impl Envelope {
             }
         }
         let mut encoded = encoded.clone();
-        encoded.headers.extend(self.headers.iter());
+        join(&mut encoded.headers, &self.headers);
         encoded
+    }
+
+    /// The headers and stamps of a message that need not be one that can be decoded, without its type and body.
+    pub(crate) fn stamps_of(encoded: &Encoded) -> Self {
+        let mut headers = Headers::new();
+        if php::is_serialized(&encoded.body) {
+            headers = PhpBody::new(&encoded.body).stamps().unwrap_or_default();
+        }
+        join(&mut headers, &encoded.headers);
+        Self { headers, ..Self::from_json("", "") }
     }
 
     fn map_mut<S: Stamp>(&mut self) -> &mut Headers {

@@ -51,6 +51,17 @@ pub trait Listing: Send + Sync {
     async fn find(&self, id: &MessageId) -> Result<Option<Listed>, TransportError>;
 }
 
+/// Receives a message that is known by its id.
+#[async_trait]
+pub trait Taking: Send + Sync {
+    /// Receives the message `id`, also before it is due. From then on it is in flight, as after
+    /// [`Receiver::receive`]. The id of the received message may be another one.
+    ///
+    /// `None` if it is not there, or if a consumer has it: of several that take a message at once, one gets it. A store
+    /// may also return `None` for a message whose consumer has died.
+    async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError>;
+}
+
 /// Releases received messages.
 #[async_trait]
 pub trait Releasing: Send + Sync {

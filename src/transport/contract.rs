@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received, Releasing,
-    Retrying, Sent, SettingUp, TransportError, Waking,
+    Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
 use crate::message::Encoded;
 
@@ -96,6 +96,8 @@ pub struct Transport {
     pub setting_up: Option<Arc<dyn SettingUp>>,
     /// Shows messages without receiving them.
     pub listing: Option<Arc<dyn Listing>>,
+    /// Receives messages that are known by their ids: for `failed retry`.
+    pub taking: Option<Arc<dyn Taking>>,
     /// Releases received messages. Without it, workers receive one message at a time.
     pub releasing: Option<Arc<dyn Releasing>>,
     /// Keeps messages in flight for longer than `redeliver_timeout`.
@@ -127,6 +129,7 @@ impl Transport {
             counting: None,
             setting_up: None,
             listing: None,
+            taking: None,
             releasing: None,
             keeping_alive: None,
             parking: None,

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::options::REDELIVER_TIMEOUT;
 use super::{
     Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, Listed, Listing, MessageId, Moving, Parking,
-    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
-    TransportSpec, Waking,
+    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Taking, Transport,
+    TransportError, TransportSpec, Waking,
 };
 use crate::clock;
 use crate::config::{Definition, Problem, Setting};
@@ -250,6 +250,21 @@ impl Listing for InMemory {
 }
 
 #[async_trait]
+impl Taking for InMemory {
+    async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError> {
+        let Some(id) = number(id) else { return Ok(None) };
+        Ok(self.with_queue(|queue, now| {
+            queue.messages.get(&id).filter(|stored| stored.received.is_none())?;
+            queue.mark(id, Some(now));
+            queue.deliveries += 1;
+            let stored = queue.messages.get_mut(&id)?;
+            stored.delivery = queue.deliveries;
+            Some(received(id, stored))
+        }))
+    }
+}
+
+#[async_trait]
 impl Releasing for InMemory {
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         self.with_queue(|queue, _| {
@@ -385,6 +400,7 @@ impl From<InMemory> for Transport {
         transport.counting = Some(queue.clone());
         transport.setting_up = Some(queue.clone());
         transport.listing = Some(queue.clone());
+        transport.taking = Some(queue.clone());
         transport.releasing = Some(queue.clone());
         transport.keeping_alive = Some(queue.clone());
         transport.parking = Some(queue.clone());

@@ -137,7 +137,7 @@ mod transports;
 pub(crate) use auto_fallback::Liveness;
 pub use capabilities::{
     Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Releasing, Retrying, SettingUp,
-    Waking,
+    Taking, Waking,
 };
 pub use contract::{Queues, Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};

@@ -16,6 +16,7 @@ mod settle;
 mod shrink;
 mod source_client;
 mod stop;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod tracker;
@@ -27,6 +28,7 @@ pub(crate) use presence::Presence;
 pub(crate) use presence::{InProcessWorker, in_process_workers};
 pub(crate) use retry::retry_delay;
 pub(crate) use stop::{StopBroadcast, StopToken};
+pub(crate) use taken::only;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

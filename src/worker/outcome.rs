@@ -83,13 +83,20 @@ fn undecodable(as_received: Encoded, error: String) -> Outcome {
 pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: Unhandleable) -> FailureAction {
     let Unhandleable { as_received, class, error } = message;
     tracing::error!(%id, transport = source.name, error, "cannot be handled");
+    let known = Envelope::stamps_of(&as_received);
+    let stamped = || {
+        let details = details(class, &error);
+        let added = Envelope::from_json("", "");
+        let is_known = known.last::<ErrorDetailsStamp>().as_ref() == Some(&details);
+        if is_known { added } else { added.with(&details) }
+    };
     match &source.on_failure {
         OnFailure::MoveTo(failure) => {
-            let stamp = SentToFailureTransportStamp { original_receiver_name: source.name.clone() };
-            let message = Envelope::from_json("", "").with(&stamp).with(&details(class, &error)).stamp(&as_received);
+            let added = if origin(&known).is_some() { stamped() } else { with_origin(stamped(), source) };
+            let message = added.stamp(&as_received);
             FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
-        OnFailure::Park => park(source, id, as_received.clone(), as_received),
+        OnFailure::Park => park(source, id, stamped().stamp(&as_received), as_received),
         OnFailure::Discard => {
             let hours = UNHANDLEABLE_DELAY.as_secs() / 3600;
             tracing::warn!(%id, transport = source.name, "kept on its transport, because there is no failure transport; tried again in {hours} h");
@@ -119,11 +126,16 @@ struct Handling<'a> {
 impl Handling<'_> {
     /// `as_received` is the message as its transport has it.
     async fn handle(&self, bus: &Bus, envelope: Envelope, as_received: Encoded) -> Outcome {
-        let received = envelope
+        let mut received = envelope
             .clone()
             .without::<TransportMessageIdStamp>()
             .with(&TransportMessageIdStamp { id: id_value(self.id) })
             .with(&ReceivedStamp { transport_name: self.source.name.clone() });
+        // To its handlers, one that had failed for good comes from its own transport (as Symfony's
+        // `FailedMessageProcessingMiddleware` has it). To the worker it comes from where it was received.
+        if let Some(transport_name) = origin(&envelope) {
+            received.add(&ReceivedStamp { transport_name });
+        }
         let message_type = envelope.message_type().to_owned();
         match bus.handle_received(received, self.stop.cancellation()).await {
             Ok(_) => {
@@ -237,8 +249,8 @@ impl Handling<'_> {
     fn give_up(&self, envelope: Envelope, as_received: Encoded) -> FailureAction {
         match &self.source.on_failure {
             OnFailure::MoveTo(failure) => {
-                let stamp = SentToFailureTransportStamp { original_receiver_name: self.source.name.clone() };
-                let message = with_interruptions(with_redelivery(envelope, 0, Duration::ZERO).with(&stamp).encode(), 0);
+                let envelope = with_origin(with_redelivery(envelope, 0, Duration::ZERO), self.source);
+                let message = with_interruptions(envelope.encode(), 0);
                 FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
             }
             OnFailure::Park => {
@@ -261,6 +273,21 @@ impl Handling<'_> {
 
     fn retry_delay(&self, retries: u32) -> Duration {
         retry_delay(&self.source.retry, retries, fastrand::f64())
+    }
+}
+
+/// The transport on which a message failed for good.
+fn origin(envelope: &Envelope) -> Option<String> {
+    let origin = envelope.last::<SentToFailureTransportStamp>().map(|stamp| stamp.original_receiver_name);
+    // No transport has such a name, and it could not be passed to a program.
+    origin.filter(|name| !name.is_empty() && !name.contains('\0'))
+}
+
+/// Says where a message failed for good, unless it says so already: one that fails again elsewhere keeps its origin.
+fn with_origin(envelope: Envelope, source: &Source) -> Envelope {
+    match origin(&envelope) {
+        Some(_) => envelope,
+        None => envelope.with(&SentToFailureTransportStamp { original_receiver_name: source.name.clone() }),
     }
 }
 

@@ -17,6 +17,7 @@ mod crontab;
 mod dispatch;
 mod documentation;
 mod embedded;
+mod failed;
 mod fetching_on_amqp;
 mod first_use;
 mod function_jobs;

@@ -17,7 +17,7 @@ use super::contract::CLOCKS;
 use super::stage::{DEADLINE, HOUR, Queue, bodies, deliveries, ids, message, message_of, never_received};
 use crate::transport::{
     Connecting, Counting, Counts, KeepingAlive, Listing, MessageId, Moving, PARKED_FOR, Prefetching, Receipt, Received,
-    Releasing,
+    Releasing, Taking,
 };
 
 /// The part of a transport that a test is about.
@@ -31,6 +31,7 @@ macro_rules! part {
 
 part!(counting: Counting);
 part!(listing: Listing);
+part!(taking: Taking);
 part!(releasing: Releasing);
 part!(keeping_alive: KeepingAlive);
 part!(moving: Moving);
@@ -44,6 +45,7 @@ pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
         ("counting", queue.counting.is_some()),
         ("setting_up", queue.setting_up.is_some()),
         ("listing", queue.listing.is_some()),
+        ("taking", queue.taking.is_some()),
         ("releasing", queue.releasing.is_some()),
         ("keeping_alive", queue.keeping_alive.is_some()),
         ("parking", queue.parking.is_some()),
@@ -58,6 +60,7 @@ pub async fn it_can_do_what_is_declared(stage: &Stage, declared: &[&str]) {
     }
     for (ability, needed) in [
         ("listing", "stable_ids"),
+        ("taking", "listing"),
         ("keeping_alive", "releasing"),
         ("keeping_alive", "redelivery"),
         ("auto_setup", "setting_up"),
@@ -107,6 +110,31 @@ pub async fn setting_up_may_be_repeated_by_many_at_once(stage: &Stage) {
     queues[0].send("{}").await;
     queues[0].setting_up.as_ref().unwrap().setup().await.unwrap();
     assert_eq!(bodies(&queues[1].receive_all().await), ["{}"]);
+}
+
+pub async fn a_taken_message_is_in_flight_for_all_and_can_be_finished(stage: &Stage) {
+    let (queue, other) = (stage.open("a"), stage.open("a"));
+    for (n, delay) in [Duration::ZERO, HOUR].into_iter().enumerate() {
+        let sent = queue.send_later(n.to_string(), delay).await;
+        let taken = taking(&queue).take(&sent).await.unwrap().unwrap();
+        assert_eq!(taken.message.as_ref().unwrap().body, n.to_string().as_bytes());
+        assert!(taking(&other).take(&sent).await.unwrap().is_none(), "it is taken");
+        assert!(other.receive(1).await.is_empty(), "it is taken");
+        assert!(listing(&other).find(&taken.id).await.unwrap().is_some(), "it is kept");
+        queue.receiver.as_ref().unwrap().ack(std::slice::from_ref(&taken.id)).await.unwrap();
+        queue.holds(Counts::default()).await;
+        assert!(taking(&queue).take(&sent).await.unwrap().is_none(), "it is gone");
+    }
+    let sent = queue.send("{}").await;
+    assert_eq!(queue.receive(1).await.len(), 1);
+    assert!(taking(&other).take(&sent).await.unwrap().is_none(), "another consumer has it");
+}
+
+pub async fn of_several_that_take_a_message_one_gets_it(stage: &Stage) {
+    let queues: Vec<_> = (0..6).map(|_| stage.open("a")).collect();
+    let sent = queues[0].send("{}").await;
+    let taken = join_all(queues.iter().map(|queue| queue.taking.as_ref().unwrap().take(&sent))).await;
+    assert_eq!(taken.into_iter().filter(|taken| taken.as_ref().unwrap().is_some()).count(), 1);
 }
 
 pub async fn messages_are_listed_by_pages_and_found_without_being_received(stage: &Stage) {

@@ -39,6 +39,7 @@
 //! | `counting` | |
 //! | `setting_up` | |
 //! | `listing` | `stable_ids` |
+//! | `taking` | `listing` |
 //! | `releasing` | |
 //! | `keeping_alive` | `releasing`, and the option `redeliver_timeout` in seconds |
 //! | `parking` | |
@@ -141,6 +142,12 @@ macro_rules! __conformance {
         $crate::__conformance!($open; capabilities:
             messages_are_listed_by_pages_and_found_without_being_received
             a_missing_message_is_not_found
+        );
+    };
+    ($open:expr; taking) => {
+        $crate::__conformance!($open; capabilities:
+            a_taken_message_is_in_flight_for_all_and_can_be_finished
+            of_several_that_take_a_message_one_gets_it
         );
     };
     ($open:expr; releasing) => {

@@ -5,9 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::super::{Delivery, KeepingAlive, MessageId, Moving, Place, Releasing, Retrying, TransportError};
+use super::super::{
+    Delivery, KeepingAlive, Listing, MessageId, Moving, Place, Receipt, Received, Releasing, Retrying, Taking,
+    TransportError,
+};
 use super::entry::{self, Wrapping};
-use super::ids::{due, is_entry, new_uniqid};
+use super::ids::{delayed_id, due, is_entry, millis, new_taken_uniqid, new_uniqid, now};
 use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
@@ -74,7 +77,8 @@ impl Redis {
     }
 
     /// Replaces a message by another one, in this queue or another, in one step. Returns the new id; `None` if the
-    /// original is gone, or another consumer has it.
+    /// original is gone, or another consumer has it, who with `if_abandoned` has not had it for too long.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a script")]
     pub(super) async fn put(
         &self,
         action: &'static str,
@@ -83,6 +87,7 @@ impl Redis {
         content: &[u8],
         due: Option<u64>,
         bound: &str,
+        if_abandoned: bool,
     ) -> Result<Option<String>, TransportError> {
         let mut put = self.invocation(&scripts::MOVE);
         put.key(destination).arg(&self.queue.group);
@@ -94,10 +99,31 @@ impl Redis {
         }
         put.arg(u8::from(self.queue.delete_after_reject)).arg(content);
         put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound).arg(&self.consumer);
+        put.arg(if if_abandoned { millis(self.queue.redeliver_timeout).to_string() } else { String::new() });
         let put = self.connection.run(async |connection| put.invoke_async(connection).await).await;
         let id = put.map_err(|error| self.error(action, error))?;
         self.connection.changed(destination);
         Ok(id)
+    }
+}
+
+impl Redis {
+    /// Makes messages due that were taken by their ids. Such an id is used once, so it is a receipt too.
+    async fn release_taken(&self, ids: Vec<&MessageId>) -> Result<(), TransportError> {
+        let action = "releasing";
+        let members = self.members(action, ids).await?;
+        if members.is_empty() {
+            return Ok(());
+        }
+        let mut release = self.invocation(&scripts::MAKE_DUE);
+        release.arg(now());
+        for (member, due) in &members {
+            release.arg(member).arg(due);
+        }
+        let released = self.connection.run(async |connection| release.invoke_async::<()>(connection).await).await;
+        released.map_err(|error| self.error(action, error))?;
+        self.connection.changed(&self.queue.stream);
+        Ok(())
     }
 }
 
@@ -114,7 +140,7 @@ impl Releasing for Redis {
         for (consumer, ids) in by_consumer {
             self.change("releasing", &scripts::RELEASE, &[&self.queue.group, consumer], &ids).await?;
         }
-        Ok(())
+        self.release_taken(deliveries.iter().map(|delivery| &delivery.id).collect()).await
     }
 }
 
@@ -136,11 +162,28 @@ impl Retrying for Redis {
         let action = "retrying";
         let bound = self.bound();
         if delay.is_zero() {
-            self.put(action, id, &self.queue.stream, &self.entry(message)?, None, &bound).await.map(drop)
+            self.put(action, id, &self.queue.stream, &self.entry(message)?, None, &bound, false).await.map(drop)
         } else {
             let member = entry::member(&self.name, message, &new_uniqid())?;
-            self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound).await.map(drop)
+            self.put(action, id, &self.delayed, &member, Some(due(delay)), &bound, false).await.map(drop)
         }
+    }
+}
+
+#[async_trait]
+impl Taking for Redis {
+    /// A consumer group gives entries out in their order only. So the message becomes a delayed one, in one step, which
+    /// is due when `redeliver_timeout` is over: no consumer receives it before, and any consumer after. Its `uniqid` says
+    /// that it is in flight until then.
+    async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError> {
+        let action = "receiving";
+        let Some(listed) = self.find(id).await?.filter(|listed| !listed.in_flight) else { return Ok(None) };
+        let Ok(message) = listed.received.message else { return Ok(None) };
+        let (due, uniqid) = (due(self.queue.redeliver_timeout), new_taken_uniqid());
+        let member = entry::member(&self.name, &message, &uniqid)?;
+        let taken = self.put(action, id, &self.delayed, &member, Some(due), "", true).await?;
+        let id = delayed_id(due, &uniqid);
+        Ok(taken.map(|_| Received { id, receipt: Receipt(self.consumer.clone()), message: Ok(message) }))
     }
 }
 
@@ -158,7 +201,7 @@ impl Moving for Redis {
         let Some(StreamPlace { stream, bound, .. }) = destination.get::<StreamPlace>().filter(same_store) else {
             return Ok(None);
         };
-        let moved = self.put("moving", id, stream, &self.entry(message)?, None, bound).await?;
+        let moved = self.put("moving", id, stream, &self.entry(message)?, None, bound, false).await?;
         Ok(Some(moved.map_or_else(|| id.clone(), MessageId)))
     }
 

@@ -47,6 +47,19 @@ pub(super) fn new_uniqid() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
+/// Marks the `uniqid` of a message that was taken by its id, and is in flight until it is due.
+const TAKEN: &str = "taken-";
+
+/// A value that makes a taken message distinct.
+pub(super) fn new_taken_uniqid() -> String {
+    format!("{TAKEN}{}", new_uniqid())
+}
+
+/// Whether a message with this `uniqid`, due at this time, is in flight.
+pub(super) fn is_taken(uniqid: &str, due: u64) -> bool {
+    uniqid.starts_with(TAKEN) && due > now()
+}
+
 /// The id of a delayed message.
 pub(super) fn delayed_id(due: u64, uniqid: &str) -> MessageId {
     MessageId(format!("{DELAYED}{due}:{uniqid}"))

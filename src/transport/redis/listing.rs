@@ -9,7 +9,7 @@ use redis::Value;
 use super::super::{Listed, Listing, MessageId, Receipt, Received, TransportError};
 use super::Redis;
 use super::entry::{self, Entry, received};
-use super::ids::{DELAYED, LATEST, delayed_id, is_entry, millis};
+use super::ids::{DELAYED, LATEST, delayed_id, is_entry, is_taken, millis};
 
 /// What the group knows about the stream.
 struct Group {
@@ -36,7 +36,7 @@ impl Redis {
         let mut members = Vec::new();
         for id in ids {
             let Some(due) = due_of(id) else { continue };
-            let of_that_time = self.delayed_between(action, due, due).await?;
+            let of_that_time = self.delayed_between(action, due, due, 0, None).await?;
             let found = of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id);
             members.extend(found.map(|(member, _)| (member, due)));
         }
@@ -48,10 +48,49 @@ impl Redis {
         action: &'static str,
         from: u64,
         to: u64,
+        skip: usize,
+        limit: Option<usize>,
     ) -> Result<Vec<(Vec<u8>, f64)>, TransportError> {
-        let range = redis::cmd("ZRANGEBYSCORE").arg(&self.delayed).arg(from).arg(to).arg("WITHSCORES").clone();
+        let mut range = redis::cmd("ZRANGEBYSCORE");
+        range.arg(&self.delayed).arg(from).arg(to).arg("WITHSCORES");
+        if let Some(limit) = limit {
+            range.arg("LIMIT").arg(skip).arg(limit);
+        }
         let found = self.connection.run(async |connection| range.query_async(connection).await).await;
         found.map_err(|error| self.error(action, error))
+    }
+
+    /// Up to `limit` delayed messages, in the order of the set, after the message `after`, which is due at `due`. If that
+    /// is gone, those that are due at the same time come again.
+    async fn delayed_after(
+        &self,
+        after: Option<(&MessageId, u64)>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, TransportError> {
+        let (action, from) = ("listing", after.map_or(0, |(_, due)| due));
+        let (mut skip, mut is_after) = (0, after.is_none());
+        let mut listed = Vec::new();
+        while listed.len() < limit {
+            let page = self.delayed_between(action, from, LATEST, skip, Some(limit)).await?;
+            if page.is_empty() && (is_after || skip == 0) {
+                break;
+            }
+            let is_gone = page.last().is_none_or(|(_, due)| *due > from as f64);
+            skip += page.len();
+            let found = page.iter().position(|(member, due)| after.is_some_and(|(id, _)| id_of(member, *due) == *id));
+            let begin = match found {
+                _ if is_after => 0,
+                Some(position) => position + 1,
+                None if is_gone => {
+                    (skip, is_after) = (0, true);
+                    continue;
+                }
+                None => continue,
+            };
+            is_after = true;
+            listed.extend(page.into_iter().skip(begin).take(limit - listed.len()).map(as_listed));
+        }
+        Ok(listed)
     }
 
     async fn group(&self) -> Result<Option<Group>, TransportError> {
@@ -117,21 +156,16 @@ impl Listing for Redis {
             Some(id) if is_entry(id) => self.entries(&format!("({}", id.0), "+", limit).await?,
             Some(_) => Vec::new(),
         };
-        let (due, after) = match after.filter(|id| !is_entry(id)) {
+        let after = match after.filter(|id| !is_entry(id)) {
             Some(id) => match due_of(id) {
-                Some(due) => (due, Some(id)),
+                Some(due) => Some((id, due)),
                 // Nothing comes after something that was never an id.
                 None => return Ok(Vec::new()),
             },
-            None => (0, None),
+            None => None,
         };
         if listed.len() < limit {
-            let mut delayed: Vec<Listed> =
-                self.delayed_between("listing", due, LATEST).await?.into_iter().map(as_listed).collect();
-            if let Some(position) = after.and_then(|id| delayed.iter().position(|listed| listed.received.id == *id)) {
-                delayed.drain(..=position);
-            }
-            listed.extend(delayed.into_iter().take(limit - listed.len()));
+            listed.extend(self.delayed_after(after, limit - listed.len()).await?);
         }
         Ok(listed)
     }
@@ -141,15 +175,17 @@ impl Listing for Redis {
             return Ok(self.entries(&id.0, &id.0, 1).await?.pop());
         }
         let Some(due) = due_of(id) else { return Ok(None) };
-        let of_that_time = self.delayed_between("listing", due, due).await?;
+        let of_that_time = self.delayed_between("listing", due, due, 0, None).await?;
         Ok(of_that_time.into_iter().map(as_listed).find(|listed| listed.received.id == *id))
     }
 }
 
 fn as_listed((member, due): (Vec<u8>, f64)) -> Listed {
-    let received = Received { id: id_of(&member, due), receipt: Receipt::default(), message: entry::read(&member) };
-    let available_at: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(due.max(0.0) as u64));
-    Listed { received, available_at, in_flight: false }
+    let (due, uniqid) = (due.max(0.0) as u64, entry::uniqid(&member).unwrap_or_default());
+    let received =
+        Received { id: delayed_id(due, &uniqid), receipt: Receipt::default(), message: entry::read(&member) };
+    let available_at: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(due));
+    Listed { received, available_at, in_flight: is_taken(&uniqid, due) }
 }
 
 fn id_of(member: &[u8], due: f64) -> MessageId {

@@ -159,6 +159,7 @@ impl Redis {
         transport.counting = Some(queue.clone());
         transport.setting_up = Some(queue.clone());
         transport.listing = Some(queue.clone());
+        transport.taking = Some(queue.clone());
         transport.releasing = Some(queue.clone());
         transport.keeping_alive = Some(queue.clone());
         transport.parking = Some(queue.clone());

@@ -176,10 +176,22 @@ end"
 }
 
 script! {
+    /// Makes delayed messages due. Arguments: now, and for each message the member and when it is due. One that is due at
+    /// another time by now was taken by another consumer.
+    MAKE_DUE = r"
+for n = 2, #ARGV, 2 do
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
+  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
+    redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[n])
+  end
+end"
+}
+
+script! {
     /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id
     /// (or the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete
     /// the entry, the new content, when it is due (empty: now), the maximum length of the stream (empty: none), this
-    /// consumer.
+    /// consumer, the idle time after which a message of another consumer is abandoned (empty: it is left to that one).
     ///
     /// Returns the new id; an empty one for a delayed message; nothing if the original is gone, or another consumer's
     /// by now.
@@ -201,7 +213,7 @@ local function is_ours()
     for n = 1, #flat, 2 do map[flat[n]] = flat[n + 1] end
     if map['name'] == group then
       local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
-      if held then return held[2] == ARGV[8] end
+      if held then return held[2] == ARGV[8] or (ARGV[9] ~= '' and held[3] >= tonumber(ARGV[9])) end
       local a, b = parts(id)
       local c, d = parts(map['last-delivered-id'])
       if a < c or (a == c and b <= d) then return false end

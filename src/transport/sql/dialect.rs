@@ -31,6 +31,8 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     fn list(&self, after: i64, limit: i64, cutoff: Timestamp) -> Request<Self>;
     /// Returns a row as in `list`.
     fn find(&self, id: i64, cutoff: Timestamp) -> Request<Self>;
+    /// Receives one message, whether it is due or not. Returns a row as `receive` does; none if it is in flight.
+    fn take(&self, id: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     /// Finishes messages: they leave the queue.
     fn finish(&self, ids: &[i64]) -> Request<Self>;
     /// Makes messages pending that are in flight since `received_at`.

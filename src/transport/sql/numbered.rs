@@ -31,6 +31,8 @@ pub(crate) struct Queries {
     pub(super) list: SqlStr,
     /// Queue, cutoff, id.
     pub(super) find: SqlStr,
+    /// At a time, id.
+    pub(super) take: SqlStr,
     /// Of ids.
     pub(super) delete: SqlStr,
     /// Of ids, the time they were received.
@@ -111,6 +113,10 @@ impl<D: Numbered> Dialect for D {
 
     fn find(&self, id: i64, cutoff: Timestamp) -> Request<Self> {
         Statement::of(&self.queries().find).bind(self.queue()).bind(cutoff.text()).bind(id).into()
+    }
+
+    fn take(&self, id: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self> {
+        self.at(&self.queries().take, now, cutoff).bind(id).into()
     }
 
     fn finish(&self, ids: &[i64]) -> Request<Self> {

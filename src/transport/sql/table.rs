@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::super::{
     Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Parking, Place, Receipt, Received,
-    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Taking, Transport, TransportError,
 };
 use super::dialect::{Dialect, Request};
 use super::row::{Content, Stored};
@@ -254,6 +254,19 @@ impl<D: Dialect> Listing for Table<D> {
 }
 
 #[async_trait]
+impl<D: Dialect> Taking for Table<D> {
+    async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError> {
+        let action = "receiving";
+        let Some(id) = number(id) else { return Ok(None) };
+        let now = Timestamp::now();
+        let rows = self.run(action, self.dialect.take(id, now, self.cutoff(now))).await?;
+        let Some(row) = rows.and_then(|mut rows| rows.pop()) else { return Ok(None) };
+        let stored = Stored::read(row).map_err(|error| self.unreadable(action, error))?;
+        Ok(Some(stored.received(now.receipt())))
+    }
+}
+
+#[async_trait]
 impl<D: Dialect> Releasing for Table<D> {
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         for (received_at, ids) in by_receipt(deliveries) {
@@ -376,6 +389,7 @@ impl<D: Dialect> Table<D> {
         transport.counting = Some(self.clone());
         transport.setting_up = Some(self.clone());
         transport.listing = Some(self.clone());
+        transport.taking = Some(self.clone());
         transport.releasing = Some(self.clone());
         transport.keeping_alive = Some(self.clone());
         transport.parking = Some(self.clone());

@@ -118,6 +118,13 @@ impl Dialect for Mysql {
         Request::Run(Statement::of(&self.queries.find).bind(cutoff.text()).bind(self.queue.as_str()).bind(id))
     }
 
+    fn take(&self, id: i64, now: Timestamp, cutoff: Timestamp) -> Request {
+        let mark = Statement::of(&self.queries.mark_one).bind(now.text()).bind(self.queue.as_str());
+        let mark = mark.bind(id).bind(cutoff.text());
+        let read = Statement::of(&self.queries.read_one).bind(self.queue.as_str()).bind(id);
+        QueueSteps::TakeOne { mark, read }.into()
+    }
+
     fn finish(&self, ids: &[i64]) -> Request {
         let finish =
             for_ids(ids, |number| self.queries.finish(number), |statement| statement.bind(self.queue.as_str()));

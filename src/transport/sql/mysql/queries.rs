@@ -43,6 +43,10 @@ pub(crate) struct Queries {
     pub(super) list: SqlStr,
     /// Cutoff, queue, id.
     pub(super) find: SqlStr,
+    /// Now, queue, id, cutoff. Marks a message as received that is not in flight.
+    pub(super) mark_one: SqlStr,
+    /// Queue, id.
+    pub(super) read_one: SqlStr,
     /// Now, queue, now.
     pub(super) resume: SqlStr,
     /// Body, headers, due, id, queue.
@@ -117,6 +121,11 @@ impl Queries {
                 "SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id > ? AND {unfinished} ORDER BY id LIMIT ?"
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE queue_name = ? AND id = ? AND {unfinished}")),
+            mark_one: sql(format!(
+                "UPDATE {t} SET delivered_at = ? WHERE queue_name = ? AND id = ? \
+                 AND (delivered_at IS NULL OR delivered_at < ?)"
+            )),
+            read_one: sql(format!("SELECT {content} FROM {t} WHERE queue_name = ? AND id = ?")),
             resume: sql(format!("UPDATE {t} SET available_at = ? WHERE {delayed}")),
             // Not due within the second in which it was received, so that the next receipt differs from the last one.
             // (MySQL assigns columns from left to right, and each expression sees the new values of those before.)

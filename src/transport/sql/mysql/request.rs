@@ -26,6 +26,8 @@ pub(super) enum QueueSteps {
     Finish { finish: Vec<Statement>, purge: Purge },
     /// Locks a row. If it exists, inserts another and finishes the first, in one transaction. Returns the new row's id.
     Move { lock: Statement, insert: Statement, finish: Statement },
+    /// Marks a row as received, and returns it, in one transaction.
+    TakeOne { mark: Statement, read: Statement },
     /// Receives messages.
     Take(Take),
 }
@@ -58,6 +60,7 @@ impl Steps for QueueSteps {
                 if purge.is_due() { purge.delete_finished(session).await } else { Ok(vec![]) }
             }
             Self::Move { lock, insert, finish } => move_over(session, lock, insert, finish).await,
+            Self::TakeOne { mark, read } => take_one(session, mark, read).await,
             Self::Take(take) => take.perform(session).await,
         }
     }
@@ -71,12 +74,26 @@ async fn move_over(
 ) -> Result<Vec<Row>, sqlx::Error> {
     let mut transaction = session.connection().begin().await?;
     if rows(&mut transaction, lock).await?.is_empty() {
+        transaction.rollback().await?;
         return Ok(vec![]);
     }
     let id = execute(&mut transaction, insert).await?.last_insert_id();
     execute(&mut transaction, finish).await?;
     transaction.commit().await?;
     Ok(vec![id_row(id)])
+}
+
+/// A transaction that is dropped ends with the connection's next statement, and keeps others from its rows until then. So
+/// each is ended here.
+async fn take_one(session: &mut MysqlSession, mark: &Statement, read: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+    let mut transaction = session.connection().begin().await?;
+    if execute(&mut transaction, mark).await?.rows_affected() == 0 {
+        transaction.rollback().await?;
+        return Ok(vec![]);
+    }
+    let found = rows(&mut transaction, read).await?;
+    transaction.commit().await?;
+    Ok(found)
 }
 
 fn id_row(id: u64) -> Row {

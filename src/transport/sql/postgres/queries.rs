@@ -67,6 +67,10 @@ impl Queries {
                 "SELECT {looked_at} FROM {t} m WHERE m.queue_name = $1 AND m.id > $3 ORDER BY m.id LIMIT $4"
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} m WHERE m.id = $3 AND m.queue_name = $1")),
+            take: sql(format!(
+                "UPDATE {t} m SET delivered_at = $2::timestamp WHERE m.id = $4 AND m.queue_name = $1 \
+                 AND (m.delivered_at IS NULL OR m.delivered_at < $3::timestamp) RETURNING {content}"
+            )),
             delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
             // One notification for all messages.
             release: sql(change(

@@ -66,6 +66,10 @@ impl Queries {
                  ORDER BY id LIMIT ?4) ORDER BY id"
             )),
             find: sql(format!("SELECT {looked_at} FROM {t} WHERE id = ?3 AND queue_name = ?1")),
+            take: sql(format!(
+                "UPDATE {t} SET delivered_at = ?2 WHERE id = ?4 AND queue_name = ?1 \
+                 AND (delivered_at IS NULL OR delivered_at < ?3) RETURNING {content}"
+            )),
             delete: sql(format!("DELETE FROM {t} WHERE {chosen}")),
             release: sql(format!("UPDATE {t} SET delivered_at = NULL WHERE {chosen} AND delivered_at = ?3")),
             keep_alive: sql(format!("UPDATE {t} SET delivered_at = ?4 WHERE {chosen} AND delivered_at = ?3")),

@@ -1,0 +1,228 @@
+//! `minutely failed`: shows, retries and removes the messages on a failure transport.
+
+mod remove;
+mod retry;
+mod show;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::counts::is_failure_transport;
+use super::output;
+use super::signals::Signals;
+use super::{App, End, Failure, Result, known};
+use crate::message::{Encoded, Envelope, ErrorDetailsStamp, RedeliveryStamp, SentToFailureTransportStamp};
+use crate::transport::{Listed, Listing, MessageId, Received, Transport};
+
+pub(super) use remove::Args as RemoveArgs;
+pub(super) use retry::Args as RetryArgs;
+pub(super) use show::Args as ShowArgs;
+
+/// How many messages are read at once.
+const PAGE: usize = 100;
+
+#[derive(clap::Subcommand, Clone, Debug)]
+pub(super) enum Action {
+    /// Show the messages that failed for good, or all about one of them
+    Show(ShowArgs),
+    /// Handle failed messages again, now and in this process
+    Retry(RetryArgs),
+    /// Remove failed messages without handling them
+    Remove(RemoveArgs),
+}
+
+pub(super) async fn run(app: &App, action: &Action, verbose: bool) -> Result<End> {
+    match action {
+        Action::Show(args) => show::run(app, args, verbose).await,
+        Action::Retry(args) => retry::run(app, args).await,
+        Action::Remove(args) => remove::run(app, args).await,
+    }
+}
+
+/// The `--transport` option.
+#[derive(clap::Args, Clone, Debug)]
+struct Choice {
+    /// The failure transport; by default the one that `failure_transport` names
+    #[arg(long, value_name = "TRANSPORT")]
+    transport: Option<String>,
+}
+
+/// A failure transport whose messages can be listed.
+struct Failures {
+    name: String,
+    transport: Arc<Transport>,
+    listing: Arc<dyn Listing>,
+}
+
+impl Failures {
+    fn choose(app: &App, choice: &Choice) -> Result<Self> {
+        let name = name(app, choice)?;
+        let transport = app.transports.target(&name)?;
+        let Some(listing) = transport.listing.clone() else {
+            return Err(Failure::Usage(format!(
+                "transport \"{name}\" cannot show single messages: its store only delivers them in their order; the \
+                 command `consume {name}` handles them again"
+            )));
+        };
+        Ok(Self { name, transport, listing })
+    }
+
+    /// The next page, after the message `after`.
+    async fn page(&self, after: Option<&MessageId>) -> Result<Vec<Listed>> {
+        Ok(self.listing.list(after, PAGE).await?)
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Listed>> {
+        Ok(self.listing.find(&MessageId(id.to_owned())).await?)
+    }
+
+    fn no_such_message(&self, id: &str) -> String {
+        format!("there is no message \"{}\" on transport \"{}\"", escaped(id), self.name)
+    }
+
+    fn is_being_handled(&self, id: &str) -> String {
+        format!("message {} is being handled by a worker, or was until that died; it is left alone", escaped(id))
+    }
+}
+
+/// The failure transport that was named, or the one that there is.
+fn name(app: &App, choice: &Choice) -> Result<String> {
+    let own = app.config.transports.values().filter_map(|transport| transport.failure_transport.as_ref());
+    let mut names: Vec<&String> = app.config.failure_transport.iter().chain(own).collect();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
+    let all = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        let text = "no failure transport is configured, so messages that fail for good are discarded; `failure_transport` \
+                    in the configuration names the transport that keeps them";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    match (&choice.transport, &app.config.failure_transport) {
+        (Some(name), _) => {
+            known(app, name)?;
+            if is_failure_transport(app, name) {
+                return Ok(name.clone());
+            }
+            Err(Failure::Usage(format!("transport \"{name}\" is no failure transport; there is: {all}")))
+        }
+        (None, Some(global)) => Ok(global.clone()),
+        (None, None) if names.len() == 1 => Ok(names[0].clone()),
+        (None, None) => {
+            Err(Failure::Usage(format!("there are several failure transports; name one with --transport: {all}")))
+        }
+    }
+}
+
+/// What there is to say about a failed message.
+struct Failed {
+    id: MessageId,
+    /// `None` if the message cannot be read.
+    envelope: Option<Envelope>,
+    /// As it is stored, or what can be read of it.
+    stored: Encoded,
+    /// Why it cannot be read.
+    unreadable: Option<String>,
+    in_flight: bool,
+}
+
+impl Failed {
+    fn new(listed: Listed) -> Self {
+        let Listed { received: Received { id, message, .. }, in_flight, .. } = listed;
+        let (stored, envelope) = match message {
+            Ok(encoded) => {
+                let envelope = Envelope::decode(&encoded).map_err(|error| error.to_string());
+                (encoded, envelope)
+            }
+            Err(damaged) => (Encoded { body: damaged.body, ..Encoded::default() }, Err(damaged.error.to_string())),
+        };
+        let unreadable = envelope.as_ref().err().cloned();
+        Self { id, envelope: envelope.ok(), stored, unreadable, in_flight }
+    }
+
+    fn class(&self) -> &str {
+        let header = || self.stored.headers.get("type");
+        self.envelope.as_ref().map(Envelope::message_type).or_else(header).unwrap_or("(unreadable)")
+    }
+
+    fn is_of(&self, class: Option<&String>) -> bool {
+        class.is_none_or(|class| class.trim_start_matches('\\') == self.class())
+    }
+
+    /// Its stamps, also those of a message that cannot be read, as far as they can.
+    fn stamps(&self) -> Envelope {
+        self.envelope.clone().unwrap_or_else(|| Envelope::stamps_of(&self.stored))
+    }
+
+    fn failed_at(&self) -> Option<String> {
+        self.stamps().last::<RedeliveryStamp>().map(|stamp| stamp.redelivered_at)
+    }
+
+    fn error(&self) -> Option<String> {
+        let error = self.stamps().last::<ErrorDetailsStamp>().map(|stamp| stamp.exception_message);
+        error.or_else(|| self.unreadable.clone())
+    }
+
+    fn origin(&self) -> Option<String> {
+        self.stamps().last::<SentToFailureTransportStamp>().map(|stamp| stamp.original_receiver_name)
+    }
+
+    /// One line about it.
+    fn summary(&self) -> String {
+        let error = self.error().map(|error| format!(": {}", one_line(&error))).unwrap_or_default();
+        format!("{} {}{error}", escaped(&self.id.0), escaped(self.class()))
+    }
+}
+
+/// Characters that a terminal obeys instead of showing them are written as escapes.
+fn escaped(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().flat_map(|c| if obeyed(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+}
+
+/// The beginning of a text, on one line.
+fn one_line(text: &str) -> String {
+    const MOST: usize = 120;
+    let line = escaped(text.lines().next().unwrap_or_default());
+    if line.chars().count() > MOST { line.chars().take(MOST - 1).chain(['…']).collect() } else { line }
+}
+
+/// Whether there is someone to ask.
+fn can_ask() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// What was answered, in lower case; `None` at a signal or the end of the input.
+async fn ask(question: &str, signals: &mut Signals) -> Option<String> {
+    let _ = write!(io::stderr(), "{question} ");
+    let (answer, answered) = oneshot::channel();
+    // A thread of its own, which does not hold up the end of the program.
+    let reading = std::thread::Builder::new().spawn(move || {
+        let mut line = String::new();
+        let read = io::stdin().read_line(&mut line).is_ok_and(|bytes| bytes > 0);
+        let _ = answer.send(read.then(|| line.trim().to_lowercase()));
+    });
+    if let Err(error) = reading {
+        output::error(&format!("the answer cannot be read: {error}"));
+        return None;
+    }
+    tokio::select! {
+        answer = answered => answer.ok().flatten(),
+        () = signals.next() => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escaped, one_line};
+
+    #[test]
+    fn a_terminal_gets_no_characters_that_it_would_obey() {
+        assert_eq!(escaped("a\u{1b}[2J\u{202e}ä\r\u{9b}"), "a\\u{1b}[2J\\u{202e}ä\\u{d}\\u{9b}");
+        assert_eq!(one_line("first\nsecond"), "first");
+        assert_eq!(one_line(&"ä".repeat(500)).chars().count(), 120);
+    }
+}

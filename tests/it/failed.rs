@@ -1,0 +1,221 @@
+//! `failed show`, `retry` and `remove`: what people do with the messages on a failure transport.
+
+use serde_json::{Value, json};
+
+use crate::support::databases::{Database, Server};
+use crate::support::private_redis::PrivateRedis;
+use crate::support::{Project, wait_until};
+
+/// A queue and a failure transport. `Break` and `Other` fail until there is a file `mended`.
+const CONFIG: &str = r#"
+failure_transport: failed
+transports:
+  high: {dsn: "%env(STORE)%high", retry_strategy: {max_retries: 1, delay: 10}}
+  failed: {dsn: "%env(STORE)%failed", retry_strategy: {max_retries: 0}}
+routing: {'*': high}
+handlers:
+  Break: {exec: [sh, -c, 'test -e mended || { printf "broken \033[31mglass"; exit 3; }; echo "$MINUTELY_TRANSPORT" >> handled']}
+  Other: {exec: [sh, -c, 'test -e mended || exit 1; echo other >> handled']}
+  Slow: {exec: [sh, -c, 'test -e mended || exit 1; echo begun >> slow; while [ ! -e go ]; do sleep 0.02; done; echo done >> slow']}
+"#;
+
+const SQLITE: &str = "sqlite:q.db?queue_name=";
+
+fn project(store: &str) -> Project {
+    let project = Project::new(CONFIG);
+    project.write(".env", format!("STORE=\"{store}\"\n"));
+    project
+}
+
+/// Messages of these types have failed for good.
+fn with_failed(store: &str, types: &[&str]) -> Project {
+    let project = project(store);
+    fail(&project, types);
+    project
+}
+
+fn fail(project: &Project, types: &[&str]) {
+    for message_type in types {
+        let report = project.json(&["dispatch", message_type, r#"{"to": "ada"}"#]);
+        assert_eq!(report["outcome"], "queued", "{report}");
+    }
+    let failures = format!("--failure-limit={}", 2 * types.len());
+    project.run(&["consume", "high", &failures, "--sleep=20ms", "--time-limit=50"]).succeeds();
+}
+
+fn show(project: &Project, arguments: &[&str]) -> Value {
+    project.json(&[&["failed", "show"], arguments].concat())
+}
+
+/// The ids of all messages.
+fn ids(project: &Project) -> Vec<String> {
+    let shown = show(project, &[]);
+    shown["messages"].as_array().unwrap().iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn failed_messages_are_listed_filtered_and_counted() {
+    let project = with_failed(SQLITE, &["Break", "Other", "Break"]);
+    let shown = show(&project, &[]);
+    let classes: Vec<&Value> = shown["messages"].as_array().unwrap().iter().map(|message| &message["class"]).collect();
+    assert_eq!(classes, ["Break", "Other", "Break"]);
+    assert_eq!((&shown["transport"], &shown["more"]), (&json!("failed"), &json!(false)));
+    assert_eq!(shown["messages"][0]["original_transport"], "high");
+    let shown = show(&project, &["--max=1", "--class-filter=Break"]);
+    assert_eq!((shown["messages"].as_array().unwrap().len(), &shown["more"]), (1, &json!(true)));
+    assert_eq!(show(&project, &["--stats"])["types"], json!({"Break": 2, "Other": 1}));
+    let text = project.run(&["messenger:failed:show"]).succeeds().stdout;
+    assert!(text.contains("failed at") && text.contains("broken"), "{text}");
+}
+
+#[test]
+fn all_that_is_known_of_a_message_is_shown() {
+    let project = with_failed(SQLITE, &["Break"]);
+    let id = &ids(&project)[0];
+    let shown = show(&project, &[id]);
+    assert_eq!((&shown["retries"], &shown["errors"][0]["code"]), (&json!(1), &json!(3)));
+    assert_eq!((&shown["body"], &shown["headers"]["type"]), (&json!({"to": "ada"}), &json!("Break")));
+    assert_eq!(shown["redelivered_at"].as_array().unwrap().len(), 2);
+    let text = project.run(&["failed", "show", id]).succeeds().stdout;
+    assert!(text.contains("transport     high") && !text.contains("ada"), "{text}");
+    assert!(text.contains("[31mglass") && !text.contains('\u{1b}'), "a terminal gets no escapes: {text:?}");
+    let text = project.run(&["failed", "show", id, "-v"]).succeeds().stdout;
+    assert!(text.contains("\"to\": \"ada\"") && text.contains("type: Break"), "{text}");
+    let run = project.run(&["failed", "show", "4711"]).exits(1);
+    assert!(run.stderr.contains("no message \"4711\""), "{}", run.stderr);
+}
+
+#[test]
+fn a_retried_message_is_handled_as_on_its_own_transport_and_gone() {
+    let project = with_failed(SQLITE, &["Break", "Other"]);
+    project.write("mended", "");
+    let id = &ids(&project)[0];
+    let run = project.run(&["failed", "retry", id, "--force"]).succeeds();
+    assert!(run.stdout.contains("handled: 1"), "{}", run.stdout);
+    assert_eq!(project.lines("handled"), ["high"]);
+    assert_eq!(ids(&project).len(), 1);
+    project.run(&["messenger:failed:retry", "--force", "--transport=failed"]).succeeds();
+    assert_eq!(project.lines("handled"), ["high", "other"]);
+    assert!(ids(&project).is_empty());
+    project.run(&["failed", "retry", id, "--force"]).exits(1);
+}
+
+#[test]
+fn a_retried_message_that_fails_again_is_kept_and_can_be_retried_again() {
+    let project = with_failed(SQLITE, &["Break", "Other"]);
+    for _ in 0..2 {
+        let run = project.run(&["failed", "retry", "--force"]).exits(1);
+        assert!(run.stdout.contains("failed again: 2"), "{}", run.stdout);
+        assert_eq!(ids(&project).len(), 2);
+    }
+    project.write("mended", "");
+    project.run(&["failed", "retry", "--force"]).succeeds();
+    assert!(ids(&project).is_empty());
+}
+
+fn messages_are_retried_and_removed_on(store: &str) {
+    let project = with_failed(store, &["Break", "Other", "Other"]);
+    let first = ids(&project).remove(0);
+    project.run(&["failed", "retry", &first, "--force"]).exits(1);
+    assert_eq!(ids(&project).len(), 3);
+    // Parked by now, under an id that may be another one.
+    project.write("mended", "");
+    let parked = show(&project, &["--class-filter=Break"])["messages"][0]["id"].as_str().unwrap().to_owned();
+    project.run(&["failed", "retry", &parked, "--force"]).succeeds();
+    assert_eq!(project.lines("handled"), ["high"]);
+    let first = ids(&project).remove(0);
+    project.run(&["failed", "remove", &first, "--force"]).succeeds();
+    assert_eq!(ids(&project).len(), 1);
+    project.run(&["failed", "retry", "--force"]).succeeds();
+    assert!(ids(&project).is_empty());
+}
+
+#[test]
+fn messages_are_retried_and_removed_on_postgres_and_mysql() {
+    for server in [Server::Postgres, Server::Mysql] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let Some(database) = runtime.block_on(Database::create(server)) else { return };
+        messages_are_retried_and_removed_on(&format!("{}?queue_name=", database.url()));
+    }
+}
+
+#[test]
+fn messages_are_retried_and_removed_on_redis() {
+    let Some(server) = PrivateRedis::start(&[]) else { return };
+    messages_are_retried_and_removed_on(&format!("{}/", server.url()));
+}
+
+#[test]
+fn a_message_that_is_being_handled_is_left_alone() {
+    let project = with_failed(SQLITE, &["Slow"]);
+    project.write("mended", "");
+    let id = &ids(&project)[0];
+    let mut retry = project.start("retry", &["failed", "retry", id, "--force"]);
+    wait_until("it is being handled", || project.lines("slow") == ["begun"]);
+    for command in ["retry", "remove"] {
+        let run = project.run(&["failed", command, id, "--force"]).exits(1);
+        assert!(run.stderr.contains("is being handled"), "{}", run.stderr);
+    }
+    project.write("go", "");
+    assert_eq!(retry.ends(), Some(0));
+    assert_eq!(project.lines("slow"), ["begun", "done"]);
+    assert!(ids(&project).is_empty());
+}
+
+#[test]
+fn a_retry_that_is_killed_loses_nothing() {
+    let project = with_failed(SQLITE, &["Slow"]);
+    project.write("mended", "");
+    let retry = project.start("retry", &["failed", "retry", "--force"]);
+    wait_until("it is being handled", || project.lines("slow") == ["begun"]);
+    retry.signal(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(ids(&project).len(), 1);
+}
+
+#[test]
+fn messages_are_removed_one_by_one_by_type_and_all() {
+    let project = with_failed(SQLITE, &["Break", "Other", "Break", "Other"]);
+    let id = &ids(&project)[0];
+    let run = project.run(&["failed", "remove", id, "--force", "--show-messages"]).succeeds();
+    assert!(run.stdout.contains("Break") && run.stdout.contains("removed from failed: 1"), "{}", run.stdout);
+    project.run(&["failed", "remove", id, "--force"]).exits(1);
+    project.run(&["failed", "remove", "--all", "--class-filter=Other", "--force"]).succeeds();
+    assert_eq!(show(&project, &["--stats"])["types"], json!({"Break": 1}));
+    project.run(&["messenger:failed:remove", "--all", "--force"]).succeeds();
+    assert!(ids(&project).is_empty());
+}
+
+#[test]
+fn without_a_terminal_nothing_is_retried_or_removed_unless_forced() {
+    let project = with_failed(SQLITE, &["Break"]);
+    for arguments in [&["failed", "retry"][..], &["failed", "remove", "1"], &["failed", "remove", "--all"]] {
+        let run = project.run(arguments).exits(2);
+        assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    }
+    project.run(&["failed", "remove", "--force"]).exits(2);
+    assert_eq!(ids(&project).len(), 1);
+}
+
+#[test]
+fn where_there_is_nothing_to_choose_the_error_says_what_to_do() {
+    let refused = |config: &str, arguments: &[&str], expected: &str| {
+        let project = Project::new(config);
+        let run = project.run(&[&["failed", "show"], arguments].concat()).exits(2);
+        assert!(run.stderr.contains(expected), "{expected}: {}", run.stderr);
+    };
+    let own = "
+transports:
+  a: {dsn: 'sqlite:q.db?queue_name=a', failure_transport: fa}
+  b: {dsn: 'sqlite:q.db?queue_name=b', failure_transport: fb}
+  fa: 'sqlite:q.db?queue_name=fa'
+  fb: 'sqlite:q.db?queue_name=fb'
+";
+    refused("transports: {a: 'sqlite:q.db'}", &[], "no failure transport is configured");
+    refused(own, &[], "\"fa\", \"fb\"");
+    refused(own, &["--transport=a"], "is no failure transport");
+    refused(own, &["--transport=fc"], "fc");
+    let project = Project::new(own);
+    project.run(&["failed", "show", "--transport=fb"]).succeeds();
+    let amqp = "{failure_transport: f, transports: {f: 'amqp://guest:guest@127.0.0.1:5672/%2f/minutely-failed'}}";
+    refused(amqp, &[], "consume f");
+}
