@@ -121,4 +121,4 @@ mod worker;
 pub use app::{App, AppBuilder, Job, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};
 pub use async_trait::async_trait;
 pub use error::Error;
-pub use worker::{StopReason, WorkerSummary};
+pub use worker::{FailedAttempt, RetryStrategy, StopReason, WorkerSummary};

@@ -20,7 +20,7 @@ use crate::schedule::{self, Functions};
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
-use crate::worker::StopBroadcast;
+use crate::worker::{RetryStrategies, RetryStrategy, StopBroadcast};
 
 /// The default configuration file.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
@@ -34,6 +34,7 @@ pub struct AppBuilder {
     jobs: Vec<Job>,
     middleware: Vec<Arc<dyn Middleware>>,
     factories: Vec<Arc<dyn Factory>>,
+    retry_strategies: RetryStrategies,
     worker_program: Option<WorkerProgram>,
     pub(crate) program: Option<Program>,
     /// The program has only minutely's commands.
@@ -236,6 +237,20 @@ impl AppBuilder {
         self
     }
 
+    /// Decides in code when failed messages are tried again. `name` is one of these, the first of which counts for a
+    /// transport:
+    ///
+    /// - a name of your choice, which the configuration mentions: `retry_strategy: {service: NAME}`;
+    /// - a transport's name, whatever `retry_strategy` it has in the configuration;
+    /// - `*`, for all transports without a `retry_strategy` of their own.
+    ///
+    /// [`RetryStrategy`] has an example. A later strategy of the same name replaces an earlier one.
+    #[must_use]
+    pub fn retry_strategy(mut self, name: impl Into<String>, strategy: impl RetryStrategy + 'static) -> Self {
+        self.retry_strategies.insert(name.into(), Arc::new(strategy));
+        self
+    }
+
     /// Adds a kind of transport with its own DSN schemes.
     #[must_use]
     pub fn transport(mut self, factory: Arc<dyn Factory>) -> Self {
@@ -366,6 +381,7 @@ impl AppBuilder {
         let (jobs, found) = schedule::jobs(&config, chrono::Utc::now());
         problems.list.extend(found);
         problems.list.extend(checks::handlers(&self.handlers));
+        problems.list.extend(checks::retry_strategies(&config, &self.retry_strategies));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
         let in_code = self.handlers.iter().next().is_some() || !self.middleware.is_empty();
@@ -409,6 +425,7 @@ impl AppBuilder {
             worker_program: self.worker_program.map(Arc::new),
             transport_options: scheme_options(&factories).into(),
             handles_messages,
+            retry_strategies: Arc::new(self.retry_strategies),
         })
     }
 }

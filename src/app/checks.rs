@@ -8,6 +8,7 @@ use crate::bus::Routing;
 use crate::config::{Config, JobAction, Problem, Scope};
 use crate::handler::{Handler, Handlers};
 use crate::schedule::Job;
+use crate::worker::{ALL_TRANSPORTS, RetryStrategies};
 
 /// What is wrong with this program's own workers if there are no handlers, and what to do about it.
 pub(crate) const NO_HANDLER: &str = "there is no handler for messages here; name programs under `handlers`, or, where a \
@@ -28,6 +29,36 @@ pub(super) fn handlers(handlers: &Handlers) -> Vec<Problem> {
 pub(super) fn job(name: &str, function: &dyn Handler, handlers: &Handlers) -> Vec<Problem> {
     let problems = function.problems(&handlers.states).into_iter();
     problems.map(|problem| Problem::error(format!("job {}", name.escape_debug()), problem)).collect()
+}
+
+/// Retry strategies that the configuration names and code does not have, and the other way round.
+pub(super) fn retry_strategies(config: &Config, strategies: &RetryStrategies) -> Vec<Problem> {
+    let named = || {
+        let transports = config.transports.values();
+        transports.filter_map(|transport| Some((transport, transport.retry.as_ref()?.service.as_ref()?)))
+    };
+    let mut problems = Vec::new();
+    for (transport, service) in named().filter(|(_, service)| strategies.names().all(|name| name != *service)) {
+        let path = format!("{}.retry_strategy.service", transport.path);
+        problems.push(if strategies.names().next().is_none() {
+            // The file may be a PHP application's too.
+            let message = "is ignored: a PHP service cannot be asked here, and this program has no strategy in code; give \
+                           max_retries, delay, …";
+            Problem::warning(path, message)
+        } else {
+            Problem::unknown(&path, "retry strategy", service, strategies.names())
+        });
+    }
+    for name in strategies.names().filter(|name| *name != ALL_TRANSPORTS && !config.transports.contains_key(*name)) {
+        if named().all(|(_, service)| service != name) {
+            let known = config.transports.keys().map(String::as_str);
+            let path = format!("retry strategy {}", name.escape_debug());
+            let problem = Problem::unknown(&path, "transport", name, known);
+            let message = format!("{}, and no `retry_strategy.service` names it", problem.message);
+            problems.push(Problem::error(path, message));
+        }
+    }
+    problems
 }
 
 /// Warnings about `scope: cluster` with a cache that other hosts do not share.

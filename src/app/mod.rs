@@ -30,7 +30,7 @@ use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
 use crate::schedule::{self, Functions};
 use crate::transport::Transports;
-use crate::worker::StopBroadcast;
+use crate::worker::{RetryStrategies, StopBroadcast};
 
 /// An application, ready to dispatch and to consume. Clones share everything. Nothing is opened before its first use.
 ///
@@ -82,6 +82,8 @@ pub struct App {
     /// How the supervisor starts this program as a worker, if that is known.
     pub(crate) worker_program: Option<Arc<WorkerProgram>>,
     handles_messages: bool,
+    /// When failed messages are tried again, where code says so.
+    pub(crate) retry_strategies: Arc<RetryStrategies>,
     /// The options of all transports, by scheme.
     transport_options: Arc<[SchemeOptions]>,
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -12,7 +13,10 @@ use super::App;
 use crate::config::{ConsumeOptions, Problem};
 use crate::error::Error;
 use crate::transport::{Received, TransportError, Transports};
-use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Worker, WorkerSummary, only, owner};
+use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Taken, Worker, WorkerSummary, only, owner};
+
+/// How often a message that is handled by itself is kept alive.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A worker to be started in this process. Created by [`App::worker`].
 #[must_use = "nothing is consumed until the worker is started"]
@@ -62,19 +66,23 @@ impl App {
         }
         let narrowed = self.narrowed_to(transports, &options.queues)?;
         let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
-        Ok(Worker::new(&self.config, bus, &narrowed, heartbeats, transports, options)?)
+        Ok(Worker::new(&self.config, bus, &narrowed, &self.retry_strategies, heartbeats, transports, options)?)
     }
 
-    /// A worker that handles one message, which was taken from this transport, and then stops.
-    pub(crate) fn worker_for(&self, transport: &str, taken: Received) -> Result<Worker, Error> {
+    /// A worker that handles one message, which was taken from this transport, keeps it alive, and then stops.
+    pub(crate) fn worker_for(&self, transport: &str, message: Received) -> Result<(Worker, Arc<Taken>), Error> {
         let mut transports = Transports::clone(&self.transports);
         let from = transports.target(transport)?;
-        if let Some(only) = only(&from, taken) {
-            transports.insert(only);
-        }
-        let options = ConsumeOptions { limit: Some(1), ..ConsumeOptions::default() };
+        let Some((only, taken)) = only(&from, message) else {
+            let (what, why) = ("be consumed", "it keeps no messages");
+            return Err(TransportError::Unsupported { transport: transport.to_owned(), what, why }.into());
+        };
+        transports.insert(only);
+        let options = ConsumeOptions { limit: Some(1), keepalive: Some(KEEPALIVE), ..ConsumeOptions::default() };
         let (bus, heartbeats, consumed) = (self.bus.clone(), self.heartbeats.clone(), [transport.to_owned()]);
-        Ok(Worker::new(&self.config, bus, &transports, heartbeats, &consumed, options)?.brief(true))
+        let strategies = &self.retry_strategies;
+        let worker = Worker::new(&self.config, bus, &transports, strategies, heartbeats, &consumed, options)?;
+        Ok((worker.brief(true), taken))
     }
 
     /// The transports. Those to consume are limited to the given queues, if there are any.

@@ -131,6 +131,8 @@ pub(crate) struct RetryStrategy {
     pub(crate) max_delay: Duration,
     /// Up to this share of the delay is added or subtracted at random, 0 to 1.
     pub(crate) jitter: f64,
+    /// The strategy in code that decides instead.
+    pub(crate) service: Option<String>,
 }
 
 /// An entry under `workers`.

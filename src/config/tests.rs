@@ -95,7 +95,8 @@ fn a_transport_is_a_dsn_or_a_mapping() {
             delay: Duration::from_millis(500),
             multiplier: 1.5,
             max_delay: Duration::from_secs(60),
-            jitter: 0.0
+            jitter: 0.0,
+            service: None
         })
     );
     assert_eq!(full.failure_transport.as_deref(), Some("failed"));
@@ -161,7 +162,7 @@ fn a_retry_strategy_keeps_within_its_bounds() {
         ("multiplier: .inf", "multiplier: must be a number from 1 to 1000, not .inf"),
         ("jitter: 1.1", "jitter: must be a number from 0 to 1, not 1.1"),
         ("jitter: .nan", "jitter: must be a number from 0 to 1, not .nan"),
-        ("service: my.strategy", "service: warning: is ignored"),
+        ("service: [a]", "service: must be the name of a strategy, not a list"),
     ] {
         let found = problems(&format!("transports: {{a: {{dsn: 'x:', retry_strategy: {{{text}}}}}}}"));
         let expected = format!("transports.a.retry_strategy.{expected}");

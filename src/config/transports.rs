@@ -49,7 +49,7 @@ const RETRY: &[Definition] = &[
     MULTIPLIER.definition,
     MAX_DELAY.definition,
     JITTER.definition,
-    Definition::ignored("service", &[], "a PHP service cannot be asked here; give max_retries, delay, …"),
+    SERVICE,
 ];
 // PHP applications write PHP_INT_MAX for "always".
 const MAX_RETRIES: Setting<u64> =
@@ -65,6 +65,13 @@ const MULTIPLIER: Setting<f64> = Setting::number(
 const MAX_DELAY: Setting<Duration> = Setting::duration_in_millis("max_delay", "0", "the longest delay; 0: no limit");
 const JITTER: Setting<f64> =
     Setting::number("jitter", 0.0, 1.0, "0.1", "how much a delay varies at random, as a fraction of it");
+
+const SERVICE: Definition = Definition::new(
+    "service",
+    Kind::Text("name"),
+    "a strategy that the application has in code under this name (`AppBuilder::retry_strategy`); it decides in place of these \
+     numbers. PHP services cannot be asked",
+);
 
 /// The key `failure_transport`.
 pub(super) const FAILURE_TRANSPORT: Definition = Definition::new(
@@ -282,6 +289,7 @@ fn read_retry(node: Node, reader: &mut Reader) -> RetryStrategy {
         multiplier: section.get(&MULTIPLIER, reader),
         max_delay: section.get(&MAX_DELAY, reader),
         jitter: section.get(&JITTER, reader),
+        service: section.take("service").and_then(|node| node.filled_text("the name of a strategy", reader)),
     }
 }
 
@@ -293,6 +301,7 @@ impl Default for RetryStrategy {
             multiplier: MULTIPLIER.default_value(),
             max_delay: MAX_DELAY.default_value(),
             jitter: JITTER.default_value(),
+            service: None,
         }
     }
 }

@@ -281,7 +281,8 @@ impl TestApp {
         let app = &self.app;
         let options = ConsumeOptions { sleep: SLEEP, move_unhandleable: true, ..ConsumeOptions::default() };
         let (bus, heartbeats) = (app.bus.clone(), app.heartbeats.clone());
-        let worker = Worker::new(&app.config, bus, &app.transports, heartbeats, &queues, options);
+        let worker =
+            Worker::new(&app.config, bus, &app.transports, &app.retry_strategies, heartbeats, &queues, options);
         let worker = worker.unwrap_or_else(|error| panic!("no worker can run: {error}"));
         let mut stop = StopToken::new();
         let stopper = stop.clone();

@@ -62,6 +62,23 @@ pub trait Taking: Send + Sync {
     async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError>;
 }
 
+/// Goes through the messages of a store that has no ids for them and delivers them in their order only, so that they can
+/// be neither listed nor [taken](Taking): for the commands `failed`.
+///
+/// There are as many as [`Counting::pending`] and [`Parking::parked`] say. A caller that receives so many, and puts back
+/// those that it does not want, has seen each.
+#[async_trait]
+pub trait Browsing: Send + Sync {
+    /// Receives the next message that is due, or with `parked` the next one that is parked. `None` if there is none.
+    async fn next(&self, parked: bool) -> Result<Option<Received>, TransportError>;
+
+    /// Puts a message back that [`Browsing::next`] has returned, behind the others, due or parked as it was.
+    async fn put_back(&self, message: &Received) -> Result<(), TransportError>;
+
+    /// Whether a received message is still in flight here. A broker may take it back after some time.
+    async fn is_held(&self, id: &MessageId) -> bool;
+}
+
 /// Releases received messages.
 #[async_trait]
 pub trait Releasing: Send + Sync {

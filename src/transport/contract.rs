@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received, Releasing,
-    Retrying, Sent, SettingUp, Taking, TransportError, Waking,
+    Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received,
+    Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
 use crate::message::Encoded;
 
@@ -98,6 +98,8 @@ pub struct Transport {
     pub listing: Option<Arc<dyn Listing>>,
     /// Receives messages that are known by their ids: for `failed retry`.
     pub taking: Option<Arc<dyn Taking>>,
+    /// Goes through messages without ids: for `failed`, where there is no `listing`.
+    pub browsing: Option<Arc<dyn Browsing>>,
     /// Releases received messages. Without it, workers receive one message at a time.
     pub releasing: Option<Arc<dyn Releasing>>,
     /// Keeps messages in flight for longer than `redeliver_timeout`.
@@ -130,6 +132,7 @@ impl Transport {
             setting_up: None,
             listing: None,
             taking: None,
+            browsing: None,
             releasing: None,
             keeping_alive: None,
             parking: None,

@@ -16,6 +16,7 @@ mod settle;
 mod shrink;
 mod source_client;
 mod stop;
+mod strategy;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,10 @@ pub(crate) use in_flight::{InFlight, InFlightBatch, InFlightFile};
 pub use limits::StopReason;
 pub(crate) use presence::Presence;
 pub(crate) use presence::{InProcessWorker, in_process_workers};
-pub(crate) use retry::retry_delay;
 pub(crate) use stop::{StopBroadcast, StopToken};
-pub(crate) use taken::only;
+pub(crate) use strategy::{ALL as ALL_TRANSPORTS, RetryStrategies};
+pub use strategy::{FailedAttempt, RetryStrategy};
+pub(crate) use taken::{Taken, only};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -52,6 +54,7 @@ use limits::LimitTracker;
 use outcome::{Finished, Outcome};
 use quarantine::{Quarantine, Quarantined};
 use settle::{FailureAction, Settled, settle};
+use strategy::Retrial;
 
 /// How long a worker at its time limit goes on with messages that arrived after its last poll.
 const FINAL_POLL: Duration = Duration::from_secs(2);
@@ -86,7 +89,7 @@ pub(crate) struct Source {
     /// The transport that is really read: an auto-fallback's target.
     transport: Arc<Transport>,
     receiver: Arc<dyn Receiver>,
-    retry: crate::config::RetryStrategy,
+    retry: Retrial,
     on_failure: OnFailure,
 }
 
@@ -127,6 +130,7 @@ impl Worker {
         config: &Config,
         bus: Bus,
         transports: &Transports,
+        strategies: &RetryStrategies,
         heartbeats: Heartbeats,
         consumed: &[String],
         options: ConsumeOptions,
@@ -134,7 +138,7 @@ impl Worker {
         let mut sources: Vec<Arc<Source>> = Vec::new();
         let mut names = Vec::new();
         for name in consumed {
-            let source = source(config, transports, name)?;
+            let source = source(config, transports, strategies, name)?;
             names.push((name.clone(), source.transport.name().to_owned()));
             if sources.iter().all(|other| other.transport.name() != source.transport.name()) {
                 sources.push(Arc::new(source));
@@ -263,7 +267,12 @@ pub(crate) fn owner() -> String {
     format!("worker-{host}-{}-{started}-{number}", std::process::id())
 }
 
-fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source, TransportError> {
+fn source(
+    config: &Config,
+    transports: &Transports,
+    strategies: &RetryStrategies,
+    name: &str,
+) -> Result<Source, TransportError> {
     let transport = transports.target(name)?;
     let receiver = transport.receiver.clone().ok_or_else(|| TransportError::Unsupported {
         transport: name.to_owned(),
@@ -272,9 +281,8 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
     })?;
     // The settings of an auto-fallback come before those of its target.
     let configs = [config.transports.get(name), config.transports.get(transport.name())];
-    let mut configs = configs.into_iter().flatten();
-    let retry = configs.clone().find_map(|config| config.retry.as_ref());
-    let own = configs.find_map(|config| config.failure_transport.as_ref());
+    let retry = strategies.of(config, [name, transport.name()]);
+    let own = configs.into_iter().flatten().find_map(|config| config.failure_transport.as_ref());
     let on_failure = match own.or(config.failure_transport.as_ref()).map(|name| transports.target(name)).transpose()? {
         Some(failure) if failure.name() == transport.name() => OnFailure::Park,
         // Messages stay on a failure transport, unless it has a failure transport of its own.
@@ -282,7 +290,6 @@ fn source(config: &Config, transports: &Transports, name: &str) -> Result<Source
         Some(failure) => OnFailure::MoveTo(failure),
         None => OnFailure::Discard,
     };
-    let retry = retry.cloned().unwrap_or_default();
     Ok(Source { name: name.to_owned(), transport, receiver, retry, on_failure })
 }
 

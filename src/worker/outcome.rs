@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout};
 
 use super::settle::FailureAction;
 use super::shrink::encode_damaged;
-use super::{OnFailure, Source, StopToken, retry_delay};
+use super::strategy::FailedAttempt;
+use super::{OnFailure, Source, StopToken};
 use crate::bus::{Bus, DispatchError};
 use crate::clock;
 use crate::handler::Verdict;
@@ -184,9 +185,9 @@ impl Handling<'_> {
         let (retries, before) = (retries(envelope), interruptions(envelope));
         let (delay, interruptions) = match verdict {
             _ if is_stopping => (Duration::ZERO, before),
-            Verdict::NotBegun => (self.retry_delay(retries), before),
+            Verdict::NotBegun => (self.source.retry.delay_by_numbers(retries), before),
             Verdict::Interrupted { if_stopping: false } if before < FREE_INTERRUPTIONS => {
-                (self.retry_delay(retries.max(before)), before + 1)
+                (self.source.retry.delay_by_numbers(retries.max(before)), before + 1)
             }
             _ => return None,
         };
@@ -216,12 +217,14 @@ impl Handling<'_> {
             _ => (0, retries),
         };
         let was_parked = self.is_failure_transport() && envelope.headers().contains_key(PARKED);
+        let attempt = FailedAttempt { envelope: &envelope, transport: &self.source.name, retries, error: &details };
+        let retry = &self.source.retry;
         let delay = match verdict {
-            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| self.retry_delay(retries))),
+            Verdict::RetryAlways(delay) => Some(delay.unwrap_or_else(|| retry.delay(&attempt, retries))),
             Verdict::Retry | Verdict::Skipped | Verdict::Interrupted { .. }
-                if retries < self.source.retry.max_retries && !was_parked =>
+                if !was_parked && retry.is_retryable(&attempt) =>
             {
-                Some(self.retry_delay(delay_step))
+                Some(retry.delay(&attempt, delay_step))
             }
             Verdict::Retry
             | Verdict::Skipped
@@ -269,10 +272,6 @@ impl Handling<'_> {
 
     fn is_failure_transport(&self) -> bool {
         matches!(self.source.on_failure, OnFailure::Park)
-    }
-
-    fn retry_delay(&self, retries: u32) -> Duration {
-        retry_delay(&self.source.retry, retries, fastrand::f64())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::RetryStrategy;
 
 /// The longest delay, whatever the strategy's arithmetic says: ten years.
-const MAX_DELAY: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The delay before retry number `retries + 1`, as in Symfony's `MultiplierRetryStrategy` (7.1, with its jitter):
 /// `delay × multiplier^retries`, plus or minus up to the share `jitter` of it, at most `max_delay`. `random` is from 0

@@ -1,26 +1,46 @@
-//! A transport that delivers one message: one that was taken from it by its id.
+//! A transport that delivers one message, which was received from it before: for `failed retry`.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::transport::{MessageId, Received, Receiver, Transport, TransportError};
+use crate::message::{Encoded, Envelope, ErrorDetailsStamp};
+use crate::transport::{MessageId, Received, Receiver, Retrying, Transport, TransportError};
 
-/// Delivers one message. Everything else is up to the receiver that it came from.
-struct Taken {
+/// Delivers one message. Everything else is up to the transport that it came from.
+pub(crate) struct Taken {
     message: Mutex<Option<Received>>,
     receiver: Arc<dyn Receiver>,
+    retrying: Option<Arc<dyn Retrying>>,
+    /// The error with which it failed again.
+    error: Mutex<Option<String>>,
 }
 
 /// The same transport, but a worker receives only this message, which was taken from it. `None` if nothing can be
 /// consumed there.
-pub(crate) fn only(transport: &Transport, message: Received) -> Option<Transport> {
-    let receiver = Arc::clone(transport.receiver.as_ref()?);
+pub(crate) fn only(transport: &Transport, message: Received) -> Option<(Transport, Arc<Taken>)> {
+    let taken = Arc::new(Taken {
+        message: Mutex::new(Some(message)),
+        receiver: Arc::clone(transport.receiver.as_ref()?),
+        retrying: transport.retrying.clone(),
+        error: Mutex::default(),
+    });
     let mut only = transport.clone();
-    only.receiver = Some(Arc::new(Taken { message: Mutex::new(Some(message)), receiver }));
+    only.receiver = Some(taken.clone());
+    if only.retrying.is_some() {
+        only.retrying = Some(taken.clone());
+    }
     // It waits for no other message.
     (only.waking, only.prefetching, only.queues) = (None, None, None);
-    Some(only)
+    Some((only, taken))
+}
+
+impl Taken {
+    /// The error with which the message failed again and was kept.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 #[async_trait]
@@ -36,5 +56,18 @@ impl Receiver for Taken {
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         self.receiver.reject(ids).await
+    }
+}
+
+#[async_trait]
+impl Retrying for Taken {
+    async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
+        let error = Envelope::stamps_of(message).last::<ErrorDetailsStamp>().map(|stamp| stamp.exception_message);
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        match &self.retrying {
+            Some(retrying) => retrying.retry(id, message, delay).await,
+            // Only a transport that can do it is wrapped.
+            None => Ok(()),
+        }
     }
 }

@@ -209,7 +209,7 @@ mod tests {
         std::fs::write(&file, format!("transports: {{mail: '{dsn}'}}\nrouting: {{}}\nworkers: []\n")).unwrap();
         let app = crate::app::App::builder().config_file(file).build().unwrap();
         let transport = Transports::clone(&app.transports).get("mail").unwrap();
-        let (name, retry) = ("mail".to_owned(), config::RetryStrategy::default());
+        let (name, retry) = ("mail".to_owned(), super::super::strategy::Retrial::by(config::RetryStrategy::default()));
         let receiver = transport.receiver.clone().unwrap();
         let source = Arc::new(Source { name, transport, receiver, retry, on_failure: OnFailure::Discard });
         let file = InFlightFile::new(dir.join("in-flight"));

@@ -1,11 +1,12 @@
 //! `minutely failed`: shows, retries and removes the messages on a failure transport.
 
+mod failures;
+mod progress;
 mod remove;
 mod retry;
 mod show;
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -14,14 +15,13 @@ use super::output;
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
 use crate::message::{Encoded, Envelope, ErrorDetailsStamp, RedeliveryStamp, SentToFailureTransportStamp};
-use crate::transport::{Listed, Listing, MessageId, Received, Transport};
+use crate::transport::{MessageId, Received};
+
+use failures::{Candidate, Failures};
 
 pub(super) use remove::Args as RemoveArgs;
 pub(super) use retry::Args as RetryArgs;
 pub(super) use show::Args as ShowArgs;
-
-/// How many messages are read at once.
-const PAGE: usize = 100;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(super) enum Action {
@@ -36,7 +36,7 @@ pub(super) enum Action {
 pub(super) async fn run(app: &App, action: &Action, verbose: bool) -> Result<End> {
     match action {
         Action::Show(args) => show::run(app, args, verbose).await,
-        Action::Retry(args) => retry::run(app, args).await,
+        Action::Retry(args) => retry::run(app, args, verbose).await,
         Action::Remove(args) => remove::run(app, args).await,
     }
 }
@@ -47,72 +47,6 @@ struct Choice {
     /// The failure transport; by default the one that `failure_transport` names
     #[arg(long, value_name = "TRANSPORT")]
     transport: Option<String>,
-}
-
-/// A failure transport whose messages can be listed.
-struct Failures {
-    name: String,
-    transport: Arc<Transport>,
-    listing: Arc<dyn Listing>,
-}
-
-impl Failures {
-    fn choose(app: &App, choice: &Choice) -> Result<Self> {
-        let name = name(app, choice)?;
-        let transport = app.transports.target(&name)?;
-        let Some(listing) = transport.listing.clone() else {
-            return Err(Failure::Usage(format!(
-                "transport \"{name}\" cannot show single messages: its store only delivers them in their order; the \
-                 command `consume {name}` handles them again"
-            )));
-        };
-        Ok(Self { name, transport, listing })
-    }
-
-    /// The next page, after the message `after`.
-    async fn page(&self, after: Option<&MessageId>) -> Result<Vec<Listed>> {
-        Ok(self.listing.list(after, PAGE).await?)
-    }
-
-    async fn find(&self, id: &str) -> Result<Option<Listed>> {
-        Ok(self.listing.find(&MessageId(id.to_owned())).await?)
-    }
-
-    fn no_such_message(&self, id: &str) -> String {
-        format!("there is no message \"{}\" on transport \"{}\"", escaped(id), self.name)
-    }
-
-    fn is_being_handled(&self, id: &str) -> String {
-        format!("message {} is being handled by a worker, or was until that died; it is left alone", escaped(id))
-    }
-}
-
-/// The failure transport that was named, or the one that there is.
-fn name(app: &App, choice: &Choice) -> Result<String> {
-    let own = app.config.transports.values().filter_map(|transport| transport.failure_transport.as_ref());
-    let mut names: Vec<&String> = app.config.failure_transport.iter().chain(own).collect();
-    let mut seen = std::collections::HashSet::new();
-    names.retain(|name| seen.insert(*name));
-    let all = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    if names.is_empty() {
-        let text = "no failure transport is configured, so messages that fail for good are discarded; `failure_transport` \
-                    in the configuration names the transport that keeps them";
-        return Err(Failure::Usage(text.to_owned()));
-    }
-    match (&choice.transport, &app.config.failure_transport) {
-        (Some(name), _) => {
-            known(app, name)?;
-            if is_failure_transport(app, name) {
-                return Ok(name.clone());
-            }
-            Err(Failure::Usage(format!("transport \"{name}\" is no failure transport; there is: {all}")))
-        }
-        (None, Some(global)) => Ok(global.clone()),
-        (None, None) if names.len() == 1 => Ok(names[0].clone()),
-        (None, None) => {
-            Err(Failure::Usage(format!("there are several failure transports; name one with --transport: {all}")))
-        }
-    }
 }
 
 /// What there is to say about a failed message.
@@ -128,8 +62,8 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(listed: Listed) -> Self {
-        let Listed { received: Received { id, message, .. }, in_flight, .. } = listed;
+    fn new(received: Received, in_flight: bool) -> Self {
+        let Received { id, message, .. } = received;
         let (stored, envelope) = match message {
             Ok(encoded) => {
                 let envelope = Envelope::decode(&encoded).map_err(|error| error.to_string());
@@ -173,6 +107,18 @@ impl Failed {
         let error = self.error().map(|error| format!(": {}", one_line(&error))).unwrap_or_default();
         format!("{} {}{error}", escaped(&self.id.0), escaped(self.class()))
     }
+}
+
+fn no_such_message(failures: &Failures, id: &str) -> String {
+    format!("there is no message \"{}\" on transport \"{}\"", escaped(id), failures.name)
+}
+
+fn is_being_handled(id: &MessageId) -> String {
+    format!(
+        "message {} is being handled by a worker or another `failed retry`, or was until that died; it is left alone, and \
+         can be had when redeliver_timeout is over",
+        escaped(&id.0)
+    )
 }
 
 /// Characters that a terminal obeys instead of showing them are written as escapes.

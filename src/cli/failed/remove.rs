@@ -1,15 +1,17 @@
 //! `minutely failed remove`: removes failed messages without handling them.
 
-use super::{App, Choice, End, Failed, Failures, PAGE, Result, ask, can_ask, escaped};
+use serde_json::{Value, json};
+
+use super::progress::Progress;
+use super::{App, Candidate, Choice, End, Failures, Result, ask, can_ask, escaped, is_being_handled, no_such_message};
 use crate::cli::Failure;
-use crate::cli::output;
+use crate::cli::output::{self, Format, FormatArg};
 use crate::cli::signals::Signals;
-use crate::transport::{MessageId, Receiver};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
-On a terminal it asks first, unless --force is given. A message that a worker is handling is left alone, and told. The \
-exit code is 1 if a message was not there or was left.
+On a terminal it asks first, unless --force is given. A message that is being handled is left alone, and told. The exit \
+code is 1 if a message was not there or was left.
 
 Examples:
   minutely failed remove 20 30 --show-messages
@@ -32,92 +34,97 @@ pub(in super::super) struct Args {
     class_filter: Option<String>,
     #[command(flatten)]
     choice: Choice,
-}
-
-/// How many messages were removed, and how many were not.
-#[derive(Default)]
-struct Count {
-    removed: u64,
-    left: u64,
+    #[command(flatten)]
+    format: FormatArg,
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let failures = Failures::choose(app, &args.choice)?;
-    let Some(receiver) = failures.transport.receiver.clone() else {
-        return Err(Failure::Usage(format!("transport \"{}\" keeps no messages", failures.name)));
-    };
+    if !failures.can_take() {
+        return Err(Failure::Usage(format!("transport \"{}\" cannot remove single messages", failures.name)));
+    }
     if !args.force && !can_ask() {
         let text = "nothing is removed without a question, and there is no terminal to ask on; --force removes without";
         return Err(Failure::Usage(text.to_owned()));
     }
-    let count =
-        if args.all { all(&failures, &*receiver, args).await? } else { chosen(&failures, &*receiver, args).await? };
-    let Count { removed, left } = count;
-    output::line(format_args!("removed from {}: {removed}", failures.name));
+    let mut signals = if args.force { None } else { Some(Signals::listen()?) };
+    if args.all
+        && let Some(signals) = &mut signals
+    {
+        let of = args.class_filter.as_ref().map(|class| format!(" of type {}", escaped(class))).unwrap_or_default();
+        let question = format!("Remove all messages{of} from {}? (y/N)", failures.name);
+        if !is_yes(&question, signals).await {
+            return Ok(End::Well);
+        }
+    }
+    remove(&failures, args, signals).await
+}
+
+async fn is_yes(question: &str, signals: &mut Signals) -> bool {
+    matches!(ask(question, signals).await.as_deref(), Some("y" | "yes"))
+}
+
+async fn remove(failures: &Failures, args: &Args, mut signals: Option<Signals>) -> Result<End> {
+    let (mut removed, mut left) = (0_u64, 0_u64);
+    let mut messages: Vec<Value> = Vec::new();
+    let mut progress = Progress::new("removed:", None);
+    let mut walk = failures.walk(&args.ids, |failed| failed.is_of(args.class_filter.as_ref())).await?;
+    while let Some(candidate) = walk.next().await? {
+        let failed = &candidate.failed;
+        // One at a time, where there are no ids.
+        if args.all && !failed.is_of(args.class_filter.as_ref()) {
+            failures.leave(&candidate).await?;
+            continue;
+        }
+        let (id, class, summary) = (failed.id.clone(), failed.class().to_owned(), failed.summary());
+        let is_text = args.format.format == Format::Text;
+        if is_text && (args.show_messages || (!args.all && !args.force)) {
+            progress.clear();
+            output::line(&summary);
+        }
+        if let Some(signals) = signals.as_mut().filter(|_| !args.all)
+            && !is_yes("Remove it? (y/N)", signals).await
+        {
+            failures.leave(&candidate).await?;
+            continue;
+        }
+        let is_removed = remove_one(failures, candidate).await?;
+        if is_removed {
+            removed += 1;
+            progress.step();
+        } else {
+            left += 1;
+            progress.clear();
+            output::error(&is_being_handled(&id));
+        }
+        if args.format.format == Format::Json {
+            messages.push(json!({ "id": id.0, "class": class, "removed": is_removed }));
+        }
+    }
+    drop(progress);
+    // Of all that there were, others may have handled some.
+    if !args.all {
+        for id in walk.missing() {
+            output::error(&no_such_message(failures, &id));
+            left += 1;
+        }
+    }
+    match args.format.format {
+        Format::Text => output::line(format_args!("removed from {}: {removed}", failures.name)),
+        Format::Json => {
+            let name = &failures.name;
+            output::json(&json!({ "transport": name, "removed": removed, "left": left, "messages": messages }))?;
+        }
+    }
     Ok(if left == 0 { End::Well } else { End::Failed })
 }
 
-async fn chosen(failures: &Failures, receiver: &dyn Receiver, args: &Args) -> Result<Count> {
-    let mut count = Count::default();
-    let mut signals = if args.force { None } else { Some(Signals::listen()?) };
-    for id in &args.ids {
-        let Some(failed) = failures.find(id).await?.map(Failed::new) else {
-            output::error(&failures.no_such_message(id));
-            count.left += 1;
-            continue;
-        };
-        if failed.in_flight {
-            output::error(&failures.is_being_handled(id));
-            count.left += 1;
-            continue;
-        }
-        if args.show_messages || !args.force {
-            output::line(failed.summary());
-        }
-        if let Some(signals) = &mut signals {
-            match ask("Remove it? (y/N)", signals).await.as_deref() {
-                Some("y" | "yes") => {}
-                Some(_) => continue,
-                None => break,
-            }
-        }
-        receiver.reject(std::slice::from_ref(&failed.id)).await?;
-        count.removed += 1;
+/// Takes a message before it removes it, so that no worker has it. Returns whether that was possible.
+async fn remove_one(failures: &Failures, candidate: Candidate) -> Result<bool> {
+    if candidate.failed.in_flight {
+        return Ok(false);
     }
-    Ok(count)
-}
-
-async fn all(failures: &Failures, receiver: &dyn Receiver, args: &Args) -> Result<Count> {
-    let mut count = Count::default();
-    if !args.force {
-        let of = args.class_filter.as_ref().map(|class| format!(" of type {}", escaped(class))).unwrap_or_default();
-        let question = format!("Remove all messages{of} from {}? (y/N)", failures.name);
-        if !matches!(ask(&question, &mut Signals::listen()?).await.as_deref(), Some("y" | "yes")) {
-            return Ok(count);
-        }
-    }
-    let mut after: Option<MessageId> = None;
-    loop {
-        let page = failures.page(after.as_ref()).await?;
-        after = page.last().map(|listed| listed.received.id.clone());
-        let is_last = page.len() < PAGE;
-        let mut ids = Vec::new();
-        for failed in page.into_iter().map(Failed::new).filter(|failed| failed.is_of(args.class_filter.as_ref())) {
-            if failed.in_flight {
-                output::error(&failures.is_being_handled(&failed.id.0));
-                count.left += 1;
-                continue;
-            }
-            if args.show_messages {
-                output::line(failed.summary());
-            }
-            ids.push(failed.id);
-        }
-        receiver.reject(&ids).await?;
-        count.removed += ids.len() as u64;
-        if is_last {
-            return Ok(count);
-        }
-        tracing::info!(removed = count.removed, "removing");
-    }
+    let Some(received) = failures.take(candidate).await? else { return Ok(false) };
+    failures.remove(&received).await?;
+    Ok(true)
 }

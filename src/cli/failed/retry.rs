@@ -1,12 +1,15 @@
 //! `minutely failed retry`: handles failed messages again, now and in this process.
 
-use std::sync::Arc;
+use serde_json::{Value, json};
 
-use super::{App, Choice, End, Failed, Failures, PAGE, Result, ask, can_ask, escaped, one_line};
+use super::{
+    App, Candidate, Choice, End, Failed, Failures, Result, ask, can_ask, escaped, is_being_handled, no_such_message,
+    one_line, show,
+};
 use crate::cli::Failure;
-use crate::cli::output;
+use crate::cli::output::{self, Format, FormatArg};
 use crate::cli::signals::Signals;
-use crate::transport::{MessageId, Received, Taking};
+use crate::transport::Received;
 use crate::worker::{StopReason, StopToken, owner};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -16,9 +19,11 @@ message and asks: retry, skip or delete. With --force it retries without asking.
 
 A message that is handled is gone. One that fails again stays on the failure transport, as it does with \
 `minutely consume`: the transport's retry strategy says when it is tried again, and without a retry left it is parked. \
-The handler sees the transport on which the message failed first. No worker gets a message that is being retried here (on \
-Redis, one that is started by hand may); one that a worker has already is told and left alone. If the program is killed meanwhile, the message can be retried \
-when `redeliver_timeout` is over.
+The handler sees the transport on which the message failed first, and only the handlers that have not succeeded yet run.
+
+No worker gets a message that is being retried here; one that a worker has already is told and left alone. SIGINT and \
+SIGTERM let the current message finish; a second one breaks it off and gives it back. If the program is killed, the \
+message can be retried when `redeliver_timeout` is over; on AMQP at once.
 
 Exit code 0 if all went well; 1 if a message failed again, was not there or was left alone; 3 if there are no handlers.
 
@@ -34,12 +39,14 @@ pub(in super::super) struct Args {
     force: bool,
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    format: FormatArg,
 }
 
 /// What has become of a message.
 enum Retried {
     Handled,
-    FailedAgain,
+    FailedAgain(Option<String>),
     /// Not begun, because the program was asked to stop.
     Stopped,
 }
@@ -61,14 +68,14 @@ struct Count {
     left: u64,
 }
 
-pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
     let failures = Failures::choose(app, &args.choice)?;
-    let Some(taking) = failures.transport.taking.clone() else {
+    if !failures.can_take() {
         let name = &failures.name;
         return Err(Failure::Usage(format!(
             "transport \"{name}\" cannot receive single messages; the command `consume {name}` handles all of them again"
         )));
-    };
+    }
     if !args.force && !can_ask() {
         let text = "there is no terminal to ask on what to do with each message; --force retries without asking";
         return Err(Failure::Usage(text.to_owned()));
@@ -77,99 +84,104 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         output::error(crate::app::NO_HANDLER);
         return Ok(End::Stuck);
     }
-    // Fixed before the first retry: those that fail again may come back under other ids.
-    let ids = if args.ids.is_empty() {
-        all_ids(&failures).await?
-    } else {
-        args.ids.iter().map(|id| MessageId(id.clone())).collect()
+    let mut retry = Retry {
+        app,
+        failures: &failures,
+        args,
+        verbose,
+        signals: Signals::listen()?,
+        is_stopping: false,
+        count: Count::default(),
+        told: Vec::new(),
     };
-    let signals = Signals::listen()?;
-    let mut retry = Retry { app, failures, taking, signals, is_stopping: false, count: Count::default() };
-    for id in &ids {
-        if !retry.message(id, args).await? {
+    let mut walk = failures.walk(&args.ids, |_| true).await?;
+    while let Some(candidate) = walk.next().await? {
+        if !retry.message(candidate).await? {
             break;
         }
     }
-    let Count { handled, failed, deleted, left } = retry.count;
-    let parts = [("handled", handled), ("failed again", failed), ("deleted", deleted), ("left alone", left)];
-    let told: Vec<String> = parts
-        .iter()
-        .filter(|(what, count)| *count > 0 || *what == "handled")
-        .map(|(what, n)| format!("{what}: {n}"))
-        .collect();
-    output::line(told.join(", "));
-    Ok(if failed + left == 0 { End::Well } else { End::Failed })
-}
-
-async fn all_ids(failures: &Failures) -> Result<Vec<MessageId>> {
-    let mut ids = Vec::new();
-    loop {
-        let page = failures.page(ids.last()).await?;
-        let is_last = page.len() < PAGE;
-        ids.extend(page.into_iter().map(|listed| listed.received.id));
-        if is_last {
-            return Ok(ids);
+    // One that was there at the beginning was handled or removed by others, and no one asked for it by its id.
+    if !args.ids.is_empty() {
+        for id in walk.missing() {
+            output::error(&no_such_message(&failures, &id));
+            retry.count.left += 1;
         }
     }
+    retry.end()
 }
 
 struct Retry<'a> {
     app: &'a App,
-    failures: Failures,
-    taking: Arc<dyn Taking>,
+    failures: &'a Failures,
+    args: &'a Args,
+    verbose: bool,
     signals: Signals,
     is_stopping: bool,
     count: Count,
+    /// What programs are told about each message.
+    told: Vec<Value>,
 }
 
 impl Retry<'_> {
     /// Retries, skips or deletes a message. Returns whether to go on.
-    async fn message(&mut self, id: &MessageId, args: &Args) -> Result<bool> {
-        let Some(failed) = self.failures.find(&id.0).await?.map(Failed::new) else {
-            // One that was there a moment ago was handled or removed by others, and no one asked for it by its id.
-            if !args.ids.is_empty() {
-                output::error(&self.failures.no_such_message(&id.0));
-                self.count.left += 1;
-            }
-            return Ok(true);
-        };
-        let answer = if failed.in_flight || args.force { Answer::Retry } else { self.ask(&failed).await };
+    async fn message(&mut self, candidate: Candidate) -> Result<bool> {
+        let failed = &candidate.failed;
+        let (id, class) = (failed.id.clone(), failed.class().to_owned());
+        let answer = if failed.in_flight || self.args.force { Answer::Retry } else { self.ask(failed).await };
         match answer {
             Answer::Retry | Answer::Delete => {}
-            Answer::Skip => return Ok(true),
-            Answer::Stop => return Ok(false),
+            Answer::Skip => {
+                self.failures.leave(&candidate).await?;
+                return Ok(true);
+            }
+            Answer::Stop => {
+                self.failures.leave(&candidate).await?;
+                return Ok(false);
+            }
         }
         // A person may take hours to answer.
-        let Some(taken) = self.taking.take(id).await? else {
-            output::error(&self.failures.is_being_handled(&id.0));
+        let taken = if failed.in_flight { None } else { self.failures.take(candidate).await? };
+        let Some(taken) = taken else {
+            output::error(&is_being_handled(&id));
             self.count.left += 1;
+            self.tell(&id.0, &class, "left", None);
             return Ok(true);
         };
         if matches!(answer, Answer::Delete) {
-            if let Some(receiver) = &self.failures.transport.receiver {
-                receiver.reject(std::slice::from_ref(&taken.id)).await?;
-            }
+            self.failures.remove(&taken).await?;
             self.count.deleted += 1;
+            self.tell(&id.0, &class, "deleted", None);
             return Ok(true);
         }
-        let class = escaped(failed.class());
-        let id = escaped(&id.0);
         match self.handle(taken).await? {
             Retried::Handled => {
                 self.count.handled += 1;
-                output::line(format_args!("handled: {id} {class}"));
+                self.tell(&id.0, &class, "handled", None);
             }
-            Retried::FailedAgain => {
+            Retried::FailedAgain(error) => {
                 self.count.failed += 1;
-                output::line(format_args!("failed again: {id} {class}{}", self.why(&failed.id).await));
+                self.tell(&id.0, &class, "failed again", error);
             }
             Retried::Stopped => {}
         }
         Ok(!self.is_stopping)
     }
 
+    /// Says what has become of a message.
+    fn tell(&mut self, id: &str, class: &str, what: &str, error: Option<String>) {
+        match self.args.format.format {
+            Format::Text => {
+                let error = error.map(|error| format!(": {}", one_line(&error))).unwrap_or_default();
+                output::line(format_args!("{what}: {} {}{error}", escaped(id), escaped(class)));
+            }
+            Format::Json => {
+                self.told.push(json!({ "id": id, "class": class, "outcome": what.replace(' ', "_"), "error": error }));
+            }
+        }
+    }
+
     async fn ask(&mut self, failed: &Failed) -> Answer {
-        output::line(failed.summary());
+        show::print(failed, self.verbose);
         loop {
             match ask("Retry (r), skip (s), delete (d), quit (q)?", &mut self.signals).await.as_deref() {
                 Some("r" | "retry" | "y" | "yes") => return Answer::Retry,
@@ -182,35 +194,55 @@ impl Retry<'_> {
     }
 
     /// A worker on just this message. The first signal lets it finish, the second one breaks it off.
-    async fn handle(&mut self, taken: Received) -> Result<Retried> {
-        let worker = self.app.worker_for(&self.failures.name, taken)?;
+    async fn handle(&mut self, received: Received) -> Result<Retried> {
+        let delivery = received.delivery();
+        let (worker, taken) = self.app.worker_for(&self.failures.name, received)?;
         let (mut stop, owner) = (StopToken::new(), owner());
         let at_signal = stop.clone();
-        let run = worker.run(&owner, &mut stop);
-        tokio::pin!(run);
-        let summary = loop {
-            tokio::select! {
-                summary = &mut run => break summary?,
-                () = self.signals.next() => {
-                    if std::mem::replace(&mut self.is_stopping, true) {
-                        let text = "stopped at once; the current message can be retried when redeliver_timeout is over";
-                        return Err(Failure::Failed(text.to_owned()));
+        let summary = {
+            let mut run = Box::pin(worker.run(&owner, &mut stop));
+            loop {
+                tokio::select! {
+                    summary = &mut run => break Some(summary?),
+                    () = self.signals.next() => {
+                        if std::mem::replace(&mut self.is_stopping, true) {
+                            // Ends what the handler has started.
+                            break None;
+                        }
+                        at_signal.request(StopReason::OsSignal);
                     }
-                    at_signal.request(StopReason::OsSignal);
                 }
             }
         };
-        Ok(match (summary.handled, summary.failed) {
-            (0, 0) if self.is_stopping => Retried::Stopped,
-            (0, _) => Retried::FailedAgain,
-            _ => Retried::Handled,
-        })
+        let Some(summary) = summary else {
+            if let Some(releasing) = &self.failures.transport.releasing {
+                releasing.release(std::slice::from_ref(&delivery)).await?;
+            }
+            return Err(Failure::Failed("stopped at once; the current message is back where it was".to_owned()));
+        };
+        match (summary.handled, summary.failed) {
+            (0, 0) if self.is_stopping => Ok(Retried::Stopped),
+            (0, 0) => Err(Failure::Failed(summary.problem.unwrap_or_else(|| "the message was not handled".to_owned()))),
+            (0, _) => Ok(Retried::FailedAgain(taken.error())),
+            _ => Ok(Retried::Handled),
+        }
     }
 
-    /// The error of a message that failed again, if it has kept its id. The log has it in any case.
-    async fn why(&self, id: &MessageId) -> String {
-        let found = self.failures.find(&id.0).await.ok().flatten().map(Failed::new);
-        let error = found.and_then(|failed| failed.error());
-        error.map(|error| format!(": {}", one_line(&error))).unwrap_or_default()
+    fn end(self) -> Result<End> {
+        let Count { handled, failed, deleted, left } = self.count;
+        match self.args.format.format {
+            Format::Text => {
+                let parts =
+                    [("handled", handled), ("failed again", failed), ("deleted", deleted), ("left alone", left)];
+                let parts = parts.iter().filter(|(what, count)| *count > 0 || *what == "handled");
+                let parts: Vec<String> = parts.map(|(what, count)| format!("{what}: {count}")).collect();
+                output::line(parts.join(", "));
+            }
+            Format::Json => output::json(&json!({
+                "transport": self.failures.name, "handled": handled, "failed": failed, "deleted": deleted, "left": left,
+                "messages": self.told,
+            }))?,
+        }
+        Ok(if failed + left == 0 { End::Well } else { End::Failed })
     }
 }

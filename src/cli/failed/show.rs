@@ -1,20 +1,25 @@
 //! `minutely failed show`: the messages that failed for good.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use serde_json::{Map, Value, json};
 
-use super::{App, Choice, End, Failed, Failures, PAGE, Result, escaped, one_line};
+use super::{App, Choice, End, Failed, Failures, Result, escaped, no_such_message, one_line};
 use crate::cli::Failure;
 use crate::cli::output::{self, Format, FormatArg};
-use crate::message::{ErrorDetailsStamp, RedeliveryStamp};
+use crate::message::{Envelope, ErrorDetailsStamp, RedeliveryStamp};
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Shows the id of each message, its type, when it failed the last time, and why. With an ID: all that is known of this \
 message and of each attempt to handle it; with -v also its body and headers. Nothing is changed.
 
-Exit code 1 if there is no message with this ID. AMQP brokers cannot show single messages.
+AMQP has no ids, and delivers messages in their order only. There the ID is computed from the content, so equal messages \
+share one, and a message that fails again gets another. To be shown, each message is received and put back behind the \
+others; of more than 1000, those that were shown are the last ones after that.
+
+Exit code 1 if there is no message with this ID.
 
 Examples:
   minutely failed show --max=10
@@ -49,43 +54,39 @@ pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
 }
 
 async fn list(failures: &Failures, args: &Args) -> Result<End> {
-    let mut shown: Vec<Vec<String>> = Vec::new();
-    let mut objects = Vec::new();
-    let (mut after, mut more) = (None, false);
-    'pages: loop {
-        let page = failures.page(after.as_ref()).await?;
-        after = page.last().map(|listed| listed.received.id.clone());
-        let is_last = page.len() < PAGE;
-        for failed in page.into_iter().map(Failed::new).filter(|failed| failed.is_of(args.class_filter.as_ref())) {
-            if shown.len().max(objects.len()) == args.max {
+    let (mut rows, mut objects, mut more) = (Vec::new(), Vec::new(), false);
+    failures
+        .look(|failed| {
+            if !failed.is_of(args.class_filter.as_ref()) {
+                return ControlFlow::Continue(());
+            }
+            if rows.len().max(objects.len()) == args.max {
                 more = true;
-                break 'pages;
+                return ControlFlow::Break(());
             }
             match args.format.format {
                 Format::Json => objects.push(brief(&failed)),
-                Format::Text => shown.push(vec![
+                Format::Text => rows.push(vec![
                     escaped(&failed.id.0),
                     escaped(failed.class()),
                     failed.failed_at().as_deref().map_or("-".to_owned(), escaped),
                     failed.error().as_deref().map_or("-".to_owned(), one_line),
                 ]),
             }
-        }
-        if is_last {
-            break;
-        }
-    }
+            ControlFlow::Continue(())
+        })
+        .await?;
     let name = &failures.name;
     if args.format.format == Format::Json {
         output::json(&json!({ "transport": name, "messages": objects, "more": more }))?;
         return Ok(End::Well);
     }
-    if shown.is_empty() && !more {
+    if rows.is_empty() && !more {
         let of = args.class_filter.as_ref().map(|class| format!(" of type {}", escaped(class))).unwrap_or_default();
         output::line(format_args!("There are no messages{of} on {name}."));
         return Ok(End::Well);
     }
-    output::table(&["id", "type", "failed at", "error"], 0..0, shown);
+    output::table(&["id", "type", "failed at", "error"], 0..0, rows);
     if more {
         output::line(format_args!("{name} has more; --max shows them."));
     }
@@ -101,18 +102,14 @@ fn brief(failed: &Failed) -> Value {
 
 async fn stats(failures: &Failures, args: &Args) -> Result<End> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = failures.page(after.as_ref()).await?;
-        after = page.last().map(|listed| listed.received.id.clone());
-        let is_last = page.len() < PAGE;
-        for failed in page.into_iter().map(Failed::new).filter(|failed| failed.is_of(args.class_filter.as_ref())) {
-            *counts.entry(failed.class().to_owned()).or_default() += 1;
-        }
-        if is_last {
-            break;
-        }
-    }
+    failures
+        .look(|failed| {
+            if failed.is_of(args.class_filter.as_ref()) {
+                *counts.entry(failed.class().to_owned()).or_default() += 1;
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
     match args.format.format {
         Format::Json => output::json(&json!({ "transport": failures.name, "types": counts }))?,
         Format::Text => {
@@ -124,31 +121,74 @@ async fn stats(failures: &Failures, args: &Args) -> Result<End> {
 }
 
 async fn one(failures: &Failures, id: &str, format: Format, verbose: bool) -> Result<End> {
-    let Some(listed) = failures.find(id).await? else {
-        return Err(Failure::Failed(failures.no_such_message(id)));
+    let Some(failed) = failures.find(id).await? else {
+        return Err(Failure::Failed(no_such_message(failures, id)));
     };
-    let failed = Failed::new(listed);
+    match format {
+        Format::Text => print(&failed, verbose),
+        Format::Json => output::json(&whole(&failed))?,
+    }
+    Ok(End::Well)
+}
+
+/// An attempt to handle the message.
+struct Attempt {
+    at: String,
+    /// `None` if it cannot be told any more which one it was.
+    error: Option<ErrorDetailsStamp>,
+}
+
+/// The attempts that are recorded: of many, the first and the latest ones. Each has left its time; equal errors in a row
+/// have left one.
+fn attempts(redeliveries: Vec<RedeliveryStamp>, errors: &[ErrorDetailsStamp]) -> Vec<Attempt> {
+    let (times, last) = (redeliveries.len(), redeliveries.len().saturating_sub(1));
+    let error = |n: usize| match errors {
+        [one] => Some(one.clone()),
+        all if all.len() == times => all.get(n).cloned(),
+        all if n == 0 => all.first().cloned(),
+        all if n == last => all.last().cloned(),
+        _ => None,
+    };
+    let attempt = |(n, stamp): (usize, RedeliveryStamp)| Attempt { at: stamp.redelivered_at, error: error(n) };
+    redeliveries.into_iter().enumerate().map(attempt).collect()
+}
+
+fn body(failed: &Failed) -> Value {
+    match failed.envelope.as_ref().map(|envelope| serde_json::from_slice(envelope.body())) {
+        Some(Ok(body)) => body,
+        _ => String::from_utf8_lossy(&failed.stored.body).into_owned().into(),
+    }
+}
+
+fn headers(failed: &Failed) -> Map<String, Value> {
+    let headers = failed.envelope.as_ref().map(Envelope::json_headers);
+    let headers = headers.unwrap_or_else(|| failed.stored.headers.clone());
+    headers.iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+}
+
+/// Everything about a message, for programs.
+fn whole(failed: &Failed) -> Value {
+    let stamps = failed.stamps();
+    let (redeliveries, errors) = (stamps.all::<RedeliveryStamp>(), stamps.all::<ErrorDetailsStamp>());
+    let error = |stamp: &ErrorDetailsStamp| json!({ "class": stamp.exception_class, "code": stamp.exception_code, "message": stamp.exception_message });
+    let mut shape = brief(failed);
+    shape["retries"] = redeliveries.iter().map(|stamp| stamp.retry_count).max().unwrap_or(0).into();
+    shape["unreadable"] = failed.unreadable.clone().into();
+    shape["errors"] = errors.iter().map(error).collect();
+    let attempts = attempts(redeliveries, &errors);
+    shape["attempts"] = attempts
+        .iter()
+        .map(|attempt| json!({ "at": attempt.at, "error": attempt.error.as_ref().map(error) }))
+        .collect();
+    (shape["body"], shape["headers"]) = (body(failed), headers(failed).into());
+    shape
+}
+
+/// Everything about a message, for people; its body and headers only if `verbose`.
+pub(super) fn print(failed: &Failed, verbose: bool) {
     let stamps = failed.stamps();
     let (redeliveries, errors) = (stamps.all::<RedeliveryStamp>(), stamps.all::<ErrorDetailsStamp>());
     let retries = redeliveries.iter().map(|stamp| stamp.retry_count).max().unwrap_or(0);
-    let body: Value = match failed.envelope.as_ref().map(|envelope| serde_json::from_slice(envelope.body())) {
-        Some(Ok(body)) => body,
-        _ => String::from_utf8_lossy(&failed.stored.body).into_owned().into(),
-    };
-    let headers =
-        failed.envelope.as_ref().map_or_else(|| failed.stored.headers.clone(), |envelope| envelope.json_headers());
-    let headers: Map<String, Value> = headers.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    if format == Format::Json {
-        let mut shape = brief(&failed);
-        shape["retries"] = retries.into();
-        shape["unreadable"] = failed.unreadable.clone().into();
-        shape["redelivered_at"] = redeliveries.iter().map(|stamp| stamp.redelivered_at.clone()).collect();
-        let error = |stamp: &ErrorDetailsStamp| json!({ "class": stamp.exception_class, "code": stamp.exception_code, "message": stamp.exception_message });
-        shape["errors"] = errors.iter().map(error).collect();
-        (shape["body"], shape["headers"]) = (body, headers.into());
-        output::json(&shape)?;
-        return Ok(End::Well);
-    }
     let none = || "-".to_owned();
     let last = errors.last();
     row("id", &failed.id.0);
@@ -160,16 +200,18 @@ async fn one(failures: &Failures, id: &str, format: Format, verbose: bool) -> Re
     row("transport", &failed.origin().unwrap_or_else(none));
     row("retries", &retries.to_string());
     if failed.in_flight {
-        row("state", "a worker is handling it");
+        row("state", "it is being handled");
     }
     if let Some(why) = &failed.unreadable {
         row("unreadable", why);
     }
-    if !redeliveries.is_empty() {
+    let attempts = attempts(redeliveries, &errors);
+    if !attempts.is_empty() {
         output::line("");
-        output::line("Sent again:");
-        for stamp in &redeliveries {
-            output::line(format_args!("  {}", escaped(&stamp.redelivered_at)));
+        output::line("Attempts (of many, the first and the latest):");
+        for attempt in &attempts {
+            let error = attempt.error.as_ref().map(|error| one_line(&error.exception_message)).unwrap_or_default();
+            output::line(format_args!("  {}  {error}", escaped(&attempt.at)).to_string().trim_end());
         }
     }
     if !errors.is_empty() {
@@ -182,17 +224,17 @@ async fn one(failures: &Failures, id: &str, format: Format, verbose: bool) -> Re
         }
     }
     if verbose {
+        let body = body(failed);
         output::line("");
         output::line("Body:");
         let pretty = if body.is_string() { None } else { serde_json::to_string_pretty(&body).ok() };
         lines(&pretty.unwrap_or_else(|| shown(&body)));
         output::line("");
         output::line("Headers:");
-        for (name, value) in &headers {
+        for (name, value) in &headers(failed) {
             output::line(format_args!("  {}: {}", escaped(name), escaped(&shown(value))));
         }
     }
-    Ok(End::Well)
 }
 
 /// A text without its quotes, or any other value as JSON.

@@ -39,6 +39,8 @@ pub(super) struct ConsumedQueue {
     pub(super) name: ShortString,
     /// Whether it may have consumers for a while. A queue that is deleted with its last consumer may not.
     pub(super) pushes: bool,
+    /// The queue whose messages are parked in this one.
+    pub(super) parks_for: Option<ShortString>,
 }
 
 /// What the broker pushes at present.
@@ -86,7 +88,10 @@ pub(super) struct Waiting {
 /// What is needed to send a message again.
 #[derive(Clone)]
 pub(super) struct Held {
+    /// The queue that it belongs to.
     pub(super) queue: ShortString,
+    /// Whether it was received from where that queue's messages are parked.
+    pub(super) is_parked: bool,
     pub(super) properties: BasicProperties,
 }
 
@@ -118,6 +123,11 @@ impl Consuming {
         }
     }
 
+    /// Whether it receives from where messages are parked.
+    pub(super) fn is_of_parked(&self) -> bool {
+        self.queues.iter().any(|queue| queue.parks_for.is_some())
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.channel.status().connected()
     }
@@ -130,8 +140,9 @@ impl Consuming {
             let Some((queue, delivery)) = state.pop() else { break };
             let Delivery { delivery_tag: tag, properties, data, .. } = delivery;
             size = size.saturating_add(data.len());
-            let queue = self.queues[queue].name.clone();
-            state.held.insert(tag, Held { queue, properties: properties.clone() });
+            let ConsumedQueue { name, parks_for, .. } = self.queues[queue].clone();
+            let (is_parked, queue) = (parks_for.is_some(), parks_for.unwrap_or(name));
+            state.held.insert(tag, Held { queue, is_parked, properties: properties.clone() });
             taken.push(HandedOut { id: self.id(tag), data, properties });
         }
         taken

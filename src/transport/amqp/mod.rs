@@ -6,6 +6,7 @@
 //! there is no `redeliver_timeout`. There are no transactions to move a message with, so a message that is retried is
 //! first sent and then acknowledged.
 
+mod browsing;
 mod consuming;
 mod fetching;
 mod message_properties;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use lapin::types::ShortString;
 use tokio::sync::Mutex;
 
-use self::consuming::{ConsumedQueue, Consuming, HandedOut};
+use self::consuming::{ConsumedQueue, Consuming, HandedOut, Held};
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
@@ -47,8 +48,18 @@ pub(crate) struct Amqp {
     connection: Arc<AmqpConnection>,
     publishing: Arc<Publishing>,
     consuming: Mutex<Option<Arc<Consuming>>>,
+    /// Receives from where messages are parked.
+    parked: Mutex<Option<Arc<Consuming>>>,
     /// Whether messages may be prefetched.
     ahead: AtomicBool,
+}
+
+/// What becomes of messages in flight.
+#[derive(Clone, Copy)]
+enum Settlement {
+    Ack,
+    Reject,
+    Requeue,
 }
 
 impl Amqp {
@@ -61,6 +72,7 @@ impl Amqp {
             topology,
             connection,
             consuming: Mutex::new(None),
+            parked: Mutex::new(None),
             ahead: AtomicBool::new(false),
         }
     }
@@ -94,15 +106,34 @@ impl Amqp {
         let is_deleted = |name: &ShortString| {
             self.topology.queues.iter().any(|queue| queue.name == *name && queue.flags.auto_delete)
         };
-        self.queues.iter().map(|name| ConsumedQueue { name: name.clone(), pushes: !is_deleted(name) }).collect()
+        self.queues
+            .iter()
+            .map(|name| ConsumedQueue { name: name.clone(), pushes: !is_deleted(name), parks_for: None })
+            .collect()
     }
 
     /// Gives up a channel after an error. The broker requeues the messages that were received on it.
     async fn broken(&self, broken: &Arc<Consuming>) {
-        let mut consuming = self.consuming.lock().await;
-        if consuming.as_ref().is_some_and(|consuming| Arc::ptr_eq(consuming, broken)) {
-            *consuming = None;
+        for place in [&self.consuming, &self.parked] {
+            let mut consuming = place.lock().await;
+            if consuming.as_ref().is_some_and(|consuming| Arc::ptr_eq(consuming, broken)) {
+                *consuming = None;
+            }
         }
+    }
+
+    /// The channels on which messages may be in flight.
+    async fn open(&self) -> Vec<Arc<Consuming>> {
+        let mut open = Vec::new();
+        for place in [&self.consuming, &self.parked] {
+            open.extend(place.lock().await.clone());
+        }
+        open
+    }
+
+    /// What is known of a message in flight. `None` if its channel is gone, and the broker has requeued it.
+    async fn held(&self, id: &MessageId) -> Option<Held> {
+        self.open().await.iter().filter(|consuming| consuming.is_open()).find_map(|consuming| consuming.held(id))
     }
 
     /// Acknowledges or refuses messages in flight. On a channel that is gone, there are none any more.
@@ -110,18 +141,27 @@ impl Amqp {
         &self,
         action: &'static str,
         ids: &[MessageId],
-        operation: impl AsyncFnOnce(&Consuming) -> lapin::Result<()>,
+        settlement: Settlement,
     ) -> Result<(), TransportError> {
-        let open = self.consuming.lock().await.clone();
-        let Some(open) = open.filter(|_| !ids.is_empty()) else { return Ok(()) };
-        if let Err(error) = operation(&open).await {
-            let failure = self.connection.failure(error);
-            tracing::warn!(
-                transport = self.name,
-                messages = ids.len(),
-                "{action} failed, and the broker requeues the messages: {failure}"
-            );
-            self.broken(&open).await;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for open in self.open().await {
+            let settled = match settlement {
+                // The dead-letter exchange of a queue for parked messages would make them due.
+                Settlement::Reject if !open.is_of_parked() => open.nack(ids, false).await,
+                Settlement::Ack | Settlement::Reject => open.ack(ids).await,
+                Settlement::Requeue => open.nack(ids, true).await,
+            };
+            if let Err(error) = settled {
+                let failure = self.connection.failure(error);
+                tracing::warn!(
+                    transport = self.name,
+                    messages = ids.len(),
+                    "{action} failed, and the broker requeues the messages: {failure}"
+                );
+                self.broken(&open).await;
+            }
         }
         Ok(())
     }
@@ -178,12 +218,12 @@ impl Receiver for Amqp {
     }
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.settle("acknowledging", ids, async |consuming| consuming.ack(ids).await).await
+        self.settle("acknowledging", ids, Settlement::Ack).await
     }
 
     /// The messages go to the queue's dead-letter exchange, if it has one, as with Symfony.
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.settle("rejecting", ids, async |consuming| consuming.nack(ids, false).await).await
+        self.settle("rejecting", ids, Settlement::Reject).await
     }
 }
 
@@ -192,9 +232,8 @@ impl Retrying for Amqp {
     /// Only to the queue that it came from. The message is first sent and then rejected, as with Symfony.
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
         let delay = delay.min(Duration::from_millis(self.topology.delays.longest()));
-        let consuming = self.consuming.lock().await.clone();
         // Otherwise it was requeued with its channel, and is delivered again.
-        if let Some(held) = consuming.and_then(|consuming| consuming.held(id)) {
+        if let Some(held) = self.held(id).await {
             self.publish(To::Queue(&held.queue), message, Some(&held.properties), delay).await?;
         }
         self.reject(std::slice::from_ref(id)).await
@@ -238,7 +277,7 @@ impl Releasing for Amqp {
     /// Releases messages of this process. The broker requeues those of processes that have ended.
     async fn release(&self, deliveries: &[Delivery]) -> Result<(), TransportError> {
         let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
-        self.settle("releasing", &ids, async |consuming| consuming.nack(&ids, true).await).await
+        self.settle("releasing", &ids, Settlement::Requeue).await
     }
 }
 
@@ -304,6 +343,7 @@ impl Queues for Amqp {
             connection: Arc::clone(&self.connection),
             publishing: Arc::clone(&self.publishing),
             consuming: Mutex::new(None),
+            parked: Mutex::new(None),
             ahead: AtomicBool::new(false),
         };
         narrowed.into_transport()
@@ -327,8 +367,10 @@ impl Connecting for Amqp {
 
     fn close_idle(&self) {
         self.publishing.close_idle();
-        if let Ok(mut consuming) = self.consuming.try_lock() {
-            *consuming = None;
+        for place in [&self.consuming, &self.parked] {
+            if let Ok(mut consuming) = place.try_lock() {
+                *consuming = None;
+            }
         }
         self.connection.close_idle();
     }
@@ -337,9 +379,11 @@ impl Connecting for Amqp {
     /// sent before. A process that ends without waiting for this may lose its last acknowledgements.
     async fn close(&self) {
         // While another task opens it, there is nothing to close.
-        let open = self.consuming.try_lock().ok().and_then(|mut consuming| consuming.take());
-        if let Some(open) = open {
-            open.close().await;
+        for place in [&self.consuming, &self.parked] {
+            let open = place.try_lock().ok().and_then(|mut consuming| consuming.take());
+            if let Some(open) = open {
+                open.close().await;
+            }
         }
     }
 }
@@ -352,6 +396,7 @@ impl Amqp {
         transport.setting_up = Some(queues.clone());
         transport.releasing = Some(queues.clone());
         transport.parking = Some(queues.clone());
+        transport.browsing = Some(queues.clone());
         transport.waking = Some(queues.clone());
         transport.prefetching = Some(queues.clone());
         transport.queues = Some(queues.clone());

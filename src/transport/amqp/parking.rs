@@ -41,7 +41,7 @@ impl Parking for Amqp {
 
 impl Amqp {
     /// Where messages of this queue are parked: in one queue, or in the queues of two days where each day has its own.
-    fn parking_queues(&self, queue: &ShortString) -> Result<Vec<ShortString>, AmqpFailure> {
+    pub(super) fn parking_queues(&self, queue: &ShortString) -> Result<Vec<ShortString>, AmqpFailure> {
         let millis = u64::try_from(PARKED_FOR.as_millis()).unwrap_or(u64::MAX);
         let (now, since) = (Utc::now(), DateTime::<Utc>::from(SystemTime::now() - PARKED_FOR));
         let at = |at| self.topology.delay_queue_of(at, millis, queue.as_str(), true);
@@ -55,7 +55,7 @@ impl Amqp {
         names.into_iter().map(name).collect()
     }
 
-    async fn count_parked(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
+    pub(super) async fn count_parked(&self, name: &ShortString) -> Result<u64, AmqpFailure> {
         // A channel of its own, because the broker closes it if a queue does not exist.
         let channel = self.connection.channel().await?;
         match consuming::count(&channel, std::slice::from_ref(name))
