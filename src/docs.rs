@@ -59,6 +59,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["transports"][..],
         &["routing"],
         &["interfaces"],
+        &["buses", "default_bus"],
         &["failure_transport"],
         &["workers"],
         &["handlers"],

@@ -7,8 +7,10 @@ use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+
 use super::{App, Job, WorkerProgram, checks};
-use crate::bus::{Bus, Middleware, Routing};
+use crate::bus::{Bus, Middleware, Parts, Routing};
 use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
@@ -33,6 +35,7 @@ pub struct AppBuilder {
     handlers: Handlers,
     jobs: Vec<Job>,
     middleware: Vec<Arc<dyn Middleware>>,
+    named_middleware: IndexMap<String, Arc<dyn Middleware>>,
     factories: Vec<Arc<dyn Factory>>,
     retry_strategies: RetryStrategies,
     worker_program: Option<WorkerProgram>,
@@ -229,7 +232,7 @@ impl AppBuilder {
         self
     }
 
-    /// Adds middleware. Messages pass it after the middleware that was added before. An async function becomes
+    /// Adds middleware to all buses. Messages pass it after the middleware that was added before. An async function becomes
     /// middleware with [`bus::from_fn`](crate::bus::from_fn).
     #[must_use]
     pub fn middleware(mut self, middleware: impl Middleware + 'static) -> Self {
@@ -248,6 +251,14 @@ impl AppBuilder {
     #[must_use]
     pub fn retry_strategy(mut self, name: impl Into<String>, strategy: impl RetryStrategy + 'static) -> Self {
         self.retry_strategies.insert(name.into(), Arc::new(strategy));
+        self
+    }
+
+    /// Adds middleware for the buses that name it: `buses: {command.bus: {middleware: [tenant]}}`. It takes the place of one
+    /// of minutely's of this name.
+    #[must_use]
+    pub fn named_middleware(mut self, name: impl Into<String>, middleware: impl Middleware + 'static) -> Self {
+        self.named_middleware.insert(name.into(), Arc::new(middleware));
         self
     }
 
@@ -286,7 +297,11 @@ impl AppBuilder {
 
     /// Whether handlers or middleware are Rust code of the application, and not only programs.
     pub(crate) fn has_code(&self) -> bool {
-        self.handlers.iter().next().is_some() || !self.middleware.is_empty() || !self.factories.is_empty()
+        self.handlers.iter().next().is_some() || self.has_middleware() || !self.factories.is_empty()
+    }
+
+    fn has_middleware(&self) -> bool {
+        !self.middleware.is_empty() || !self.named_middleware.is_empty()
     }
 
     /// Whether a job of this name is a function.
@@ -347,6 +362,7 @@ impl AppBuilder {
         mut problems: Problems,
         store: Option<Arc<dyn CacheStore>>,
     ) -> Result<App, Problems> {
+        let has_middleware = self.has_middleware();
         let mut functions = HashMap::new();
         for Job { name, settings, problems: found, function } in take(&mut self.jobs) {
             problems.list.extend(found);
@@ -384,15 +400,11 @@ impl AppBuilder {
         problems.list.extend(checks::retry_strategies(&config, &self.retry_strategies));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
-        let in_code = self.handlers.iter().next().is_some() || !self.middleware.is_empty();
+        let in_code = self.handlers.iter().next().is_some() || has_middleware;
         let handles_messages = in_code || !config.handlers.is_empty();
         if !handles_messages {
             problems.list.extend(checks::idle_workers(&config));
         }
-        if problems.any_error() {
-            return Err(problems);
-        }
-
         for (message_type, interfaces) in &config.interfaces {
             self.handlers.add_interfaces(message_type, interfaces.iter().cloned());
         }
@@ -405,10 +417,20 @@ impl AppBuilder {
         let functions = Functions::new(functions, Arc::clone(&handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));
         // Middleware may take a message itself.
-        if self.middleware.is_empty() {
+        if !has_middleware {
             problems.list.extend(checks::messages_of_jobs(&jobs, &routing, &handlers));
         }
-        let bus = Bus::new(self.middleware, Arc::clone(&routing), Arc::clone(&transports), Arc::clone(&handlers));
+        let parts = Parts {
+            routing: Arc::clone(&routing),
+            transports: Arc::clone(&transports),
+            handlers: Arc::clone(&handlers),
+            own: self.middleware,
+            named: self.named_middleware,
+        };
+        let bus = Bus::of(&config.buses, &parts, &mut problems.list);
+        if problems.any_error() {
+            return Err(problems);
+        }
         let stop_broadcast = StopBroadcast::new(Arc::clone(&cache));
         Ok(App {
             config: Arc::new(config),

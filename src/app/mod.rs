@@ -99,8 +99,8 @@ impl App {
         config::schema(&self.transport_options, &cache_options())
     }
 
-    /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing
-    /// happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
+    /// Sends a message to the transports that the routing names, or handles it at once if there are none, on the default
+    /// bus. Nothing happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps:
     /// `app.dispatch(&message).delay(minutes).to(["mail"]).await?`.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         self.bus.dispatch(message)
@@ -111,9 +111,14 @@ impl App {
         self.bus.dispatch_envelope(envelope)
     }
 
-    /// The bus, for code that only dispatches messages.
+    /// The default bus, for code that only dispatches messages.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// One of the buses that the configuration names. Fails if there is no such bus.
+    pub fn bus_named(&self, name: &str) -> Result<Bus, Error> {
+        Ok(self.bus.named(name)?)
     }
 
     /// Warnings about the configuration.

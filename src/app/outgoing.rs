@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::App;
-use crate::bus::{Dispatch, HandledNow, Queued};
+use crate::bus::{Dispatch, Dispatched};
 use crate::config::Problem;
 use crate::message::Envelope;
 
@@ -21,6 +21,8 @@ pub(crate) struct Outgoing {
     pub delay: Option<Duration>,
     /// Send it to these transports, whatever the routing says; as the routing says if there are none.
     pub transports: Vec<String>,
+    /// On this bus; on the default one if there is none.
+    pub bus: Option<String>,
 }
 
 /// Why a message cannot be dispatched.
@@ -32,12 +34,14 @@ pub(crate) enum OutgoingError {
     NotJson(String),
     #[error("{0}")]
     UnknownTransport(String),
+    #[error("{0}")]
+    UnknownBus(String),
 }
 
 impl App {
     /// What dispatches this message, once it is awaited.
     pub(crate) fn dispatch_outgoing(&self, message: Outgoing) -> Result<Dispatch, OutgoingError> {
-        let Outgoing { message_type, body, delay, transports } = message;
+        let Outgoing { message_type, body, delay, transports, bus } = message;
         for name in &transports {
             if !self.config.transports.contains_key(name) {
                 let known = self.config.transports.keys().map(String::as_str);
@@ -49,7 +53,9 @@ impl App {
         }
         serde_json::from_str::<&serde_json::value::RawValue>(&body)
             .map_err(|error| OutgoingError::NotJson(error.to_string()))?;
-        let mut dispatch = self.dispatch_envelope(Envelope::from_json(&message_type, body));
+        let bus = bus.map_or_else(|| Ok(self.bus()), |name| self.bus_named(&name));
+        let bus = bus.map_err(|error| OutgoingError::UnknownBus(error.to_string()))?;
+        let mut dispatch = bus.dispatch_envelope(Envelope::from_json(&message_type, body));
         if let Some(delay) = delay {
             dispatch = dispatch.delay(delay);
         }
@@ -61,19 +67,21 @@ impl App {
 }
 
 /// What became of a message. It may have gone to several transports: the first is told at the top, all of them under
-/// `sent`.
-pub(crate) fn dispatch_report(queued: &[Queued], handled: &[HandledNow]) -> Value {
-    let queued = queued.iter().map(|stamp| {
+/// `sent`. What handlers have returned stands under `results`.
+pub(crate) fn dispatch_report(dispatched: &Dispatched) -> Value {
+    let queued = dispatched.queued().into_iter().map(|stamp| {
         json!({
             "outcome": "queued", "transport": stamp.transport, "queued_on": stamp.queued_on, "id": stamp.id,
             "reason": stamp.reason,
         })
     });
-    let handled = handled
-        .iter()
+    let handled = dispatched
+        .handled_now()
+        .into_iter()
         .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
     let all: Vec<_> = queued.chain(handled).collect();
     let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
     report["sent"] = all.into();
+    report["results"] = json!(dispatched.results());
     report
 }

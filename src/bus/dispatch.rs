@@ -6,10 +6,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
-use crate::message::{DelayStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp, Stamp, TransportNamesStamp};
+use crate::message::{
+    DelayStamp, DispatchAfterCurrentBusStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp, Stamp,
+    TransportNamesStamp,
+};
 
 /// A message that is dispatched when this is awaited.
 ///
@@ -48,6 +52,13 @@ impl Dispatch {
     /// Sends the message to these transports, whatever the routing says.
     pub fn to<T: Into<String>>(self, transports: impl IntoIterator<Item = T>) -> Self {
         self.stamp(TransportNamesStamp { transport_names: transports.into_iter().map(Into::into).collect() })
+    }
+
+    /// In a handler: dispatches the message only after the message that is being handled was handled well, and not at all
+    /// if it fails. Outside of a handler it changes nothing. For the bus that the handler was given as an argument; a bus
+    /// that it has from elsewhere does not know what is being handled.
+    pub fn after_current(self) -> Self {
+        self.stamp(DispatchAfterCurrentBusStamp {})
     }
 
     /// Adds a stamp.
@@ -130,9 +141,39 @@ impl Dispatched {
     }
 
     /// What the handlers returned that handled the message during the dispatch. Empty if it was only queued.
+    /// [`result`](Self::result) is for messages with one handler.
     pub fn results(&self) -> Vec<HandlerResult> {
         let stamps = self.envelope.all::<HandledStamp>().into_iter();
         stamps.map(|HandledStamp { result, handler_name }| HandlerResult { handler: handler_name, result }).collect()
+    }
+
+    /// What its one handler returned, read as `T`. An error if it was queued, or if it has another number of handlers.
+    pub fn result<T: DeserializeOwned>(&self) -> Result<T, DispatchError> {
+        let no_result = |why: String| {
+            let message_type = self.envelope.message_type().to_owned();
+            DispatchError::NoResult { message_type, why }
+        };
+        if let Some(sent) = self.envelope.last::<SentStamp>() {
+            return Err(no_result(format!("it is queued on {}, and is handled later", sent.queued_on)));
+        }
+        let mut results = self.results();
+        match results.pop() {
+            Some(HandlerResult { handler, result }) if results.is_empty() => {
+                let read = serde_json::from_value(result);
+                read.map_err(|error| no_result(format!("{handler} has returned something else: {error}")))
+            }
+            None => Err(no_result("no handler has handled it".to_owned())),
+            Some(last) => {
+                let names: Vec<String> = results.into_iter().chain([last]).map(|result| result.handler).collect();
+                Err(no_result(format!("it has more than one handler: {}", names.join(", "))))
+            }
+        }
+    }
+
+    /// Whether it waits until the message that is being handled was handled well
+    /// ([`DispatchAfterCurrentBusStamp`]).
+    pub fn is_deferred(&self) -> bool {
+        self.envelope.last::<DispatchAfterCurrentBusStamp>().is_some()
     }
 
     /// Whether at least one queue holds it.

@@ -35,12 +35,91 @@ pub enum DispatchError {
     /// One or more of its handlers failed.
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
     Handling(Box<HandlingFailed>),
+    /// There is no such bus. The text names those that there are.
+    #[error("{0}")]
+    UnknownBus(String),
+    /// On this bus, a message must be routed to a transport (`allow_no_senders: false`), and this type is not.
+    #[error("\"{message_type}\" is not routed to any transport, and the bus \"{bus}\" has `allow_no_senders: false`")]
+    NoSender {
+        /// The bus.
+        bus: String,
+        /// The message's type.
+        message_type: String,
+    },
+    /// The bus has no middleware that handles messages, and no other took this one.
+    #[error("nothing on the bus \"{bus}\" has taken \"{message_type}\": the bus lacks the middleware handle_message")]
+    NotTaken {
+        /// The bus.
+        bus: String,
+        /// The message's type.
+        message_type: String,
+    },
+    /// The message was handled or queued, but messages that had waited for that could not be dispatched
+    /// ([`DispatchAfterCurrentBusStamp`](crate::message::DispatchAfterCurrentBusStamp)).
+    #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
+    Delayed(Box<DelayedFailed>),
+    /// A result was asked for, and there is none, or none that can be read as it was asked for.
+    #[error("\"{message_type}\" has no result: {why}")]
+    NoResult {
+        /// The message's type.
+        message_type: String,
+        /// What is there instead.
+        why: String,
+    },
     /// A middleware of the application refused the message, for this reason.
     #[error("{0}")]
     Refused(String),
     /// A middleware of the application panicked, with this text.
     #[error("a middleware panicked: {0}")]
     Panicked(String),
+}
+
+/// Messages that waited for another one failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub struct DelayedFailed {
+    /// The message that they waited for, which was handled or queued.
+    pub envelope: Envelope,
+    /// What failed: each message's type, and its error. At least one.
+    pub failures: Vec<(String, DispatchError)>,
+}
+
+impl fmt::Display for DelayedFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" is done, but of the messages that waited for it failed:", self.envelope.message_type())?;
+        self.failures.iter().try_for_each(|(message_type, error)| write!(f, "\n- \"{message_type}\": {error}"))
+    }
+}
+
+impl DispatchError {
+    /// Whether nothing here can handle such a message, whatever it says. Another application may be able to.
+    pub(crate) fn is_unhandleable(&self) -> bool {
+        matches!(self, Self::NoHandler { .. } | Self::UnknownBus(_) | Self::NotTaken { .. })
+    }
+
+    /// The kind of error, as it is noted on a message that was received.
+    pub(crate) fn class(&self) -> &str {
+        match self {
+            Self::Handling(failed) => failed.class(),
+            Self::NoHandler { .. } => "minutely::NoHandler",
+            Self::UnknownBus(_) => "minutely::UnknownBus",
+            Self::NotTaken { .. } => "minutely::NotTaken",
+            Self::Delayed(_) => "minutely::DelayedFailed",
+            _ => "minutely::DispatchError",
+        }
+    }
+
+    /// What to do with a message that was received and that failed with this.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Handling(failed) => failed.verdict(),
+            Self::Delayed(failed) => {
+                let is_final = |(_, error): &(String, Self)| error.verdict() == Verdict::Unrecoverable;
+                if failed.failures.iter().all(is_final) { Verdict::Unrecoverable } else { Verdict::Retry }
+            }
+            _ => Verdict::Retry,
+        }
+    }
 }
 
 /// Handlers failed.

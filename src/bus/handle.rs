@@ -14,6 +14,8 @@ use crate::message::{Envelope, HandledStamp};
 
 pub(super) struct HandleMiddleware {
     pub(super) handlers: Arc<Handlers>,
+    /// A message without a handler is no mistake: nobody is interested in this event.
+    pub(super) allow_no_handlers: bool,
 }
 
 #[async_trait]
@@ -22,6 +24,14 @@ impl Middleware for HandleMiddleware {
     /// not called again (as in Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
         let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
+        if handlers.is_empty() && self.allow_no_handlers {
+            tracing::debug!(
+                message_type = envelope.message_type(),
+                bus = next.bus().name(),
+                "there is no handler for it"
+            );
+            return next.run(envelope).await;
+        }
         if handlers.is_empty() {
             return Err(self.no_handler(&envelope));
         }
@@ -31,7 +41,8 @@ impl Middleware for HandleMiddleware {
         for handler in handlers.iter().filter(|handler| !done.iter().any(|name| name == handler.name())) {
             let handler_name = handler.name().to_owned();
             let called = {
-                let extensions: [&(dyn Any + Send + Sync); 1] = [next.bus()];
+                let bus: &(dyn Any + Send + Sync) = next.bus();
+                let extensions: Vec<_> = std::iter::once(bus).chain(next.extensions()).collect();
                 let context = HandlerContext::new(&envelope, &self.handlers.states, next.cancellation(), &extensions);
                 call(handler.as_ref(), &context).await
             };

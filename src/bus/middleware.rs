@@ -1,12 +1,13 @@
 //! Middleware: code that every message passes through.
 
+use std::any::{Any, type_name};
 use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Bus, DispatchError};
-use crate::handler::CancellationToken;
+use super::{Bus, DispatchError, Scope};
+use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError};
 use crate::message::Envelope;
 
 /// Is called for each message: when it is dispatched, and again (with a
@@ -83,11 +84,13 @@ pub struct Next {
     /// The index of the next middleware.
     position: usize,
     cancellation: CancellationToken,
+    /// What handlers get.
+    extensions: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Next {
     pub(super) fn first(bus: Bus, cancellation: CancellationToken) -> Self {
-        Self { bus, position: 0, cancellation }
+        Self { bus, position: 0, cancellation, extensions: Vec::new() }
     }
 
     /// The bus, to dispatch further messages.
@@ -100,12 +103,80 @@ impl Next {
         &self.cancellation
     }
 
+    /// Gives the handlers of this message a value, which they get as the argument [`Extension<T>`]. Another value of the
+    /// same type replaces it.
+    #[must_use]
+    pub fn with_extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(0, Arc::new(value));
+        self
+    }
+
     /// Passes the message on. Returns it as it is when the last middleware has finished.
-    pub async fn run(self, envelope: Envelope) -> Result<Envelope, DispatchError> {
-        let Self { bus, position, cancellation } = self;
-        match bus.middleware.get(position).map(Arc::clone) {
-            Some(middleware) => middleware.handle(envelope, Self { bus, position: position + 1, cancellation }).await,
+    pub async fn run(mut self, envelope: Envelope) -> Result<Envelope, DispatchError> {
+        match self.bus.chain().middleware.get(self.position).map(Arc::clone) {
+            Some(middleware) => {
+                self.position += 1;
+                middleware.handle(envelope, self).await
+            }
             None => Ok(envelope),
         }
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        &self.bus.scope
+    }
+
+    pub(super) fn scope_mut(&mut self) -> &mut Scope {
+        &mut self.bus.scope
+    }
+
+    /// What handlers get.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = &(dyn Any + Send + Sync)> {
+        self.extensions.iter().map(|extension| &**extension)
+    }
+}
+
+/// A value that a middleware gives to the handlers of a message, with [`Next::with_extension`]. A message without one
+/// fails; use `Option<Extension<T>>` for a value that may be missing.
+///
+/// ```
+/// use minutely::App;
+/// use minutely::bus::{DispatchError, Extension, Next, from_fn};
+/// use minutely::message::Envelope;
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct SendEmail { to: String }
+/// # impl minutely::message::Message for SendEmail { const TYPE: &'static str = r"App\Message\SendEmail"; }
+///
+/// #[derive(Clone)]
+/// struct Tenant(String);
+///
+/// async fn find_tenant(envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+///     let tenant = Tenant(envelope.headers().get("X-Tenant").unwrap_or("none").to_owned());
+///     next.with_extension(tenant).run(envelope).await
+/// }
+///
+/// async fn send_email(message: SendEmail, Extension(tenant): Extension<Tenant>) {
+///     println!("{} writes to {}", tenant.0, message.to);
+/// }
+///
+/// let app = App::builder().middleware(from_fn(find_tenant)).handle(send_email);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extension<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> Argument for Extension<T> {
+    const OF_MESSAGE: bool = true;
+
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        let found = context.extension::<T>().cloned().map(Self);
+        found.ok_or_else(|| HandlerError::failed(format!("no middleware has given a {}", type_name::<T>())))
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Argument for Option<Extension<T>> {
+    const OF_MESSAGE: bool = true;
+
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(context.extension::<T>().cloned().map(Extension))
     }
 }

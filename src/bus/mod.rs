@@ -5,33 +5,43 @@
 //!                                              └─ no routing, or the transport says "now" ─▶ handle ─▶ handlers
 //! received ─▶ the application's middleware ────────────────────────────────────────────────▶ handle ─▶ handlers
 //! ```
+//!
+//! An application may have several buses, each with middleware of its own (`chain` puts them together). A received message
+//! passes the one that it was dispatched on.
 
+mod bus_name;
+mod buses;
+mod chain;
+mod deferred;
 mod dispatch;
 mod error;
 mod handle;
 mod middleware;
 mod notify;
 mod panic;
+mod router_context;
 mod routing;
+mod scope;
 mod send;
+mod traceable;
 
+pub(crate) use chain::Parts;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
-pub use error::{DispatchError, HandlingFailed};
-pub use middleware::{Middleware, Next, from_fn};
+pub use error::{DelayedFailed, DispatchError, HandlingFailed};
+pub use middleware::{Extension, Middleware, Next, from_fn};
 pub(crate) use panic::caught;
 pub(crate) use routing::Routing;
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError, Handlers};
-use crate::message::{Envelope, Message};
-use crate::transport::Transports;
+use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError};
+use crate::message::{BusNameStamp, Envelope, Message};
 
-use handle::HandleMiddleware;
-use notify::LocalWorkers;
-use send::SendMiddleware;
+use buses::Buses;
+use scope::Scope;
 
 /// Dispatches messages. Clones share one bus.
 ///
@@ -59,30 +69,15 @@ use send::SendMiddleware;
 /// ```
 #[derive(Clone)]
 pub struct Bus {
-    middleware: Arc<[Arc<dyn Middleware>]>,
-    local_workers: LocalWorkers,
+    /// All buses of the application.
+    buses: Arc<Buses>,
+    /// Which of them this is.
+    index: usize,
+    /// What is being handled, in a handler.
+    scope: Scope,
 }
 
 impl Bus {
-    /// A bus whose messages pass `middleware` in this order before they are sent or handled.
-    pub(crate) fn new(
-        middleware: Vec<Arc<dyn Middleware>>,
-        routing: Arc<Routing>,
-        transports: Arc<Transports>,
-        handlers: Arc<Handlers>,
-    ) -> Self {
-        let mut all = middleware;
-        let local_workers = LocalWorkers::default();
-        all.push(Arc::new(SendMiddleware {
-            routing,
-            transports,
-            handlers: Arc::clone(&handlers),
-            local_workers: local_workers.clone(),
-        }));
-        all.push(Arc::new(HandleMiddleware { handlers }));
-        Self { middleware: all.into(), local_workers }
-    }
-
     /// Sends a message to the transports that the routing names, or handles it at once if there are none. Nothing
     /// happens until the [`Dispatch`] is awaited; before that it takes a delay, transports and stamps.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
@@ -94,9 +89,25 @@ impl Bus {
         Dispatch::new(self.clone(), Ok(envelope))
     }
 
+    /// Dispatches a message that one handler handles at once, and returns what that handler returned, read as `T`. On a
+    /// query bus, this is how callers ask. An error if the message was queued, or if it has another number of handlers.
+    ///
+    /// ```
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct CountOrders { customer: u64 }
+    /// # impl minutely::message::Message for CountOrders { const TYPE: &'static str = r"App\Query\CountOrders"; }
+    /// # async fn example(app: minutely::App) -> Result<(), minutely::Error> {
+    /// let orders: u64 = app.bus_named("query.bus")?.query(&CountOrders { customer: 7 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn query<T: DeserializeOwned>(&self, message: &impl Message) -> Result<T, DispatchError> {
+        self.dispatch(message).await?.result()
+    }
+
     /// Notifies a worker of this process when this bus has queued a message for it that is due now.
     pub(crate) fn notify_of(&self, queues: impl Iterator<Item = String>) -> Arc<Notify> {
-        self.local_workers.add(queues.collect())
+        self.buses.local_workers.add(queues.collect())
     }
 
     async fn run(&self, envelope: Envelope, cancellation: CancellationToken) -> Result<Envelope, DispatchError> {
@@ -104,19 +115,22 @@ impl Bus {
     }
 
     /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp)
-    /// says. A panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the
+    /// says, on the bus that it names. A panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the
     /// worker is asked to stop.
     pub(crate) async fn handle_received(
         &self,
         envelope: Envelope,
         cancellation: CancellationToken,
     ) -> Result<Envelope, DispatchError> {
-        let handled = caught(self.run(envelope, cancellation)).await;
+        let name = envelope.last::<BusNameStamp>().map(|stamp| stamp.bus_name);
+        let bus = Self { index: self.buses.of_received(name.as_deref())?, ..self.clone() };
+        let handled = caught(bus.run(envelope, cancellation)).await;
         handled.unwrap_or_else(|text| Err(DispatchError::Panicked(text)))
     }
 }
 
-/// For handlers that dispatch further messages.
+/// For handlers that dispatch further messages: the bus that handles their message, which also leads to the
+/// [others](Bus::named).
 impl Argument for Bus {
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         let bus = context.extension::<Self>().cloned();

@@ -9,13 +9,8 @@ use indexmap::IndexMap;
 use super::notify::LocalWorkers;
 use super::{DispatchError, Middleware, Next, Routing};
 use crate::handler::Handlers;
-use crate::message::{
-    BusNameStamp, DelayStamp, Envelope, HandledNowStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
-};
+use crate::message::{DelayStamp, Envelope, HandledNowStamp, ReceivedStamp, SentStamp, TransportNamesStamp};
 use crate::transport::{Sent, Transport, Transports};
-
-/// The name of Symfony's default bus. A Symfony worker refuses messages of unknown buses.
-const BUS: &str = "messenger.bus.default";
 
 pub(super) struct SendMiddleware {
     pub(super) routing: Arc<Routing>,
@@ -23,6 +18,8 @@ pub(super) struct SendMiddleware {
     /// They know the interfaces of each message type.
     pub(super) handlers: Arc<Handlers>,
     pub(super) local_workers: LocalWorkers,
+    /// A message that is not routed is handled now.
+    pub(super) allow_no_senders: bool,
 }
 
 #[async_trait]
@@ -32,6 +29,10 @@ impl Middleware for SendMiddleware {
             return next.run(envelope).await;
         }
         let transports = self.transports_for(&envelope)?;
+        if transports.is_empty() && !self.allow_no_senders {
+            let (bus, message_type) = (next.bus().name().to_owned(), envelope.message_type().to_owned());
+            return Err(DispatchError::NoSender { bus, message_type });
+        }
         if transports.is_empty() {
             let reason = format!("\"{}\" is not routed to any transport", envelope.message_type());
             return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
@@ -64,9 +65,6 @@ impl SendMiddleware {
         mut envelope: Envelope,
         transports: &IndexMap<String, Arc<Transport>>,
     ) -> Result<(Envelope, bool), DispatchError> {
-        if envelope.last::<BusNameStamp>().is_none() {
-            envelope.add(&BusNameStamp { bus_name: BUS.to_owned() });
-        }
         let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
         let encoded = envelope.clone().without::<TransportNamesStamp>().encode();
         let mut sent = Vec::new();

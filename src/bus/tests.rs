@@ -1,3 +1,5 @@
+mod several;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -6,11 +8,14 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::handler::{HandlerError, Verdict, from_fn};
+use crate::config::BusesConfig;
+use crate::handler::{HandlerError, Handlers, Verdict, from_fn};
 use crate::message::{
-    BusNameStamp, DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
+    DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
-use crate::transport::{Counting, InMemory, Receiver, Sender, Sent, SyncTransport, Transport, TransportError};
+use crate::transport::{
+    Counting, InMemory, Receiver, Sender, Sent, SyncTransport, Transport, TransportError, Transports,
+};
 
 #[derive(Serialize, Deserialize)]
 struct Mail {
@@ -45,6 +50,7 @@ struct Scene {
     calls: Calls,
     handlers: Handlers,
     middleware: Vec<Arc<dyn Middleware>>,
+    buses: BusesConfig,
     one: InMemory,
     two: InMemory,
 }
@@ -55,6 +61,7 @@ impl Scene {
             calls: Calls::default(),
             handlers: Handlers::default(),
             middleware: Vec::new(),
+            buses: BusesConfig::default(),
             one: InMemory::new("one"),
             two: InMemory::new("two"),
         }
@@ -95,8 +102,17 @@ impl Scene {
             .iter()
             .map(|(pattern, names)| ((*pattern).to_owned(), names.iter().map(|name| (*name).to_owned()).collect()))
             .collect();
-        let routing = Arc::new(Routing::new(routing));
-        Bus::new(self.middleware.clone(), routing, Arc::new(transports), Arc::new(self.handlers.clone()))
+        let parts = Parts {
+            routing: Arc::new(Routing::new(routing)),
+            transports: Arc::new(transports),
+            handlers: Arc::new(self.handlers.clone()),
+            own: self.middleware.clone(),
+            named: IndexMap::new(),
+        };
+        let mut problems = Vec::new();
+        let bus = Bus::of(&self.buses, &parts, &mut problems);
+        assert_eq!(problems, []);
+        bus
     }
 }
 

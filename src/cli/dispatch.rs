@@ -7,7 +7,7 @@ use super::output::{self, Format, FormatArg};
 use super::signals::Signals;
 use super::{App, End, Failure, Result};
 use crate::app::{Outgoing, OutgoingError, dispatch_report};
-use crate::bus::{HandledNow, Queued};
+use crate::bus::{Dispatched, HandlerResult};
 use crate::config::parse_duration;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -18,7 +18,8 @@ use crate::config::parse_duration;
         r#"Examples:
   minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
   minutely dispatch 'App\Message\SendEmail' - < message.json
-  minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json"#
+  minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json
+  minutely dispatch 'App\Query\CountOrders' '{"customer":7}' --bus=query.bus"#
     )
 )]
 pub(super) struct Args {
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// Send it to this transport, whatever `routing` says; may be given more than once
     #[arg(long = "transport", value_name = "NAME")]
     transports: Vec<String>,
+    /// Dispatch it on this bus [default: `default_bus`]
+    #[arg(long, value_name = "NAME")]
+    bus: Option<String>,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -45,6 +49,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         body,
         delay: args.delay,
         transports: args.transports.clone(),
+        bus: args.bus.clone(),
     };
     let dispatch = app.dispatch_outgoing(message).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut signals = Signals::listen()?;
@@ -53,10 +58,9 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         // Takes along what a handler has started.
         () = signals.next() => return Err(Failure::Failed("interrupted; the message may have been handled in part".to_owned())),
     };
-    let (queued, handled) = (dispatched.queued(), dispatched.handled_now());
     match args.format.format {
-        Format::Text => print(&queued, &handled),
-        Format::Json => output::json(&dispatch_report(&queued, &handled))?,
+        Format::Text => print(&dispatched),
+        Format::Json => output::json(&dispatch_report(&dispatched))?,
     }
     Ok(End::Well)
 }
@@ -74,12 +78,15 @@ fn read_stdin() -> Result<String> {
     Ok(body.trim_end().to_owned())
 }
 
-fn print(queued: &[Queued], handled: &[HandledNow]) {
-    for stamp in queued {
+fn print(dispatched: &Dispatched) {
+    for stamp in dispatched.queued() {
         let why = stamp.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         output::line(format_args!("queued on {} as {}{why}", stamp.queued_on, stamp.id));
     }
-    for stamp in handled {
+    for stamp in dispatched.handled_now() {
         output::line(format_args!("handled now: {}", stamp.reason));
+    }
+    for HandlerResult { handler, result, .. } in dispatched.results().into_iter().filter(|one| !one.result.is_null()) {
+        output::line(format_args!("{handler} returned {result}"));
     }
 }

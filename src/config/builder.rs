@@ -60,6 +60,19 @@ impl ConfigBuilder {
         self.entry("routing", pattern, transports)
     }
 
+    /// Adds a bus: `json!({ "middleware": ["validation"], "default_middleware": { "allow_no_handlers": true } })`, or
+    /// `json!({})` for the usual middleware alone. With several, [`default_bus`](Self::default_bus) is required.
+    #[must_use]
+    pub fn bus(self, name: &str, settings: impl Serialize) -> Self {
+        self.entry("buses", name, settings)
+    }
+
+    /// Sets the bus that is meant where none is named.
+    #[must_use]
+    pub fn default_bus(self, name: &str) -> Self {
+        self.set("default_bus", name)
+    }
+
     /// Sets the failure transport for transports without one of their own.
     #[must_use]
     pub fn failure_transport(self, name: &str) -> Self {

@@ -1,5 +1,6 @@
 //! All keys of the configuration file, in the order of the reference. Each is defined where it is read.
 
+use super::buses::{self, BUSES};
 use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
@@ -13,6 +14,8 @@ pub(crate) const KEYS: &[Definition] = &[
     TRANSPORTS,
     ROUTING,
     INTERFACES,
+    BUSES,
+    buses::DEFAULT,
     FAILURE_TRANSPORT,
     WORKERS,
     HANDLERS,
@@ -48,16 +51,12 @@ pub(super) const CONNECTIONS: Definition =
 pub(super) const SYMFONY: &[Definition] = &[
     TRANSPORTS,
     ROUTING,
+    BUSES,
+    buses::DEFAULT,
     FAILURE_TRANSPORT,
     Definition::accepted("enabled", "false turns all of it off"),
     Definition::accepted("reset_on_message", "there is no container that could be reset"),
     Definition::accepted("serializer", "the form in which PHP writes messages; it must be JSON"),
-    Definition::ignored(
-        "buses",
-        &[],
-        "there is one bus here, and middleware in PHP sees only what PHP dispatches and handles",
-    ),
-    Definition::ignored("default_bus", &[], "messages that are dispatched here go to PHP's bus messenger.bus.default"),
     Definition::ignored("stop_worker_on_signals", &[], "workers of this program stop at SIGTERM, SIGINT and SIGQUIT"),
 ];
 

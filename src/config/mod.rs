@@ -5,6 +5,7 @@
 //! options) add theirs, so that all problems are shown at once.
 
 mod builder;
+mod buses;
 mod consume_options;
 mod cron;
 mod definition;
@@ -35,6 +36,7 @@ mod workers;
 mod yaml;
 
 pub use builder::ConfigBuilder;
+pub(crate) use buses::{BusConfig, BusesConfig, DEFAULT_BUS, MiddlewareConfig};
 pub(crate) use consume_options::SHORTEST_INTERVAL;
 pub use consume_options::{ConsumeOptions, Verbosity};
 pub(crate) use consume_options::{WORKER_QUIET, WORKER_VERBOSE, split_verbosity};
@@ -82,6 +84,8 @@ pub struct Config {
     pub(crate) failure_transport: Option<String>,
     /// Further names to route and handle each message type by, like the parents and interfaces of a PHP class.
     pub(crate) interfaces: IndexMap<String, Vec<String>>,
+    /// The buses.
+    pub(crate) buses: BusesConfig,
     /// The worker definitions.
     pub(crate) workers: Vec<WorkerDefinition>,
     /// The programs that handle messages, by type or wildcard.

@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
 use super::builder::ConfigBuilder;
+use super::buses::read_buses;
 use super::cron::read_jobs;
 use super::env::Environment;
 use super::handlers::read_handlers;
@@ -126,6 +127,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let mut routing = read_routing(routing, &transports, reader);
     add_priorities(&mut routing, &transports);
     let interfaces = read_interfaces(sources.entries("interfaces", "a mapping of types to interfaces", reader), reader);
+    let buses = sources.entries("buses", "a mapping of names to buses", reader);
+    let buses = read_buses(buses, sources.one("default_bus", reader), reader);
     let failure_transport = sources.one("failure_transport", reader);
     let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
     let workers = sources.one("workers", reader);
@@ -148,6 +151,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         transports: transports.all,
         routing,
         interfaces,
+        buses,
         failure_transport,
         workers,
         handlers,

@@ -534,8 +534,6 @@ fn what_only_php_reads_is_told_by_name() {
         "
         framework:
             messenger:
-                buses: {messenger.bus.default: {middleware: [x]}}
-                default_bus: command.bus
                 serializer:
                     default_serializer: messenger.transport.native_php_serializer
                     symfony_serializer: {format: xml}
@@ -548,14 +546,43 @@ fn what_only_php_reads_is_told_by_name() {
     assert_eq!(
         keys,
         [
-            "framework.messenger.buses: warning:",
-            "framework.messenger.default_bus: warning:",
             "framework.messenger.serializer.default_serializer: warning: \"messenger.transport.native_php_serializer\"",
             "framework.messenger.serializer.symfony_serializer.format: warning:",
             "framework.messenger.stop_worker_on_signals: warning:",
             "contao.messenger.web_worker: warning:",
         ]
     );
+}
+
+#[test]
+fn buses_stand_where_symfony_has_them_or_at_the_top() {
+    let nested = good(
+        "
+        framework:
+            messenger:
+                default_bus: command.bus
+                buses:
+                    command.bus: ~
+                    event.bus: {default_middleware: {allow_no_handlers: true}, middleware: [validation, App\\Mine]}
+        buses: {query.bus: {middleware: {id: messenger.middleware.router_context}}}
+        ",
+    );
+    let named: Vec<(&str, bool, Vec<&str>)> = nested
+        .buses
+        .all
+        .iter()
+        .map(|bus| (&*bus.name, bus.allow_no_handlers, bus.middleware.iter().map(|one| &*one.id).collect()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("query.bus", false, vec!["router_context"]),
+            ("command.bus", false, vec![]),
+            ("event.bus", true, vec!["validation", r"App\Mine"]),
+        ]
+    );
+    assert_eq!(nested.buses.default, "command.bus");
+    assert_eq!(good("buses: {one: ~}").buses.default, "one");
 }
 
 #[test]
@@ -630,8 +657,7 @@ fn interfaces_are_one_or_several_names() {
 fn contaos_default_configuration_loads_unchanged() {
     let environment = Environment::from([("DATABASE_URL", "sqlite:///%kernel.project_dir%/var/data.db")]);
     let (config, problems) = read_in(include_str!("../../tests/fixtures/contao.yaml"), environment).unwrap();
-    let [only] = problems.list.as_slice() else { panic!("{problems}") };
-    assert!(only.warning && only.path == "framework.messenger.buses", "{problems}");
+    assert!(problems.list.is_empty(), "{problems}");
     assert_eq!(config.routing[crate::message::HIGH_PRIORITY], ["contao_prio_high"]);
     assert_eq!(config.transports.len(), 8);
     assert_eq!(
@@ -731,7 +757,7 @@ fn all_mistakes_are_told_at_once() {
         heartbeat: {ttl: 0}
         "
     ), @r#"
-    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, failure_transport, workers, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
+    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, buses, default_bus, failure_transport, workers, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
     transports.async: environment variable QUEUE_DSN is not set: set it, put it into .env or .env.local beside the configuration, or give a default with %env(default:…:QUEUE_DSN)%
     transports.high.retry_strategy.delay: "soon" is no duration here: a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h
     transports.high.retry_strategy.jitter: must be a number from 0 to 1, not 2

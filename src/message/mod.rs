@@ -18,8 +18,9 @@ pub use bytes::Bytes;
 pub use envelope::Envelope;
 pub use headers::Headers;
 pub use stamp::{
-    BusNameStamp, DelayStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, ReceivedStamp, RedeliveryStamp,
-    SentStamp, SentToFailureTransportStamp, Stamp, TransportMessageIdStamp, TransportNamesStamp,
+    BusNameStamp, DelayStamp, DispatchAfterCurrentBusStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp,
+    HandlerArgumentsStamp, ReceivedStamp, RedeliveryStamp, RouterContextStamp, SentStamp, SentToFailureTransportStamp,
+    Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
 pub(crate) use wire::{CONTENT_TYPE, TYPE};
 pub use wire::{Encoded, UndecodableError};

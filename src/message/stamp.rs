@@ -152,3 +152,56 @@ stamp! {
         reason: String,
     }, sendable: false, all_kept: true
 }
+
+stamp! {
+    /// The message waits until the message that is being handled was handled well; it is dropped if that fails. Set by
+    /// [`Dispatch::after_current`](crate::bus::Dispatch::after_current).
+    DispatchAfterCurrentBusStamp {}, sendable: false
+}
+
+stamp! {
+    /// The address that links begin with, in what the message's handlers write: that of the request during which it was
+    /// dispatched. The middleware `router_context` gives it to further messages.
+    RouterContextStamp {
+        /// The path below which the application is: empty, or `/shop`.
+        #[serde(default)]
+        base_url: String,
+        /// The request's method.
+        #[serde(default)]
+        method: String,
+        /// The host's name.
+        #[serde(default)]
+        host: String,
+        /// `http` or `https`.
+        #[serde(default)]
+        scheme: String,
+        /// The port of `http`.
+        #[serde(default = "http_port")]
+        http_port: u16,
+        /// The port of `https`.
+        #[serde(default = "https_port")]
+        https_port: u16,
+        /// The request's path, below `base_url`.
+        #[serde(default)]
+        path_info: String,
+        /// What stands after `?` in the request.
+        #[serde(default)]
+        query_string: String,
+    }
+}
+
+fn http_port() -> u16 {
+    80
+}
+
+fn https_port() -> u16 {
+    443
+}
+
+stamp! {
+    /// Further values for the handlers of the message. Not sent: a middleware adds it on each side.
+    HandlerArgumentsStamp {
+        /// The values, in order.
+        additional_arguments: Vec<serde_json::Value>,
+    }, sendable: false
+}

@@ -25,6 +25,7 @@ struct Request {
     delay: Option<Delay>,
     #[serde(default)]
     transports: Vec<String>,
+    bus: Option<String>,
 }
 
 /// Seconds, or a text such as `5m`.
@@ -42,15 +43,16 @@ pub(super) async fn run(service: &Service, body: &[u8]) -> Reply {
     };
     let dispatch = match service.app.dispatch_outgoing(message) {
         Ok(dispatch) => dispatch,
-        Err(error @ OutgoingError::UnknownTransport(_)) => return Reply::error(400, error.to_string()),
+        Err(error @ (OutgoingError::UnknownTransport(_) | OutgoingError::UnknownBus(_))) => {
+            return Reply::error(400, error.to_string());
+        }
         Err(error) => return Reply::error(422, error.to_string()),
     };
     match dispatch.into_future().await {
         Ok(dispatched) => {
-            let queued = dispatched.queued();
             // Queued: others will handle it.
-            let status = if queued.is_empty() { 200 } else { 202 };
-            Reply::new(status, dispatch_report(&queued, &dispatched.handled_now()))
+            let status = if dispatched.is_queued() { 202 } else { 200 };
+            Reply::new(status, dispatch_report(&dispatched))
         }
         Err(error) => failed(&error),
     }
@@ -68,16 +70,23 @@ fn read(body: &[u8]) -> Result<Outgoing, Reply> {
     });
     let delay: Option<Duration> = delay.transpose().map_err(|error| Reply::error(422, format!("delay: {error}")))?;
     let body = request.body.map_or_else(|| "{}".to_owned(), |body| body.get().to_owned());
-    Ok(Outgoing { message_type: request.message_type, body, delay, transports: request.transports })
+    let Request { message_type, transports, bus, .. } = request;
+    Ok(Outgoing { message_type, body, delay, transports, bus })
 }
 
 /// What went wrong, and which queues have the message nevertheless: to dispatch it again is to handle it twice there.
 fn failed(error: &DispatchError) -> Reply {
     let (status, sent): (u16, Vec<SentStamp>) = match error {
-        DispatchError::Unwritable(_) | DispatchError::NoHandler { .. } | DispatchError::Refused(_) => (422, Vec::new()),
+        DispatchError::Unwritable(_)
+        | DispatchError::NoHandler { .. }
+        | DispatchError::UnknownBus(_)
+        | DispatchError::NoSender { .. }
+        | DispatchError::NotTaken { .. }
+        | DispatchError::Refused(_) => (422, Vec::new()),
         DispatchError::Sending { sent, .. } => (503, sent.clone()),
         DispatchError::Handling(failed) => (500, failed.envelope.all()),
-        DispatchError::Panicked(_) => (500, Vec::new()),
+        DispatchError::Delayed(failed) => (500, failed.envelope.all()),
+        DispatchError::NoResult { .. } | DispatchError::Panicked(_) => (500, Vec::new()),
     };
     let queued = sent.into_iter().map(|SentStamp { transport_name, queued_on, id, reason }| Queued {
         transport: transport_name,

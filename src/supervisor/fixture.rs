@@ -195,6 +195,7 @@ impl Stage {
     pub(super) fn supervisor(&self) -> Supervisor {
         let config = Config {
             interfaces: indexmap::IndexMap::new(),
+            buses: crate::config::BusesConfig::default(),
             file: self.dir.join("config.yaml"),
             dir: self.dir.clone(),
             transports: IndexMap::new(),

@@ -49,7 +49,7 @@ pub(super) enum Outcome {
 /// A message that nothing here can handle, and why.
 pub(super) struct Unhandleable {
     as_received: Encoded,
-    class: &'static str,
+    class: String,
     pub(super) error: String,
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, st
 }
 
 fn undecodable(as_received: Encoded, error: String) -> Outcome {
-    Outcome::Unhandleable(Unhandleable { as_received, class: "minutely::Undecodable", error })
+    Outcome::Unhandleable(Unhandleable { as_received, class: "minutely::Undecodable".to_owned(), error })
 }
 
 /// What to do with a message that nothing here can handle, and that a retry does not help. Another application may be
@@ -86,7 +86,7 @@ pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: 
     tracing::error!(%id, transport = source.name, error, "cannot be handled");
     let known = Envelope::stamps_of(&as_received);
     let stamped = || {
-        let details = details(class, &error);
+        let details = details(&class, &error);
         let added = Envelope::from_json("", "");
         let is_known = known.last::<ErrorDetailsStamp>().as_ref() == Some(&details);
         if is_known { added } else { added.with(&details) }
@@ -157,13 +157,13 @@ impl Handling<'_> {
                 }
                 Outcome::Failed(self.on_failure(failed.envelope, verdict, details, as_received))
             }
-            Err(error @ DispatchError::NoHandler { .. }) => {
-                let (class, error) = ("minutely::NoHandler", error.to_string());
+            Err(error) if error.is_unhandleable() => {
+                let (class, error) = (error.class().to_owned(), error.to_string());
                 Outcome::Unhandleable(Unhandleable { as_received, class, error })
             }
             Err(error) => {
-                let details = details("minutely::DispatchError", &error.to_string());
-                Outcome::Failed(self.on_failure(envelope, Verdict::Retry, details, as_received))
+                let details = details(error.class(), &error.to_string());
+                Outcome::Failed(self.on_failure(envelope, error.verdict(), details, as_received))
             }
         }
     }

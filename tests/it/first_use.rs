@@ -182,7 +182,6 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     project.write(".env", "DATABASE_URL=sqlite:///%kernel.project_dir%/data.db\n");
     let output = project.run(&["config", "check"]).succeeds();
     for expected in [
-        "framework.messenger.buses: is ignored",
         "contao.messenger.workers[0]: is not started",
         "contao.messenger.workers[2]: is not started",
         "add `command: php bin/console messenger:consume {transports} {options}`",
@@ -196,7 +195,7 @@ fn contaos_crontab_line_and_configuration_are_understood() {
     let handlers = "handlers: {'*': {exec: [cat]}}\n";
     project.write("config.yaml", format!("{handlers}{}", include_str!("../fixtures/contao.yaml")));
     let output = project.run(&["config", "check"]).succeeds();
-    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    assert_eq!(output.stderr, "");
 
     // With the line, neither.
     let worker = "-\n                command: php bin/console messenger:consume {transports} {options}\n";
@@ -206,5 +205,5 @@ fn contaos_crontab_line_and_configuration_are_understood() {
             .replace("-\n                # Read", &format!("{worker}                # Read")),
     );
     let output = project.run(&["config", "check"]).succeeds();
-    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    assert_eq!(output.stderr, "");
 }
