@@ -12,5 +12,5 @@ pub(super) struct Scope {
     /// Where messages wait until the outermost one has been handled.
     pub(super) deferred: Option<Arc<Deferred>>,
     /// The address that its links begin with.
-    pub(super) router: Option<RouterContextStamp>,
+    pub(super) router: Option<Arc<RouterContextStamp>>,
 }
