@@ -15,7 +15,9 @@ use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
-use crate::handler::{Exec, FunctionHandler, Handler, HandlerError, HandlerFn, Handlers, from_fn};
+use crate::handler::{
+    FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, from_config, from_fn,
+};
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
 use crate::schedule::{self, Functions};
@@ -145,17 +147,28 @@ impl AppBuilder {
     /// moved, and closures, with [`AppBuilder::handle_named`].
     #[must_use]
     pub fn handle<F: HandlerFn<Args>, Args: 'static>(self, handler: F) -> Self {
-        self.function(from_fn(handler))
+        self.function(HandlerOptions::new(), from_fn(handler))
+    }
+
+    /// Like [`AppBuilder::handle`], for a handler that is only called for messages of some transports, or before or after
+    /// others.
+    #[must_use]
+    pub fn handle_with<F: HandlerFn<Args>, Args: 'static>(self, options: HandlerOptions, handler: F) -> Self {
+        self.function(options, from_fn(handler))
     }
 
     /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one, because
     /// the compiler's name for it changes with the code around it.
     #[must_use]
     pub fn handle_named<F: HandlerFn<Args>, Args: 'static>(self, name: impl Into<String>, handler: F) -> Self {
-        self.function(from_fn(handler).named(name))
+        self.function(HandlerOptions::new(), from_fn(handler).named(name))
     }
 
-    fn function<F: HandlerFn<Args>, Args: 'static>(mut self, handler: FunctionHandler<F, Args>) -> Self {
+    fn function<F: HandlerFn<Args>, Args: 'static>(
+        mut self,
+        options: HandlerOptions,
+        handler: FunctionHandler<F, Args>,
+    ) -> Self {
         const {
             assert!(
                 F::MESSAGES == 1,
@@ -165,7 +178,7 @@ impl AppBuilder {
         }
         if let Some(message) = F::message() {
             self.handlers.add_interfaces(message.name, message.interfaces.iter().map(|name| (*name).to_owned()));
-            self.handlers.register(message.name, Arc::new(handler));
+            self.handlers.register(message.name, options, Arc::new(handler));
         }
         self
     }
@@ -227,8 +240,14 @@ impl AppBuilder {
     /// Adds a handler for a type, an interface, or for a wildcard such as `App\Message\*`: a type that implements
     /// [`Handler`], or a function by [`handler::from_fn`](crate::handler::from_fn).
     #[must_use]
-    pub fn handler(mut self, pattern: &str, handler: Arc<dyn Handler>) -> Self {
-        self.handlers.register(pattern, handler);
+    pub fn handler(self, pattern: &str, handler: Arc<dyn Handler>) -> Self {
+        self.handler_with(pattern, HandlerOptions::new(), handler)
+    }
+
+    /// Like [`AppBuilder::handler`], with options. One handler may be added several times, with different options.
+    #[must_use]
+    pub fn handler_with(mut self, pattern: &str, options: HandlerOptions, handler: Arc<dyn Handler>) -> Self {
+        self.handlers.register(pattern, options, handler);
         self
     }
 
@@ -398,6 +417,7 @@ impl AppBuilder {
         problems.list.extend(found);
         problems.list.extend(checks::handlers(&self.handlers));
         problems.list.extend(checks::retry_strategies(&config, &self.retry_strategies));
+        problems.list.extend(checks::transports_of_handlers(&self.handlers, &transports));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
         let in_code = self.handlers.iter().next().is_some() || has_middleware;
@@ -410,9 +430,12 @@ impl AppBuilder {
         }
         for (pattern, handlers) in &config.handlers {
             for handler in handlers {
-                self.handlers.register(pattern, Arc::new(Exec::new(handler, &config.dir)));
+                let options = handler.from_transports.iter().cloned();
+                let options = options.fold(HandlerOptions::new(), HandlerOptions::from_transport);
+                self.handlers.register(pattern, options.priority(handler.priority), from_config(handler, &config.dir));
             }
         }
+        self.handlers.add_names_of_transports(|name| transports.same_queue(name));
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
         let functions = Functions::new(functions, Arc::clone(&handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));

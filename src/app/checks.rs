@@ -8,6 +8,7 @@ use crate::bus::Routing;
 use crate::config::{Config, JobAction, Problem, Scope};
 use crate::handler::{Handler, Handlers};
 use crate::schedule::Job;
+use crate::transport::Transports;
 use crate::worker::{ALL_TRANSPORTS, RetryStrategies};
 
 /// What is wrong with this program's own workers if there are no handlers, and what to do about it.
@@ -16,13 +17,26 @@ pub(crate) const NO_HANDLER: &str = "there is no handler for messages here; name
 
 /// Problems of handlers in code.
 pub(super) fn handlers(handlers: &Handlers) -> Vec<Problem> {
-    let all: IndexMap<&str, &Arc<dyn Handler>> =
-        handlers.iter().flat_map(|(_, handlers)| handlers).map(|handler| (handler.name(), handler)).collect();
+    let all: IndexMap<&str, &Arc<dyn Handler>> = handlers
+        .iter()
+        .flat_map(|(_, handlers)| handlers)
+        .map(|known| (known.handler.name(), &known.handler))
+        .collect();
     let problems = all.into_iter().flat_map(|(name, handler)| {
         let problems = handler.problems(&handlers.states).into_iter();
         problems.map(move |problem| Problem::error(format!("handler {name}"), problem))
     });
     problems.collect()
+}
+
+/// Transports that handlers in code name, and that do not exist.
+pub(super) fn transports_of_handlers(handlers: &Handlers, transports: &Transports) -> Vec<Problem> {
+    let all = handlers.iter().flat_map(|(_, handlers)| handlers);
+    let named = all.flat_map(|known| known.options.from_transports.iter().map(|name| (known.handler.name(), name)));
+    let unknown = named.filter(|(_, name)| transports.get(name).is_err());
+    unknown
+        .map(|(handler, name)| Problem::unknown(format!("handler {handler}"), "transport", name, transports.names()))
+        .collect()
 }
 
 /// Problems of a job that is a function.

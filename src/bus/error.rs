@@ -25,12 +25,18 @@ pub enum DispatchError {
         sent: Vec<SentStamp>,
     },
     /// There is no handler for the message.
-    #[error("there is no handler for messages of type \"{message_type}\"{}", did_you_mean(nearest.as_deref()))]
+    #[error(
+        "there is no handler for messages of type \"{message_type}\"{}{}",
+        did_you_mean(nearest.as_deref()),
+        elsewhere(only_from)
+    )]
     NoHandler {
         /// Its type.
         message_type: String,
         /// The type that was probably meant.
         nearest: Option<String>,
+        /// The transports whose messages of this type have handlers: this one was received from another.
+        only_from: Vec<String>,
     },
     /// One or more of its handlers failed.
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
@@ -197,6 +203,13 @@ fn yet_queued(sent: &[SentStamp]) -> String {
     } else {
         format!("; the message is queued on {} all the same", queued.join(", "))
     }
+}
+
+fn elsewhere(transports: &[String]) -> String {
+    if transports.is_empty() {
+        return String::new();
+    }
+    format!(" from this transport: its handlers are for those from {}", transports.join(", "))
 }
 
 fn did_you_mean(name: Option<&str>) -> String {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use indexmap::IndexSet;
 use serde_json::Value;
 
 use super::panic::caught;
@@ -23,7 +24,7 @@ impl Middleware for HandleMiddleware {
     /// Calls every handler, also after another one has failed. A handler that has succeeded in an earlier attempt is
     /// not called again (as in Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
-        let handlers = self.handlers.for_type(envelope.message_type(), envelope.interfaces());
+        let handlers = self.handlers.for_message(&envelope);
         if handlers.is_empty() && self.allow_no_handlers {
             tracing::debug!(
                 message_type = envelope.message_type(),
@@ -60,9 +61,13 @@ impl Middleware for HandleMiddleware {
 
 impl HandleMiddleware {
     fn no_handler(&self, envelope: &Envelope) -> DispatchError {
+        let message_type = envelope.message_type().to_owned();
+        let elsewhere = self.handlers.for_type(&message_type, envelope.interfaces()).into_iter();
+        let only_from: IndexSet<&String> = elsewhere.flat_map(|handler| &handler.options.from_transports).collect();
+        let only_from: Vec<String> = only_from.into_iter().cloned().collect();
         let known = self.handlers.iter().map(|(pattern, _)| pattern).filter(|pattern| !pattern.ends_with('*'));
-        let nearest = nearest(envelope.message_type(), known).map(str::to_owned);
-        DispatchError::NoHandler { message_type: envelope.message_type().to_owned(), nearest }
+        let nearest = nearest(&message_type, known).filter(|_| only_from.is_empty()).map(str::to_owned);
+        DispatchError::NoHandler { message_type, nearest, only_from }
     }
 }
 

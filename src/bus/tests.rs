@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::config::BusesConfig;
-use crate::handler::{HandlerError, Handlers, Verdict, from_fn};
+use crate::handler::{HandlerError, HandlerOptions, Handlers, Verdict, from_fn};
 use crate::message::{
     DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
@@ -83,7 +83,7 @@ impl Scene {
                 outcome
             }
         });
-        self.handlers.register(pattern, Arc::new(handler.named(name)));
+        self.handlers.register(pattern, HandlerOptions::new(), Arc::new(handler.named(name)));
         self
     }
 

@@ -1,10 +1,13 @@
 //! `minutely debug`: which messages are known, where they go, and what handles them; and what the scheduled jobs do.
 
+use std::fmt;
+
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::output::{self, Format, FormatArg};
 use super::{App, End, Result};
+use crate::handler::HandlerOptions;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = r"Example:
@@ -22,7 +25,32 @@ pub(super) struct Args {
 struct Entry {
     interfaces: Vec<String>,
     transports: Vec<String>,
-    handlers: Vec<String>,
+    /// In the order in which they are called.
+    handlers: Vec<Called>,
+}
+
+/// A handler, and when it is called.
+struct Called {
+    name: String,
+    options: HandlerOptions,
+}
+
+impl Called {
+    fn as_json(&self) -> Value {
+        let HandlerOptions { from_transports, priority, .. } = &self.options;
+        json!({ "handler": self.name, "from_transport": from_transports, "priority": priority })
+    }
+}
+
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HandlerOptions { from_transports, priority, .. } = &self.options;
+        let from = (!from_transports.is_empty()).then(|| format!("from {}", from_transports.join(", ")));
+        let priority = (*priority != 0).then(|| format!("priority {priority}"));
+        let when: Vec<String> = from.into_iter().chain(priority).collect();
+        f.write_str(&self.name)?;
+        if when.is_empty() { Ok(()) } else { write!(f, " ({})", when.join("; ")) }
+    }
 }
 
 pub(super) fn run(app: &App, args: &Args) -> Result<End> {
@@ -36,7 +64,15 @@ pub(super) fn run(app: &App, args: &Args) -> Result<End> {
         let messages: Vec<Value> = entries
             .iter()
             .map(|(name, Entry { interfaces, transports, handlers })| {
-                json!({ "type": name, "interfaces": interfaces, "transports": transports, "handlers": handlers })
+                let names: Vec<&str> = handlers.iter().map(|handler| handler.name.as_str()).collect();
+                let options: Vec<Value> = handlers.iter().map(Called::as_json).collect();
+                json!({
+                    "type": name,
+                    "interfaces": interfaces,
+                    "transports": transports,
+                    "handlers": names,
+                    "handler_options": options,
+                })
             })
             .collect();
         let jobs: Vec<Value> = jobs
@@ -67,19 +103,22 @@ fn print_messages(entries: IndexMap<String, Entry>) {
     let rows = entries.into_iter().map(|(name, entry)| {
         let transports =
             if entry.transports.is_empty() { "handled at once".into() } else { entry.transports.join(", ") };
-        let handlers = if entry.handlers.is_empty() { "none here".into() } else { entry.handlers.join("\n") };
+        let handlers: Vec<String> = entry.handlers.iter().map(Called::to_string).collect();
+        let handlers = if handlers.is_empty() { "none here".into() } else { handlers.join("\n") };
         vec![[vec![name], entry.interfaces].concat().join("\n  "), transports, handlers]
     });
     output::table(&["type", "goes to", "handled by"], 0..0, rows);
 }
 
 fn one(app: &App, message_type: &str) -> Entry {
-    let handlers = app.handlers.for_type(message_type, &[]);
+    let handlers = app.handlers.for_type(message_type, &[]).into_iter();
     let interfaces = app.handlers.interfaces(message_type, &[]);
     Entry {
         transports: app.routing.transports(message_type, &interfaces),
         interfaces: interfaces.into_iter().map(str::to_owned).collect(),
-        handlers: handlers.iter().map(|handler| handler.name().to_owned()).collect(),
+        handlers: handlers
+            .map(|found| Called { name: found.handler.name().to_owned(), options: found.options.clone() })
+            .collect(),
     }
 }
 

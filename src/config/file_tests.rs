@@ -37,9 +37,9 @@ fn the_shipped_handlers_work_in_many_processes_at_once() {
     let body = format!("{{\"text\":\"{}\"}}", "words and words ".repeat(100));
     let mut running = Vec::new();
     for n in 0..10 {
-        for handler in config.handlers.values().flatten() {
-            let mut child = Command::new(&handler.exec[0])
-                .args(&handler.exec[1..])
+        for words in config.handlers.values().flatten().filter_map(|handler| handler.program()) {
+            let mut child = Command::new(&words[0])
+                .args(&words[1..])
                 .current_dir(dir.path())
                 .env("MINUTELY_MESSAGE_TYPE", r"App\Message\Normal\Note")
                 .env("MINUTELY_MESSAGE_ID", n.to_string())

@@ -1,4 +1,4 @@
-//! Reads `handlers`: the programs that handle messages.
+//! Reads `handlers`: what handles messages.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -6,29 +6,49 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::ExecConfig;
 use super::definition::{Definition, Kind, Setting};
 use super::routes::check_pattern;
-use super::section::{Node, Reader};
+use super::section::{Node, Reader, Section};
+use super::transports::Declared;
+use super::{ExecConfig, HandlerAction, HandlerConfig};
 
 /// The key `handlers`.
 pub(super) const HANDLERS: Definition = Definition::new(
     "handlers",
     Kind::Map(&Kind::OneOrMore(&Kind::Section(HANDLER))),
-    "which program handles a message, by type or wildcard",
+    "what handles a message, by type or wildcard",
 );
 
-const HANDLER: &[Definition] = &[EXEC, TIMEOUT.definition];
+const HANDLER: &[Definition] = &[EXEC, TIMEOUT.definition, FROM_TRANSPORT, PRIORITY.definition];
+
 const EXEC: Definition =
     Definition::new("exec", Kind::List(&Kind::Text("text")), "the program and its arguments, as a list")
         .required()
         .example("[php, bin/handle.php]");
 const TIMEOUT: Setting<Option<Duration>> = Setting::duration("timeout", "", "how long the program may run").optional();
+const FROM_TRANSPORT: Definition = Definition::new(
+    "from_transport",
+    Kind::OneOrMore(&Kind::Text("transport")),
+    "handles only messages that were received from this transport, or from one of these",
+)
+.or("all");
+const PRIORITY: Setting<f64> = Setting::number(
+    "priority",
+    -HIGHEST_PRIORITY,
+    HIGHEST_PRIORITY,
+    "0",
+    "a whole number; a message's handlers are called from the highest to the lowest",
+);
+const HIGHEST_PRIORITY: f64 = 1_000_000.0;
 
 const FORM: &str = "a handler such as `exec: [php, bin/handle.php]`, or a list of handlers";
 
 /// The handlers of each type or wildcard, in the order of the file.
-pub(super) fn read_handlers(entries: IndexMap<String, Node>, reader: &mut Reader) -> IndexMap<String, Vec<ExecConfig>> {
+pub(super) fn read_handlers(
+    entries: IndexMap<String, Node>,
+    transports: &Declared,
+    reader: &mut Reader,
+) -> IndexMap<String, Vec<HandlerConfig>> {
     let mut handlers = IndexMap::new();
     for (pattern, node) in entries {
         check_pattern(&pattern, &node.path, reader);
@@ -37,22 +57,50 @@ pub(super) fn read_handlers(entries: IndexMap<String, Node>, reader: &mut Reader
         if items.is_empty() {
             reader.error(&path, format!("must be {FORM}, and is empty"));
         }
-        handlers.insert(pattern, items.into_iter().filter_map(|item| read_one(item, reader)).collect());
+        handlers.insert(pattern, items.into_iter().filter_map(|item| read_one(item, transports, reader)).collect());
     }
     handlers
 }
 
-fn read_one(node: Node, reader: &mut Reader) -> Option<ExecConfig> {
+fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<HandlerConfig> {
     let mut section = node.section(HANDLER, FORM, reader)?;
-    let timeout = section.take("timeout").and_then(|node| {
-        let timeout: Duration = node.read(&TIMEOUT.definition, reader)?;
-        if timeout.is_zero() {
-            reader.error(&node.path, "must be more than 0; leave it out to let the program take as long as it likes");
-        }
-        Some(timeout)
-    });
+    let from_transports = read_from_transport(&mut section, transports, reader);
+    let priority = read_priority(&mut section, reader);
+    let timeout = read_timeout(&mut section, reader);
     let exec = read_program(section.require(&EXEC, reader)?, reader)?;
-    Some(ExecConfig { exec, timeout })
+    let action = HandlerAction::Exec(ExecConfig { exec, timeout });
+    Some(HandlerConfig { action, from_transports, priority })
+}
+
+fn read_timeout(section: &mut Section, reader: &mut Reader) -> Option<Duration> {
+    let node = section.take("timeout")?;
+    let timeout: Duration = node.read(&TIMEOUT.definition, reader)?;
+    if timeout.is_zero() {
+        reader.error(&node.path, "must be more than 0; leave it out to let the program take as long as it likes");
+    }
+    Some(timeout)
+}
+
+fn read_from_transport(section: &mut Section, transports: &Declared, reader: &mut Reader) -> Vec<String> {
+    const EXPECTED: &str = "the name of a transport, or a list of such names";
+    let Some(node) = section.take("from_transport") else { return Vec::new() };
+    let path = node.path.clone();
+    let items = node.items_or_one(EXPECTED, reader).unwrap_or_default();
+    if items.is_empty() {
+        reader.error(&path, "is empty, so that it would handle nothing; leave it out for messages of all transports");
+    }
+    items.iter().filter_map(|item| transports.name(item, reader)).collect()
+}
+
+fn read_priority(section: &mut Section, reader: &mut Reader) -> i32 {
+    let Some(node) = section.take("priority") else { return 0 };
+    let priority: f64 = node.read(&PRIORITY.definition, reader).unwrap_or_default();
+    if priority.fract() != 0.0 {
+        reader.error(&node.path, "must be a whole number");
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is within bounds that fit")]
+    let priority = priority as i32;
+    priority
 }
 
 /// A program and its arguments, as a list.

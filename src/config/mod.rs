@@ -88,8 +88,8 @@ pub struct Config {
     pub(crate) buses: BusesConfig,
     /// The worker definitions.
     pub(crate) workers: Vec<WorkerDefinition>,
-    /// The programs that handle messages, by type or wildcard.
-    pub(crate) handlers: IndexMap<String, Vec<ExecConfig>>,
+    /// What handles messages, by type or wildcard.
+    pub(crate) handlers: IndexMap<String, Vec<HandlerConfig>>,
     /// The scheduled jobs.
     pub(crate) jobs: Vec<JobConfig>,
     /// The folder for locks, slots, cache and logs.
@@ -185,6 +185,33 @@ pub(crate) enum Scope {
     Host,
     /// All hosts that share the cache, together.
     Cluster,
+}
+
+/// A handler of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct HandlerConfig {
+    /// What handles the message.
+    pub(crate) action: HandlerAction,
+    /// The transports whose messages it handles; empty: all.
+    pub(crate) from_transports: Vec<String>,
+    /// Higher ones are called first.
+    pub(crate) priority: i32,
+}
+
+/// What handles a message.
+#[derive(Debug, Clone)]
+pub(crate) enum HandlerAction {
+    /// A program that is started for each message.
+    Exec(ExecConfig),
+}
+
+impl HandlerConfig {
+    /// The program and its arguments, if it runs one.
+    pub(crate) fn program(&self) -> Option<&[String]> {
+        match &self.action {
+            HandlerAction::Exec(config) => Some(&config.exec),
+        }
+    }
 }
 
 /// An `exec` handler.

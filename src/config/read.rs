@@ -133,7 +133,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
     let workers = sources.one("workers", reader);
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
-    let handlers = read_handlers(sources.entries("handlers", "a mapping of types to handlers", reader), reader);
+    let handlers = sources.entries("handlers", "a mapping of types to handlers", reader);
+    let handlers = read_handlers(handlers, &transports, reader);
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));

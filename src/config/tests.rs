@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::env::Environment;
 use super::read::parse;
-use super::{Autoscale, Config, ExecConfig, Problems, RetryStrategy, Scope, Secret};
+use super::{Autoscale, Config, ExecConfig, HandlerAction, HandlerConfig, Problems, RetryStrategy, Scope, Secret};
 
 fn read_in(text: &str, environment: Environment) -> Result<(Config, Problems), Problems> {
     parse(text, Path::new("/app/config.yaml"), &environment, Problems::new("config.yaml"))
@@ -379,21 +379,35 @@ fn handlers_are_one_or_several_programs() {
         "handlers:\n  App\\A: {exec: [sh, -c, 'exit 0', 5, 1.5, true], timeout: 500ms}\n  '*':\n    - exec: [a]\n    - \
          {exec: [b], timeout: 2m}",
     );
-    let exec = |words: &[&str]| words.iter().copied().map(String::from).collect::<Vec<_>>();
-    assert_eq!(
-        config.handlers["App\\A"],
-        [ExecConfig {
-            exec: exec(&["sh", "-c", "exit 0", "5", "1.5", "true"]),
-            timeout: Some(Duration::from_millis(500))
-        }]
-    );
-    assert_eq!(
-        config.handlers["*"],
-        [
-            ExecConfig { exec: exec(&["a"]), timeout: None },
-            ExecConfig { exec: exec(&["b"]), timeout: Some(Duration::from_secs(120)) }
-        ]
-    );
+    let of = |pattern: &str| {
+        let handlers = config.handlers[pattern].iter();
+        let handlers = handlers.map(|HandlerConfig { action, .. }| match action {
+            HandlerAction::Exec(ExecConfig { exec, timeout }) => (exec.join(" "), *timeout),
+        });
+        handlers.collect::<Vec<_>>()
+    };
+    assert_eq!(of("App\\A"), [("sh -c exit 0 5 1.5 true".to_owned(), Some(Duration::from_millis(500)))]);
+    assert_eq!(of("*"), [("a".to_owned(), None), ("b".to_owned(), Some(Duration::from_secs(120)))]);
+}
+
+#[test]
+fn handlers_may_be_for_some_transports_and_have_a_priority() {
+    let config = good(&with_transports(
+        "handlers: {A: [{exec: [a], from_transport: async}, {exec: [b], from_transport: [async, async], priority: -5}, {exec: [c]}]}",
+    ));
+    let of = |n: usize| (config.handlers["A"][n].from_transports.join(" "), config.handlers["A"][n].priority);
+    assert_eq!([of(0), of(1), of(2)], [("async".into(), 0), ("async async".into(), -5), (String::new(), 0)]);
+    for (text, expected) in [
+        ("from_transport: asinc", ".from_transport: unknown transport \"asinc\", did you mean \"async\"?"),
+        ("from_transport: []", ".from_transport: is empty, so that it would handle nothing"),
+        ("from_transport: {a: b}", ".from_transport: must be the name of a transport"),
+        ("priority: 1.5", ".priority: must be a whole number"),
+        ("priority: high", ".priority: must be a number from -1000000 to 1000000, not \"high\""),
+    ] {
+        let found = problems(&with_transports(&format!("handlers: {{A: {{exec: [a], {text}}}}}")));
+        assert!(found.starts_with(&format!("handlers.A{expected}")), "{text}: {found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Finds the handlers of a message.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -7,17 +8,26 @@ use async_trait::async_trait;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
 
-use super::{Handler, HandlerContext, HandlerError, States};
-use crate::message::Message;
+use super::{Handler, HandlerContext, HandlerError, HandlerOptions, States};
+use crate::message::{Envelope, HandledNowStamp, Message, ReceivedStamp};
 
 /// Handlers by the type or wildcard they are registered for.
 #[derive(Default, Clone)]
 pub(crate) struct Handlers {
-    by_pattern: IndexMap<String, Vec<Arc<dyn Handler>>>,
+    by_pattern: IndexMap<String, Vec<Registered>>,
     /// The interfaces of each message type. A received message does not contain them.
     interfaces: IndexMap<String, IndexSet<String>>,
     /// The states that they share.
     pub(crate) states: States,
+}
+
+/// A handler, and when it is called.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) options: HandlerOptions,
+    /// All names of the transports in its options.
+    from: Vec<String>,
 }
 
 impl Handlers {
@@ -49,35 +59,63 @@ impl Handlers {
     /// One handler may be registered for several of them, and still handles each message once. If two different
     /// handlers have the same name, the second is renamed to `name#2`, so that the stamps of a retry can tell them
     /// apart.
-    pub(crate) fn register(&mut self, pattern: &str, handler: Arc<dyn Handler>) {
+    pub(crate) fn register(&mut self, pattern: &str, options: HandlerOptions, handler: Arc<dyn Handler>) {
         let handler = match self.is_taken(handler.name(), &handler) {
             true => Arc::new(Renamed { name: self.free_name(&handler), handler }),
             false => handler,
         };
         let registered = self.by_pattern.entry(pattern.to_owned()).or_default();
-        if !registered.iter().any(|other| Arc::ptr_eq(other, &handler)) {
-            registered.push(handler);
+        if !registered.iter().any(|other| Arc::ptr_eq(&other.handler, &handler) && other.options == options) {
+            let from = options.from_transports.clone();
+            registered.push(Registered { handler, options, from });
         }
     }
 
-    /// All handlers of a message, each once, those of its own type first. Unlike in routing, wildcards add to more
-    /// specific patterns.
-    pub(crate) fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<Arc<dyn Handler>> {
+    /// All handlers of a message type in the order in which they are called: by priority; of the same priority, those of its own
+    /// type first. Unlike in routing, wildcards add to more specific patterns.
+    pub(crate) fn for_type(&self, message_type: &str, interfaces: &[&str]) -> Vec<&Registered> {
         let patterns = matching_patterns(message_type, &self.interfaces(message_type, interfaces));
-        let matching = patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten();
+        let mut matching: Vec<&Registered> =
+            patterns.iter().filter_map(|pattern| self.by_pattern.get(pattern)).flatten().collect();
+        matching.sort_by_key(|registered| Reverse(registered.options.priority));
         let mut seen = HashSet::new();
         // Names are unique among handlers.
-        matching.filter(|handler| seen.insert(handler.name())).cloned().collect()
+        matching.retain(|found| seen.insert((found.handler.name(), &found.options.from_transports)));
+        matching
+    }
+
+    /// The handlers of a message, each once: those of its type, without those for messages of other transports.
+    pub(crate) fn for_message(&self, envelope: &Envelope) -> Vec<Arc<dyn Handler>> {
+        let sources = sources(envelope);
+        let takes = |from: &[String]| {
+            let is_from = |source: &String| from.contains(source);
+            from.is_empty() || sources.is_empty() || sources.iter().any(is_from)
+        };
+        let mut handlers = self.for_type(envelope.message_type(), envelope.interfaces());
+        handlers.retain(|registered| takes(&registered.from));
+        let mut seen = HashSet::new();
+        handlers.retain(|registered| seen.insert(registered.handler.name()));
+        handlers.into_iter().map(|registered| Arc::clone(&registered.handler)).collect()
     }
 
     /// Every type or wildcard with its handlers, in the order of registration.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[Arc<dyn Handler>])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[Registered])> {
         self.by_pattern.iter().map(|(pattern, handlers)| (pattern.as_str(), handlers.as_slice()))
+    }
+
+    /// Adds further names to the transports of all handlers: those under which the same queue is consumed.
+    pub(crate) fn add_names_of_transports(&mut self, names: impl Fn(&str) -> Vec<String>) {
+        for registered in self.by_pattern.values_mut().flatten() {
+            for name in &registered.options.from_transports {
+                registered.from.extend(names(name));
+            }
+        }
     }
 
     /// Whether another handler has this name.
     fn is_taken(&self, name: &str, handler: &Arc<dyn Handler>) -> bool {
-        self.by_pattern.values().flatten().any(|other| other.name() == name && !Arc::ptr_eq(other, handler))
+        let all = self.by_pattern.values().flatten();
+        all.into_iter().any(|other| other.handler.name() == name && !Arc::ptr_eq(&other.handler, handler))
     }
 
     fn free_name(&self, handler: &Arc<dyn Handler>) -> String {
@@ -90,6 +128,15 @@ impl Handlers {
             number += 1;
         }
     }
+}
+
+/// The transports that a message was received from, or that were asked to queue it and had it handled at once. None for a
+/// message that is not routed.
+fn sources(envelope: &Envelope) -> Vec<String> {
+    if let Some(received) = envelope.last::<ReceivedStamp>() {
+        return vec![received.transport_name];
+    }
+    envelope.all::<HandledNowStamp>().into_iter().filter_map(|stamp| stamp.transport_name).collect()
 }
 
 /// A handler under another name.
@@ -145,7 +192,7 @@ mod tests {
     }
 
     fn names(handlers: &Handlers, message_type: &str, interfaces: &[&str]) -> Vec<String> {
-        handlers.for_type(message_type, interfaces).iter().map(|handler| handler.name().to_owned()).collect()
+        handlers.for_type(message_type, interfaces).iter().map(|found| found.handler.name().to_owned()).collect()
     }
 
     #[test]
@@ -169,7 +216,7 @@ mod tests {
             (r"App\Message\Mail", "send"),
             (r"App\Message\Other", "other"),
         ] {
-            handlers.register(pattern, Arc::new(Named(name)));
+            handlers.register(pattern, HandlerOptions::new(), Arc::new(Named(name)));
         }
         assert_eq!(names(&handlers, r"App\Message\Mail", &[r"App\Async"]), ["send", "async", "message", "app", "log"]);
         assert_eq!(names(&handlers, r"Other", &[]), ["log"]);
@@ -179,7 +226,7 @@ mod tests {
     fn handlers_with_the_same_name_are_numbered() {
         let mut handlers = Handlers::default();
         for pattern in [r"App\Mail", r"App\Mail", r"App\*"] {
-            handlers.register(pattern, Arc::new(Named("send")));
+            handlers.register(pattern, HandlerOptions::new(), Arc::new(Named("send")));
         }
         assert_eq!(names(&handlers, r"App\Mail", &[]), ["send", "send#2", "send#3"]);
     }
@@ -189,10 +236,50 @@ mod tests {
         let mut handlers = Handlers::default();
         let handler: Arc<dyn Handler> = Arc::new(Named("send"));
         for pattern in [r"App\Mail", r"App\Mail", r"App\*", "*"] {
-            handlers.register(pattern, Arc::clone(&handler));
+            handlers.register(pattern, HandlerOptions::new(), Arc::clone(&handler));
         }
         assert_eq!(names(&handlers, r"App\Mail", &[]), ["send"]);
         let listed: Vec<(&str, usize)> = handlers.iter().map(|(pattern, list)| (pattern, list.len())).collect();
         assert_eq!(listed, [(r"App\Mail", 1), (r"App\*", 1), ("*", 1)]);
+    }
+
+    #[test]
+    fn a_higher_priority_comes_first_also_under_a_wildcard() {
+        let mut handlers = Handlers::default();
+        for (pattern, name, priority) in [("App", "last", -1), ("App", "send", 0), ("*", "log", 0), ("*", "first", 5)] {
+            handlers.register(pattern, HandlerOptions::new().priority(priority), Arc::new(Named(name)));
+        }
+        assert_eq!(names(&handlers, "App", &[]), ["first", "send", "log", "last"]);
+    }
+
+    #[test]
+    fn a_handler_of_a_transport_handles_what_was_received_there() {
+        let mut handlers = Handlers::default();
+        let from =
+            |names: &[&str]| names.iter().fold(HandlerOptions::new(), |options, name| options.from_transport(*name));
+        handlers.register("App", from(&["a", "b"]), Arc::new(Named("ab")));
+        handlers.register("App", from(&["c"]), Arc::new(Named("c")));
+        let both: Arc<dyn Handler> = Arc::new(Named("both"));
+        handlers.register("*", from(&["a"]), Arc::clone(&both));
+        handlers.register("App", from(&["c"]), both);
+        handlers.add_names_of_transports(|name| if name == "c" { vec!["c".into(), "target".into()] } else { vec![] });
+        let of = |transport: Option<&str>| {
+            let mut envelope = Envelope::from_json("App", "{}");
+            envelope = transport
+                .iter()
+                .fold(envelope, |envelope, name| envelope.with(&ReceivedStamp { transport_name: (*name).to_owned() }));
+            let found = handlers.for_message(&envelope);
+            found.iter().map(|handler| handler.name().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(None), "ab c both", "handled during its dispatch");
+        let now = HandledNowStamp { transport_name: Some("b".into()), reason: String::new() };
+        let of_sync = handlers.for_message(&Envelope::from_json("App", "{}").with(&now));
+        assert_eq!(
+            of_sync.iter().map(|handler| handler.name()).collect::<Vec<_>>(),
+            ["ab"],
+            "as with Symfony's sync://"
+        );
+        assert_eq!((of(Some("a")), of(Some("b"))), ("ab both".to_owned(), "ab".to_owned()));
+        assert_eq!((of(Some("target")), of(Some("d"))), ("c both".to_owned(), String::new()));
     }
 }

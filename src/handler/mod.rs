@@ -6,18 +6,22 @@
 
 mod argument;
 mod cancellation;
+mod configured;
 mod context;
 mod exec;
 mod function;
 mod locator;
+mod options;
 mod state;
 
 pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
 pub use cancellation::CancellationToken;
+pub(crate) use configured::from_config;
 pub use context::HandlerContext;
-pub(crate) use exec::{Exec, Group, Output};
+pub(crate) use exec::{Group, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub(crate) use locator::{Handlers, matching_patterns};
+pub use options::HandlerOptions;
 pub use state::States;
 
 use std::any::type_name;

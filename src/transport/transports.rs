@@ -92,6 +92,13 @@ impl Transports {
         self.get(self.targets.get(name).map_or(name, String::as_str))
     }
 
+    /// All names under which the queue of this transport is consumed: its own, its auto-fallbacks', and those of the others.
+    pub(crate) fn same_queue(&self, name: &str) -> Vec<String> {
+        let queue = |name: &str| self.target(name).ok().map(|queue| queue.name().to_owned());
+        let Some(own) = queue(name) else { return Vec::new() };
+        self.names().filter(|name| queue(name).as_ref() == Some(&own)).map(str::to_owned).collect()
+    }
+
     /// All names, in the order of the configuration.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)

@@ -59,7 +59,7 @@ fn environment(installation: &Installation, owner: &Crontab, crontab: &[u8]) -> 
 /// Programs that are found in this process's PATH and not in cron's.
 fn missing_programs(app: &App, path_of_cron: &str) -> impl Iterator<Item = String> {
     let config = &app.config;
-    let handlers = config.handlers.values().flatten().filter_map(|handler| handler.exec.first());
+    let handlers = config.handlers.values().flatten().filter_map(|handler| handler.program()?.first());
     let workers = config.workers.iter().filter_map(|worker| worker.command.as_ref()?.first());
     let jobs = config.jobs.iter().filter_map(|job| match &job.action {
         JobAction::Command { command, environment } if !environment.contains_key("PATH") => command.first(),
