@@ -61,6 +61,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["interfaces"],
         &["buses", "default_bus"],
         &["failure_transport"],
+        &["serializer", "signing"],
         &["workers"],
         &["handlers"],
         &["cron"],

@@ -67,6 +67,7 @@
 //! | [`App`] | dispatches, and has workers and a supervisor in its process |
 //! | [`config`] | a configuration in code, and what is wrong with one |
 //! | [`message`] | messages, envelopes and stamps |
+//! | [`serializer`] | how messages are written, and a form of your own |
 //! | [`handler`] | what handles messages, and the arguments of handlers |
 //! | [`bus`] | middleware, and what became of a dispatch |
 //! | [`cli`] | minutely's commands in a program of your own |
@@ -110,6 +111,7 @@ mod heartbeat;
 mod http_client;
 pub mod message;
 mod schedule;
+pub mod serializer;
 mod serve;
 mod supervisor;
 #[cfg(feature = "testing")]

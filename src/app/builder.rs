@@ -21,6 +21,7 @@ use crate::handler::{
 use crate::heartbeat::Heartbeats;
 use crate::message::Message;
 use crate::schedule::{self, Functions};
+use crate::serializer::{Interfaces, Serializer, Serializers};
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
@@ -40,6 +41,7 @@ pub struct AppBuilder {
     named_middleware: IndexMap<String, Arc<dyn Middleware>>,
     factories: Vec<Arc<dyn Factory>>,
     retry_strategies: RetryStrategies,
+    serializers: IndexMap<String, Arc<dyn Serializer>>,
     worker_program: Option<WorkerProgram>,
     pub(crate) program: Option<Program>,
     /// The program has only minutely's commands.
@@ -281,6 +283,13 @@ impl AppBuilder {
         self
     }
 
+    /// Adds a serializer, by the name that `serializer` in the configuration has for it.
+    #[must_use]
+    pub fn serializer(mut self, name: impl Into<String>, serializer: impl Serializer + 'static) -> Self {
+        self.serializers.insert(name.into(), Arc::new(serializer));
+        self
+    }
+
     /// Adds a kind of transport with its own DSN schemes.
     #[must_use]
     pub fn transport(mut self, factory: Arc<dyn Factory>) -> Self {
@@ -375,6 +384,19 @@ impl AppBuilder {
         self.assemble(config, problems, Some(Arc::new(crate::cache::MemoryStore::default())))
     }
 
+    /// The interfaces of all types, as far as they are known before a message comes.
+    fn interfaces(&self, config: &Config) -> Interfaces {
+        let in_code = self.handlers.known_types().map(|name| (name, self.handlers.interfaces(name, &[])));
+        let mut interfaces = Interfaces::new();
+        for (message_type, names) in in_code {
+            interfaces.entry(message_type.to_owned()).or_default().extend(names.into_iter().map(str::to_owned));
+        }
+        for (message_type, names) in &config.interfaces {
+            interfaces.entry(message_type.clone()).or_default().extend(names.iter().cloned());
+        }
+        interfaces
+    }
+
     fn assemble(
         mut self,
         mut config: Config,
@@ -389,6 +411,7 @@ impl AppBuilder {
             config::add_job(&name, settings, &mut config, &mut problems);
             functions.insert(name, function);
         }
+        let (serializers, wrong_serializers) = Serializers::new(&config, &self.serializers, self.interfaces(&config));
         // A cache and transports on one server share a connection.
         let connections = Connections::default();
         let factories = [built_in_factories_on(&connections), self.factories].concat();
@@ -411,7 +434,8 @@ impl AppBuilder {
             connections: config.connections.clone(),
             liveness: Arc::new(heartbeats.clone()),
         };
-        let (transports, found) = Transports::build(&config.transports, &factories, &context);
+        let (transports, found) = Transports::build(&config.transports, &factories, &context, serializers);
+        problems.list.extend(wrong_serializers);
         problems.list.extend(found);
         let (jobs, found) = schedule::jobs(&config, chrono::Utc::now());
         problems.list.extend(found);

@@ -66,12 +66,12 @@ impl SendMiddleware {
         transports: &IndexMap<String, Arc<Transport>>,
     ) -> Result<(Envelope, bool), DispatchError> {
         let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
-        let encoded = envelope.clone().without::<TransportNamesStamp>().encode();
+        let message = envelope.clone().without::<TransportNamesStamp>();
         let mut sent = Vec::new();
         let mut handle_now = false;
         for (name, transport) in transports {
             let transport_name = name.clone();
-            match transport.sender.send(&encoded, delay).await {
+            match transport.send(&message, delay).await {
                 Ok(Sent::Queued { transport, id, reason }) => {
                     let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
                     envelope.add(&stamp);

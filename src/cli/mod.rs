@@ -13,6 +13,8 @@ mod dispatch;
 mod failed;
 mod init;
 mod installation;
+#[cfg(feature = "encryption")]
+mod key;
 mod logging;
 mod output;
 mod printer;
@@ -174,6 +176,9 @@ enum Kind {
     /// Show the known types of messages, where they go and what handles them
     #[command(alias = "debug:messenger")]
     Debug(debug::Args),
+    /// Print a new key, with which messages are encrypted in their queue
+    #[cfg(feature = "encryption")]
+    Key(key::Args),
     /// Check the configuration, or print its schema
     Config(config::Args),
 }
@@ -515,6 +520,10 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
     if let Kind::Crontab(args) = command {
         return crontab::run(app, default_file.as_deref(), args, global, &advice).await;
     }
+    #[cfg(feature = "encryption")]
+    if let Kind::Key(args) = command {
+        return key::run(args);
+    }
     if let Kind::Config(args) = command {
         return config::run(app, args, &advice).await;
     }
@@ -557,6 +566,8 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Alive(args) => alive::run(&app, args).await,
         Kind::Debug(args) => debug::run(&app, args),
         Kind::FailedShow(_) | Kind::FailedRetry(_) | Kind::FailedRemove(_) => Ok(End::Well),
+        #[cfg(feature = "encryption")]
+        Kind::Key(_) => Ok(End::Well),
         Kind::Config(_) | Kind::Init(_) | Kind::Crontab(_) | Kind::Systemd(_) => Ok(End::Well),
     }
 }
@@ -635,6 +646,8 @@ fn names(command: &Kind) -> &'static [&'static str] {
         Kind::Status(_) => &["status"],
         Kind::Alive(_) => &["alive"],
         Kind::Debug(_) => &["debug", "debug:messenger"],
+        #[cfg(feature = "encryption")]
+        Kind::Key(_) => key::NAMES,
         Kind::Config(_) => &["config"],
     }
 }

@@ -5,6 +5,7 @@ use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
 use super::routes::{INTERFACES, ROUTING};
+use super::serializers::{SERIALIZER, SIGNING};
 use super::serve::SERVE;
 use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
 use super::workers::WORKERS;
@@ -17,6 +18,8 @@ pub(crate) const KEYS: &[Definition] = &[
     BUSES,
     buses::DEFAULT,
     FAILURE_TRANSPORT,
+    SERIALIZER,
+    SIGNING,
     WORKERS,
     HANDLERS,
     CRON,
@@ -56,7 +59,7 @@ pub(super) const SYMFONY: &[Definition] = &[
     FAILURE_TRANSPORT,
     Definition::accepted("enabled", "false turns all of it off"),
     Definition::accepted("reset_on_message", "there is no container that could be reset"),
-    Definition::accepted("serializer", "the form in which PHP writes messages; it must be JSON"),
+    Definition::accepted("serializer", "the form in which PHP writes messages, under `default_serializer`"),
     Definition::ignored("stop_worker_on_signals", &[], "workers of this program stop at SIGTERM, SIGINT and SIGQUIT"),
 ];
 

@@ -24,6 +24,7 @@ mod read;
 mod routes;
 mod schema;
 mod section;
+mod serializers;
 mod serve;
 pub(crate) mod spec;
 #[cfg(test)]
@@ -59,6 +60,9 @@ pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub(crate) use read::{problems_with, read, read_built, read_text};
 pub(crate) use schema::{SchemeOptions, schema};
+#[cfg(all(test, feature = "encryption"))]
+pub(crate) use serializers::Key as EncryptionKey;
+pub(crate) use serializers::{EncryptionConfig, ForeignForm, KEY_LENGTH, MessageForm, SerializerConfig, SigningConfig};
 pub(crate) use serve::ServeConfig;
 pub(crate) use spec::{OptionReader, TransportSpec};
 #[cfg(test)]
@@ -100,6 +104,10 @@ pub struct Config {
     pub(crate) heartbeat_ttl: Duration,
     /// How requests by HTTP are answered.
     pub(crate) serve: ServeConfig,
+    /// How messages are written. `None`: as JSON.
+    pub(crate) serializer: Option<SerializerConfig>,
+    /// Which messages are signed.
+    pub(crate) signing: Option<SigningConfig>,
     /// Database URLs by connection name, for `doctrine://NAME`. May contain passwords.
     pub(crate) connections: IndexMap<String, Secret>,
 }
@@ -120,6 +128,8 @@ pub(crate) struct TransportConfig {
     pub(crate) retry: Option<RetryStrategy>,
     /// Its failure transport. `None`: the configuration's.
     pub(crate) failure_transport: Option<String>,
+    /// How its messages are written. `None`: as the configuration says.
+    pub(crate) serializer: Option<SerializerConfig>,
 }
 
 /// When a failed message is retried. The defaults are Symfony Messenger's.

@@ -7,7 +7,6 @@ use super::definition::{Definition, Support};
 use super::keys;
 use super::problem::{Problem, displayable, nearest};
 use super::section::{Node, Reader, join};
-use super::transports::check_serializer;
 use super::value::plain_text;
 
 /// The values of all keys, wherever they are in the file.
@@ -104,6 +103,22 @@ impl Sources {
         self.found.extract_if(.., |(name, _)| *name == key).map(|(_, node)| node).collect()
     }
 
+    /// Takes what is under `framework.messenger.serializer`.
+    fn add_serializer(&mut self, node: Node, reader: &mut Reader) {
+        let path = node.path.clone();
+        for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
+            match key.as_str() {
+                _ if node.is_nothing() => {}
+                "default_serializer" => self.add("serializer", node),
+                "symfony_serializer" => read_symfony_serializer(node, reader),
+                _ => {
+                    let known = ["default_serializer", "symfony_serializer"];
+                    reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
+                }
+            }
+        }
+    }
+
     /// Takes the keys from `framework.messenger` or `contao.messenger`.
     fn add_application(&mut self, application: Node, known: &'static [Definition], reader: &mut Reader) {
         if !application.is_mapping() {
@@ -123,29 +138,13 @@ impl Sources {
             for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
                 match known.iter().find(|known| known.name == key) {
                     Some(Definition { name, support: Support::Used, .. }) => self.add(name, node),
-                    Some(Definition { name: "serializer", .. }) => read_serializer(node, reader),
+                    Some(Definition { name: "serializer", .. }) => self.add_serializer(node, reader),
                     Some(php) => node.warn_if_ignored(php.support, reader),
                     None => {
                         let known = known.iter().map(|known| known.name);
                         reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Warns of what is under `framework.messenger.serializer` and does not write JSON.
-fn read_serializer(node: Node, reader: &mut Reader) {
-    let path = node.path.clone();
-    for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
-        match key.as_str() {
-            _ if node.is_nothing() => {}
-            "default_serializer" => check_serializer(&node, reader),
-            "symfony_serializer" => read_symfony_serializer(node, reader),
-            _ => {
-                let known = ["default_serializer", "symfony_serializer"];
-                reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
             }
         }
     }

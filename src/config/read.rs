@@ -24,6 +24,7 @@ use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 use super::routes::{add_priorities, read_interfaces, read_routing};
 use super::section::{Node, Reader};
+use super::serializers::{read_serializer, read_signing};
 use super::serve::read_serve;
 use super::transports::{Declared, read_cache, uses_connections};
 use super::workers::read_workers;
@@ -138,6 +139,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
+    let serializer = sources.one("serializer", reader).and_then(|node| read_serializer(node, reader));
+    let signing = sources.one("signing", reader).and_then(|node| read_signing(node, reader));
     let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
     let mut connections = sources.entries("connections", "a mapping of names to database URLs", reader);
@@ -161,6 +164,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         cache,
         heartbeat_ttl: heartbeat_ttl.unwrap_or_else(|| keys::TTL.default_value()),
         serve,
+        serializer,
+        signing,
         connections: read_connections(connections, environment, reader),
     }
 }

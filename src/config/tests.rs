@@ -132,9 +132,27 @@ fn mistakes_in_transports_are_told() {
         ("a: {dsn: 'x:', options: {b: '%env(NOPE)%'}}", "transports.a.options.b: environment variable NOPE is not set"),
         ("a: {dsn: 'x:', failure_transport: b}", "transports.a.failure_transport: unknown transport \"b\""),
         (
-            "a: {dsn: 'x:', serializer: my.php}",
-            "transports.a.serializer: warning: \"my.php\" is ignored: new messages are JSON",
+            "a: {dsn: 'x:', serializer: messenger.default_serializer}",
+            "transports.a.serializer: warning: \"messenger.default_serializer\" is ignored: new messages are JSON",
         ),
+        (
+            "a: {dsn: 'x:', serializer: {encrypt: {keys: hunter2}}}",
+            "transports.a.serializer.encrypt.keys: must be 32 bytes in base64, as `minutely key` prints one",
+        ),
+        (
+            "a: {dsn: 'x:', serializer: {encrypt: {keys: []}}}",
+            "transports.a.serializer.encrypt: needs at least one key",
+        ),
+        ("a: {dsn: 'x:', serializer: {encrypt: {}}}", "transports.a.serializer.encrypt: `keys` is missing"),
+        (
+            "a: {dsn: 'x:', serializer: {types: {a: A}}}",
+            "transports.a.serializer.types: is of no use without `type_field`",
+        ),
+        (
+            "a: {dsn: 'x:', serializer: {body_field: b}}",
+            "transports.a.serializer.body_field: is of no use without `type` or `type_field`",
+        ),
+        ("a: {dsn: 'x:', serializer: {name: own, type: A}}", "transports.a.serializer.name: cannot be beside `type`"),
         ("a: {dsn: 'x:', rate_limiter: x}", "transports.a.rate_limiter: warning: is ignored"),
         ("a: '%env(NOPE)%'", "transports.a: environment variable NOPE is not set: set it, put it into .env"),
         ("a: !php/const X", "transports.a: must be a plain value; YAML tags (!php/const) mean nothing here"),
@@ -560,10 +578,10 @@ fn what_only_php_reads_is_told_by_name() {
     assert_eq!(
         keys,
         [
-            "framework.messenger.serializer.default_serializer: warning: \"messenger.transport.native_php_serializer\"",
             "framework.messenger.serializer.symfony_serializer.format: warning:",
             "framework.messenger.stop_worker_on_signals: warning:",
             "contao.messenger.web_worker: warning:",
+            "framework.messenger.serializer.default_serializer: warning: \"messenger.transport.native_php_serializer\"",
         ]
     );
 }
@@ -771,7 +789,7 @@ fn all_mistakes_are_told_at_once() {
         heartbeat: {ttl: 0}
         "
     ), @r#"
-    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, buses, default_bus, failure_transport, workers, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
+    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, buses, default_bus, failure_transport, serializer, signing, workers, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
     transports.async: environment variable QUEUE_DSN is not set: set it, put it into .env or .env.local beside the configuration, or give a default with %env(default:…:QUEUE_DSN)%
     transports.high.retry_strategy.delay: "soon" is no duration here: a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h
     transports.high.retry_strategy.jitter: must be a number from 0 to 1, not 2
@@ -831,6 +849,16 @@ const PLACES: &[&str] = &[
     "transports: {a: @}",
     "transports: {@: 'x:'}\nworkers: [{transports: [@]}]",
     "transports: {a: {dsn: @, options: @, serializer: @, failure_transport: @}}",
+    "transports: {a: {dsn: 'x:', serializer: {name: @, type: @, type_field: @, types: @, body_field: @, encrypt: @}}}",
+    "transports: {a: {dsn: 'x:', serializer: {type_field: a, types: {@: @}, encrypt: {keys: [@], accept_plain: @}}}}",
+    "serializer: @",
+    "signing: @",
+    "signing: {key: @, types: [@], cover_headers: @}",
+    "transports: {a: {dsn: 'x:', serializer: {name: @, type: @, type_field: @, types: @, body_field: @, encrypt: @}}}",
+    "transports: {a: {dsn: 'x:', serializer: {type_field: a, types: {@: @}, encrypt: {keys: [@], accept_plain: @}}}}",
+    "serializer: @",
+    "signing: @",
+    "signing: {key: @, types: [@], cover_headers: @}",
     "transports: {a: {dsn: 'x:', retry_strategy: @}}",
     "transports: {a: {dsn: 'x:', retry_strategy: {max_retries: @, delay: @, multiplier: @, max_delay: @, jitter: @}}}",
     "transports: {a: 'x:'}\nrouting: {a: @}",

@@ -10,6 +10,7 @@ use url::form_urlencoded;
 use super::definition::{Definition, Kind, OptionsOf, Setting, UNBOUNDED};
 use super::problem::displayable;
 use super::section::{Node, Reader};
+use super::serializers::{OWN_SERIALIZER, read_serializer};
 use super::{RetryStrategy, Secret, TransportConfig};
 
 /// The key `transports`.
@@ -20,7 +21,7 @@ pub(super) const TRANSPORTS: Definition = Definition::new(
 );
 
 pub(super) const TRANSPORT: &[Definition] =
-    &[DSN, OPTIONS, SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, RATE_LIMITER];
+    &[DSN, OPTIONS, OWN_SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, RATE_LIMITER];
 const DSN: Definition = Definition::new("dsn", Kind::Dsn(OptionsOf::Transport), "where the messages wait")
     .required()
     .example("sqlite:var/messages.db");
@@ -29,12 +30,6 @@ const OPTIONS: Definition = Definition::new(
     Kind::Options(OptionsOf::Transport),
     "options of the transport; they win over those in its DSN",
 );
-const SERIALIZER: Definition = Definition::new(
-    "serializer",
-    Kind::Text("text"),
-    "accepted for Symfony's sake: JSON and PHP's own format are read in any case, and JSON is written",
-)
-.or("JSON");
 const OWN_FAILURE_TRANSPORT: Definition =
     Definition::new("failure_transport", Kind::Text("transport"), "where its failed messages go")
         .or("`failure_transport`");
@@ -92,9 +87,6 @@ const CACHE_DSN: Definition =
     Definition::new("dsn", Kind::Dsn(OptionsOf::Cache), "where it is").required().example("redis://host");
 const CACHE_OPTIONS: Definition =
     Definition::new("options", Kind::Options(OptionsOf::Cache), "options of the cache; they win over those in its DSN");
-
-/// The service that makes a Symfony application read what is written here.
-const JSON_SERIALIZER: &str = "messenger.transport.symfony_serializer";
 
 /// The longest name, in bytes. The names of several transports form a worker's name, which is a folder's name too.
 const LONGEST_NAME: usize = 100;
@@ -206,6 +198,7 @@ pub(super) fn read_cache(node: Node, reader: &mut Reader) -> Option<TransportCon
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        serializer: None,
     };
     let expected = "a DSN such as postgres://user@host/database or redis://host, or a mapping with `dsn`";
     if !node.is_mapping() {
@@ -248,6 +241,7 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        serializer: None,
     };
     let expected = "a DSN such as sqlite:var/messages.db, or a mapping with `dsn`";
     if !node.is_mapping() {
@@ -260,11 +254,9 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
     let dsn = section.require(&DSN, reader).and_then(|node| node.filled_text("a DSN", reader));
     let options = section.take("options").and_then(|node| read_options(node, reader)).unwrap_or_default();
     let retry = section.take("retry_strategy").map(|node| read_retry(node, reader));
-    if let Some(node) = section.take("serializer") {
-        check_serializer(&node, reader);
-    }
+    let serializer = section.take("serializer").and_then(|node| read_serializer(node, reader));
     let failure_transport = section.take("failure_transport");
-    let transport = dsn.map(|dsn| TransportConfig { options, retry, ..transport(&path, dsn) });
+    let transport = dsn.map(|dsn| TransportConfig { options, retry, serializer, ..transport(&path, dsn) });
     (transport, failure_transport)
 }
 
@@ -306,19 +298,6 @@ impl Default for RetryStrategy {
     }
 }
 
-/// Warns of a serializer that does not read what is written here.
-pub(super) fn check_serializer(node: &Node, reader: &mut Reader) {
-    let serializer = node.text("the name of a serializer", reader);
-    if serializer.is_some_and(|serializer| serializer != JSON_SERIALIZER) {
-        let message = format!(
-            "{} is ignored: new messages are JSON, as {JSON_SERIALIZER} writes and reads it; what PHP's default serializer has written is \
-             read, and goes back in that form",
-            node.shown()
-        );
-        reader.warning(&node.path, message);
-    }
-}
-
 /// Takes the place of a transport whose mistake has been told, so that later checks find nothing wrong with it. Nothing
 /// is ever sent to it, nor is its file made: a configuration with an error is not used.
 fn stand_in(name: String) -> TransportConfig {
@@ -329,5 +308,6 @@ fn stand_in(name: String) -> TransportConfig {
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        serializer: None,
     }
 }

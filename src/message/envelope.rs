@@ -24,6 +24,8 @@ pub struct Envelope {
     local: Headers,
     /// Where it came from, if PHP's serializer wrote it. It goes back there, and body and headers are what it says.
     php: Option<PhpBody>,
+    /// The body in its store, if that is another one: what a serializer of another form has received.
+    stored_body: Option<Bytes>,
 }
 
 impl Envelope {
@@ -45,6 +47,7 @@ impl Envelope {
             headers: Headers::new(),
             local: Headers::new(),
             php: None,
+            stored_body: None,
         }
     }
 
@@ -72,6 +75,41 @@ impl Envelope {
     /// The headers that are sent, including stamps, except `type` and `Content-Type`.
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// This envelope with a header, in place of one of that name. For serializers that read another form: stamps are
+    /// added with [`Envelope::with`].
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The body as its store has it, if a serializer has noted that it is another one than [`Envelope::body`].
+    pub fn stored_body(&self) -> Option<&Bytes> {
+        self.stored_body.as_ref()
+    }
+
+    /// This envelope with the body that its store has, for a serializer that sends a received message back as it came.
+    #[must_use]
+    pub fn with_stored_body(self, body: impl Into<Bytes>) -> Self {
+        Self { stored_body: Some(body.into()), ..self }
+    }
+
+    /// Adds headers of a message: stamps after the others of their class.
+    pub(crate) fn join_headers(&mut self, headers: &Headers) {
+        join(&mut self.headers, headers);
+    }
+
+    /// What this process has noted about the message under a name that no stamp has. It is not sent.
+    pub(crate) fn note(&self, name: &str) -> Option<&str> {
+        self.local.get(name)
+    }
+
+    /// This envelope with a note.
+    pub(crate) fn with_note(mut self, name: &str, value: &str) -> Self {
+        self.local.insert(name, value);
+        self
     }
 
     /// This envelope with one more stamp.
@@ -150,6 +188,11 @@ impl Envelope {
             headers.remove(CONTENT_TYPE);
         }
         Ok(Self { headers, ..Self::from_json(message_type, encoded.body.clone()) })
+    }
+
+    /// Whether PHP's `serialize()` has written it.
+    pub(crate) fn is_of_php(encoded: &Encoded) -> bool {
+        php::is_serialized(&encoded.body)
     }
 
     fn decode_php(encoded: &Encoded) -> Result<Self, PhpError> {

@@ -22,7 +22,7 @@ pub use stamp::{
     HandlerArgumentsStamp, ReceivedStamp, RedeliveryStamp, RouterContextStamp, SentStamp, SentToFailureTransportStamp,
     Stamp, TransportMessageIdStamp, TransportNamesStamp,
 };
-pub(crate) use wire::{CONTENT_TYPE, TYPE};
+pub(crate) use wire::{CONTENT_TYPE, STAMP_PREFIX, TYPE};
 pub use wire::{Encoded, UndecodableError};
 pub(crate) use wire::{headers_from_json, headers_to_json};
 

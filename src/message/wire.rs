@@ -9,7 +9,7 @@ use super::headers::Headers;
 
 pub(crate) const TYPE: &str = "type";
 pub(crate) const CONTENT_TYPE: &str = "Content-Type";
-pub(super) const STAMP_PREFIX: &str = "X-Message-Stamp-";
+pub(crate) const STAMP_PREFIX: &str = "X-Message-Stamp-";
 
 /// A message as transports carry it: body and headers, not parsed.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,6 +39,15 @@ pub enum UndecodableError {
     /// The headers are neither a map of strings nor empty.
     #[error("the headers are not a JSON object of strings: {0}")]
     Headers(String),
+    /// It has not the form that its serializer reads.
+    #[error("{0}")]
+    Form(String),
+    /// It is encrypted, and cannot be read here; or it is not, and should be.
+    #[error("{0}")]
+    Encryption(String),
+    /// It must be signed, and has no valid signature.
+    #[error("{0}")]
+    Signature(String),
 }
 
 impl Encoded {

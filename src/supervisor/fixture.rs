@@ -208,6 +208,8 @@ impl Stage {
             state_dir: self.state_dir(),
             cache: None,
             heartbeat_ttl: Duration::from_secs(60),
+            serializer: None,
+            signing: None,
             connections: IndexMap::new(),
         };
         // What stands for this program's own worker: transports and options are arguments of the script.

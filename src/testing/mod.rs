@@ -67,7 +67,7 @@ use crate::app::{App, AppBuilder};
 use crate::clock;
 use crate::config::{Config, ConsumeOptions, Secret, TransportConfig};
 use crate::error::Error;
-use crate::message::{Envelope, Message};
+use crate::message::{Encoded, Envelope, Message};
 use crate::transport::InMemoryFactory;
 use crate::worker::{StopReason, StopToken, Worker, WorkerSummary, is_failure_transport};
 
@@ -161,6 +161,7 @@ fn put_in_memory(config: &mut Config) {
             options: Mapping::new(),
             retry: None,
             failure_transport: None,
+            serializer: None,
         };
         config.transports.insert(FAILED.to_owned(), failed);
     }
@@ -239,7 +240,7 @@ impl TestApp {
         let mut waiting = Vec::new();
         for queue in self.queues() {
             let messages = self.queues.messages(&queue);
-            let messages = messages.iter().filter_map(|message| Envelope::decode(message).ok());
+            let messages = messages.iter().filter_map(|message| self.decode(&queue, message));
             waiting.extend(messages.map(|envelope| Entry::queued(envelope, &queue)));
         }
         waiting
@@ -249,10 +250,14 @@ impl TestApp {
         let mut failed = self.journal.find(Happened::Failed);
         for transport in self.failure_transports() {
             let kept = self.queues.messages(&transport);
-            let kept = kept.iter().filter_map(|message| Envelope::decode(message).ok());
+            let kept = kept.iter().filter_map(|message| self.decode(&transport, message));
             failed.extend(kept.map(|envelope| Entry::given_up(envelope, &transport)));
         }
         failed
+    }
+
+    fn decode(&self, transport: &str, message: &Encoded) -> Option<Envelope> {
+        self.app.transports.serializers().decode(transport, message).ok().map(|(envelope, _)| envelope)
     }
 
     /// All queues except failure transports.

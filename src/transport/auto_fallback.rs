@@ -51,7 +51,7 @@ impl AutoFallback {
     }
 
     async fn send_to_fallback(&self, message: &Encoded, delay: Duration, why: String) -> Result<Sent, TransportError> {
-        Ok(because(self.fallback.sender.send(message, delay).await?, why))
+        Ok(because(self.fallback.pass_on(message, delay).await?, why))
     }
 }
 
@@ -68,7 +68,10 @@ impl Sender for AutoFallback {
         if !self.is_running().await {
             return self.send_to_fallback(message, delay, format!("\"{name}\" is not running")).await;
         }
-        match self.target.sender.send(message, delay).await {
+        match self.target.pass_on(message, delay).await {
+            // A mistake in the configuration, which the fallback would hide: a message might be plain there that has to be
+            // encrypted.
+            Err(error @ TransportError::Unwritable { .. }) => Err(error),
             Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
             Err(error) => {
                 tracing::warn!(transport = %name, %error, "the target did not take a message; the fallback does");

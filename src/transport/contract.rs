@@ -10,7 +10,8 @@ use super::{
     Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received,
     Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
-use crate::message::Encoded;
+use crate::message::{Encoded, Envelope};
+use crate::serializer::Serializer;
 
 /// Stores messages in a queue.
 ///
@@ -119,6 +120,8 @@ pub struct Transport {
     pub retrying: Option<Arc<dyn Retrying>>,
     /// Moves messages to another queue of the same store. Without it, moving is sending there and rejecting here.
     pub moving: Option<Arc<dyn Moving>>,
+    /// Writes its new messages. `None`: as JSON, or as another transport writes them to which this one passes them on.
+    pub(crate) serializer: Option<Arc<dyn Serializer>>,
 }
 
 impl Transport {
@@ -142,12 +145,38 @@ impl Transport {
             connecting: None,
             retrying: None,
             moving: None,
+            serializer: None,
         }
     }
 
     /// A transport that stores messages for consumers.
     pub fn queue(name: impl Into<String>, queue: Arc<impl Sender + Receiver + 'static>) -> Self {
         Self { receiver: Some(Arc::clone(&queue) as Arc<dyn Receiver>), ..Self::sender(name, queue) }
+    }
+
+    /// Sends a new message, in the form that this transport has.
+    pub(crate) async fn send(&self, envelope: &Envelope, delay: Duration) -> Result<Sent, TransportError> {
+        self.sender.send(&self.encode(envelope)?, delay).await
+    }
+
+    /// Passes on a new message that is still in the form of [`Envelope::encode`].
+    pub(crate) async fn pass_on(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        if self.serializer.is_none() {
+            return self.sender.send(message, delay).await;
+        }
+        let envelope = Envelope::decode(message).map_err(|error| self.unwritable(&error))?;
+        self.send(&envelope, delay).await
+    }
+
+    fn encode(&self, envelope: &Envelope) -> Result<Encoded, TransportError> {
+        match &self.serializer {
+            Some(serializer) => serializer.encode(envelope).map_err(|error| self.unwritable(&error)),
+            None => Ok(envelope.encode()),
+        }
+    }
+
+    fn unwritable(&self, error: &dyn fmt::Display) -> TransportError {
+        TransportError::Unwritable { transport: self.name.clone(), why: error.to_string() }
     }
 
     /// The name it has in the configuration.

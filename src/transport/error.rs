@@ -35,6 +35,14 @@ pub enum TransportError {
         /// The reason.
         why: String,
     },
+    /// The transport's serializer cannot write this message.
+    #[error("a message for transport \"{transport}\" cannot be written: {why}")]
+    Unwritable {
+        /// The transport's name.
+        transport: String,
+        /// The reason.
+        why: String,
+    },
     /// The transport can never do this.
     #[error("transport \"{transport}\" cannot {what}: {why}")]
     Unsupported {

@@ -8,6 +8,7 @@ use indexmap::{IndexMap, IndexSet};
 use super::auto_fallback::{self, AutoFallback, References};
 use super::{Factory, FactoryContext, Liveness, Transport, TransportError, TransportSpec, registry};
 use crate::config::{Problem, SchemeOptions, TransportConfig};
+use crate::serializer::Serializers;
 
 /// The options of all transports, by scheme, for the [schema](crate::config::schema()) of the configuration.
 pub(crate) fn scheme_options(factories: &[Arc<dyn Factory>]) -> Vec<SchemeOptions> {
@@ -31,6 +32,7 @@ pub struct Transports {
     by_name: IndexMap<String, Arc<Transport>>,
     /// The queue behind each auto-fallback.
     targets: HashMap<String, String>,
+    serializers: Arc<Serializers>,
 }
 
 impl Transports {
@@ -41,7 +43,7 @@ impl Transports {
         factories: &[Arc<dyn Factory>],
         context: &FactoryContext,
     ) -> Result<Self, Vec<Problem>> {
-        let (transports, mut problems) = Self::build(configs, factories, context);
+        let (transports, mut problems) = Self::build(configs, factories, context, Serializers::default());
         problems.retain(|problem| !problem.warning);
         if problems.is_empty() { Ok(transports) } else { Err(problems) }
     }
@@ -51,8 +53,9 @@ impl Transports {
         configs: &IndexMap<String, TransportConfig>,
         factories: &[Arc<dyn Factory>],
         context: &FactoryContext,
+        serializers: Serializers,
     ) -> (Self, Vec<Problem>) {
-        build(configs, factories, context)
+        build(configs, factories, context, serializers)
     }
 
     /// Adds a transport. Replaces one with the same name.
@@ -80,6 +83,11 @@ impl Transports {
         self.insert(Transport::sender(name, Arc::new(sender)));
         self.targets.insert(name.to_owned(), queue.name().to_owned());
         Ok(())
+    }
+
+    /// What reads and writes their messages.
+    pub(crate) fn serializers(&self) -> Arc<Serializers> {
+        Arc::clone(&self.serializers)
     }
 
     /// A transport by its name.
@@ -115,6 +123,7 @@ fn build(
     configs: &IndexMap<String, TransportConfig>,
     factories: &[Arc<dyn Factory>],
     context: &FactoryContext,
+    mut serializers: Serializers,
 ) -> (Transports, Vec<Problem>) {
     let mut problems: IndexMap<&str, Vec<Problem>> = configs.keys().map(|name| (name.as_str(), vec![])).collect();
     let mut transports = Transports::default();
@@ -126,6 +135,13 @@ fn build(
             if auto_fallback::SCHEMES.contains(&spec.store.scheme()) {
                 let spec = spec.with_options(auto_fallback::OPTIONS.to_vec());
                 let references = auto_fallback::references(&spec, configs)?;
+                if let Some(serializer) = &config.serializer {
+                    let target = &references.target;
+                    let why = format!(
+                        "an auto-fallback stores nothing itself: give the serializer to its target, \"{target}\""
+                    );
+                    problems[name.as_str()].push(Problem::error(&serializer.path, why));
+                }
                 auto_fallbacks.insert(name, (spec, references));
                 return Ok(());
             }
@@ -134,7 +150,9 @@ fn build(
             problems[name.as_str()].extend(factory.warnings(&spec));
             let made = factory.create(&spec, context);
             problems[name.as_str()].extend(spec.take_warnings());
-            transports.insert(made?);
+            let mut made = made?;
+            made.serializer = serializers.if_needed(name);
+            transports.insert(made);
             Ok(())
         });
         problems[name.as_str()].extend(result.err().unwrap_or_default());
@@ -164,6 +182,12 @@ fn build(
             break;
         }
     }
+    // An auto-fallback has none, because its target and its fallback have theirs; what is consumed by its name is read as
+    // its target writes it.
+    for (name, target) in &transports.targets {
+        serializers.add_name(name, target);
+    }
+    transports.serializers = Arc::new(serializers);
     transports.by_name.sort_by_key(|name, _| configs.get_index_of(name));
     (transports, problems.into_values().flatten().collect())
 }
@@ -245,6 +269,7 @@ mod tests {
             options: serde_yaml::from_str(options).unwrap(),
             retry: None,
             failure_transport: None,
+            serializer: None,
         };
         transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()
     }
@@ -255,7 +280,7 @@ mod tests {
     }
 
     fn check_with(transports: &[(&str, &str, &str)], connections: &[(&str, &str)]) -> Vec<String> {
-        Transports::build(&configs(transports), &factories(), &context(connections))
+        Transports::build(&configs(transports), &factories(), &context(connections), Serializers::default())
             .1
             .into_iter()
             .map(|problem| format!("{}{}: {}", if problem.warning { "?" } else { "" }, problem.path, problem.message))

@@ -47,6 +47,7 @@ use crate::bus::Bus;
 use crate::cache::READ_TTL;
 use crate::config::{Config, ConsumeOptions, SHORTEST_INTERVAL};
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
+use crate::serializer::Serializers;
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
 use intake::Intake;
@@ -89,6 +90,7 @@ pub(crate) struct Source {
     /// The transport that is really read: an auto-fallback's target.
     transport: Arc<Transport>,
     receiver: Arc<dyn Receiver>,
+    serializers: Arc<Serializers>,
     retry: Retrial,
     on_failure: OnFailure,
 }
@@ -290,7 +292,7 @@ fn source(
         Some(failure) => OnFailure::MoveTo(failure),
         None => OnFailure::Discard,
     };
-    Ok(Source { name: name.to_owned(), transport, receiver, retry, on_failure })
+    Ok(Source { name: name.to_owned(), transport, receiver, serializers: transports.serializers(), retry, on_failure })
 }
 
 /// Whether messages that failed for good are moved to this transport.

@@ -17,6 +17,7 @@ use crate::message::{
     DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
     TransportMessageIdStamp,
 };
+use crate::serializer::{Serializer, SerializerError};
 use crate::transport::{MessageId, PARKED_FOR, Received};
 
 /// The delay before a message that nothing here can handle is tried again, if there is no failure transport.
@@ -64,12 +65,15 @@ pub(super) struct Finished {
 pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: StopToken) -> Finished {
     let started = Instant::now();
     let id = received.id;
-    let handling = Handling { source: &source, id: &id, stop: &stop };
     let outcome = match received.message {
         Err(damaged) => undecodable(encode_damaged(&damaged), damaged.error.to_string()),
-        Ok(encoded) => match Envelope::decode(&encoded) {
+        Ok(encoded) => match source.serializers.decode(&source.name, &encoded) {
             Err(error) => undecodable(encoded, error.to_string()),
-            Ok(envelope) => handling.handle(&bus, envelope, encoded).await,
+            Ok((envelope, serializer)) => {
+                Handling { source: &source, id: &id, stop: &stop, serializer: &*serializer }
+                    .handle(&bus, envelope, encoded)
+                    .await
+            }
         },
     };
     Finished { took: started.elapsed(), outcome, source, id }
@@ -91,13 +95,15 @@ pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: 
         let is_known = known.last::<ErrorDetailsStamp>().as_ref() == Some(&details);
         if is_known { added } else { added.with(&details) }
     };
+    let serializer = source.serializers.for_message(&source.name, &as_received);
+    let stamp = |stamps: &Envelope| serializer.stamp(&as_received, stamps);
     match &source.on_failure {
         OnFailure::MoveTo(failure) => {
             let added = if origin(&known).is_some() { stamped() } else { with_origin(stamped(), source) };
-            let message = added.stamp(&as_received);
+            let message = stamp(&added);
             FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
-        OnFailure::Park => park(source, id, stamped().stamp(&as_received), as_received),
+        OnFailure::Park => park(source, id, stamp(&stamped()), as_received),
         OnFailure::Discard => {
             let hours = UNHANDLEABLE_DELAY.as_secs() / 3600;
             tracing::warn!(%id, transport = source.name, "kept on its transport, because there is no failure transport; tried again in {hours} h");
@@ -122,6 +128,8 @@ struct Handling<'a> {
     source: &'a Source,
     id: &'a MessageId,
     stop: &'a StopToken,
+    /// What has read the message. It writes it again.
+    serializer: &'a dyn Serializer,
 }
 
 impl Handling<'_> {
@@ -196,7 +204,7 @@ impl Handling<'_> {
             error = details.exception_message,
             "interrupted; tried again in {:.1} s without using up a retry", delay.as_secs_f64()
         );
-        let message = with_interruptions(envelope.encode(), interruptions);
+        let message = with_interruptions(self.serializer.encode(envelope).ok()?, interruptions);
         Some(FailureAction::Retry { message, delay, as_received: as_received.clone() })
     }
 
@@ -243,8 +251,10 @@ impl Handling<'_> {
             id = %self.id, message_type, transport = self.source.name, error,
             "failed; retry {} in {:.1} s", retries.saturating_add(1), delay.as_secs_f64()
         );
-        let message = with_redelivery(envelope, retries.saturating_add(1), delay).encode();
-        let message = with_interruptions(message, interruptions);
+        let message = match self.serializer.encode(&with_redelivery(envelope, retries.saturating_add(1), delay)) {
+            Ok(message) => with_interruptions(message, interruptions),
+            Err(error) => return self.unwritable(&error, as_received),
+        };
         FailureAction::Retry { message, delay, as_received }
     }
 
@@ -253,11 +263,17 @@ impl Handling<'_> {
         match &self.source.on_failure {
             OnFailure::MoveTo(failure) => {
                 let envelope = with_origin(with_redelivery(envelope, 0, Duration::ZERO), self.source);
-                let message = with_interruptions(envelope.encode(), 0);
+                let message = match self.serializer.encode(&envelope) {
+                    Ok(message) => with_interruptions(message, 0),
+                    Err(error) => return self.unwritable(&error, as_received),
+                };
                 FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
             }
             OnFailure::Park => {
-                let message = with_interruptions(with_redelivery(envelope, 0, PARKED_FOR).encode(), 0);
+                let message = match self.serializer.encode(&with_redelivery(envelope, 0, PARKED_FOR)) {
+                    Ok(message) => with_interruptions(message, 0),
+                    Err(error) => return self.unwritable(&error, as_received),
+                };
                 park(self.source, self.id, message, as_received)
             }
             OnFailure::Discard => {
@@ -268,6 +284,13 @@ impl Handling<'_> {
                 FailureAction::Discard
             }
         }
+    }
+
+    /// What to do with a message that its serializer cannot write again: it is kept as it was received.
+    fn unwritable(&self, error: &SerializerError, as_received: Encoded) -> FailureAction {
+        let error = format!("it cannot be written again: {error}");
+        let message = Unhandleable { as_received, class: "minutely::Unwritable", error };
+        action_for_unhandleable(self.source, self.id, message)
     }
 
     fn is_failure_transport(&self) -> bool {

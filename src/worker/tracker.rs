@@ -211,7 +211,14 @@ mod tests {
         let transport = Transports::clone(&app.transports).get("mail").unwrap();
         let (name, retry) = ("mail".to_owned(), super::super::strategy::Retrial::by(config::RetryStrategy::default()));
         let receiver = transport.receiver.clone().unwrap();
-        let source = Arc::new(Source { name, transport, receiver, retry, on_failure: OnFailure::Discard });
+        let source = Arc::new(Source {
+            name,
+            transport,
+            receiver,
+            serializers: Arc::default(),
+            retry,
+            on_failure: OnFailure::Discard,
+        });
         let file = InFlightFile::new(dir.join("in-flight"));
         (Arc::clone(&source), InFlightTracker::new(&[source], Some(file.clone())), file)
     }

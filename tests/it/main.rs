@@ -25,6 +25,7 @@ mod http_jobs;
 mod interop;
 mod limits;
 mod own_transports_options;
+mod serializers;
 mod serve;
 mod several_hosts;
 mod supervision;
