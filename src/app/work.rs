@@ -73,7 +73,7 @@ impl App {
     pub(crate) fn worker_for(&self, transport: &str, message: Received) -> Result<(Worker, Arc<Taken>), Error> {
         let mut transports = Transports::clone(&self.transports);
         let from = transports.target(transport)?;
-        let Some((only, taken)) = only(&from, message) else {
+        let Some((only, taken)) = only(&from, message, transports.serializers()) else {
             let (what, why) = ("be consumed", "it keeps no messages");
             return Err(TransportError::Unsupported { transport: transport.to_owned(), what, why }.into());
         };

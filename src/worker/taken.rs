@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::message::{Encoded, Envelope, ErrorDetailsStamp};
+use crate::serializer::Serializers;
 use crate::transport::{MessageId, Received, Receiver, Retrying, Transport, TransportError};
 
 /// Delivers one message. Everything else is up to the transport that it came from.
@@ -13,17 +14,25 @@ pub(crate) struct Taken {
     message: Mutex<Option<Received>>,
     receiver: Arc<dyn Receiver>,
     retrying: Option<Arc<dyn Retrying>>,
+    transport: String,
+    serializers: Arc<Serializers>,
     /// The error with which it failed again.
     error: Mutex<Option<String>>,
 }
 
 /// The same transport, but a worker receives only this message, which was taken from it. `None` if nothing can be
 /// consumed there.
-pub(crate) fn only(transport: &Transport, message: Received) -> Option<(Transport, Arc<Taken>)> {
+pub(crate) fn only(
+    transport: &Transport,
+    message: Received,
+    serializers: Arc<Serializers>,
+) -> Option<(Transport, Arc<Taken>)> {
     let taken = Arc::new(Taken {
         message: Mutex::new(Some(message)),
         receiver: Arc::clone(transport.receiver.as_ref()?),
         retrying: transport.retrying.clone(),
+        transport: transport.name().to_owned(),
+        serializers,
         error: Mutex::default(),
     });
     let mut only = transport.clone();
@@ -62,7 +71,9 @@ impl Receiver for Taken {
 #[async_trait]
 impl Retrying for Taken {
     async fn retry(&self, id: &MessageId, message: &Encoded, delay: Duration) -> Result<(), TransportError> {
-        let error = Envelope::stamps_of(message).last::<ErrorDetailsStamp>().map(|stamp| stamp.exception_message);
+        let read = self.serializers.decode(&self.transport, message).map(|(envelope, _)| envelope);
+        let stamps = read.unwrap_or_else(|_| Envelope::stamps_of(message));
+        let error = stamps.last::<ErrorDetailsStamp>().map(|stamp| stamp.exception_message);
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
         match &self.retrying {
             Some(retrying) => retrying.retry(id, message, delay).await,

@@ -100,6 +100,11 @@ fn sensitive_messages_are_encrypted_until_they_are_handled_also_after_a_failure(
         assert!(!text.contains("iban") && !text.contains("Salary") && text.contains("X-Minutely-Encrypted"), "{text}");
     }
     assert!(failed[2].1.contains("is not encrypted"), "{failed:?}");
+    let list = project.run(&["failed", "show"]).succeeds().stdout;
+    let id = list.split_whitespace().find(|word| word.parse::<u64>().is_ok()).unwrap();
+    let shown = project.run(&["failed", "show", id, "-v"]).succeeds().stdout;
+    assert!(shown.contains("encrypted in its queue") && shown.contains(r"App\Salary"), "{shown}");
+    assert!(!shown.contains("iban"), "{shown}");
     assert!(!project.log().contains("DE99"), "{}", project.log());
     std::fs::remove_file(project.file("broken")).unwrap();
     std::fs::remove_file(project.file("handled")).unwrap();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::progress::Progress;
 use super::{App, Choice, Failed, Failure, Result, is_failure_transport, known};
 use crate::message::Encoded;
+use crate::serializer::Serializers;
 use crate::transport::{Browsing, Listed, Listing, MessageId, Received, Taking, Transport};
 
 /// How many messages are read at once.
@@ -21,6 +22,7 @@ const KEPT_IN_ORDER: u64 = 1000;
 pub(super) struct Failures {
     pub(super) name: String,
     pub(super) transport: Arc<Transport>,
+    serializers: Arc<Serializers>,
     access: Access,
 }
 
@@ -45,7 +47,7 @@ impl Failures {
                 )));
             }
         };
-        Ok(Self { name, transport, access })
+        Ok(Self { name, transport, serializers: app.transports.serializers(), access })
     }
 
     /// How many messages there are: due, and delayed or parked.
@@ -78,7 +80,7 @@ impl Failures {
                     let is_last = page.len() < PAGE;
                     for listed in page {
                         progress.step();
-                        if look(Failed::listed(listed)).is_break() {
+                        if look(self.listed(listed)).is_break() {
                             return Ok(());
                         }
                     }
@@ -96,7 +98,7 @@ impl Failures {
                         let Some(message) = browsing.next(parked).await? else { break };
                         browsing.put_back(&message).await?;
                         progress.step();
-                        has_seen_enough = has_seen_enough || look(Failed::browsed(&message)).is_break();
+                        has_seen_enough = has_seen_enough || look(self.browsed(&message)).is_break();
                         if has_seen_enough && !keeps_order {
                             return Ok(());
                         }
@@ -109,7 +111,7 @@ impl Failures {
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<Failed>> {
         if let Access::ById { listing, .. } = &self.access {
-            return Ok(listing.find(&MessageId(id.to_owned())).await?.map(Failed::listed));
+            return Ok(listing.find(&MessageId(id.to_owned())).await?.map(|listed| self.listed(listed)));
         }
         let mut found = None;
         self.look(|failed| {
@@ -205,7 +207,7 @@ impl Walk<'_> {
                 while let Some(id) = self.ids.pop_front() {
                     match listing.find(&id).await? {
                         Some(listed) => {
-                            return Ok(Some(Candidate { failed: Failed::listed(listed), received: None }));
+                            return Ok(Some(Candidate { failed: self.failures.listed(listed), received: None }));
                         }
                         None => self.missing.push(id.0),
                     }
@@ -220,7 +222,7 @@ impl Walk<'_> {
                             *left = 0;
                             break;
                         };
-                        let failed = Failed::browsed(&message);
+                        let failed = self.failures.browsed(&message);
                         if self.wanted.as_mut().is_some_and(|wanted| !wanted.remove(&failed.id.0)) {
                             browsing.put_back(&message).await?;
                             continue;
@@ -240,13 +242,14 @@ impl Walk<'_> {
     }
 }
 
-impl Failed {
-    fn listed(listed: Listed) -> Self {
-        Self::new(listed.received, listed.in_flight)
+impl Failures {
+    fn listed(&self, listed: Listed) -> Failed {
+        Failed::new(listed.received, listed.in_flight, |encoded| self.serializers.decode(&self.name, encoded))
     }
 
-    fn browsed(message: &Received) -> Self {
-        let mut failed = Self::new(message.clone(), false);
+    fn browsed(&self, message: &Received) -> Failed {
+        let decode = |encoded: &Encoded| self.serializers.decode(&self.name, encoded);
+        let mut failed = Failed::new(message.clone(), false, decode);
         failed.id = MessageId(content_id(&failed.stored));
         failed
     }

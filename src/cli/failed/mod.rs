@@ -7,6 +7,7 @@ mod retry;
 mod show;
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -14,7 +15,10 @@ use super::counts::is_failure_transport;
 use super::output;
 use super::signals::Signals;
 use super::{App, End, Failure, Result, known};
-use crate::message::{Encoded, Envelope, ErrorDetailsStamp, RedeliveryStamp, SentToFailureTransportStamp};
+use crate::message::{
+    Encoded, Envelope, ErrorDetailsStamp, RedeliveryStamp, SentToFailureTransportStamp, UndecodableError,
+};
+use crate::serializer::{ENCRYPTED, Serializer};
 use crate::transport::{MessageId, Received};
 
 use failures::{Candidate, Failures};
@@ -49,6 +53,9 @@ struct Choice {
     transport: Option<String>,
 }
 
+/// A message that was read, and what has read it.
+type Decoded = std::result::Result<(Envelope, Arc<dyn Serializer>), UndecodableError>;
+
 /// What there is to say about a failed message.
 struct Failed {
     id: MessageId,
@@ -62,17 +69,22 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(received: Received, in_flight: bool) -> Self {
+    fn new(received: Received, in_flight: bool, decode: impl FnOnce(&Encoded) -> Decoded) -> Self {
         let Received { id, message, .. } = received;
         let (stored, envelope) = match message {
             Ok(encoded) => {
-                let envelope = Envelope::decode(&encoded).map_err(|error| error.to_string());
+                let envelope = decode(&encoded).map(|(envelope, _)| envelope).map_err(|error| error.to_string());
                 (encoded, envelope)
             }
             Err(damaged) => (Encoded { body: damaged.body, ..Encoded::default() }, Err(damaged.error.to_string())),
         };
         let unreadable = envelope.as_ref().err().cloned();
         Self { id, envelope: envelope.ok(), stored, unreadable, in_flight }
+    }
+
+    /// Whether it is encrypted in its store. Then its body is not shown.
+    fn is_encrypted(&self) -> bool {
+        self.stored.headers.contains_key(ENCRYPTED)
     }
 
     fn class(&self) -> &str {

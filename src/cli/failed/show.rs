@@ -154,6 +154,9 @@ fn attempts(redeliveries: Vec<RedeliveryStamp>, errors: &[ErrorDetailsStamp]) ->
 }
 
 fn body(failed: &Failed) -> Value {
+    if failed.is_encrypted() {
+        return "(encrypted)".into();
+    }
     match failed.envelope.as_ref().map(|envelope| serde_json::from_slice(envelope.body())) {
         Some(Ok(body)) => body,
         _ => String::from_utf8_lossy(&failed.stored.body).into_owned().into(),
@@ -161,7 +164,8 @@ fn body(failed: &Failed) -> Value {
 }
 
 fn headers(failed: &Failed) -> Map<String, Value> {
-    let headers = failed.envelope.as_ref().map(Envelope::json_headers);
+    let readable = failed.envelope.as_ref().filter(|_| !failed.is_encrypted());
+    let headers = readable.map(Envelope::json_headers);
     let headers = headers.unwrap_or_else(|| failed.stored.headers.clone());
     headers.iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
@@ -173,6 +177,7 @@ fn whole(failed: &Failed) -> Value {
     let error = |stamp: &ErrorDetailsStamp| json!({ "class": stamp.exception_class, "code": stamp.exception_code, "message": stamp.exception_message });
     let mut shape = brief(failed);
     shape["retries"] = redeliveries.iter().map(|stamp| stamp.retry_count).max().unwrap_or(0).into();
+    shape["encrypted"] = failed.is_encrypted().into();
     shape["unreadable"] = failed.unreadable.clone().into();
     shape["errors"] = errors.iter().map(error).collect();
     let attempts = attempts(redeliveries, &errors);
@@ -199,6 +204,9 @@ pub(super) fn print(failed: &Failed, verbose: bool) {
     row("error class", &last.map_or_else(none, |error| error.exception_class.clone()));
     row("transport", &failed.origin().unwrap_or_else(none));
     row("retries", &retries.to_string());
+    if failed.is_encrypted() {
+        row("content", "encrypted in its queue; not shown");
+    }
     if failed.in_flight {
         row("state", "it is being handled");
     }
