@@ -725,7 +725,7 @@ fn mistakes_in_nested_files_are_told() {
         ),
         (
             "framework: {messenger: {transprts: {}}}",
-            "framework.messenger: unknown key \"transprts\", did you mean \"transports\"? known: transports, routing, fail",
+            "framework.messenger: unknown key \"transprts\", did you mean \"transports\"? known: transports, routing, buses",
         ),
         ("contao: {messenger: {workrs: []}}", "contao.messenger: unknown key \"workrs\", did you mean \"workers\"?"),
         ("contao: {messenger: {}}\nhandler: {}", "unknown key \"handler\", did you mean \"handlers\"?"),

@@ -289,7 +289,7 @@ impl Handling<'_> {
     /// What to do with a message that its serializer cannot write again: it is kept as it was received.
     fn unwritable(&self, error: &SerializerError, as_received: Encoded) -> FailureAction {
         let error = format!("it cannot be written again: {error}");
-        let message = Unhandleable { as_received, class: "minutely::Unwritable", error };
+        let message = Unhandleable { as_received, class: "minutely::Unwritable".to_owned(), error };
         action_for_unhandleable(self.source, self.id, message)
     }
 
