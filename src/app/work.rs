@@ -66,7 +66,9 @@ impl App {
         }
         let narrowed = self.narrowed_to(transports, &options.queues)?;
         let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
-        Ok(Worker::new(&self.config, bus, &narrowed, &self.retry_strategies, heartbeats, transports, options)?)
+        let strategies = &self.retry_strategies;
+        let worker = Worker::new(&self.config, bus, &narrowed, strategies, heartbeats, transports, options)?;
+        Ok(worker.telling(Arc::clone(&self.handlers)))
     }
 
     /// A worker that handles one message, which was taken from this transport, keeps it alive, and then stops.

@@ -58,6 +58,8 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         // Takes along what a handler has started.
         () = signals.next() => return Err(Failure::Failed("interrupted; the message may have been handled in part".to_owned())),
     };
+    // What was started for this message, and kept for another.
+    app.handlers.worker_stopped().await;
     match args.format.format {
         Format::Text => print(&dispatched),
         Format::Json => output::json(&dispatch_report(&dispatched))?,

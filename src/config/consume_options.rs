@@ -189,7 +189,7 @@ fn written(option: &clap::Arg) -> String {
 }
 
 /// A size in bytes: `1000`, `512K`, `128M`, `1G`, as in Symfony (a kilobyte has 1024 bytes).
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let number = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
     let factor = match lower.trim_end_matches('b').bytes().last() {

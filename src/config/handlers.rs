@@ -6,26 +6,83 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::definition::{Definition, Kind, Setting};
+use super::consume_options::parse_size;
+use super::definition::{Definition, Kind, Setting, UNBOUNDED};
+use super::http_request::{CALL, read_call};
 use super::routes::check_pattern;
 use super::section::{Node, Reader, Section};
 use super::transports::Declared;
-use super::{ExecConfig, HandlerAction, HandlerConfig};
+use super::{ExecConfig, HandlerAction, HandlerConfig, HttpRequest, StreamConfig};
 
 /// The key `handlers`.
 pub(super) const HANDLERS: Definition = Definition::new(
     "handlers",
-    Kind::Map(&Kind::OneOrMore(&Kind::Section(HANDLER))),
+    Kind::Map(&Kind::OneOrMore(&Kind::Either(&[Kind::Choice(&[BUILTIN_TEXT]), Kind::Section(HANDLER)]))),
     "what handles a message, by type or wildcard",
 );
 
-const HANDLER: &[Definition] = &[EXEC, TIMEOUT.definition, FROM_TRANSPORT, PRIORITY.definition];
+const HANDLER: &[Definition] = &[
+    EXEC,
+    STREAM,
+    HTTP,
+    CONSOLE,
+    BUILTIN.definition,
+    TIMEOUT.definition,
+    MAX_MESSAGES.definition,
+    MAX_MEMORY,
+    FROM_TRANSPORT,
+    PRIORITY.definition,
+];
 
-const EXEC: Definition =
-    Definition::new("exec", Kind::List(&Kind::Text("text")), "the program and its arguments, as a list")
-        .required()
-        .example("[php, bin/handle.php]");
-const TIMEOUT: Setting<Option<Duration>> = Setting::duration("timeout", "", "how long the program may run").optional();
+/// What handles the message, each by its key.
+const ACTIONS: [Definition; 5] = [EXEC, STREAM, HTTP, CONSOLE, BUILTIN.definition];
+
+const EXEC: Definition = Definition::new(
+    "exec",
+    Kind::List(&Kind::Text("text")),
+    "a program that is started for each message, and its arguments, as a list",
+)
+.or("none: `stream`, `http`, `console` or `builtin`")
+.example("[php, bin/handle.php]");
+const STREAM: Definition = Definition::new(
+    "stream",
+    Kind::List(&Kind::Text("text")),
+    "a program that stays, and gets each message as a line: see [stream programs](stream.md)",
+)
+.or("none")
+.example("[php, bin/worker.php]");
+const HTTP: Definition = Definition::new("http", CALL, "a URL that each message is sent to").or("none");
+const CONSOLE: Definition = Definition::new(
+    "console",
+    Kind::List(&Kind::Text("text")),
+    r"for `Symfony\Component\Console\Messenger\RunCommandMessage`: the program that runs the message's command",
+)
+.or("none")
+.example("[php, bin/console]");
+const BUILTIN: Setting<bool> = Setting::flag(
+    "builtin",
+    "false",
+    "runs what a message of Symfony's says: see [built-in handlers](handlers.md#built-in-handlers)",
+);
+const BUILTIN_TEXT: &str = "builtin";
+const TIMEOUT: Setting<Option<Duration>> =
+    Setting::duration("timeout", "", "how long a message may take").or("none; 1m for `http` and webhooks");
+#[cfg(feature = "http")]
+const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_MESSAGES: Setting<Option<u64>> = Setting::whole(
+    "max_messages",
+    1,
+    UNBOUNDED,
+    "",
+    "with `stream`: after so many messages, another process takes the program's place",
+)
+.optional();
+const MAX_MEMORY: Definition = Definition::new(
+    "max_memory",
+    Kind::Text("size"),
+    "with `stream`: the same, when it uses more memory than this after a message",
+)
+.example("128M");
 const FROM_TRANSPORT: Definition = Definition::new(
     "from_transport",
     Kind::OneOrMore(&Kind::Text("transport")),
@@ -43,6 +100,11 @@ const HIGHEST_PRIORITY: f64 = 1_000_000.0;
 
 const FORM: &str = "a handler such as `exec: [php, bin/handle.php]`, or a list of handlers";
 
+/// The messages of Symfony that are handled here without further ado.
+const RUN_COMMAND: &str = r"Symfony\Component\Console\Messenger\RunCommandMessage";
+const RUN_PROCESS: &str = r"Symfony\Component\Process\Messenger\RunProcessMessage";
+const PING_WEBHOOK: &str = r"Symfony\Component\HttpClient\Messenger\PingWebhookMessage";
+
 /// The handlers of each type or wildcard, in the order of the file.
 pub(super) fn read_handlers(
     entries: IndexMap<String, Node>,
@@ -57,26 +119,126 @@ pub(super) fn read_handlers(
         if items.is_empty() {
             reader.error(&path, format!("must be {FORM}, and is empty"));
         }
-        handlers.insert(pattern, items.into_iter().filter_map(|item| read_one(item, transports, reader)).collect());
+        let read = items.into_iter().filter_map(|item| read_one(&pattern, item, transports, reader)).collect();
+        handlers.insert(pattern, read);
     }
     handlers
 }
 
-fn read_one(node: Node, transports: &Declared, reader: &mut Reader) -> Option<HandlerConfig> {
+fn read_one(pattern: &str, node: Node, transports: &Declared, reader: &mut Reader) -> Option<HandlerConfig> {
+    if node.shown() == format!("\"{BUILTIN_TEXT}\"") {
+        let action = builtin(pattern, &node.path, None, reader)?;
+        return Some(HandlerConfig { action, from_transports: Vec::new(), priority: 0 });
+    }
     let mut section = node.section(HANDLER, FORM, reader)?;
+    let path = section.path.clone();
     let from_transports = read_from_transport(&mut section, transports, reader);
     let priority = read_priority(&mut section, reader);
     let timeout = read_timeout(&mut section, reader);
-    let exec = read_program(section.require(&EXEC, reader)?, reader)?;
-    let action = HandlerAction::Exec(ExecConfig { exec, timeout });
+    let worn = ["max_messages", "max_memory"].map(|key| section.take(key));
+    let given: Vec<_> = ACTIONS.iter().filter_map(|key| Some((key.name, section.take(key.name)?))).collect();
+    if given.is_empty() {
+        reader.error(&path, "what handles the message is missing: `exec`, `stream`, `http`, `console` or `builtin`");
+        return None;
+    }
+    for (_, more) in &given[1..] {
+        reader.error(&more.path, format!("stands beside `{}`; a handler has one of them", given[0].0));
+    }
+    let is_alone = given.len() == 1;
+    let (key, node) = given.into_iter().next()?;
+    if key != STREAM.name {
+        for node in worn.iter().flatten() {
+            reader.error(&node.path, format!("belongs to `stream`; with `{key}` there is no program that stays"));
+        }
+    }
+    let action = match key {
+        "stream" => read_stream(node, timeout, worn, reader),
+        "http" => read_call(node, reader).and_then(|request| http(request, timeout)),
+        "console" => {
+            let (path, console) = (node.path.clone(), read_program(node, reader)?);
+            if pattern != RUN_COMMAND {
+                reader.error(&path, format!("runs the commands of {RUN_COMMAND}, and is for that type alone"));
+            }
+            Some(HandlerAction::Console { console, timeout })
+        }
+        "builtin" => match node.read::<bool>(&BUILTIN.definition, reader)? {
+            true => builtin(pattern, &node.path, timeout, reader),
+            false => {
+                reader.error(&node.path, "handles nothing; leave the whole entry out");
+                None
+            }
+        },
+        _ => read_program(node, reader).map(|exec| HandlerAction::Exec(ExecConfig { exec, timeout })),
+    };
+    let action = action.filter(|_| is_alone)?;
     Some(HandlerConfig { action, from_transports, priority })
+}
+
+fn read_stream(
+    node: Node,
+    timeout: Option<Duration>,
+    worn: [Option<Node>; 2],
+    reader: &mut Reader,
+) -> Option<HandlerAction> {
+    let [max_messages, max_memory] = worn;
+    let max_messages = max_messages.and_then(|node| node.read(&MAX_MESSAGES.definition, reader));
+    let max_memory = max_memory.and_then(|node| {
+        let text = node.text("a size, such as 128M", reader)?;
+        parse_size(&text).map_err(|why| reader.error(&node.path, why)).ok()
+    });
+    let program = read_program(node, reader)?;
+    Some(HandlerAction::Stream(StreamConfig { program, timeout, max_messages, max_memory }))
+}
+
+/// The handler that is here for one of Symfony's messages.
+fn builtin(pattern: &str, path: &str, timeout: Option<Duration>, reader: &mut Reader) -> Option<HandlerAction> {
+    match pattern {
+        RUN_PROCESS => Some(HandlerAction::RunProcess { timeout }),
+        PING_WEBHOOK => {
+            let action = webhook(timeout);
+            if action.is_none() {
+                reader.error(path, "HTTP is not in this build: build minutely with its cargo feature `http`");
+            }
+            action
+        }
+        RUN_COMMAND => {
+            reader.error(path, "needs the program that runs the command: write `console: [php, bin/console]` instead");
+            None
+        }
+        _ => {
+            reader.error(path, format!("there is none for this type; there are for {RUN_PROCESS} and {PING_WEBHOOK}"));
+            None
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+#[allow(clippy::unnecessary_wraps, reason = "without the feature there is none")]
+fn http(request: HttpRequest, timeout: Option<Duration>) -> Option<HandlerAction> {
+    Some(HandlerAction::Http { request, timeout: timeout.unwrap_or(HTTP_TIMEOUT) })
+}
+
+#[cfg(feature = "http")]
+#[allow(clippy::unnecessary_wraps, reason = "without the feature there is none")]
+fn webhook(timeout: Option<Duration>) -> Option<HandlerAction> {
+    Some(HandlerAction::PingWebhook { timeout: timeout.unwrap_or(HTTP_TIMEOUT) })
+}
+
+#[cfg(not(feature = "http"))]
+fn http(_: HttpRequest, _: Option<Duration>) -> Option<HandlerAction> {
+    None
+}
+
+#[cfg(not(feature = "http"))]
+fn webhook(_: Option<Duration>) -> Option<HandlerAction> {
+    None
 }
 
 fn read_timeout(section: &mut Section, reader: &mut Reader) -> Option<Duration> {
     let node = section.take("timeout")?;
     let timeout: Duration = node.read(&TIMEOUT.definition, reader)?;
     if timeout.is_zero() {
-        reader.error(&node.path, "must be more than 0; leave it out to let the program take as long as it likes");
+        reader.error(&node.path, "must be more than 0; leave it out to let the handler take as long as it likes");
     }
     Some(timeout)
 }

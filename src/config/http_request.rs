@@ -13,6 +13,12 @@ use super::section::{Node, Reader, join};
 pub(super) const REQUEST: Kind = Kind::Either(&[Kind::Text("URL"), Kind::Section(KEYS)]);
 
 const KEYS: &[Definition] = &[URL, METHOD.definition, HEADERS, BODY];
+
+/// What may be written for a request that sends a message.
+pub(super) const CALL: Kind = Kind::Either(&[Kind::Text("URL"), Kind::Section(CALL_KEYS)]);
+
+const CALL_KEYS: &[Definition] = &[URL, CALL_METHOD.definition, HEADERS];
+const CALL_METHOD: Setting<String> = Setting::choice("method", &["POST", "PUT", "PATCH"], "POST", "the method");
 const URL: Definition = Definition::new(
     "url",
     Kind::Text("URL"),
@@ -54,7 +60,7 @@ pub(crate) struct HttpUrl(pub(crate) Url);
 
 impl HttpUrl {
     /// Parses a URL. The error does not repeat it.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text.trim()).map_err(|error| format!("is no URL: {error}; write {FORM}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err("must be a URL that begins with https:// or http://".to_owned());
@@ -82,17 +88,26 @@ impl fmt::Debug for HttpUrl {
 }
 
 pub(super) fn read_request(node: Node, reader: &mut Reader) -> Option<HttpRequest> {
+    read(node, KEYS, &METHOD, reader)
+}
+
+/// A request whose body is a message.
+pub(super) fn read_call(node: Node, reader: &mut Reader) -> Option<HttpRequest> {
+    read(node, CALL_KEYS, &CALL_METHOD, reader)
+}
+
+fn read(node: Node, keys: &'static [Definition], method: &Setting<String>, reader: &mut Reader) -> Option<HttpRequest> {
     if !cfg!(feature = "http") {
         reader.error(&node.path, "HTTP is not in this build: build minutely with its cargo feature `http`");
         return None;
     }
     if !node.is_mapping() {
-        let (url, method) = (read_url(&node, FORM, reader)?, METHOD.default_value());
+        let (url, method) = (read_url(&node, FORM, reader)?, method.default_value());
         return Some(HttpRequest { url, method, headers: IndexMap::new(), body: None });
     }
-    let mut section = node.section(KEYS, FORM, reader)?;
+    let mut section = node.section(keys, FORM, reader)?;
     let url = section.require(&URL, reader).and_then(|node| read_url(&node, "a URL", reader));
-    let method = section.get(&METHOD, reader);
+    let method = section.get(method, reader);
     let headers = section.take("headers").map(|node| read_headers(node, reader)).unwrap_or_default();
     let body = match section.take("body") {
         None => None,

@@ -213,15 +213,59 @@ pub(crate) struct HandlerConfig {
 pub(crate) enum HandlerAction {
     /// A program that is started for each message.
     Exec(ExecConfig),
+    /// A program that stays.
+    Stream(StreamConfig),
+    /// A URL that the message is sent to.
+    #[cfg(feature = "http")]
+    Http {
+        /// Without the message.
+        request: HttpRequest,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// A program that runs the commands of Symfony's `RunCommandMessage`.
+    Console {
+        /// The program and its first arguments.
+        console: Vec<String>,
+        /// How long a command may take.
+        timeout: Option<Duration>,
+    },
+    /// The programs that Symfony's `RunProcessMessage` names.
+    RunProcess {
+        /// How long a program may take.
+        timeout: Option<Duration>,
+    },
+    /// The URLs that Symfony's `PingWebhookMessage` names.
+    #[cfg(feature = "http")]
+    PingWebhook {
+        /// How long it may take.
+        timeout: Duration,
+    },
 }
 
 impl HandlerConfig {
     /// The program and its arguments, if it runs one.
     pub(crate) fn program(&self) -> Option<&[String]> {
         match &self.action {
-            HandlerAction::Exec(config) => Some(&config.exec),
+            HandlerAction::Exec(ExecConfig { exec: program, .. })
+            | HandlerAction::Stream(StreamConfig { program, .. })
+            | HandlerAction::Console { console: program, .. } => Some(program),
+            _ => None,
         }
     }
+}
+
+/// A `stream` handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamConfig {
+    /// The program and its arguments. No shell is involved.
+    pub(crate) program: Vec<String>,
+    /// After this time without an answer, the program's process group is terminated, then killed. `None`: no limit.
+    pub(crate) timeout: Option<Duration>,
+    /// After so many messages another process takes its place.
+    pub(crate) max_messages: Option<u64>,
+    /// The same, when it uses more memory than this, in bytes.
+    pub(crate) max_memory: Option<u64>,
 }
 
 /// An `exec` handler.

@@ -401,6 +401,7 @@ fn handlers_are_one_or_several_programs() {
         let handlers = config.handlers[pattern].iter();
         let handlers = handlers.map(|HandlerConfig { action, .. }| match action {
             HandlerAction::Exec(ExecConfig { exec, timeout }) => (exec.join(" "), *timeout),
+            other => panic!("{other:?}"),
         });
         handlers.collect::<Vec<_>>()
     };
@@ -436,8 +437,8 @@ fn mistakes_in_handlers_are_told() {
             "handlers: {A: []}",
             "handlers.A: must be a handler such as `exec: [php, bin/handle.php]`, or a list of handlers,",
         ),
-        ("handlers: {A: {}}", "handlers.A: `exec` is missing"),
-        ("handlers: {A: [{exec: [a]}, {}]}", "handlers.A[1]: `exec` is missing"),
+        ("handlers: {A: {}}", "handlers.A: what handles the message is missing: `exec`, `stream`,"),
+        ("handlers: {A: [{exec: [a]}, {}]}", "handlers.A[1]: what handles the message is missing"),
         (
             "handlers: {A: {exec: php x 'y z'}}",
             "handlers.A.exec: must be a list, because no shell takes it apart: [php,",
@@ -451,6 +452,17 @@ fn mistakes_in_handlers_are_told() {
         ("handlers: {A: {exec: [a], timeout: 5 min}}", "handlers.A.timeout: \"5 min\" is no duration here"),
         ("handlers: {A: {exec: [a], timout: 5}}", "handlers.A: unknown key \"timout\", did you mean \"timeout\"?"),
         ("handlers: {'A*': {exec: [a]}}", "handlers.A*: a wildcard is"),
+        (
+            "handlers: {A: {exec: [a], stream: [b]}}",
+            "handlers.A.stream: stands beside `exec`; a handler has one of them",
+        ),
+        ("handlers: {A: {exec: [a], max_messages: 5}}", "handlers.A.max_messages: belongs to `stream`;"),
+        ("handlers: {A: {stream: [a], max_memory: much}}", "handlers.A.max_memory: a size is a number of bytes, or"),
+        ("handlers: {A: {stream: [a], max_messages: 0}}", "handlers.A.max_messages: must be a whole number"),
+        ("handlers: {A: {http: 'ftp://u:hunter2@h'}}", "handlers.A.http: must be a URL that begins with https://"),
+        ("handlers: {A: {http: {url: 'http://h', method: GET}}}", "handlers.A.http.method: must be one of POST, PUT"),
+        ("handlers: {A: builtin}", "handlers.A: there is none for this type; there are for Symfony"),
+        ("handlers: {A: {console: [a]}}", "handlers.A.console: runs the commands of Symfony"),
         ("handlers: {A: {exec: [bin/no]}}", "handlers.A.exec[0]: warning: /app/bin/no does not exist"),
         ("handlers: {A: {exec: [/dev]}}", "handlers.A.exec[0]: warning: /dev is not a file"),
         ("handlers: {A: {exec: [/etc/passwd]}}", "handlers.A.exec[0]: warning: /etc/passwd is not executable"),

@@ -4,12 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Handler;
+#[cfg(feature = "http")]
+use super::builtin::PingWebhook;
+use super::builtin::{RunCommand, RunProcess};
 use super::exec::Exec;
+#[cfg(feature = "http")]
+use super::http::Http;
+use super::stream::Stream;
 use crate::config::{HandlerAction, HandlerConfig};
 
 /// The handler that an entry of the configuration describes. Its programs run in the folder `dir`.
 pub(crate) fn from_config(config: &HandlerConfig, dir: &Path) -> Arc<dyn Handler> {
     match &config.action {
-        HandlerAction::Exec(exec) => Arc::new(Exec::new(exec, dir)),
+        HandlerAction::Exec(config) => Arc::new(Exec::new(config, dir)),
+        HandlerAction::Stream(config) => Arc::new(Stream::new(config, dir)),
+        #[cfg(feature = "http")]
+        HandlerAction::Http { request, timeout } => Arc::new(Http::new(request, *timeout)),
+        HandlerAction::Console { console, timeout } => Arc::new(RunCommand::new(console, *timeout, dir)),
+        HandlerAction::RunProcess { timeout } => Arc::new(RunProcess::new(*timeout, dir)),
+        #[cfg(feature = "http")]
+        HandlerAction::PingWebhook { timeout } => Arc::new(PingWebhook::new(*timeout)),
     }
 }

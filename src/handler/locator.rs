@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
 
@@ -112,6 +113,13 @@ impl Handlers {
         }
     }
 
+    /// Tells all handlers that a worker has handled its last message.
+    pub(crate) async fn worker_stopped(&self) {
+        let mut seen = HashSet::new();
+        let handlers = self.by_pattern.values().flatten().filter(|known| seen.insert(known.handler.name()));
+        join_all(handlers.map(|known| known.handler.worker_stopped())).await;
+    }
+
     /// Whether another handler has this name.
     fn is_taken(&self, name: &str, handler: &Arc<dyn Handler>) -> bool {
         let all = self.by_pattern.values().flatten();
@@ -153,6 +161,10 @@ impl Handler for Renamed {
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         self.handler.handle(context).await
+    }
+
+    async fn worker_stopped(&self) {
+        self.handler.worker_stopped().await;
     }
 
     fn problems(&self, states: &States) -> Vec<String> {

@@ -1,18 +1,24 @@
-//! What handles a message: typed Rust functions, and the `exec` handlers that a configuration file can name.
+//! What handles a message: typed Rust functions, and the programs and URLs that a configuration file can name.
 //!
 //! A [`Handler`] gets a [`HandlerContext`]. Its result says what to do with the message: it is done, is retried as the
 //! retry strategy says, is retried in any case, or is not retried. `Handlers` finds all handlers of a message as
 //! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
 
 mod argument;
+mod builtin;
 mod cancellation;
 mod configured;
 mod context;
 mod exec;
 mod function;
+#[cfg(feature = "http")]
+mod http;
 mod locator;
+mod metadata;
 mod options;
+mod program;
 mod state;
+mod stream;
 
 pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
 pub use cancellation::CancellationToken;
@@ -42,6 +48,10 @@ pub trait Handler: Send + Sync {
     /// Handles one message. The value it returns is kept: the caller that dispatched a message handled at once gets it,
     /// and a retried message carries it. `Value::Null` means that there is no result.
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError>;
+
+    /// Called when a worker of this process has handled its last message: ends what was kept for the next one, such as a
+    /// program that stays. Another worker may still hand it messages, and so may a dispatch.
+    async fn worker_stopped(&self) {}
 
     /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the
     /// application is built, each after the handler's name.

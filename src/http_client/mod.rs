@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -39,6 +39,8 @@ pub(crate) struct HttpClient {
 pub(crate) struct Response {
     /// The status.
     pub(crate) status: StatusCode,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
     /// Who has answered: after redirects another URL than the request's.
     pub(crate) url: HttpUrl,
     body: Incoming,
@@ -50,6 +52,8 @@ struct Hop {
     method: Method,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
+    /// It is not followed to where it would go without its body.
+    is_whole: bool,
 }
 
 impl HttpClient {
@@ -63,13 +67,22 @@ impl HttpClient {
 
     /// Sends a request, and again to where it is redirected. Returns when the last answer begins, whatever its status is.
     pub(crate) async fn send(&self, request: &HttpRequest) -> Result<Response, HttpError> {
-        let mut hop = Hop::first(request)?;
+        self.follow(Hop::first(request)?).await
+    }
+
+    /// The same, for a request whose body is what matters: fails where it is redirected as a GET, which has none.
+    pub(crate) async fn send_whole(&self, request: &HttpRequest) -> Result<Response, HttpError> {
+        self.follow(Hop { is_whole: true, ..Hop::first(request)? }).await
+    }
+
+    async fn follow(&self, mut hop: Hop) -> Result<Response, HttpError> {
         for _ in 0..=REDIRECTS {
             let response = self.send_once(&hop).await?;
             let (parts, body) = response.into_parts();
             let location = parts.headers.get(LOCATION).filter(|_| is_redirect(parts.status));
             let Some(location) = location else {
-                return Ok(Response { status: parts.status, url: HttpUrl(hop.url), body });
+                let (status, headers) = (parts.status, parts.headers);
+                return Ok(Response { status, headers, url: HttpUrl(hop.url), body });
             };
             hop = hop.redirected(parts.status, location)?;
         }
@@ -135,6 +148,7 @@ impl Hop {
             method: Method::from_bytes(request.method.as_bytes()).map_err(|_| invalid("the method"))?,
             headers: headers.collect::<Result<_, _>>()?,
             body: body.unwrap_or_default(),
+            is_whole: false,
         })
     }
 
@@ -169,12 +183,17 @@ impl Hop {
         if !stays && !self.body.is_empty() {
             return Err(HttpError::Redirect(format!("with what it sends, to another host: {shown}")));
         }
+        if self.is_whole && becomes_get {
+            let status = status.as_u16();
+            let why = format!("by {status} to {shown}, where a GET would go without what it sends; write that URL");
+            return Err(HttpError::Redirect(why));
+        }
         let (method, body) = if becomes_get { (Method::GET, Bytes::new()) } else { (self.method, self.body) };
         if stays && url.username().is_empty() && url.password().is_none() {
             let _ = url.set_username(self.url.username()).and_then(|()| url.set_password(self.url.password()));
         }
         let headers = self.headers.into_iter().filter(|(name, _)| stays && !(becomes_get && is_of_body(name)));
-        Ok(Self { url, method, headers: headers.collect(), body })
+        Ok(Self { url, method, headers: headers.collect(), body, is_whole: self.is_whole })
     }
 }
 

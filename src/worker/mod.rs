@@ -46,6 +46,7 @@ use tokio::time::Instant;
 use crate::bus::Bus;
 use crate::cache::READ_TTL;
 use crate::config::{Config, ConsumeOptions, SHORTEST_INTERVAL};
+use crate::handler::Handlers;
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
 use crate::serializer::Serializers;
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
@@ -123,6 +124,8 @@ pub(crate) struct Worker {
     in_flight: Option<InFlightFile>,
     /// Notified when this process has queued a message for this worker.
     dispatched: Arc<Notify>,
+    /// Told when the worker ends.
+    handlers: Option<Arc<Handlers>>,
 }
 
 impl Worker {
@@ -166,6 +169,7 @@ impl Worker {
             is_brief: false,
             in_flight: None,
             dispatched,
+            handlers: None,
         })
     }
 
@@ -186,6 +190,12 @@ impl Worker {
     #[must_use]
     pub(crate) fn recording(self, in_flight: Option<InFlightFile>) -> Self {
         Self { in_flight, ..self }
+    }
+
+    /// The same worker, which tells these handlers when it has handled its last message.
+    #[must_use]
+    pub(crate) fn telling(self, handlers: Arc<Handlers>) -> Self {
+        Self { handlers: Some(handlers), ..self }
     }
 
     /// Makes parked messages due.
@@ -247,6 +257,9 @@ impl Worker {
         run.close(stop, problem.is_some()).await;
         if self.is_brief && problem.is_none() && !run.intake.have_answered() {
             problem = Some("its store does not answer; the log says why".to_owned());
+        }
+        if let Some(handlers) = &self.handlers {
+            handlers.worker_stopped().await;
         }
         let connections = self.sources.iter().filter_map(|source| source.transport.connecting.as_ref());
         let closing = join_all(connections.map(|connecting| connecting.close()));

@@ -63,6 +63,11 @@ impl<L: Fn(&str)> Output<L> {
         self.state().kept.make_contiguous().join("\n")
     }
 
+    /// Begins anew, for the next message of a program that stays.
+    pub(crate) fn forget(&self) {
+        *self.state() = State::default();
+    }
+
     /// Takes further bytes. `line` holds a line that has not ended yet: at most [`LINE`] bytes.
     pub(crate) fn take(&self, bytes: &[u8], line: &mut Vec<u8>) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -1,14 +1,15 @@
 use std::fs;
 use std::time::Instant;
 
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::group::GRACE;
 use super::output::KEPT_BYTES;
 use super::*;
-use crate::message::{DelayStamp, ErrorDetailsStamp};
+use crate::handler::Verdict;
+use crate::message::{DelayStamp, ErrorDetailsStamp, Headers, ReceivedStamp, RedeliveryStamp, TransportMessageIdStamp};
 
 /// How long a test waits for what must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -245,28 +246,4 @@ async fn a_background_process_does_not_delay_the_message() {
     let background = pid_in(&dir, "background").await;
     assert!(is_alive(background), "it is none of our business");
     kill(background, Signal::SIGKILL).unwrap();
-}
-
-#[test]
-fn many_headers_are_cut_quickly_to_what_the_environment_holds() {
-    let mut headers: Headers = (0..200_000).map(|n| (format!("X-{n}"), "v".to_owned())).collect();
-    headers.insert("X-Large", "é\n".repeat(50_000));
-    let begun = std::time::Instant::now();
-    let json = headers_for_environment(headers);
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    assert!(json.len() <= MAX_HEADERS && json.len() > MAX_HEADERS - 100, "{}", json.len());
-    let kept: std::collections::HashMap<String, String> = serde_json::from_str(&json).unwrap();
-    assert!(!kept.contains_key("X-Large"));
-}
-
-#[test]
-fn a_name_is_short_and_distinct() {
-    let name = |words: &[&str]| name_of(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-    assert_eq!(name(&["php", "bin/send email.php"]), "exec php 'bin/send email.php'");
-    assert_eq!(name(&["sh", "-c", "a &&\n  b"]), "exec sh -c 'a && b'");
-    let long = "é".repeat(300);
-    let (one, other) = (name(&["sh", "-c", &format!("{long}1")]), name(&["sh", "-c", &format!("{long}2")]));
-    assert_ne!(one, other);
-    assert!(one.chars().count() < 120, "{one}");
-    assert_eq!(checksum(b"foobar"), 0xbf9c_f968, "as published for FNV-1a");
 }

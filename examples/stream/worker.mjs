@@ -1,0 +1,26 @@
+#!/usr/bin/env node
+// stream: [node, bin/worker.mjs]
+import { createInterface } from 'node:readline';
+
+console.log = console.info = console.error;    // standard output is for answers; what is logged goes to the log
+
+class Unusable extends Error {}
+
+async function handle(type, message) {
+    if (!message.name) {
+        throw new Unusable('the message has no name');
+    }
+    console.log(`greeting ${message.name}`);
+    return `hello ${message.name}`;
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+    const message = JSON.parse(line);
+    let answer;
+    try {
+        answer = { ok: true, result: await handle(message.type, message.body) };
+    } catch (error) {
+        answer = { error: String(error.message), class: error.constructor.name, retry: !(error instanceof Unusable) };
+    }
+    process.stdout.write(`${JSON.stringify({ id: message.id, ...answer })}\n`);
+}

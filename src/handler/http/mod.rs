@@ -1,0 +1,158 @@
+//! A URL as a handler: the message is sent there, and the status of the answer is the result.
+
+pub(super) mod answer;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::exec::Output;
+use super::metadata::{Metadata, headers_within};
+use super::program::with_output;
+use super::{Handler, HandlerContext, HandlerError, Verdict};
+use crate::clock;
+use crate::config::{HttpRequest, Secret};
+use crate::http_client::{HttpClient, HttpError, Response};
+use crate::message::Envelope;
+
+/// The largest size of the header with all headers of the message, in bytes. Servers refuse longer ones.
+const MAX_HEADERS: usize = 4096;
+
+/// How much of an answer is read, in bytes: a longer one is no result.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// Requests a URL for each message.
+pub(crate) struct Http {
+    name: String,
+    /// Without the message.
+    request: HttpRequest,
+    timeout: Duration,
+    /// Made for the first message: it reads the system's certificates.
+    client: OnceLock<HttpClient>,
+}
+
+impl Http {
+    /// A handler that sends messages with this request, and waits this long for each answer.
+    pub(crate) fn new(request: &HttpRequest, timeout: Duration) -> Self {
+        let name = format!("http {} {}", request.method, request.url);
+        Self { name, request: request.clone(), timeout, client: OnceLock::new() }
+    }
+
+    /// The request for a message.
+    fn request(&self, envelope: &Envelope) -> Result<HttpRequest, HandlerError> {
+        let body = String::from_utf8(envelope.body().to_vec())
+            .map_err(|_| failure("Unsendable", Verdict::Unrecoverable, "the message's body is not UTF-8".to_owned()))?;
+        let Metadata { id, transport, attempt } = Metadata::of(envelope);
+        let stamps = headers_within(MAX_HEADERS / 2, "Minutely-Headers", envelope.json_headers());
+        let own = [
+            ("Content-Type", "application/json".to_owned()),
+            ("Minutely-Message-Type", envelope.message_type().to_owned()),
+            ("Minutely-Message-Id", id),
+            ("Minutely-Transport", transport),
+            ("Minutely-Attempt", attempt.to_string()),
+            ("Minutely-Headers", in_ascii(&stamps)),
+        ];
+        let mut request = self.request.clone();
+        for (name, value) in own {
+            let is_set = request.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
+            if !is_set && !value.is_empty() {
+                request.headers.insert(name.to_owned(), Secret(value));
+            }
+        }
+        request.body = Some(Secret(body));
+        Ok(request)
+    }
+
+    async fn call(&self, envelope: &Envelope) -> Result<Value, HandlerError> {
+        let request = self.request(envelope)?;
+        let what = format!("{} {}", request.method, request.url);
+        let client = self.client.get_or_init(HttpClient::new);
+        let mut response = client.send_whole(&request).await.map_err(|error| not_answered(&what, &error))?;
+        let verdict = answer::verdict(response.status, &response.headers, clock::now());
+        let mut text = format!("{what} answers {}", response.status);
+        if response.url != request.url {
+            text = format!("{text} (redirected to {})", response.url);
+        }
+        let (body, ended) = read_answer(&mut response).await;
+        let Some(verdict) = verdict else {
+            // It may be that its server has failed while it was answering.
+            ended.map_err(|error| failure("NoAnswer", Verdict::Retry, format!("{text}, but {error}")))?;
+            return Ok(result(body));
+        };
+        let (id, message_type) = (Metadata::of(envelope).id, envelope.message_type());
+        let output = Output::new(|line: &str| tracing::info!(id, message_type, handler = self.name, "{line}"));
+        let mut line = Vec::new();
+        output.take(&body, &mut line);
+        output.line(&line);
+        let failed = failure("Failed", verdict, with_output(text, &output.last_lines()));
+        Err(HandlerError { code: response.status.as_u16().into(), ..failed })
+    }
+}
+
+#[async_trait]
+impl Handler for Http {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+        timeout(self.timeout, self.call(context.envelope())).await.unwrap_or_else(|_| {
+            let (method, url, limit) = (&self.request.method, &self.request.url, self.timeout);
+            Err(failure("TimedOut", Verdict::Retry, format!("{method} {url}: timed out after {limit:?}")))
+        })
+    }
+}
+
+/// Reads an answer, or its beginning.
+pub(super) async fn read_answer(response: &mut Response) -> (Vec<u8>, Result<(), HttpError>) {
+    let mut body = Vec::new();
+    while body.len() <= LONGEST_ANSWER {
+        match response.chunk().await {
+            Ok(Some(bytes)) => body.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ANSWER + 1)]),
+            Ok(None) => break,
+            Err(error) => return (body, Err(error)),
+        }
+    }
+    (body, Ok(()))
+}
+
+/// What the handler returns: an answer that is JSON.
+fn result(body: Vec<u8>) -> Value {
+    if body.len() > LONGEST_ANSWER {
+        tracing::debug!("the answer is longer than {} KiB, and is not kept as a result", LONGEST_ANSWER >> 10);
+        return Value::Null;
+    }
+    serde_json::from_slice(&body).unwrap_or_default()
+}
+
+pub(super) fn not_answered(what: &str, error: &HttpError) -> HandlerError {
+    let (class, verdict) = match error {
+        HttpError::Unsendable(_) => ("Unsendable", Verdict::Unrecoverable),
+        // The host has no thread for it, which is not the message's fault.
+        HttpError::Lookup(_) => ("NoAnswer", Verdict::NotBegun),
+        _ => ("NoAnswer", Verdict::Retry),
+    };
+    failure(class, verdict, format!("{what}: {error}"))
+}
+
+pub(super) fn failure(class: &str, verdict: Verdict, message: String) -> HandlerError {
+    HandlerError { verdict, class: format!("minutely::http::{class}"), code: 0, message }
+}
+
+/// JSON without other characters than those of ASCII, as the value of a header.
+fn in_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() && !character.is_ascii_control() {
+            ascii.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                ascii.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    ascii
+}
