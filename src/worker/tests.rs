@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::App;
 use crate::handler::{Attempt, HandlerError};
-use crate::message::{Message, RedeliveryStamp};
+use crate::message::{Message, RedeliveryStamp, SentToFailureTransportStamp};
 use crate::testing::{TestApp, Worked};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -182,4 +182,56 @@ async fn a_long_handler_does_not_look_dead() {
     let ((handled, ..), seen) = tokio::join!(work(&app), watched);
     assert_eq!((handled, seen), (1, vec![1; 10]));
     assert_eq!(app.heartbeats.of("low").await.unwrap(), [], "it is withdrawn at the end");
+}
+
+struct Hourly;
+
+impl RetryStrategy for Hourly {
+    fn is_retryable(&self, attempt: &FailedAttempt<'_>) -> bool {
+        assert_eq!(attempt.transport, "low");
+        attempt.retries < 3
+    }
+
+    fn delay(&self, attempt: &FailedAttempt<'_>) -> Duration {
+        if attempt.error.exception_message.ends_with("not yet") { HOUR } else { SECOND }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strategy_in_code_decides_about_retries() {
+    let app = App::builder().config_text(CONFIG).handle(note).retry_strategy("low", Hourly).test().unwrap();
+    dispatch(&app, Note::FailUntil(4)).await;
+    let (handled, failed, took) = work(&app).await;
+    assert_eq!((handled, failed), (1, 3));
+    assert!(is_about(took, 3 * HOUR), "{took:?}");
+    dispatch(&app, Note::NeverTryAgain).await;
+    assert_eq!(work(&app).await.1, 1, "it is not asked");
+}
+
+#[test]
+fn a_strategy_that_nothing_uses_and_a_name_without_a_strategy_are_mistakes() {
+    let problem = |config: &str, name: &str| {
+        let built = App::builder().config_text(config).handle(note).retry_strategy(name, Hourly).build();
+        built.map(drop).unwrap_err().to_string()
+    };
+    let found = problem(CONFIG, "lwo");
+    assert!(found.contains("unknown transport \"lwo\", did you mean \"low\"?"), "{found}");
+    let found = problem("transports: {low: {dsn: 'in-memory://', retry_strategy: {service: houry}}}", "hourly");
+    assert!(found.contains("unknown retry strategy \"houry\", did you mean \"hourly\"?"), "{found}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_again_elsewhere_keeps_its_origin() {
+    let config = CONFIG.replace(
+        "failed: 'redis://localhost/failed'",
+        "failed: {dsn: 'redis://localhost/failed', failure_transport: last}\n  last: 'redis://localhost/last'",
+    );
+    let app = App::builder().config_text(config).handle(note).test().unwrap();
+    dispatch(&app, Note::NeverTryAgain).await;
+    work(&app).await;
+    app.worker(["failed"]).limit(1).spawn().unwrap().wait().await.unwrap();
+    let failed = app.failed::<Note>().only();
+    let origins = failed.envelope.all::<SentToFailureTransportStamp>();
+    assert_eq!((failed.transport.as_deref(), origins.len()), (Some("last"), 1));
+    assert_eq!(origins[0].original_receiver_name, "low");
 }

@@ -127,10 +127,18 @@ impl Failures {
 
     /// The messages with these ids, or all that are there now and that `is_wanted` does not refuse.
     pub(super) async fn walk(&self, ids: &[String], is_wanted: impl Fn(&Failed) -> bool) -> Result<Walk<'_>> {
-        let mut walk = Walk { failures: self, ids: VecDeque::new(), wanted: None, left: [0; 2], missing: Vec::new() };
+        let mut walk = Walk {
+            failures: self,
+            ids: VecDeque::new(),
+            wanted: None,
+            left: [0; 2],
+            keeps_order: false,
+            missing: Vec::new(),
+        };
         match &self.access {
             Access::InOrder(_) => {
                 walk.left = self.counts().await?;
+                walk.keeps_order = walk.left.iter().sum::<u64>() <= KEPT_IN_ORDER;
                 walk.wanted = (!ids.is_empty()).then(|| ids.iter().cloned().collect());
             }
             Access::ById { .. } if !ids.is_empty() => walk.ids = ids.iter().cloned().map(MessageId).collect(),
@@ -197,6 +205,8 @@ pub(super) struct Walk<'a> {
     /// In their order: which ones are wanted, and how many are left to look at.
     wanted: Option<HashSet<String>>,
     left: [u64; 2],
+    /// Whether to put all messages back, also when all that were wanted are found.
+    keeps_order: bool,
     missing: Vec<String>,
 }
 
@@ -216,7 +226,8 @@ impl Walk<'_> {
             }
             Access::InOrder(browsing) => {
                 for (parked, left) in [false, true].into_iter().zip(&mut self.left) {
-                    while *left > 0 && self.wanted.as_ref().is_none_or(|wanted| !wanted.is_empty()) {
+                    let is_over = |wanted: &Option<HashSet<String>>| wanted.as_ref().is_some_and(HashSet::is_empty);
+                    while *left > 0 && (self.keeps_order || !is_over(&self.wanted)) {
                         *left -= 1;
                         let Some(message) = browsing.next(parked).await? else {
                             *left = 0;

@@ -141,11 +141,17 @@ fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if obeyed(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
 
-/// The beginning of a text, on one line.
+/// A text on one line. Of a long one, the beginning and the end: an error begins with the handler's name, and ends with
+/// what went wrong.
 fn one_line(text: &str) -> String {
     const MOST: usize = 120;
-    let line = escaped(text.lines().next().unwrap_or_default());
-    if line.chars().count() > MOST { line.chars().take(MOST - 1).chain(['…']).collect() } else { line }
+    const BEGINNING: usize = 50;
+    let line: Vec<char> = escaped(text.lines().next().unwrap_or_default()).chars().collect();
+    if line.len() <= MOST {
+        return line.into_iter().collect();
+    }
+    let end = &line[line.len() - (MOST - BEGINNING - 1)..];
+    line[..BEGINNING].iter().chain(['…'].iter()).chain(end).collect()
 }
 
 /// Whether there is someone to ask.
@@ -181,6 +187,7 @@ mod tests {
     fn a_terminal_gets_no_characters_that_it_would_obey() {
         assert_eq!(escaped("a\u{1b}[2J\u{202e}ä\r\u{9b}"), "a\\u{1b}[2J\\u{202e}ä\\u{d}\\u{9b}");
         assert_eq!(one_line("first\nsecond"), "first");
-        assert_eq!(one_line(&"ä".repeat(500)).chars().count(), 120);
+        let long = one_line(&format!("{} exit code 3", "ä".repeat(500)));
+        assert!(long.chars().count() == 120 && long.starts_with("ää") && long.ends_with("ä exit code 3"), "{long}");
     }
 }

@@ -120,14 +120,29 @@ pub async fn a_taken_message_is_in_flight_for_all_and_can_be_finished(stage: &St
         assert_eq!(taken.message.as_ref().unwrap().body, n.to_string().as_bytes());
         assert!(taking(&other).take(&sent).await.unwrap().is_none(), "it is taken");
         assert!(other.receive(1).await.is_empty(), "it is taken");
-        assert!(listing(&other).find(&taken.id).await.unwrap().is_some(), "it is kept");
+        let listed = listing(&other).find(&taken.id).await.unwrap().expect("it is kept");
+        assert!(listed.in_flight, "it is shown as in flight");
+        assert!(taking(&other).take(&taken.id).await.unwrap().is_none(), "it is taken");
+        if let Some(parking) = &other.parking {
+            parking.resume().await.unwrap();
+            assert!(other.receive(1).await.is_empty(), "it is not parked");
+        }
         queue.receiver.as_ref().unwrap().ack(std::slice::from_ref(&taken.id)).await.unwrap();
         queue.holds(Counts::default()).await;
         assert!(taking(&queue).take(&sent).await.unwrap().is_none(), "it is gone");
     }
     let sent = queue.send("{}").await;
-    assert_eq!(queue.receive(1).await.len(), 1);
+    let received = queue.receive(1).await;
     assert!(taking(&other).take(&sent).await.unwrap().is_none(), "another consumer has it");
+    queue.ack(&received).await;
+    if let Some(releasing) = &queue.releasing {
+        let sent = queue.send_later("{}", HOUR).await;
+        let taken = taking(&queue).take(&sent).await.unwrap().unwrap();
+        releasing.release(&[taken.delivery()]).await.unwrap();
+        let listed = listing(&other).list(None, 1).await.unwrap().remove(0);
+        assert!(!listed.in_flight, "it was released");
+        assert!(taking(&other).take(&listed.received.id).await.unwrap().is_some(), "it was released");
+    }
 }
 
 pub async fn of_several_that_take_a_message_one_gets_it(stage: &Stage) {

@@ -10,7 +10,7 @@ use super::super::{
     TransportError,
 };
 use super::entry::{self, Wrapping};
-use super::ids::{delayed_id, due, is_entry, millis, new_taken_uniqid, new_uniqid, now};
+use super::ids::{delayed_id, due, is_entry, is_of_taken, millis, new_taken_uniqid, new_uniqid, now};
 use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
@@ -140,7 +140,8 @@ impl Releasing for Redis {
         for (consumer, ids) in by_consumer {
             self.change("releasing", &scripts::RELEASE, &[&self.queue.group, consumer], &ids).await?;
         }
-        self.release_taken(deliveries.iter().map(|delivery| &delivery.id).collect()).await
+        let ids = deliveries.iter().map(|delivery| &delivery.id).filter(|id| is_of_taken(id));
+        self.release_taken(ids.collect()).await
     }
 }
 

@@ -55,6 +55,11 @@ pub(super) fn new_taken_uniqid() -> String {
     format!("{TAKEN}{}", new_uniqid())
 }
 
+/// Whether this is the id of a message that was taken by its id.
+pub(super) fn is_of_taken(id: &MessageId) -> bool {
+    id.0.strip_prefix(DELAYED).and_then(|id| id.split_once(':')).is_some_and(|(_, uniqid)| uniqid.starts_with(TAKEN))
+}
+
 /// Whether a message with this `uniqid`, due at this time, is in flight.
 pub(super) fn is_taken(uniqid: &str, due: u64) -> bool {
     uniqid.starts_with(TAKEN) && due > now()

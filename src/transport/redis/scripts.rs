@@ -135,12 +135,19 @@ end"
 }
 
 script! {
-    /// Makes delayed messages due, up to a thousand at a time. Argument: now. Returns whether there are more.
-    RESUME = r"
+    /// Makes delayed messages due, up to a thousand at a time. Argument: now. Returns whether there are more. Those that were
+    /// taken by their ids (`ids::is_taken`) are in flight.
+    RESUME = r#"
 local delayed = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, 1000)
-for _, member in ipairs(delayed) do redis.call('ZADD', KEYS[2], 'XX', ARGV[1], member) end
-if #delayed == 1000 then return 1 end
-return 0"
+local made_due = 0
+for _, member in ipairs(delayed) do
+  if not member:sub(-60):find('"uniqid":"taken%-%x+"}$') then
+    redis.call('ZADD', KEYS[2], 'XX', ARGV[1], member)
+    made_due = made_due + 1
+  end
+end
+if #delayed == 1000 and made_due > 0 then return 1 end
+return 0"#
 }
 
 script! {

@@ -153,6 +153,7 @@ fn failed_at_symfonys_retried_here(both: &Both) {
     // It fails here too, and keeps everything that Symfony had added. Symfony's retry and its move to the
     // failure transport are new rows, ours are not.
     both.project.run(&["consume", "failed", "--limit=1"]).succeeds();
+    both.project.run(&["failed", "retry", "3", "--force"]).exits(1);
     let shown = stdout_of(&both.php.run(&both.project, &["messenger:failed:show", "3", "-vv"]));
     assert!(shown.contains("exit code 1"), "{shown}");
 }
