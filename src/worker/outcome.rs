@@ -100,7 +100,7 @@ pub(super) fn action_for_unhandleable(source: &Source, id: &MessageId, message: 
     match &source.on_failure {
         OnFailure::MoveTo(failure) => {
             let added = if origin(&known).is_some() { stamped() } else { with_origin(stamped(), source) };
-            let message = stamp(&added);
+            let message = stamp(&added.with(&RedeliveryStamp::now(0, clock::now().into())));
             FailureAction::MoveTo { message, failure: Arc::clone(failure), as_received }
         }
         OnFailure::Park => park(source, id, stamp(&stamped()), as_received),

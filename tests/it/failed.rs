@@ -262,6 +262,22 @@ fn on_a_terminal_it_asks_what_to_do_with_each_message() {
 }
 
 #[test]
+fn what_nothing_here_can_handle_tells_when_and_why_and_keeps_its_errors() {
+    let project = with_failed(sqlite, &["Break"]);
+    project.run(&["dispatch", "Nope", "{}"]).succeeds();
+    project.run(&["consume", "high", "--limit=1", "--time-limit=20"]).succeeds();
+    let one = || show(&project, &["--class-filter=Nope"])["messages"][0].clone();
+    let shown = one();
+    assert!(shown["failed_at"].is_string() && shown["error"].as_str().unwrap().contains("no handler"), "{shown}");
+    assert_eq!(shown["original_transport"], "high");
+    let id = shown["id"].as_str().unwrap();
+    for _ in 0..2 {
+        project.run(&["failed", "retry", id, "--force"]).exits(1);
+        assert_eq!(show(&project, &[id])["errors"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
 fn a_retry_that_is_killed_loses_nothing() {
     let project = with_failed(sqlite, &["Slow"]);
     project.write("mended", "");
