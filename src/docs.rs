@@ -60,6 +60,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["routing"],
         &["interfaces"],
         &["buses", "default_bus"],
+        &["validation"],
         &["failure_transport"],
         &["serializer", "signing"],
         &["workers"],

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{App, Job, WorkerProgram, checks};
-use crate::bus::{Bus, Middleware, Parts, Routing};
+use crate::bus::{Bus, Checks, Middleware, Parts, Routing, Violation};
 use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
@@ -39,6 +39,7 @@ pub struct AppBuilder {
     jobs: Vec<Job>,
     middleware: Vec<Arc<dyn Middleware>>,
     named_middleware: IndexMap<String, Arc<dyn Middleware>>,
+    checks: Checks,
     factories: Vec<Arc<dyn Factory>>,
     retry_strategies: RetryStrategies,
     serializers: IndexMap<String, Arc<dyn Serializer>>,
@@ -253,6 +254,31 @@ impl AppBuilder {
         self
     }
 
+    /// Adds a check of messages of a type, which they must pass when they are dispatched and again when they are received. An
+    /// invalid message is refused ([`DispatchError::Invalid`](crate::bus::DispatchError::Invalid)); in a worker it goes to the
+    /// failure transport without a retry. The configuration has JSON schemas for the same, under `validation`.
+    ///
+    /// ```
+    /// use minutely::App;
+    /// use minutely::bus::Violation;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct SendEmail { to: String }
+    /// # impl minutely::message::Message for SendEmail { const TYPE: &'static str = r"App\Message\SendEmail"; }
+    ///
+    /// let app = App::builder().validate(|mail: &SendEmail| {
+    ///     if mail.to.contains('@') { Ok(()) } else { Err(Violation::at("/to", "must be an address")) }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn validate<M: Message, V: Into<Violation>>(
+        mut self,
+        check: impl Fn(&M) -> Result<(), V> + Send + Sync + 'static,
+    ) -> Self {
+        self.handlers.add_type::<M>();
+        self.checks.add(check);
+        self
+    }
+
     /// Adds middleware to all buses. Messages pass it after the middleware that was added before. An async function becomes
     /// middleware with [`bus::from_fn`](crate::bus::from_fn).
     #[must_use]
@@ -442,6 +468,7 @@ impl AppBuilder {
         problems.list.extend(checks::handlers(&self.handlers));
         problems.list.extend(checks::retry_strategies(&config, &self.retry_strategies));
         problems.list.extend(checks::transports_of_handlers(&self.handlers, &transports));
+        problems.list.extend(checks::buses_of_handlers(&self.handlers, &config));
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
         let in_code = self.handlers.iter().next().is_some() || has_middleware;
@@ -456,7 +483,8 @@ impl AppBuilder {
             for handler in handlers {
                 let options = handler.from_transports.iter().cloned();
                 let options = options.fold(HandlerOptions::new(), HandlerOptions::from_transport);
-                self.handlers.register(pattern, options.priority(handler.priority), from_config(handler, &config.dir));
+                let options = HandlerOptions { bus: handler.bus.clone(), ..options.priority(handler.priority) };
+                self.handlers.register(pattern, options, from_config(handler, &config.dir));
             }
         }
         self.handlers.add_names_of_transports(|name| transports.same_queue(name));
@@ -467,7 +495,11 @@ impl AppBuilder {
         if !has_middleware {
             problems.list.extend(checks::messages_of_jobs(&jobs, &routing, &handlers));
         }
+        let mut checks = self.checks;
+        add_schemas(&config, &mut checks, &mut problems.list);
         let parts = Parts {
+            cache: Arc::clone(&cache),
+            checks: Arc::new(checks),
             routing: Arc::clone(&routing),
             transports: Arc::clone(&transports),
             handlers: Arc::clone(&handlers),
@@ -496,6 +528,18 @@ impl AppBuilder {
             handles_messages,
             retry_strategies: Arc::new(self.retry_strategies),
         })
+    }
+}
+
+/// Adds what the configuration says that messages must be like.
+fn add_schemas(config: &Config, checks: &mut Checks, problems: &mut Vec<Problem>) {
+    #[cfg(feature = "validation")]
+    crate::bus::add_schemas(&config.validation, &config.dir, checks, problems);
+    #[cfg(not(feature = "validation"))]
+    {
+        let _ = checks;
+        let message = "this program was built without JSON Schema (the cargo feature `validation`)";
+        problems.extend(config.validation.iter().map(|schema| Problem::error(&schema.path, message)));
     }
 }
 

@@ -39,6 +39,17 @@ pub(super) fn transports_of_handlers(handlers: &Handlers, transports: &Transport
         .collect()
 }
 
+/// Buses that handlers in code name, and that do not exist.
+pub(super) fn buses_of_handlers(handlers: &Handlers, config: &Config) -> Vec<Problem> {
+    let buses = config.buses.names();
+    let all = handlers.iter().flat_map(|(_, handlers)| handlers);
+    let named = all.filter_map(|known| Some((known.handler.name(), known.options.bus.as_deref()?)));
+    let unknown = named.filter(|(_, bus)| !buses.contains(bus));
+    unknown
+        .map(|(handler, bus)| Problem::unknown(format!("handler {handler}"), "bus", bus, buses.iter().copied()))
+        .collect()
+}
+
 /// Problems of a job that is a function.
 pub(super) fn job(name: &str, function: &dyn Handler, handlers: &Handlers) -> Vec<Problem> {
     let problems = function.problems(&handlers.states).into_iter();

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::App;
 use crate::bus::{Dispatch, Dispatched};
 use crate::config::Problem;
-use crate::message::Envelope;
+use crate::message::{Envelope, TraceContext};
 
 /// A message as text.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ pub(crate) struct Outgoing {
     pub transports: Vec<String>,
     /// On this bus; on the default one if there is none.
     pub bus: Option<String>,
+    /// With these stamps, each a class and its values as JSON.
+    pub stamps: Vec<(String, String)>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a message cannot be dispatched.
@@ -36,12 +40,14 @@ pub(crate) enum OutgoingError {
     UnknownTransport(String),
     #[error("{0}")]
     UnknownBus(String),
+    #[error("{0}")]
+    Stamp(String),
 }
 
 impl App {
     /// What dispatches this message, once it is awaited.
     pub(crate) fn dispatch_outgoing(&self, message: Outgoing) -> Result<Dispatch, OutgoingError> {
-        let Outgoing { message_type, body, delay, transports, bus } = message;
+        let Outgoing { message_type, body, delay, transports, bus, stamps, trace } = message;
         for name in &transports {
             if !self.config.transports.contains_key(name) {
                 let known = self.config.transports.keys().map(String::as_str);
@@ -55,7 +61,14 @@ impl App {
             .map_err(|error| OutgoingError::NotJson(error.to_string()))?;
         let bus = bus.map_or_else(|| Ok(self.bus()), |name| self.bus_named(&name));
         let bus = bus.map_err(|error| OutgoingError::UnknownBus(error.to_string()))?;
-        let mut dispatch = bus.dispatch_envelope(Envelope::from_json(&message_type, body));
+        let mut envelope = Envelope::from_json(&message_type, body);
+        for (class, values) in &stamps {
+            envelope.add_stamp(class, values).map_err(OutgoingError::Stamp)?;
+        }
+        let mut dispatch = bus.dispatch_envelope(envelope);
+        if let Some(trace) = &trace {
+            dispatch = dispatch.trace(trace);
+        }
         if let Some(delay) = delay {
             dispatch = dispatch.delay(delay);
         }
@@ -80,7 +93,8 @@ pub(crate) fn dispatch_report(dispatched: &Dispatched) -> Value {
         .into_iter()
         .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
     let all: Vec<_> = queued.chain(handled).collect();
-    let mut report = all.first().cloned().unwrap_or_else(|| json!({}));
+    let nothing = || if dispatched.is_duplicate() { json!({ "outcome": "duplicate" }) } else { json!({}) };
+    let mut report = all.first().cloned().unwrap_or_else(nothing);
     report["sent"] = all.into();
     report["results"] = json!(dispatched.results());
     report

@@ -10,30 +10,35 @@ use indexmap::IndexMap;
 
 use super::bus_name::AddBusName;
 use super::buses::{Buses, Chain};
+use super::deduplicate::Deduplicate;
 use super::deferred::DispatchAfterCurrentBus;
 use super::handle::HandleMiddleware;
 use super::notify::LocalWorkers;
 use super::router_context::RouterContext;
 use super::send::SendMiddleware;
 use super::traceable::Traceable;
-use super::{Bus, DispatchError, Middleware, Next, Routing, Scope};
+use super::validation::Validation;
+use super::{Bus, Checks, DispatchError, Middleware, Next, Routing, Scope};
+use crate::cache::Cache;
 use crate::config::{BusConfig, BusesConfig, MiddlewareConfig, Problem};
 use crate::handler::Handlers;
 use crate::message::Envelope;
 use crate::transport::Transports;
 
 /// The usual middleware, before and after that of the bus.
-const BEFORE: &[&str] = &[ADD_BUS_NAME, REJECT_REDELIVERED, AFTER_CURRENT_BUS, FAILED_MESSAGES];
+const BEFORE: &[&str] = &[ADD_BUS_NAME, REJECT_REDELIVERED, AFTER_CURRENT_BUS, FAILED_MESSAGES, DEDUPLICATE];
 const AFTER: &[&str] = &[SEND, HANDLE];
 
 const ADD_BUS_NAME: &str = "add_bus_name_stamp_middleware";
 const REJECT_REDELIVERED: &str = "reject_redelivered_message_middleware";
 const AFTER_CURRENT_BUS: &str = "dispatch_after_current_bus";
 const FAILED_MESSAGES: &str = "failed_message_processing_middleware";
+const DEDUPLICATE: &str = "deduplicate_middleware";
 const SEND: &str = "send_message";
 const HANDLE: &str = "handle_message";
 const TRACEABLE: &str = "traceable";
 const ROUTER_CONTEXT: &str = "router_context";
+const VALIDATION: &str = "validation";
 
 /// Middleware of Symfony's whose work is done without them.
 const DONE_ANYWAY: &[&str] = &[
@@ -56,6 +61,10 @@ pub(crate) struct Parts {
     pub(crate) routing: Arc<Routing>,
     pub(crate) transports: Arc<Transports>,
     pub(crate) handlers: Arc<Handlers>,
+    /// Where the keys of messages are claimed.
+    pub(crate) cache: Arc<Cache>,
+    /// What messages must be like.
+    pub(crate) checks: Arc<Checks>,
     /// The application's middleware for all buses.
     pub(crate) own: Vec<Arc<dyn Middleware>>,
     /// The application's middleware for the buses that name it.
@@ -95,6 +104,10 @@ impl Parts {
         };
         let mut middleware = usual(BEFORE);
         middleware.extend(self.own.iter().cloned());
+        // Checks that an application has are meant: no bus need name them.
+        if !self.checks.is_empty() && !bus.middleware.iter().any(|named| named.id == VALIDATION) {
+            middleware.extend(usual(&[VALIDATION]));
+        }
         let mut is_taken = bus.default_middleware || !self.own.is_empty();
         for named in &bus.middleware {
             let is_usual = BEFORE.contains(&named.id.as_str()) || AFTER.contains(&named.id.as_str());
@@ -144,7 +157,7 @@ impl Parts {
             problems.push(Problem::warning(path, message));
         } else if built_in.is_none() {
             let own = self.named.keys().map(String::as_str);
-            let known = [BEFORE, AFTER, &[TRACEABLE, ROUTER_CONTEXT], DONE_ANYWAY].concat();
+            let known = [BEFORE, AFTER, &[TRACEABLE, ROUTER_CONTEXT, VALIDATION], DONE_ANYWAY].concat();
             problems.push(Problem::unknown(path, "middleware", id, own.chain(known)));
         }
         built_in
@@ -154,7 +167,11 @@ impl Parts {
         Some(Found::Middleware(match id {
             ADD_BUS_NAME => Arc::new(AddBusName),
             AFTER_CURRENT_BUS => Arc::new(DispatchAfterCurrentBus),
+            DEDUPLICATE => Arc::new(Deduplicate { cache: Arc::clone(&self.cache) }),
             TRACEABLE => Arc::new(Traceable),
+            VALIDATION => {
+                Arc::new(Validation { checks: Arc::clone(&self.checks), handlers: Arc::clone(&self.handlers) })
+            }
             ROUTER_CONTEXT => Arc::new(RouterContext),
             SEND => Arc::new(SendMiddleware {
                 routing: Arc::clone(&self.routing),

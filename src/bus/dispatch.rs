@@ -1,6 +1,7 @@
 //! A message to be dispatched, and the result of dispatching it.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,8 +12,8 @@ use serde::de::DeserializeOwned;
 use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
 use crate::message::{
-    DelayStamp, DispatchAfterCurrentBusStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp, Stamp,
-    TransportNamesStamp,
+    DelayStamp, DispatchAfterCurrentBusStamp, DuplicateStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp,
+    Stamp, TraceContext, TransportNamesStamp,
 };
 
 /// A message that is dispatched when this is awaited.
@@ -59,6 +60,13 @@ impl Dispatch {
     /// that it has from elsewhere does not know what is being handled.
     pub fn after_current(self) -> Self {
         self.stamp(DispatchAfterCurrentBusStamp {})
+    }
+
+    /// Says which trace the message belongs to. In a handler that is the one of the message that is being handled; this
+    /// takes its place.
+    pub fn trace(mut self, context: &TraceContext) -> Self {
+        self.bus.scope.trace = Some(Arc::new(context.clone()));
+        self
     }
 
     /// Adds a stamp.
@@ -174,6 +182,12 @@ impl Dispatched {
     /// ([`DispatchAfterCurrentBusStamp`]).
     pub fn is_deferred(&self) -> bool {
         self.envelope.last::<DispatchAfterCurrentBusStamp>().is_some()
+    }
+
+    /// Whether it was not dispatched, because a message with the same key is pending
+    /// ([`DeduplicateStamp`](crate::message::DeduplicateStamp)).
+    pub fn is_duplicate(&self) -> bool {
+        self.envelope.last::<DuplicateStamp>().is_some()
     }
 
     /// Whether at least one queue holds it.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::validation::ValidationFailed;
 use crate::handler::{HandlerError, Verdict};
 use crate::message::{BodyError, Envelope, SentStamp};
 use crate::transport::TransportError;
@@ -41,6 +42,9 @@ pub enum DispatchError {
     /// One or more of its handlers failed.
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
     Handling(Box<HandlingFailed>),
+    /// The message is not as it must be. Nothing was sent, and nothing was handled.
+    #[error(transparent)]
+    Invalid(ValidationFailed),
     /// There is no such bus. The text names those that there are.
     #[error("{0}")]
     UnknownBus(String),
@@ -111,6 +115,7 @@ impl DispatchError {
             Self::UnknownBus(_) => "minutely::UnknownBus",
             Self::NotTaken { .. } => "minutely::NotTaken",
             Self::Delayed(_) => "minutely::DelayedFailed",
+            Self::Invalid(_) => "minutely::ValidationFailed",
             _ => "minutely::DispatchError",
         }
     }
@@ -119,6 +124,7 @@ impl DispatchError {
     pub(crate) fn verdict(&self) -> Verdict {
         match self {
             Self::Handling(failed) => failed.verdict(),
+            Self::Invalid(_) => Verdict::Unrecoverable,
             Self::Delayed(failed) => {
                 let is_final = |(_, error): &(String, Self)| error.verdict() == Verdict::Unrecoverable;
                 if failed.failures.iter().all(is_final) { Verdict::Unrecoverable } else { Verdict::Retry }

@@ -11,7 +11,7 @@ use super::panic::caught;
 use super::{DispatchError, HandlingFailed, Middleware, Next};
 use crate::config::nearest;
 use crate::handler::{Handler, HandlerContext, HandlerError, Handlers};
-use crate::message::{Envelope, HandledStamp};
+use crate::message::{Envelope, HandledStamp, TraceContext};
 
 pub(super) struct HandleMiddleware {
     pub(super) handlers: Arc<Handlers>,
@@ -24,7 +24,7 @@ impl Middleware for HandleMiddleware {
     /// Calls every handler, also after another one has failed. A handler that has succeeded in an earlier attempt is
     /// not called again (as in Symfony's `HandleMessageMiddleware`).
     async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
-        let handlers = self.handlers.for_message(&envelope);
+        let handlers = self.handlers.for_message(&envelope, next.bus().name());
         if handlers.is_empty() && self.allow_no_handlers {
             tracing::debug!(
                 message_type = envelope.message_type(),
@@ -38,12 +38,24 @@ impl Middleware for HandleMiddleware {
         }
         let done: Vec<String> = envelope.all::<HandledStamp>().into_iter().map(|stamp| stamp.handler_name).collect();
         let mut envelope = envelope;
+        let mut next = next;
+        let trace = TraceContext::of(&envelope).map(|cause| cause.child());
+        if let Some(span) = &trace {
+            tracing::debug!(
+                trace_id = span.trace_id(),
+                span_id = span.span_id(),
+                message_type = envelope.message_type(),
+                "handle"
+            );
+        }
+        next.scope_mut().trace = trace.clone().map(Arc::new);
         let mut failures = Vec::new();
         for handler in handlers.iter().filter(|handler| !done.iter().any(|name| name == handler.name())) {
             let handler_name = handler.name().to_owned();
             let called = {
                 let bus: &(dyn Any + Send + Sync) = next.bus();
-                let extensions: Vec<_> = std::iter::once(bus).chain(next.extensions()).collect();
+                let trace = trace.iter().map(|trace| trace as &(dyn Any + Send + Sync));
+                let extensions: Vec<_> = std::iter::once(bus).chain(trace).chain(next.extensions()).collect();
                 let context = HandlerContext::new(&envelope, &self.handlers.states, next.cancellation(), &extensions);
                 call(handler.as_ref(), &context).await
             };

@@ -12,6 +12,7 @@
 mod bus_name;
 mod buses;
 mod chain;
+mod deduplicate;
 mod deferred;
 mod dispatch;
 mod error;
@@ -21,9 +22,13 @@ mod notify;
 mod panic;
 mod router_context;
 mod routing;
+#[cfg(feature = "validation")]
+mod schema;
 mod scope;
 mod send;
 mod traceable;
+mod transaction;
+mod validation;
 
 pub(crate) use chain::Parts;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
@@ -31,6 +36,11 @@ pub use error::{DelayedFailed, DispatchError, HandlingFailed};
 pub use middleware::{Extension, Middleware, Next, from_fn};
 pub(crate) use panic::caught;
 pub(crate) use routing::Routing;
+#[cfg(feature = "validation")]
+pub(crate) use schema::add_schemas;
+pub use transaction::{Tx, transaction};
+pub(crate) use validation::Checks;
+pub use validation::{ValidationFailed, Violation};
 
 use std::sync::Arc;
 
@@ -38,7 +48,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError};
-use crate::message::{BusNameStamp, Envelope, Message};
+use crate::message::{BusNameStamp, Envelope, Message, ReceivedStamp, TraceContext};
 
 use buses::Buses;
 use scope::Scope;
@@ -111,7 +121,25 @@ impl Bus {
     }
 
     async fn run(&self, envelope: Envelope, cancellation: CancellationToken) -> Result<Envelope, DispatchError> {
-        Next::first(self.clone(), cancellation).run(envelope).await
+        Next::first(self.clone(), cancellation).run(self.traced(envelope)).await
+    }
+
+    /// A message that is dispatched belongs to the trace that it names, or to that of what is being handled.
+    fn traced(&self, mut envelope: Envelope) -> Envelope {
+        if envelope.last::<ReceivedStamp>().is_none()
+            && let Some(cause) = TraceContext::of(&envelope).or_else(|| self.scope.trace.as_deref().cloned())
+        {
+            let span = cause.child();
+            tracing::debug!(
+                trace_id = span.trace_id(),
+                span_id = span.span_id(),
+                parent_id = cause.span_id(),
+                message_type = envelope.message_type(),
+                "dispatch"
+            );
+            span.write(&mut envelope);
+        }
+        envelope
     }
 
     /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp)

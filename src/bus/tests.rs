@@ -1,3 +1,4 @@
+mod checked;
 mod several;
 
 use std::sync::Mutex;
@@ -8,6 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::cache::{Cache, MemoryStore};
 use crate::config::BusesConfig;
 use crate::handler::{HandlerError, HandlerOptions, Handlers, Verdict, from_fn};
 use crate::message::{
@@ -106,6 +108,8 @@ impl Scene {
             routing: Arc::new(Routing::new(routing)),
             transports: Arc::new(transports),
             handlers: Arc::new(self.handlers.clone()),
+            cache: Arc::new(Cache::new(Arc::new(MemoryStore::default()))),
+            checks: Arc::default(),
             own: self.middleware.clone(),
             named: IndexMap::new(),
         };

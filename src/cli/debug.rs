@@ -37,17 +37,18 @@ struct Called {
 
 impl Called {
     fn as_json(&self) -> Value {
-        let HandlerOptions { from_transports, priority, .. } = &self.options;
-        json!({ "handler": self.name, "from_transport": from_transports, "priority": priority })
+        let HandlerOptions { from_transports, priority, bus, .. } = &self.options;
+        json!({ "handler": self.name, "from_transport": from_transports, "priority": priority, "bus": bus })
     }
 }
 
 impl fmt::Display for Called {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HandlerOptions { from_transports, priority, .. } = &self.options;
+        let HandlerOptions { from_transports, priority, bus, .. } = &self.options;
+        let bus = bus.as_ref().map(|bus| format!("on {bus}"));
         let from = (!from_transports.is_empty()).then(|| format!("from {}", from_transports.join(", ")));
         let priority = (*priority != 0).then(|| format!("priority {priority}"));
-        let when: Vec<String> = from.into_iter().chain(priority).collect();
+        let when: Vec<String> = from.into_iter().chain(bus).chain(priority).collect();
         f.write_str(&self.name)?;
         if when.is_empty() { Ok(()) } else { write!(f, " ({})", when.join("; ")) }
     }

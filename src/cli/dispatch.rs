@@ -9,6 +9,7 @@ use super::{App, End, Failure, Result};
 use crate::app::{Outgoing, OutgoingError, dispatch_report};
 use crate::bus::{Dispatched, HandlerResult};
 use crate::config::parse_duration;
+use crate::message::TraceContext;
 
 #[derive(clap::Args, Clone, Debug)]
 #[command(
@@ -19,7 +20,8 @@ use crate::config::parse_duration;
   minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
   minutely dispatch 'App\Message\SendEmail' - < message.json
   minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json
-  minutely dispatch 'App\Query\CountOrders' '{"customer":7}' --bus=query.bus"#
+  minutely dispatch 'App\Query\CountOrders' '{"customer":7}' --bus=query.bus
+  minutely dispatch 'App\Message\Report' '{}' --stamp='DeduplicateStamp={"key":"report"}'"#
     )
 )]
 pub(super) struct Args {
@@ -38,6 +40,9 @@ pub(super) struct Args {
     /// Dispatch it on this bus [default: `default_bus`]
     #[arg(long, value_name = "NAME")]
     bus: Option<String>,
+    /// Give it a stamp: a class, and its values as JSON; may be given more than once
+    #[arg(long = "stamp", value_name = "CLASS={JSON}")]
+    stamps: Vec<String>,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -50,6 +55,8 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
         delay: args.delay,
         transports: args.transports.clone(),
         bus: args.bus.clone(),
+        stamps: args.stamps.iter().map(|text| stamp(text)).collect(),
+        trace: TraceContext::of_process(),
     };
     let dispatch = app.dispatch_outgoing(message).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut signals = Signals::listen()?;
@@ -67,6 +74,12 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     Ok(End::Well)
 }
 
+/// `DelayStamp={"delay":500}`; a class alone has no values.
+fn stamp(text: &str) -> (String, String) {
+    let (class, values) = text.split_once('=').unwrap_or((text, "{}"));
+    (class.to_owned(), values.to_owned())
+}
+
 fn read_stdin() -> Result<String> {
     if std::io::stdin().is_terminal() {
         output::warning("reading the message from the terminal; Ctrl-D ends it");
@@ -81,6 +94,9 @@ fn read_stdin() -> Result<String> {
 }
 
 fn print(dispatched: &Dispatched) {
+    if dispatched.is_duplicate() {
+        output::line(format_args!("not dispatched: a message with this key is pending"));
+    }
     for stamp in dispatched.queued() {
         let why = stamp.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         output::line(format_args!("queued on {} as {}{why}", stamp.queued_on, stamp.id));

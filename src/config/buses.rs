@@ -127,13 +127,8 @@ pub(super) fn read_buses(entries: IndexMap<String, Node>, default: Option<Node>,
     }
     match (default, buses.all.as_slice()) {
         (Some(node), _) => {
-            if let Some(name) = node.filled_text("the name of a bus", reader) {
-                let known = buses.names();
-                if known.contains(&name.as_str()) {
-                    buses.default = name;
-                } else {
-                    reader.problems.push(Problem::unknown(&node.path, "bus", &displayable(&name), known));
-                }
+            if let Some(name) = read_bus_name(&node, &buses, reader) {
+                buses.default = name;
             }
         }
         (None, []) => {}
@@ -148,6 +143,17 @@ pub(super) fn read_buses(entries: IndexMap<String, Node>, default: Option<Node>,
         }
     }
     buses
+}
+
+/// The name of a bus that there is.
+pub(super) fn read_bus_name(node: &Node, buses: &BusesConfig, reader: &mut Reader) -> Option<String> {
+    let name = node.filled_text("the name of a bus", reader)?;
+    let known = buses.names();
+    if known.contains(&name.as_str()) {
+        return Some(name);
+    }
+    reader.problems.push(Problem::unknown(&node.path, "bus", &displayable(&name), known));
+    None
 }
 
 fn read_bus(name: &str, node: Node, reader: &mut Reader) -> Option<BusConfig> {

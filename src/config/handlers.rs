@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use super::buses::read_bus_name;
 use super::consume_options::parse_size;
 use super::definition::{Definition, Kind, Setting, UNBOUNDED};
 use super::http_request::{CALL, read_call};
 use super::routes::check_pattern;
 use super::section::{Node, Reader, Section};
 use super::transports::Declared;
-use super::{ExecConfig, HandlerAction, HandlerConfig, HttpRequest, StreamConfig};
+use super::{BusesConfig, ExecConfig, HandlerAction, HandlerConfig, HttpRequest, StreamConfig};
 
 /// The key `handlers`.
 pub(super) const HANDLERS: Definition = Definition::new(
@@ -31,6 +32,7 @@ const HANDLER: &[Definition] = &[
     MAX_MESSAGES.definition,
     MAX_MEMORY,
     FROM_TRANSPORT,
+    BUS,
     PRIORITY.definition,
 ];
 
@@ -89,6 +91,7 @@ const FROM_TRANSPORT: Definition = Definition::new(
     "handles only messages that were received from this transport, or from one of these",
 )
 .or("all");
+const BUS: Definition = Definition::new("bus", Kind::Text("bus"), "handles only messages on this bus").or("all");
 const PRIORITY: Setting<f64> = Setting::number(
     "priority",
     -HIGHEST_PRIORITY,
@@ -109,6 +112,7 @@ const PING_WEBHOOK: &str = r"Symfony\Component\HttpClient\Messenger\PingWebhookM
 pub(super) fn read_handlers(
     entries: IndexMap<String, Node>,
     transports: &Declared,
+    buses: &BusesConfig,
     reader: &mut Reader,
 ) -> IndexMap<String, Vec<HandlerConfig>> {
     let mut handlers = IndexMap::new();
@@ -119,20 +123,27 @@ pub(super) fn read_handlers(
         if items.is_empty() {
             reader.error(&path, format!("must be {FORM}, and is empty"));
         }
-        let read = items.into_iter().filter_map(|item| read_one(&pattern, item, transports, reader)).collect();
+        let read = items.into_iter().filter_map(|item| read_one(&pattern, item, transports, buses, reader)).collect();
         handlers.insert(pattern, read);
     }
     handlers
 }
 
-fn read_one(pattern: &str, node: Node, transports: &Declared, reader: &mut Reader) -> Option<HandlerConfig> {
+fn read_one(
+    pattern: &str,
+    node: Node,
+    transports: &Declared,
+    buses: &BusesConfig,
+    reader: &mut Reader,
+) -> Option<HandlerConfig> {
     if node.shown() == format!("\"{BUILTIN_TEXT}\"") {
         let action = builtin(pattern, &node.path, None, reader)?;
-        return Some(HandlerConfig { action, from_transports: Vec::new(), priority: 0 });
+        return Some(HandlerConfig { action, from_transports: Vec::new(), bus: None, priority: 0 });
     }
     let mut section = node.section(HANDLER, FORM, reader)?;
     let path = section.path.clone();
     let from_transports = read_from_transport(&mut section, transports, reader);
+    let bus = section.take("bus").and_then(|node| read_bus_name(&node, buses, reader));
     let priority = read_priority(&mut section, reader);
     let timeout = read_timeout(&mut section, reader);
     let worn = ["max_messages", "max_memory"].map(|key| section.take(key));
@@ -171,7 +182,7 @@ fn read_one(pattern: &str, node: Node, transports: &Declared, reader: &mut Reade
         _ => read_program(node, reader).map(|exec| HandlerAction::Exec(ExecConfig { exec, timeout })),
     };
     let action = action.filter(|_| is_alone)?;
-    Some(HandlerConfig { action, from_transports, priority })
+    Some(HandlerConfig { action, from_transports, bus, priority })
 }
 
 fn read_stream(

@@ -8,6 +8,7 @@ use super::routes::{INTERFACES, ROUTING};
 use super::serializers::{SERIALIZER, SIGNING};
 use super::serve::SERVE;
 use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
+use super::validation::VALIDATION;
 use super::workers::WORKERS;
 
 /// The keys at the top of the file.
@@ -17,6 +18,7 @@ pub(crate) const KEYS: &[Definition] = &[
     INTERFACES,
     BUSES,
     buses::DEFAULT,
+    VALIDATION,
     FAILURE_TRANSPORT,
     SERIALIZER,
     SIGNING,

@@ -30,6 +30,7 @@ pub(crate) mod spec;
 #[cfg(test)]
 mod tests;
 mod transports;
+mod validation;
 #[cfg(test)]
 mod validator;
 mod value;
@@ -65,6 +66,8 @@ pub(crate) use serializers::Key as EncryptionKey;
 pub(crate) use serializers::{EncryptionConfig, ForeignForm, KEY_LENGTH, MessageForm, SerializerConfig, SigningConfig};
 pub(crate) use serve::ServeConfig;
 pub(crate) use spec::{OptionReader, TransportSpec};
+#[cfg_attr(not(feature = "validation"), allow(unused_imports, reason = "who checks reads it"))]
+pub(crate) use validation::{SchemaConfig, SchemaSource};
 #[cfg(test)]
 pub(crate) use validator::validate;
 
@@ -90,6 +93,8 @@ pub struct Config {
     pub(crate) interfaces: IndexMap<String, Vec<String>>,
     /// The buses.
     pub(crate) buses: BusesConfig,
+    /// What messages must be like.
+    pub(crate) validation: Vec<SchemaConfig>,
     /// The worker definitions.
     pub(crate) workers: Vec<WorkerDefinition>,
     /// What handles messages, by type or wildcard.
@@ -204,6 +209,8 @@ pub(crate) struct HandlerConfig {
     pub(crate) action: HandlerAction,
     /// The transports whose messages it handles; empty: all.
     pub(crate) from_transports: Vec<String>,
+    /// The bus whose messages it handles; `None`: all.
+    pub(crate) bus: Option<String>,
     /// Higher ones are called first.
     pub(crate) priority: i32,
 }

@@ -27,6 +27,7 @@ use super::section::{Node, Reader};
 use super::serializers::{read_serializer, read_signing};
 use super::serve::read_serve;
 use super::transports::{Declared, read_cache, uses_connections};
+use super::validation::read_validation;
 use super::workers::read_workers;
 use super::yaml;
 use super::{Config, Secret};
@@ -130,12 +131,13 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let interfaces = read_interfaces(sources.entries("interfaces", "a mapping of types to interfaces", reader), reader);
     let buses = sources.entries("buses", "a mapping of names to buses", reader);
     let buses = read_buses(buses, sources.one("default_bus", reader), reader);
+    let validation = read_validation(sources.entries("validation", "a mapping of types to rules", reader), reader);
     let failure_transport = sources.one("failure_transport", reader);
     let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
     let workers = sources.one("workers", reader);
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
     let handlers = sources.entries("handlers", "a mapping of types to handlers", reader);
-    let handlers = read_handlers(handlers, &transports, reader);
+    let handlers = read_handlers(handlers, &transports, &buses, reader);
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
@@ -156,6 +158,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         routing,
         interfaces,
         buses,
+        validation,
         failure_transport,
         workers,
         handlers,

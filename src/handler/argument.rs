@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::SystemTime;
 
 use super::{CancellationToken, HandlerContext, HandlerError, States};
-use crate::message::{Envelope, Message, Stamp};
+use crate::message::{Envelope, Message, Stamp, TraceContext};
 
 /// An argument of a handler function: its message, or anything else that it needs.
 ///
@@ -17,6 +17,9 @@ use crate::message::{Envelope, Message, Stamp};
 /// | [`Envelope`] | the message with all its stamps |
 /// | [`Stamped<S>`], `Option<Stamped<S>>` | the latest stamp of a class |
 /// | [`Attempt`] | the number of this attempt |
+/// | [`Extension<T>`](crate::bus::Extension), `Option<Extension<T>>` | what a middleware gives the handlers of the message |
+/// | [`Tx<DB>`](crate::bus::Tx) | the transaction of the message, with the middleware [`transaction`](crate::bus::transaction) |
+/// | `Option<`[`TraceContext`]`>` | the trace that the message belongs to |
 /// | [`CancellationToken`] | is cancelled when the worker is asked to stop |
 /// | [`Due`] | when the run of a [job](crate::Job) was due; for jobs alone |
 ///
@@ -146,6 +149,15 @@ impl<S: Stamp + Send + 'static> Argument for Option<Stamped<S>> {
 
     async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
         Ok(context.envelope().last().map(Stamped))
+    }
+}
+
+/// The span that handles the message, if the message belongs to a trace.
+impl Argument for Option<TraceContext> {
+    const OF_MESSAGE: bool = true;
+
+    async fn extract(context: &HandlerContext<'_>) -> Result<Self, HandlerError> {
+        Ok(context.trace().cloned())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use super::{CancellationToken, HandlerError, States};
-use crate::message::{Envelope, RedeliveryStamp};
+use crate::message::{Envelope, RedeliveryStamp, TraceContext};
 
 /// What a handler is called with: the message in its envelope, and the application's states.
 ///
@@ -39,6 +39,11 @@ impl<'a> HandlerContext<'a> {
     /// Is cancelled when the worker is asked to stop.
     pub fn cancellation(&self) -> &CancellationToken {
         self.cancellation
+    }
+
+    /// The span that handles the message, if the message belongs to a trace.
+    pub fn trace(&self) -> Option<&'a TraceContext> {
+        self.extension()
     }
 
     /// A state of the application. A lazy one is created now if it does not exist yet.

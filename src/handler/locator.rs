@@ -81,19 +81,21 @@ impl Handlers {
         matching.sort_by_key(|registered| Reverse(registered.options.priority));
         let mut seen = HashSet::new();
         // Names are unique among handlers.
-        matching.retain(|found| seen.insert((found.handler.name(), &found.options.from_transports)));
+        matching
+            .retain(|found| seen.insert((found.handler.name(), &found.options.from_transports, &found.options.bus)));
         matching
     }
 
-    /// The handlers of a message, each once: those of its type, without those for messages of other transports.
-    pub(crate) fn for_message(&self, envelope: &Envelope) -> Vec<Arc<dyn Handler>> {
+    /// The handlers of a message on a bus, each once: those of its type, without those for messages of other transports or on
+    /// other buses.
+    pub(crate) fn for_message(&self, envelope: &Envelope, bus: &str) -> Vec<Arc<dyn Handler>> {
         let sources = sources(envelope);
         let takes = |from: &[String]| {
             let is_from = |source: &String| from.contains(source);
             from.is_empty() || sources.is_empty() || sources.iter().any(is_from)
         };
         let mut handlers = self.for_type(envelope.message_type(), envelope.interfaces());
-        handlers.retain(|registered| takes(&registered.from));
+        handlers.retain(|registered| takes(&registered.from) && registered.options.is_on(bus));
         let mut seen = HashSet::new();
         handlers.retain(|registered| seen.insert(registered.handler.name()));
         handlers.into_iter().map(|registered| Arc::clone(&registered.handler)).collect()
@@ -280,12 +282,12 @@ mod tests {
             envelope = transport
                 .iter()
                 .fold(envelope, |envelope, name| envelope.with(&ReceivedStamp { transport_name: (*name).to_owned() }));
-            let found = handlers.for_message(&envelope);
+            let found = handlers.for_message(&envelope, "bus");
             found.iter().map(|handler| handler.name().to_owned()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(of(None), "ab c both", "handled during its dispatch");
         let now = HandledNowStamp { transport_name: Some("b".into()), reason: String::new() };
-        let of_sync = handlers.for_message(&Envelope::from_json("App", "{}").with(&now));
+        let of_sync = handlers.for_message(&Envelope::from_json("App", "{}").with(&now), "bus");
         assert_eq!(
             of_sync.iter().map(|handler| handler.name()).collect::<Vec<_>>(),
             ["ab"],

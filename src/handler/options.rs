@@ -20,6 +20,7 @@
 pub struct HandlerOptions {
     pub(crate) from_transports: Vec<String>,
     pub(crate) priority: i32,
+    pub(crate) bus: Option<String>,
 }
 
 impl HandlerOptions {
@@ -38,9 +39,20 @@ impl HandlerOptions {
         self
     }
 
+    /// Is called only for messages on this bus.
+    #[must_use]
+    pub fn bus(self, name: impl Into<String>) -> Self {
+        Self { bus: Some(name.into()), ..self }
+    }
+
     /// Is called before handlers of a lower priority. The default is 0.
     #[must_use]
     pub fn priority(self, priority: i32) -> Self {
         Self { priority, ..self }
+    }
+
+    /// Is it for messages on this bus?
+    pub(crate) fn is_on(&self, bus: &str) -> bool {
+        self.bus.as_ref().is_none_or(|own| own == bus)
     }
 }

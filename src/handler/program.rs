@@ -15,8 +15,8 @@ use super::{HandlerError, Verdict};
 use crate::threads;
 
 /// Variables that are for this process alone. A handler that runs minutely itself must not mistake the worker's slot for
-/// its own, nor a request that was admitted here.
-const WITHHELD: [&str; 3] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD", "MINUTELY_CGI_REQUEST"];
+/// its own, nor a request that was admitted here. Each message belongs to its own trace, or to none.
+const WITHHELD: [&str; 5] = ["MINUTELY_SLOT", "MINUTELY_SLOT_FD", "MINUTELY_CGI_REQUEST", "TRACEPARENT", "TRACESTATE"];
 
 /// The message is invalid and will stay invalid (`EX_DATAERR` in `sysexits.h`).
 const UNRECOVERABLE: i32 = 65;

@@ -137,6 +137,24 @@ impl Envelope {
         map.insert(header, stamps_to_header(&stamps));
     }
 
+    /// Adds a stamp of any class by its JSON.
+    pub(super) fn add_raw(&mut self, class: &str, stamp: Box<RawValue>) {
+        let header = format!("{STAMP_PREFIX}{class}");
+        let mut stamps = self.headers.get(&header).map(raw_stamps).unwrap_or_default();
+        stamps.push(stamp);
+        self.headers.insert(header, stamps_to_header(&stamps));
+    }
+
+    /// Sets a header that is sent with the message, and is no stamp.
+    pub(crate) fn set_header(&mut self, name: &str, value: &str) {
+        self.headers.insert(name, value);
+    }
+
+    /// Removes a header.
+    pub(crate) fn remove_header(&mut self, name: &str) {
+        self.headers.remove(name);
+    }
+
     /// This envelope without any stamp of the class.
     #[must_use]
     pub fn without<S: Stamp>(mut self) -> Self {

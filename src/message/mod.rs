@@ -11,6 +11,8 @@ mod envelope;
 mod headers;
 mod php;
 mod stamp;
+mod stamp_text;
+mod trace;
 mod wire;
 
 pub use body::BodyError;
@@ -18,10 +20,12 @@ pub use bytes::Bytes;
 pub use envelope::Envelope;
 pub use headers::Headers;
 pub use stamp::{
-    BusNameStamp, DelayStamp, DispatchAfterCurrentBusStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp,
-    HandlerArgumentsStamp, ReceivedStamp, RedeliveryStamp, RouterContextStamp, SentStamp, SentToFailureTransportStamp,
-    Stamp, TransportMessageIdStamp, TransportNamesStamp,
+    AmqpAttributes, AmqpStamp, BusNameStamp, DeduplicateStamp, DelayStamp, DispatchAfterCurrentBusStamp,
+    DuplicateStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, HandlerArgumentsStamp, ReceivedStamp,
+    RedeliveryStamp, RouterContextStamp, SentStamp, SentToFailureTransportStamp, SerializerStamp, Stamp,
+    TransportMessageIdStamp, TransportNamesStamp, ValidationStamp,
 };
+pub use trace::{NoTraceContext, TraceContext};
 pub(crate) use wire::{CONTENT_TYPE, STAMP_PREFIX, TYPE};
 pub use wire::{Encoded, UndecodableError};
 pub(crate) use wire::{headers_from_json, headers_to_json};

@@ -205,3 +205,118 @@ stamp! {
         additional_arguments: Vec<serde_json::Value>,
     }, sendable: false
 }
+
+stamp! {
+    /// Which checks the message must pass, by their names under `validation.TYPE.groups`.
+    ValidationStamp {
+        /// The names; `Default` is the check without a name.
+        groups: Vec<String>,
+    }
+}
+
+impl ValidationStamp {
+    /// The name of the check without a name.
+    pub const DEFAULT: &'static str = "Default";
+}
+
+stamp! {
+    /// What Symfony's serializer is to know about the message. Passed on; without meaning here.
+    SerializerStamp {
+        /// The serializer's context.
+        context: serde_json::Value,
+    }
+}
+
+stamp! {
+    /// Of the messages with the same key, one at a time is pending: those dispatched meanwhile are dropped.
+    DeduplicateStamp {
+        /// The key.
+        key: String,
+        /// After so many seconds another message with the key may be dispatched in any case; `None`: never.
+        #[serde(default = "deduplicated_for")]
+        ttl: Option<f64>,
+        /// Another message may be dispatched as soon as the handling of this one begins, and not only when it has ended.
+        #[serde(default)]
+        only_deduplicate_in_queue: bool,
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn deduplicated_for() -> Option<f64> {
+    Some(300.0)
+}
+
+impl DeduplicateStamp {
+    /// A stamp with Symfony's defaults: for 300 seconds, until the message was handled.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self { key: key.into(), ttl: deduplicated_for(), only_deduplicate_in_queue: false }
+    }
+}
+
+/// The message was not dispatched: one with the same key is pending ([`DeduplicateStamp`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DuplicateStamp {
+    /// The key.
+    pub key: String,
+}
+
+impl DuplicateStamp {
+    pub(crate) fn new(key: String) -> Self {
+        Self { key }
+    }
+}
+
+impl Stamp for DuplicateStamp {
+    const CLASS: &'static str = r"minutely\DuplicateStamp";
+    const SENDABLE: bool = false;
+}
+
+/// How the message is sent by AMQP. Not sent itself, and without meaning for other transports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AmqpStamp {
+    /// The routing key; without it the transport's `exchange[default_publish_routing_key]`.
+    #[serde(default)]
+    pub routing_key: Option<String>,
+    /// PHP's flags. All messages are sent with `AMQP_MANDATORY` here, and brokers know no other.
+    #[serde(default)]
+    pub flags: u32,
+    /// The message's properties.
+    #[serde(default)]
+    pub attributes: AmqpAttributes,
+}
+
+impl Stamp for AmqpStamp {
+    const CLASS: &'static str = r"Symfony\Component\Messenger\Bridge\Amqp\Transport\AmqpStamp";
+    const SENDABLE: bool = false;
+}
+
+/// The properties of a message on a broker. It is stored on disk in any case.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AmqpAttributes {
+    /// More is delivered earlier, by queues with the argument `x-max-priority`.
+    pub priority: Option<u8>,
+    /// The type of the body.
+    pub content_type: Option<String>,
+    /// The encoding of the body.
+    pub content_encoding: Option<String>,
+    /// An id of the application's choice.
+    pub message_id: Option<String>,
+    /// The id of a request that this answers.
+    pub correlation_id: Option<String>,
+    /// The queue that answers go to.
+    pub reply_to: Option<String>,
+    /// The broker drops the message after so many milliseconds; not while it is delayed.
+    pub expiration: Option<String>,
+    /// Seconds since 1970.
+    pub timestamp: Option<u64>,
+    /// A kind of message, of the application's choice.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The application that sends it.
+    pub app_id: Option<String>,
+    /// Further headers.
+    pub headers: std::collections::BTreeMap<String, String>,
+}

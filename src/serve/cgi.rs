@@ -23,6 +23,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use super::reply::Reply;
 use super::service::{Endpoint, Head, Service};
+use crate::message::TraceContext;
 use crate::supervisor::REQUEST_VARIABLE;
 
 /// What web servers set for a CGI program, besides what begins with [`PREFIXES`].
@@ -132,6 +133,13 @@ fn again(admitted: &str) -> io::Error {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_request(name)) {
         command.env_remove(name);
     }
+    // What the request belongs to is looked at when it is read.
+    for (name, header) in [("TRACEPARENT", "HTTP_TRACEPARENT"), ("TRACESTATE", "HTTP_TRACESTATE")] {
+        match env::var_os(header) {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command.args(arguments).env(REQUEST_VARIABLE, admitted).exec()
 }
 
@@ -147,7 +155,7 @@ pub(crate) async fn respond(service: &Arc<Service>, admitted: Admitted) -> Reply
     // Nothing else goes on in this process yet, so that it may wait.
     let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
     match stdin.and_then(|stdin| read_body(stdin, length, service.config().read_timeout)) {
-        Ok(body) if body.len() == length => service.respond(endpoint, body).await,
+        Ok(body) if body.len() == length => service.respond(endpoint, body, TraceContext::of_process()).await,
         Ok(_) => Reply::error(400, "the request ends in the middle of its body"),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => service.too_slow(),
         Err(error) => Reply::error(400, format!("the body cannot be read: {error}")),

@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -12,7 +13,7 @@ use super::service::Service;
 use crate::app::{Outgoing, OutgoingError, dispatch_report};
 use crate::bus::{DispatchError, Queued};
 use crate::config::parse_duration;
-use crate::message::SentStamp;
+use crate::message::{SentStamp, TraceContext};
 
 /// What the body of a request says.
 #[derive(Deserialize)]
@@ -26,6 +27,9 @@ struct Request {
     #[serde(default)]
     transports: Vec<String>,
     bus: Option<String>,
+    /// The values of each class.
+    #[serde(default)]
+    stamps: IndexMap<String, Box<RawValue>>,
 }
 
 /// Seconds, or a text such as `5m`.
@@ -36,9 +40,9 @@ enum Delay {
     Text(String),
 }
 
-pub(super) async fn run(service: &Service, body: &[u8]) -> Reply {
+pub(super) async fn run(service: &Service, body: &[u8], trace: Option<TraceContext>) -> Reply {
     let message = match read(body) {
-        Ok(message) => message,
+        Ok(message) => Outgoing { trace, ..message },
         Err(reply) => return reply,
     };
     let dispatch = match service.app.dispatch_outgoing(message) {
@@ -70,14 +74,16 @@ fn read(body: &[u8]) -> Result<Outgoing, Reply> {
     });
     let delay: Option<Duration> = delay.transpose().map_err(|error| Reply::error(422, format!("delay: {error}")))?;
     let body = request.body.map_or_else(|| "{}".to_owned(), |body| body.get().to_owned());
-    let Request { message_type, transports, bus, .. } = request;
-    Ok(Outgoing { message_type, body, delay, transports, bus })
+    let Request { message_type, transports, bus, stamps, .. } = request;
+    let stamps = stamps.into_iter().map(|(class, values)| (class, values.get().to_owned())).collect();
+    Ok(Outgoing { message_type, body, delay, transports, bus, stamps, trace: None })
 }
 
 /// What went wrong, and which queues have the message nevertheless: to dispatch it again is to handle it twice there.
 fn failed(error: &DispatchError) -> Reply {
     let (status, sent): (u16, Vec<SentStamp>) = match error {
         DispatchError::Unwritable(_)
+        | DispatchError::Invalid(_)
         | DispatchError::NoHandler { .. }
         | DispatchError::UnknownBus(_)
         | DispatchError::NoSender { .. }

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -33,6 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::reply::Reply;
 use super::service::{Endpoint, Head, Service};
+use crate::message::TraceContext;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -185,9 +186,9 @@ async fn answer(service: &Arc<Service>, request: hyper::Request<Incoming>) -> hy
     let (reply, closes) = match admitted {
         Err(reply) => (reply, true),
         // Everybody may ask, and nobody keeps a connection by that.
-        Ok(Endpoint::Health) => (service.respond(Endpoint::Health, Bytes::new()).await, true),
+        Ok(Endpoint::Health) => (service.respond(Endpoint::Health, Bytes::new(), None).await, true),
         Ok(endpoint) => match read(service, body).await {
-            Ok(body) => (service.respond(endpoint, body).await, false),
+            Ok(body) => (service.respond(endpoint, body, trace_of(&head.headers)).await, false),
             Err(reply) => (reply, true),
         },
     };
@@ -195,6 +196,13 @@ async fn answer(service: &Arc<Service>, request: hyper::Request<Incoming>) -> hy
     let path = Some(head.uri.path()).filter(|_| reply.status != 401 && reply.status != 404).unwrap_or_default();
     tracing::debug!(method = %head.method, path, status = reply.status, took = ?begun.elapsed(), "a request");
     response(&reply, closes)
+}
+
+/// The trace that a request belongs to.
+fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let context: TraceContext = text("traceparent")?.parse().ok()?;
+    Some(context.with_state(text("tracestate")))
 }
 
 async fn read(service: &Service, body: Incoming) -> Result<Bytes, Reply> {

@@ -16,6 +16,7 @@ use super::token::Token;
 use super::{consume, cron, dispatch};
 use crate::app::App;
 use crate::config::ServeConfig;
+use crate::message::TraceContext;
 use crate::schedule::Scheduler;
 
 /// What starts the jobs that requests may start; or why there is none.
@@ -150,14 +151,20 @@ impl Service {
     }
 
     /// Does what was asked for. What takes too long for an answer goes on, and so does what nobody waits for any more.
-    pub(crate) async fn respond(self: &Arc<Self>, endpoint: Endpoint, body: Bytes) -> Reply {
+    /// `trace` is what the request belongs to.
+    pub(crate) async fn respond(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        body: Bytes,
+        trace: Option<TraceContext>,
+    ) -> Reply {
         let (service, at_work) = (Arc::clone(self), self.stopping.subscribe());
         let work = tokio::spawn(async move {
             let reply = match endpoint {
                 Endpoint::Health => Reply::new(200, json!({ "status": "ok" })),
                 Endpoint::Cron => cron::run(&service).await,
                 Endpoint::Consume => consume::run(&service, &body).await,
-                Endpoint::Dispatch => dispatch::run(&service, &body).await,
+                Endpoint::Dispatch => dispatch::run(&service, &body, trace).await,
             };
             drop(at_work);
             reply

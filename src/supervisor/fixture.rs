@@ -196,6 +196,7 @@ impl Stage {
         let config = Config {
             interfaces: indexmap::IndexMap::new(),
             buses: crate::config::BusesConfig::default(),
+            validation: Vec::new(),
             file: self.dir.join("config.yaml"),
             dir: self.dir.clone(),
             transports: IndexMap::new(),

@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
-use super::{Sender, Sent, Transport, TransportError, TransportSpec};
+use super::{Addressing, Sender, Sent, Transport, TransportError, TransportSpec};
 use crate::config::{Definition, Problem, Setting, TransportConfig};
-use crate::message::Encoded;
+use crate::message::{AmqpStamp, Encoded};
 
 /// `contao-auto-fallback` is Contao's name for it.
 pub(super) const SCHEMES: [&str; 2] = ["auto-fallback", "contao-auto-fallback"];
@@ -50,8 +50,36 @@ impl AutoFallback {
         self.liveness.is_running(&names).await
     }
 
-    async fn send_to_fallback(&self, message: &Encoded, delay: Duration, why: String) -> Result<Sent, TransportError> {
-        Ok(because(self.fallback.pass_on(message, delay).await?, why))
+    /// Sends to the target while it is being consumed, and otherwise to the fallback.
+    async fn send_either(
+        &self,
+        message: &Encoded,
+        delay: Duration,
+        stamp: Option<&AmqpStamp>,
+    ) -> Result<Sent, TransportError> {
+        let name = &self.name;
+        let to_fallback = async |why: String| Ok(because(self.fallback.pass_on(message, delay, stamp).await?, why));
+        if !self.is_running().await {
+            return to_fallback(format!("\"{name}\" is not running")).await;
+        }
+        match self.target.pass_on(message, delay, stamp).await {
+            // A mistake in the configuration, which the fallback would hide: a message might be plain there that has to be
+            // encrypted.
+            Err(error @ TransportError::Unwritable { .. }) => Err(error),
+            Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
+            Err(error) => {
+                tracing::warn!(transport = %name, %error, "the target did not take a message; the fallback does");
+                let why = format!("\"{name}\" is running, but \"{}\" did not take the message", self.target.name());
+                to_fallback(why).await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Addressing for AutoFallback {
+    async fn send_with(&self, message: &Encoded, delay: Duration, stamp: &AmqpStamp) -> Result<Sent, TransportError> {
+        self.send_either(message, delay, Some(stamp)).await
     }
 }
 
@@ -64,21 +92,7 @@ impl Sender for AutoFallback {
     /// twice, if the target has stored it despite the error. At-least-once delivery allows that, and an error would
     /// make the caller try again to the same effect.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
-        let name = &self.name;
-        if !self.is_running().await {
-            return self.send_to_fallback(message, delay, format!("\"{name}\" is not running")).await;
-        }
-        match self.target.pass_on(message, delay).await {
-            // A mistake in the configuration, which the fallback would hide: a message might be plain there that has to be
-            // encrypted.
-            Err(error @ TransportError::Unwritable { .. }) => Err(error),
-            Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
-            Err(error) => {
-                tracing::warn!(transport = %name, %error, "the target did not take a message; the fallback does");
-                let why = format!("\"{name}\" is running, but \"{}\" did not take the message", self.target.name());
-                self.send_to_fallback(message, delay, why).await
-            }
-        }
+        self.send_either(message, delay, None).await
     }
 }
 

@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::{Counts, Delivery, Listed, MessageId, Receipt, Received, TransportError};
+use super::{Counts, Delivery, Listed, MessageId, Receipt, Received, Sent, TransportError};
 #[cfg(doc)]
 use super::{PARKED_FOR, Receiver};
-use crate::message::Encoded;
+use crate::message::{AmqpStamp, Encoded};
 
 /// Counts messages.
 #[async_trait]
@@ -31,6 +31,13 @@ pub trait Counting: Send + Sync {
     fn counts_pending_only(&self) -> bool {
         false
     }
+}
+
+/// Sends messages with what the stamp of AMQP says: a routing key, a priority and other properties.
+#[async_trait]
+pub trait Addressing: Send + Sync {
+    /// Stores a message as [`Sender::send`](super::Sender::send) does, as the stamp says.
+    async fn send_with(&self, message: &Encoded, delay: Duration, stamp: &AmqpStamp) -> Result<Sent, TransportError>;
 }
 
 /// Prepares the store: tables, streams, exchanges.

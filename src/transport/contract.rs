@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching, Received,
-    Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
+    Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching,
+    Received, Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
-use crate::message::{Encoded, Envelope};
+use crate::message::{AmqpStamp, Encoded, Envelope};
 use crate::serializer::Serializer;
 
 /// Stores messages in a queue.
@@ -89,6 +89,8 @@ pub struct Transport {
     name: String,
     /// Stores messages.
     pub sender: Arc<dyn Sender>,
+    /// Sends with a routing key and properties of AMQP. Without it, such stamps mean nothing.
+    pub addressing: Option<Arc<dyn Addressing>>,
     /// Delivers them to consumers. `None`: nothing can be consumed here.
     pub receiver: Option<Arc<dyn Receiver>>,
     /// Counts messages: for autoscaling, `stats` and `status`.
@@ -130,6 +132,7 @@ impl Transport {
         Self {
             name: name.into(),
             sender,
+            addressing: None,
             receiver: None,
             counting: None,
             setting_up: None,
@@ -156,16 +159,33 @@ impl Transport {
 
     /// Sends a new message, in the form that this transport has.
     pub(crate) async fn send(&self, envelope: &Envelope, delay: Duration) -> Result<Sent, TransportError> {
-        self.sender.send(&self.encode(envelope)?, delay).await
+        self.send_encoded(&self.encode(envelope)?, delay, envelope.last::<AmqpStamp>().as_ref()).await
     }
 
     /// Passes on a new message that is still in the form of [`Envelope::encode`].
-    pub(crate) async fn pass_on(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+    pub(crate) async fn pass_on(
+        &self,
+        message: &Encoded,
+        delay: Duration,
+        stamp: Option<&AmqpStamp>,
+    ) -> Result<Sent, TransportError> {
         if self.serializer.is_none() {
-            return self.sender.send(message, delay).await;
+            return self.send_encoded(message, delay, stamp).await;
         }
         let envelope = Envelope::decode(message).map_err(|error| self.unwritable(&error))?;
-        self.send(&envelope, delay).await
+        self.send_encoded(&self.encode(&envelope)?, delay, stamp).await
+    }
+
+    async fn send_encoded(
+        &self,
+        message: &Encoded,
+        delay: Duration,
+        stamp: Option<&AmqpStamp>,
+    ) -> Result<Sent, TransportError> {
+        match (&self.addressing, stamp) {
+            (Some(addressing), Some(stamp)) => addressing.send_with(message, delay, stamp).await,
+            _ => self.sender.send(message, delay).await,
+        }
     }
 
     fn encode(&self, envelope: &Envelope) -> Result<Encoded, TransportError> {

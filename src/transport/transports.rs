@@ -6,7 +6,7 @@ use std::sync::Arc;
 use indexmap::{IndexMap, IndexSet};
 
 use super::auto_fallback::{self, AutoFallback, References};
-use super::{Factory, FactoryContext, Liveness, Transport, TransportError, TransportSpec, registry};
+use super::{Addressing, Factory, FactoryContext, Liveness, Transport, TransportError, TransportSpec, registry};
 use crate::config::{Problem, SchemeOptions, TransportConfig};
 use crate::serializer::Serializers;
 
@@ -80,7 +80,11 @@ impl Transports {
             consumed_as.push(queue.name().to_owned());
         }
         let sender = AutoFallback { name: name.to_owned(), target, fallback, consumed_as, liveness };
-        self.insert(Transport::sender(name, Arc::new(sender)));
+        let is_addressing = sender.target.addressing.is_some() || sender.fallback.addressing.is_some();
+        let sender = Arc::new(sender);
+        let mut transport = Transport::sender(name, Arc::clone(&sender));
+        transport.addressing = is_addressing.then_some(sender as Arc<dyn Addressing>);
+        self.insert(transport);
         self.targets.insert(name.to_owned(), queue.name().to_owned());
         Ok(())
     }

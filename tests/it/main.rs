@@ -9,6 +9,7 @@
 extern crate harness;
 
 mod bad_input;
+mod buses;
 mod cache;
 mod cgi;
 mod conformance;

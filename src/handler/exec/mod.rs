@@ -20,7 +20,7 @@ use super::metadata::{Metadata, headers_within};
 use super::program::Program;
 use super::{Handler, HandlerContext, HandlerError};
 use crate::config::ExecConfig;
-use crate::message::Envelope;
+use crate::message::{Envelope, TraceContext};
 
 pub(crate) use group::{GRACE, Group};
 pub(crate) use output::Output;
@@ -45,9 +45,13 @@ impl Exec {
         Self { program: Program::new("exec", &config.exec, dir), timeout: config.timeout }
     }
 
-    fn command(&self, envelope: &Envelope) -> Command {
+    fn command(&self, envelope: &Envelope, trace: Option<&TraceContext>) -> Command {
         let Metadata { id, transport, attempt } = Metadata::of(envelope);
         let mut command = self.program.command();
+        if let Some(trace) = trace {
+            command.env("TRACEPARENT", trace.to_string());
+            command.envs(trace.state().map(|state| ("TRACESTATE", state)));
+        }
         command
             .env("MINUTELY_MESSAGE_TYPE", envelope.message_type())
             .env("MINUTELY_MESSAGE_ID", id)
@@ -58,10 +62,10 @@ impl Exec {
     }
 
     /// Runs the program for one message.
-    async fn run(&self, envelope: &Envelope) -> Result<(), HandlerError> {
+    async fn run(&self, envelope: &Envelope, trace: Option<&TraceContext>) -> Result<(), HandlerError> {
         let (id, message_type, handler) = (Metadata::of(envelope).id, envelope.message_type(), self.program.name());
         let output = Output::new(|line: &str| tracing::info!(id, message_type, handler, "{line}"));
-        let mut group = self.program.start(|| self.command(envelope)).await?;
+        let mut group = self.program.start(|| self.command(envelope, trace)).await?;
         let child = group.child();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
 
@@ -89,7 +93,7 @@ impl Handler for Exec {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        self.run(context.envelope()).await.map(|()| Value::Null)
+        self.run(context.envelope(), context.trace()).await.map(|()| Value::Null)
     }
 }
 

@@ -30,7 +30,7 @@ fn message(body: impl Into<bytes::Bytes>) -> Envelope {
 }
 
 async fn run(exec: &Exec, envelope: &Envelope) -> Result<(), HandlerError> {
-    timeout(DEADLINE, exec.run(envelope)).await.expect("the handler hangs")
+    timeout(DEADLINE, exec.run(envelope, None)).await.expect("the handler hangs")
 }
 
 async fn failure_of(script: &str) -> HandlerError {
@@ -231,7 +231,7 @@ async fn a_program_that_ignores_sigterm_is_killed() {
 #[tokio::test]
 async fn dropping_the_future_kills_all_that_was_started() {
     let (dir, exec) = shell("trap '' TERM; sleep 600 & echo $! > grandchild; wait");
-    let handling = tokio::spawn(async move { exec.run(&message("{}")).await });
+    let handling = tokio::spawn(async move { exec.run(&message("{}"), None).await });
     let grandchild = pid_in(&dir, "grandchild").await;
     assert!(is_alive(grandchild));
     handling.abort();

@@ -16,7 +16,7 @@ use super::{Handler, HandlerContext, HandlerError, Verdict};
 use crate::clock;
 use crate::config::{HttpRequest, Secret};
 use crate::http_client::{HttpClient, HttpError, Response};
-use crate::message::Envelope;
+use crate::message::{Envelope, TraceContext};
 
 /// The largest size of the header with all headers of the message, in bytes. Servers refuse longer ones.
 const MAX_HEADERS: usize = 4096;
@@ -42,7 +42,7 @@ impl Http {
     }
 
     /// The request for a message.
-    fn request(&self, envelope: &Envelope) -> Result<HttpRequest, HandlerError> {
+    fn request(&self, envelope: &Envelope, trace: Option<&TraceContext>) -> Result<HttpRequest, HandlerError> {
         let body = String::from_utf8(envelope.body().to_vec())
             .map_err(|_| failure("Unsendable", Verdict::Unrecoverable, "the message's body is not UTF-8".to_owned()))?;
         let Metadata { id, transport, attempt } = Metadata::of(envelope);
@@ -54,6 +54,8 @@ impl Http {
             ("Minutely-Transport", transport),
             ("Minutely-Attempt", attempt.to_string()),
             ("Minutely-Headers", in_ascii(&stamps)),
+            ("traceparent", trace.map(TraceContext::to_string).unwrap_or_default()),
+            ("tracestate", trace.and_then(TraceContext::state).unwrap_or_default().to_owned()),
         ];
         let mut request = self.request.clone();
         for (name, value) in own {
@@ -66,8 +68,9 @@ impl Http {
         Ok(request)
     }
 
-    async fn call(&self, envelope: &Envelope) -> Result<Value, HandlerError> {
-        let request = self.request(envelope)?;
+    async fn call(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+        let envelope = context.envelope();
+        let request = self.request(envelope, context.trace())?;
         let what = format!("{} {}", request.method, request.url);
         let client = self.client.get_or_init(HttpClient::new);
         let mut response = client.send_whole(&request).await.map_err(|error| not_answered(&what, &error))?;
@@ -99,7 +102,7 @@ impl Handler for Http {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        timeout(self.timeout, self.call(context.envelope())).await.unwrap_or_else(|_| {
+        timeout(self.timeout, self.call(context)).await.unwrap_or_else(|_| {
             let (method, url, limit) = (&self.request.method, &self.request.url, self.timeout);
             Err(failure("TimedOut", Verdict::Retry, format!("{method} {url}: timed out after {limit:?}")))
         })

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::super::TransportError;
-use crate::message::{Encoded, Headers};
+use crate::message::{AmqpAttributes, Encoded, Headers};
 
 const CONTENT_TYPE: &str = "Content-Type";
 /// Headers that the broker adds when a message has waited in a delay queue.
@@ -37,6 +37,45 @@ pub(super) fn of(
     properties = properties.with_headers(table).with_delivery_mode(2);
     if let Some(content_type) = message.headers.get(CONTENT_TYPE) {
         properties = properties.with_content_type(name(content_type)?);
+    }
+    Ok(properties)
+}
+
+/// The properties that a stamp asks for.
+pub(super) fn of_stamp(attributes: &AmqpAttributes, is_delayed: bool) -> Result<BasicProperties, String> {
+    let text = |value: &Option<String>, name: &str| {
+        let text = value.as_ref().map(ShortString::try_new).transpose();
+        text.map_err(|_| format!("its {name} is longer than 255 bytes"))
+    };
+    let now = || u64::try_from(Utc::now().timestamp()).unwrap_or(0);
+    let mut properties = BasicProperties::default().with_timestamp(attributes.timestamp.unwrap_or_else(now));
+    if let Some(priority) = attributes.priority {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(kind) = text(&attributes.content_type, "content_type")? {
+        properties = properties.with_content_type(kind);
+    }
+    if let Some(encoding) = text(&attributes.content_encoding, "content_encoding")? {
+        properties = properties.with_content_encoding(encoding);
+    }
+    if let Some(id) = text(&attributes.message_id, "message_id")? {
+        properties = properties.with_message_id(id);
+    }
+    if let Some(id) = text(&attributes.correlation_id, "correlation_id")? {
+        properties = properties.with_correlation_id(id);
+    }
+    if let Some(to) = text(&attributes.reply_to, "reply_to")? {
+        properties = properties.with_reply_to(to);
+    }
+    // In a delay queue it would end the delay.
+    if let Some(expiration) = text(&attributes.expiration, "expiration")?.filter(|_| !is_delayed) {
+        properties = properties.with_expiration(expiration);
+    }
+    if let Some(kind) = text(&attributes.kind, "type")? {
+        properties = properties.with_type(kind);
+    }
+    if let Some(id) = text(&attributes.app_id, "app_id")? {
+        properties = properties.with_app_id(id);
     }
     Ok(properties)
 }

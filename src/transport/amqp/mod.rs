@@ -28,13 +28,14 @@ use self::consuming::{ConsumedQueue, Consuming, HandedOut, Held};
 use self::publishing::{Publishing, To};
 use self::topology::Topology;
 use super::{
-    Connecting, Counting, Counts, Delivery, Factory, FactoryContext, MessageId, Prefetching, Queues, Receipt, Received,
-    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError, TransportSpec, Waking,
+    Addressing, Connecting, Counting, Counts, Delivery, Factory, FactoryContext, MessageId, Prefetching, Queues,
+    Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    TransportSpec, Waking,
 };
 use crate::config::{Definition, Problem};
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 use crate::connection::{self, Connections, StoreKind};
-use crate::message::Encoded;
+use crate::message::{AmqpStamp, Encoded};
 
 /// A waiting consumer polls after this time in any case, to notice a connection that broke without an error.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
@@ -182,16 +183,42 @@ impl Amqp {
     }
 }
 
-#[async_trait]
-impl Sender for Amqp {
-    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+impl Amqp {
+    /// Stores a message, as the stamp says if there is one.
+    async fn send_as(
+        &self,
+        message: &Encoded,
+        delay: Duration,
+        stamp: Option<&AmqpStamp>,
+    ) -> Result<Sent, TransportError> {
         let longest = self.topology.delays.longest();
         if delay.as_millis() > longest.into() {
             let days = longest / 86_400_000;
             let why = format!("it is delayed for more than {days} days, which is the broker's limit");
             return Err(TransportError::Unstorable { transport: self.name.clone(), why });
         }
-        self.publish(To::Exchange, message, None, delay).await
+        let Some(stamp) = stamp else { return self.publish(To::Exchange, message, None, delay).await };
+        let unstorable = |why: String| TransportError::Unstorable { transport: self.name.clone(), why };
+        let properties = message_properties::of_stamp(&stamp.attributes, !delay.is_zero()).map_err(unstorable)?;
+        let mut message = message.clone();
+        message.headers.extend(&stamp.attributes.headers);
+        let key = stamp.routing_key.as_ref().map(ShortString::try_new).transpose();
+        let key = key.map_err(|_| unstorable("its routing key is longer than 255 bytes".to_owned()))?;
+        self.publish(key.map_or(To::Exchange, To::Key), &message, Some(&properties), delay).await
+    }
+}
+
+#[async_trait]
+impl Sender for Amqp {
+    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        self.send_as(message, delay, None).await
+    }
+}
+
+#[async_trait]
+impl Addressing for Amqp {
+    async fn send_with(&self, message: &Encoded, delay: Duration, stamp: &AmqpStamp) -> Result<Sent, TransportError> {
+        self.send_as(message, delay, Some(stamp)).await
     }
 }
 
@@ -401,6 +428,7 @@ impl Amqp {
         transport.prefetching = Some(queues.clone());
         transport.queues = Some(queues.clone());
         transport.connecting = Some(queues.clone());
+        transport.addressing = Some(queues.clone());
         transport.retrying = Some(queues);
         transport
     }

@@ -34,6 +34,8 @@ struct Open {
 pub(super) enum To<'a> {
     /// To the exchange, with its default routing key.
     Exchange,
+    /// To the exchange, with this routing key.
+    Key(ShortString),
     /// Back to one queue.
     Queue(&'a ShortString),
 }
@@ -56,6 +58,7 @@ impl Publishing {
         let again = matches!(to, To::Queue(_));
         let (exchange, key) = match to {
             To::Exchange => (topology.exchange.name.clone(), topology.exchange.routing_key.clone()),
+            To::Key(key) => (topology.exchange.name.clone(), key),
             To::Queue(queue) => (ShortString::default(), queue.clone()),
         };
         // Rounded up, so that the delay is never cut short.

@@ -1,0 +1,112 @@
+//! `deduplicate_middleware`: of the messages with the same key ([`DeduplicateStamp`]), one at a time is pending. Those that are
+//! dispatched meanwhile are dropped.
+//!
+//! Whoever dispatches a message claims its key in the shared cache, and the worker gives the claim up: when the message was
+//! handled, well or not, or when its handling begins, as the stamp says. The owner of a claim travels with its message, so
+//! that a message that is delivered once more does not give up the claim of another. A claim whose message is lost on the way
+//! ends by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{DispatchError, Middleware, Next};
+use crate::cache::Cache;
+use crate::message::{DeduplicateStamp, DuplicateStamp, Envelope, ReceivedStamp, SentStamp};
+
+/// The group of the claims in the cache.
+const GROUP: &str = "deduplicate";
+
+/// The owner of a message's claim. A header and not a part of the stamp, which is Symfony's.
+const OWNER: &str = "X-Minutely-Claim";
+
+/// How long a claim without an end lasts: ten years.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+pub(super) struct Deduplicate {
+    pub(super) cache: Arc<Cache>,
+}
+
+#[async_trait]
+impl Middleware for Deduplicate {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+        let Some(stamp) = envelope.last::<DeduplicateStamp>() else { return next.run(envelope).await };
+        if envelope.last::<ReceivedStamp>().is_some() {
+            return self.receive(&stamp, envelope, next).await;
+        }
+        self.dispatch(&stamp, envelope, next).await
+    }
+}
+
+impl Deduplicate {
+    /// Gives up the claim of a message that was received.
+    async fn receive(
+        &self,
+        stamp: &DeduplicateStamp,
+        envelope: Envelope,
+        next: Next,
+    ) -> Result<Envelope, DispatchError> {
+        // A message from PHP has its lock there.
+        let Some(owner) = envelope.headers().get(OWNER).map(str::to_owned) else { return next.run(envelope).await };
+        if stamp.only_deduplicate_in_queue {
+            self.release(&stamp.key, &owner).await;
+            return next.run(envelope).await;
+        }
+        let result = next.run(envelope).await;
+        self.release(&stamp.key, &owner).await;
+        result
+    }
+
+    async fn dispatch(
+        &self,
+        stamp: &DeduplicateStamp,
+        mut envelope: Envelope,
+        next: Next,
+    ) -> Result<Envelope, DispatchError> {
+        let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let key = &stamp.key;
+        match self.cache.claim(GROUP, key, &owner, ttl(stamp)).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(
+                    key,
+                    message_type = envelope.message_type(),
+                    "not dispatched: one with this key is pending"
+                );
+                return Ok(envelope.with(&DuplicateStamp::new(key.clone())));
+            }
+            // Rather twice than never.
+            Err(error) => {
+                tracing::warn!(key, %error, "dispatched without a look whether a message with this key is pending");
+                return next.run(envelope).await;
+            }
+        }
+        envelope.set_header(OWNER, &owner);
+        let result = next.run(envelope).await;
+        let is_queued = match &result {
+            Ok(envelope) => envelope.last::<SentStamp>().is_some(),
+            Err(DispatchError::Sending { sent, .. }) => !sent.is_empty(),
+            Err(DispatchError::Handling(failed)) => failed.envelope.last::<SentStamp>().is_some(),
+            Err(DispatchError::Delayed(failed)) => failed.envelope.last::<SentStamp>().is_some(),
+            Err(_) => false,
+        };
+        if !is_queued {
+            self.release(key, &owner).await;
+        }
+        result
+    }
+
+    async fn release(&self, key: &str, owner: &str) {
+        if let Err(error) = self.cache.unclaim(GROUP, key, owner).await {
+            tracing::warn!(key, %error, "messages with this key are dropped until its time is over");
+        }
+    }
+}
+
+/// How long the claim lasts if nobody gives it up.
+fn ttl(stamp: &DeduplicateStamp) -> Duration {
+    let seconds = stamp.ttl.unwrap_or(f64::INFINITY);
+    // What is negative or no number ends at once.
+    if seconds > FOR_EVER.as_secs_f64() { FOR_EVER } else { Duration::try_from_secs_f64(seconds).unwrap_or_default() }
+}
