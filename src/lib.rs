@@ -67,6 +67,7 @@
 //! | [`App`] | dispatches, and has workers and a supervisor in its process |
 //! | [`config`] | a configuration in code, and what is wrong with one |
 //! | [`message`] | messages, envelopes and stamps |
+//! | `mail` | mail as a message (feature `mail`) |
 //! | [`serializer`] | how messages are written, and a form of your own |
 //! | [`handler`] | what handles messages, and the arguments of handlers |
 //! | [`bus`] | middleware, and what became of a dispatch |
@@ -109,6 +110,8 @@ pub mod handler;
 mod heartbeat;
 #[cfg(feature = "http")]
 mod http_client;
+#[cfg(feature = "mail")]
+pub mod mail;
 pub mod message;
 mod schedule;
 pub mod serializer;

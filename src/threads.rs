@@ -8,7 +8,14 @@
 //! Running out of open files (`ulimit -n`) or of memory is handled in the same way: it is temporary, and not a
 //! message's fault.
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
+#[cfg(any(
+    feature = "postgres",
+    feature = "mysql",
+    feature = "redis",
+    feature = "amqp",
+    feature = "http",
+    feature = "mail"
+))]
 mod pool;
 
 use std::io;
@@ -21,7 +28,14 @@ use nix::Error as Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
+#[cfg(any(
+    feature = "postgres",
+    feature = "mysql",
+    feature = "redis",
+    feature = "amqp",
+    feature = "http",
+    feature = "mail"
+))]
 pub(crate) use self::pool::wait_for_lookup_thread;
 
 /// How long an idle thread of the blocking pool stays. The pool only looks up a host name from time to time.

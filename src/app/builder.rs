@@ -19,6 +19,8 @@ use crate::handler::{
     FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, from_config, from_fn,
 };
 use crate::heartbeat::Heartbeats;
+#[cfg(feature = "mail")]
+use crate::mail::{MailHandler, Mailer};
 use crate::message::Message;
 use crate::schedule::{self, Functions};
 use crate::serializer::{Interfaces, Serializer, Serializers};
@@ -472,7 +474,12 @@ impl AppBuilder {
         problems.list.extend(checks::lossy_transports(&config));
         problems.list.extend(checks::lonely_clusters(&config));
         let in_code = self.handlers.iter().next().is_some() || has_middleware;
-        let handles_messages = in_code || !config.handlers.is_empty();
+        #[cfg(feature = "mail")]
+        let mailer = config
+            .mailer
+            .as_ref()
+            .and_then(|settings| Mailer::new(settings, &config.dir).map_err(|found| problems.list.extend(found)).ok());
+        let handles_messages = in_code || !config.handlers.is_empty() || config.mailer.is_some();
         if !handles_messages {
             problems.list.extend(checks::idle_workers(&config));
         }
@@ -488,6 +495,15 @@ impl AppBuilder {
             }
         }
         self.handlers.add_names_of_transports(|name| transports.same_queue(name));
+        #[cfg(feature = "mail")]
+        if let Some(mailer) = mailer {
+            for (message_type, handler) in MailHandler::all(&mailer) {
+                // The application may send them itself.
+                if !self.handlers.iter().any(|(pattern, _)| pattern == message_type) {
+                    self.handlers.register(message_type, HandlerOptions::default(), handler);
+                }
+            }
+        }
         let (transports, handlers) = (Arc::new(transports), Arc::new(self.handlers));
         let functions = Functions::new(functions, Arc::clone(&handlers));
         let routing = Arc::new(Routing::new(config.routing.clone()));

@@ -4,8 +4,9 @@ use super::buses::{self, BUSES};
 use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
+use super::mailer::MAILER;
 use super::routes::{INTERFACES, ROUTING};
-use super::serializers::{SERIALIZER, SIGNING};
+use super::serializers::{PHP_KEY, SERIALIZER, SIGNING};
 use super::serve::SERVE;
 use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
 use super::validation::VALIDATION;
@@ -22,6 +23,8 @@ pub(crate) const KEYS: &[Definition] = &[
     FAILURE_TRANSPORT,
     SERIALIZER,
     SIGNING,
+    PHP_KEY,
+    MAILER,
     WORKERS,
     HANDLERS,
     CRON,

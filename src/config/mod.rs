@@ -17,6 +17,7 @@ mod file_tests;
 mod handlers;
 mod http_request;
 mod keys;
+mod mailer;
 mod nesting;
 mod placeholder;
 mod problem;
@@ -57,6 +58,7 @@ pub(crate) use http_request::HttpRequest;
 pub(crate) use http_request::HttpUrl;
 #[cfg(test)]
 pub(crate) use keys::KEYS;
+pub(crate) use mailer::MailerConfig;
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub(crate) use read::{problems_with, read, read_built, read_text};
@@ -75,6 +77,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+
+use crate::message::PhpClasses;
 
 /// A whole configuration, with placeholders and paths resolved. Made in code with [`Config::builder`].
 #[derive(Debug, Clone)]
@@ -113,6 +117,10 @@ pub struct Config {
     pub(crate) serializer: Option<SerializerConfig>,
     /// Which messages are signed.
     pub(crate) signing: Option<SigningConfig>,
+    /// The classes that can be written as PHP does.
+    pub(crate) php: PhpClasses,
+    /// How mail is sent.
+    pub(crate) mailer: Option<MailerConfig>,
     /// Database URLs by connection name, for `doctrine://NAME`. May contain passwords.
     pub(crate) connections: IndexMap<String, Secret>,
 }

@@ -19,12 +19,13 @@ use super::cron::read_jobs;
 use super::env::Environment;
 use super::handlers::read_handlers;
 use super::keys;
+use super::mailer::read_mailer;
 use super::nesting::Sources;
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
 use super::routes::{add_priorities, read_interfaces, read_routing};
 use super::section::{Node, Reader};
-use super::serializers::{read_serializer, read_signing};
+use super::serializers::{read_php, read_serializer, read_signing};
 use super::serve::read_serve;
 use super::transports::{Declared, read_cache, uses_connections};
 use super::validation::read_validation;
@@ -142,6 +143,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
     let serializer = sources.one("serializer", reader).and_then(|node| read_serializer(node, reader));
+    let php = sources.one("php", reader).map(|node| read_php(node, reader)).unwrap_or_default();
+    let mailer = sources.one("mailer", reader).and_then(|node| read_mailer(node, reader));
     let signing = sources.one("signing", reader).and_then(|node| read_signing(node, reader));
     let cache = sources.one("cache", reader).and_then(|node| read_cache(node, reader));
     let heartbeat_ttl = sources.one("heartbeat", reader).and_then(|node| read_heartbeat_ttl(node, reader));
@@ -169,6 +172,8 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         serve,
         serializer,
         signing,
+        php,
+        mailer,
         connections: read_connections(connections, environment, reader),
     }
 }

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use super::Secret;
 use super::definition::{Definition, Kind, Setting};
 use super::section::{Node, Reader, Section};
+use crate::message::{PhpClass, PhpClasses, PhpProperty, class_name};
 
 /// The length of a key, in bytes.
 pub(crate) const KEY_LENGTH: usize = 32;
@@ -17,6 +18,7 @@ const SYMFONY_PHP: &[&str] = &["messenger.transport.native_php_serializer", "mes
 
 /// What `serializer: NAME` may name beside serializers of the application.
 const JSON: &str = "json";
+const PHP: &str = "php";
 
 /// The key `serializer`.
 pub(super) const SERIALIZER: Definition = Definition::new(
@@ -30,13 +32,14 @@ pub(super) const SERIALIZER: Definition = Definition::new(
 pub(super) const OWN_SERIALIZER: Definition = Definition::new(
     "serializer",
     Kind::Either(&[Kind::Text("name"), Kind::Section(KEYS)]),
-    "how its messages are written: `json`, or the name of a serializer of the application, or these keys",
+    "how its messages are written: `json`, `php`, or the name of a serializer of the application, or these keys",
 )
 .or("`serializer`");
 
 const KEYS: &[Definition] = &[NAME, TYPE, TYPE_FIELD, TYPES, BODY_FIELD, ENCRYPT];
 const NAME: Definition =
-    Definition::new("name", Kind::Text("name"), "`json`, or the name of a serializer of the application").or("`json`");
+    Definition::new("name", Kind::Text("name"), "`json`, `php`, or the name of a serializer of the application")
+        .or("`json`");
 const TYPE: Definition = Definition::new(
     "type",
     Kind::Text("type"),
@@ -96,9 +99,51 @@ const SIGNED_TYPES: Definition = Definition::new(
 .example(r"[App\Message\RunReport]");
 const COVER_HEADERS: Setting<bool> = Setting::flag(
     "cover_headers",
-    "false",
-    "whether a signature covers type and stamps too, as it does after Symfony 7.4, which refuses that; both are verified",
+    "true",
+    "whether a signature covers type and stamps too; early releases of Symfony 7.4 know only false. Both are verified",
 );
+
+/// The key `php`.
+pub(super) const PHP_KEY: Definition =
+    Definition::new("php", Kind::Section(PHP_KEYS), "what must be known of PHP's classes for `serializer: php`");
+const PHP_KEYS: &[Definition] = &[CLASSES];
+const CLASSES: Definition = Definition::new(
+    "classes",
+    Kind::Map(&Kind::Map(&Kind::Text("declaration"))),
+    "the properties of each class as PHP declares them: `{to: private string, at: ?DateTimeImmutable}`",
+);
+
+/// Reads `php`.
+pub(super) fn read_php(node: Node, reader: &mut Reader) -> PhpClasses {
+    let mut classes = PhpClasses::default();
+    let Some(mut section) = node.section(PHP_KEYS, "a mapping with `classes`", reader) else { return classes };
+    let entries =
+        section.take("classes").and_then(|node| node.entries("a mapping of classes to their properties", reader));
+    let mut used = Vec::new();
+    for (name, node) in entries.unwrap_or_default() {
+        let class = class_name(&name).map_err(|why| reader.error(&node.path, why)).ok();
+        let mut properties = PhpClass::new();
+        for (name, node) in node.entries("a mapping of properties to their declarations", reader).unwrap_or_default() {
+            let Some(declaration) = node.filled_text("a declaration such as `private ?string`", reader) else {
+                continue;
+            };
+            match PhpProperty::parse(&name, &declaration) {
+                Ok(property) => {
+                    used.extend(property.class().map(|class| (node.path.clone(), class.to_owned())));
+                    properties.push(property);
+                }
+                Err(why) => reader.error(&node.path, why),
+            }
+        }
+        classes.0.extend(class.map(|class| (class, properties)));
+    }
+    for (path, class) in used {
+        if !classes.0.contains_key(&class) {
+            reader.error(&path, format!("the properties of \"{class}\" are not under `php.classes`"));
+        }
+    }
+    classes
+}
 
 /// How messages are written.
 #[derive(Debug, Clone)]
@@ -116,6 +161,8 @@ pub(crate) struct SerializerConfig {
 pub(crate) enum MessageForm {
     /// Symfony's JSON.
     Json,
+    /// What PHP's `serialize()` writes.
+    Php,
     /// What a serializer of the application writes.
     Named(String),
     /// What another application writes.
@@ -179,7 +226,7 @@ pub(super) fn read_serializer(node: Node, reader: &mut Reader) -> Option<Seriali
     let foreign = read_foreign(&mut section, reader);
     let encryption = section.take("encrypt").map(|node| read_encryption(node, reader));
     let form = match (named, foreign) {
-        (Some((path, Some(MessageForm::Named(_)))), Some(_)) => {
+        (Some((path, Some(MessageForm::Named(_) | MessageForm::Php))), Some(_)) => {
             reader.error(&path, "cannot be beside `type` and `type_field`: such a serializer knows the type itself");
             return None;
         }
@@ -199,10 +246,13 @@ fn read_name(node: &Node, expected: &str, reader: &mut Reader) -> Option<Message
     if name == JSON || name == SYMFONY_JSON {
         return Some(MessageForm::Json);
     }
+    if name == PHP {
+        return Some(MessageForm::Php);
+    }
     if SYMFONY_PHP.contains(&name.as_str()) {
         let message = format!(
             "{} is ignored: new messages are JSON, as {SYMFONY_JSON} writes and reads it; what PHP's default serializer has written is \
-             read, and goes back in that form",
+             read, and goes back in that form; `serializer: php` writes that form",
             node.shown()
         );
         reader.warning(&node.path, message);

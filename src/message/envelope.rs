@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::body::BodyError;
 use super::headers::Headers;
-use super::php::{self, Decoded, PhpBody, PhpError};
+use super::php::{self, Decoded, PhpBody, PhpClasses, PhpError};
 use super::wire::{CONTENT_TYPE, Encoded, STAMP_PREFIX, TYPE, UndecodableError};
 use super::{Message, Stamp};
 
@@ -180,6 +180,15 @@ impl Envelope {
         match &self.php {
             Some(php) => php.encode(&self.headers),
             None => Encoded { body: self.body.clone(), headers: self.json_headers() },
+        }
+    }
+
+    /// The message as PHP's `serialize()` would write it, if the properties of its class are known. One that PHP has written stays
+    /// as it came. The error says what does not fit.
+    pub(crate) fn encode_php(&self, classes: &PhpClasses) -> Result<Encoded, String> {
+        match &self.php {
+            Some(_) => Ok(self.encode()),
+            None => php::write(classes, &self.message_type, &self.body, &self.headers),
         }
     }
 

@@ -19,6 +19,7 @@ pub use body::BodyError;
 pub use bytes::Bytes;
 pub use envelope::Envelope;
 pub use headers::Headers;
+pub(crate) use php::{PhpClass, PhpClasses, PhpProperty, class_name};
 pub use stamp::{
     AmqpAttributes, AmqpStamp, BusNameStamp, DeduplicateStamp, DelayStamp, DispatchAfterCurrentBusStamp,
     DuplicateStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, HandlerArgumentsStamp, ReceivedStamp,

@@ -22,6 +22,7 @@ mod foreign;
 mod json;
 #[cfg(feature = "encryption")]
 mod key;
+mod php;
 mod registry;
 #[cfg(feature = "signing")]
 mod signed;

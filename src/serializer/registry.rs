@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use super::Serializer;
 use super::foreign::Foreign;
 use super::json::Json;
+use super::php::Php;
 use crate::config::{Config, MessageForm, Problem, SerializerConfig};
 use crate::message::{Encoded, Envelope, SentToFailureTransportStamp, UndecodableError};
 
@@ -140,6 +141,7 @@ impl Building<'_> {
         let form = settings.map_or(&MessageForm::Json, |settings| &settings.form);
         let serializer: Arc<dyn Serializer> = match form {
             MessageForm::Json => Arc::new(Json),
+            MessageForm::Php => Arc::new(Php(self.config.php.clone())),
             MessageForm::Foreign(form) => Arc::new(Foreign(form.clone())),
             MessageForm::Named(name) => match self.own.get(name) {
                 Some(own) => Arc::clone(own),
@@ -206,7 +208,7 @@ impl Building<'_> {
             self.problems.push(Problem::warning(path, message));
             return;
         }
-        let known = self.own.keys().map(String::as_str).chain(["json"]);
+        let known = self.own.keys().map(String::as_str).chain(["json", "php"]);
         self.problems.push(Problem::unknown(path, "serializer", name, known));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! There are two kinds of signatures, both by HMAC-SHA256, and both in the header `Body-Sign`:
 //!
-//! - Symfony 7.4: of the body alone, in hexadecimal.
-//! - later versions: `v2:` before the hexadecimal digits. It covers the body and the headers that decide what becomes of it:
+//! - of the first releases of Symfony 7.4: of the body alone, in hexadecimal.
+//! - of later ones: `v2:` before the hexadecimal digits. It covers the body and the headers that decide what becomes of it:
 //!   the type, all stamps and `Sign-Trust`. What is signed is PHP's `serialize()` of both, and the key is an HMAC of `v2:`.
 //!
 //! Both are verified. A message of such a type without one goes to the failure transport, where Symfony deletes it.

@@ -211,6 +211,8 @@ impl Stage {
             heartbeat_ttl: Duration::from_secs(60),
             serializer: None,
             signing: None,
+            php: crate::message::PhpClasses::default(),
+            mailer: None,
             connections: IndexMap::new(),
         };
         // What stands for this program's own worker: transports and options are arguments of the script.

@@ -2,7 +2,14 @@
 
 use std::any::Any;
 use std::io;
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
+#[cfg(any(
+    feature = "postgres",
+    feature = "mysql",
+    feature = "redis",
+    feature = "amqp",
+    feature = "http",
+    feature = "mail"
+))]
 use std::net::IpAddr;
 use std::panic::catch_unwind;
 use std::thread;
@@ -20,7 +27,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Waits until the blocking pool has a thread to look up this host name with. To be called right before connecting: the
 /// libraries look names up on the blocking pool, and tokio panics if it cannot have a thread. Returns at once for an
 /// address.
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp", feature = "http"))]
+#[cfg(any(
+    feature = "postgres",
+    feature = "mysql",
+    feature = "redis",
+    feature = "amqp",
+    feature = "http",
+    feature = "mail"
+))]
 pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
     let is_address = host.starts_with('/') || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if is_address { Ok(()) } else { wait_for_pool_thread().await }

@@ -26,6 +26,7 @@ mod http_handlers;
 mod http_jobs;
 mod interop;
 mod limits;
+mod mail;
 mod own_transports_options;
 mod serializers;
 mod serve;

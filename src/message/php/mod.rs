@@ -6,6 +6,7 @@
 //! again, the stamps that have changed are changed in that text, and the rest of it stays as PHP wrote it. Nothing in it
 //! is ever instantiated or run.
 
+mod classes;
 mod dates;
 mod json;
 mod layout;
@@ -15,6 +16,7 @@ mod stamps;
 #[cfg(test)]
 mod tests;
 mod text;
+mod write;
 
 use std::fmt;
 
@@ -22,11 +24,13 @@ use bytes::Bytes;
 
 use super::headers::Headers;
 use super::wire::{Encoded, STAMP_PREFIX};
+pub(crate) use classes::{PhpClass, PhpClasses, PhpProperty, class_name};
 use json::{Unrepresentable, Writer};
 use layout::Layout;
 use parse::{Parsed, Value};
 use splice::Change;
 pub(in crate::message) use text::is_serialized;
+pub(in crate::message) use write::write;
 
 /// The longest name that is shown, in characters.
 const MAX_SHOWN: usize = 100;

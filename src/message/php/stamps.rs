@@ -68,7 +68,7 @@ pub(super) fn serialize(class: &str, json: &str) -> Option<Serialized> {
         match (kind, value) {
             (Kind::Text, Value::String(_)) | (Kind::Code, Value::String(_)) | (Kind::Any, _) => out.value(value),
             (Kind::Int | Kind::Code, Value::Number(number)) => out.int(integer(number)?),
-            (Kind::Date, Value::String(date)) => out.date(date)?,
+            (Kind::Date, Value::String(date)) => out.date("DateTimeImmutable", date)?,
             (Kind::Null, _) => out.value(&Value::Null),
             _ => return None,
         }
@@ -83,30 +83,30 @@ fn integer(number: &serde_json::Number) -> Option<i64> {
 }
 
 impl Serialized {
-    fn raw(&mut self, text: &str) {
+    pub(super) fn raw(&mut self, text: &str) {
         self.text.extend_from_slice(text.as_bytes());
     }
 
     /// A string, as key or value. Its length is in bytes.
-    fn string(&mut self, text: &[u8]) {
+    pub(super) fn string(&mut self, text: &[u8]) {
         self.raw(&format!("s:{}:\"", text.len()));
         self.text.extend_from_slice(text);
         self.raw("\";");
     }
 
-    fn int(&mut self, value: i64) {
+    pub(super) fn int(&mut self, value: i64) {
         self.values += 1;
         self.raw(&format!("i:{value};"));
     }
 
-    fn open_object(&mut self, class: &str, properties: usize) {
+    pub(super) fn open_object(&mut self, class: &str, properties: usize) {
         self.values += 1;
         self.raw(&format!("O:{}:\"{class}\":{properties}:{{", class.len()));
     }
 
-    fn date(&mut self, text: &str) -> Option<()> {
+    pub(super) fn date(&mut self, class: &str, text: &str) -> Option<()> {
         let (date, zone_kind, zone) = dates::from_rfc3339(text)?;
-        self.open_object("DateTimeImmutable", 3);
+        self.open_object(class, 3);
         self.string(b"date");
         self.value(&date.into());
         self.string(b"timezone_type");
@@ -117,7 +117,23 @@ impl Serialized {
         Some(())
     }
 
-    fn value(&mut self, value: &Value) {
+    pub(super) fn float(&mut self, value: f64) {
+        self.values += 1;
+        self.raw(&format!("d:{value};"));
+    }
+
+    /// A case of an enum.
+    pub(super) fn case(&mut self, class: &str, case: &str) {
+        self.values += 1;
+        self.raw(&format!("E:{}:\"{class}:{case}\";", class.len() + 1 + case.len()));
+    }
+
+    pub(super) fn open_array(&mut self, items: usize) {
+        self.values += 1;
+        self.raw(&format!("a:{items}:{{"));
+    }
+
+    pub(super) fn value(&mut self, value: &Value) {
         self.values += 1;
         match value {
             Value::Null => self.raw("N;"),

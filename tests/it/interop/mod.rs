@@ -6,3 +6,5 @@ mod php;
 mod redis;
 mod serialization;
 mod sql;
+
+pub use php::Symfony;

@@ -1,0 +1,76 @@
+//! Files that go with a mail.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+
+use super::error::MailError;
+
+/// The largest file that is read, in bytes. Servers take less.
+const LARGEST_FILE: u64 = 64 * 1024 * 1024;
+
+/// How binary data is written in JSON.
+const DATA_URI: &str = "data:application/octet-stream;base64,";
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Attachment {
+    pub(super) name: String,
+    pub(super) content_type: String,
+    pub(super) content: Vec<u8>,
+    /// It is shown within the HTML.
+    pub(super) is_inline: bool,
+    /// The name that the HTML has for it, if not its own.
+    pub(super) content_id: Option<String>,
+}
+
+/// The folders that files may be read from.
+pub(super) struct Files {
+    /// Relative paths start there.
+    pub(super) dir: PathBuf,
+    pub(super) allowed: Vec<PathBuf>,
+}
+
+impl Files {
+    /// Reads a file, if it is in one of the folders.
+    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, MailError> {
+        let shown = path.chars().take(200).flat_map(char::escape_debug).collect::<String>();
+        let failed =
+            |error: std::io::Error| MailError::temporary(format!("the attachment {shown} cannot be read: {error}"));
+        // A symbolic link must not lead out of the folders.
+        let file = self.dir.join(path).canonicalize().map_err(failed)?;
+        let is_allowed = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| file.starts_with(folder));
+        if !self.allowed.iter().any(is_allowed) {
+            let why = format!(
+                "the attachment {shown} is in none of the folders that attachments may come from: see `mailer.files`"
+            );
+            return Err(MailError::permanent(why));
+        }
+        // A pipe would keep the worker waiting.
+        if !file.is_file() {
+            return Err(MailError::permanent(format!("the attachment {shown} is not a file")));
+        }
+        let mut content = Vec::new();
+        File::open(&file).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut content)).map_err(failed)?;
+        if content.len() as u64 > LARGEST_FILE {
+            return Err(MailError::permanent(format!(
+                "the attachment {shown} is larger than {} MiB",
+                LARGEST_FILE >> 20
+            )));
+        }
+        Ok(content)
+    }
+}
+
+/// Text from JSON as the bytes that it stands for.
+pub(super) fn bytes(text: &str) -> Vec<u8> {
+    let decoded = text.strip_prefix(DATA_URI).and_then(|data| BASE64.decode(data).ok());
+    decoded.unwrap_or_else(|| text.as_bytes().to_vec())
+}
+
+/// The last part of a path, for the reader of the mail.
+pub(super) fn file_name(path: &str) -> String {
+    Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,84 @@
+"""A mail server for tests: `python3 smtp_server.py FOLDER [CERTIFICATE KEY]`.
+
+Writes its port into FOLDER/port and each mail as a line of JSON into FOLDER/mails. Recipients say what happens: `busy@` is refused
+for now, as long as there is no FOLDER/free, `nobody@` for good, and at `slow@` the server stops answering. With a certificate it wants STARTTLS and a login:
+user `ada`, password `p@ss/word`.
+"""
+
+import asyncio
+import email
+import email.policy
+import json
+import os
+import ssl
+import sys
+
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+
+folder = sys.argv[1]
+
+
+class Sink:
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("busy@") and not os.path.exists(os.path.join(folder, "free")):
+            return "451 4.3.0 try again later"
+        if address.startswith("nobody@"):
+            return "550 5.1.1 no such user"
+        if address.startswith("slow@"):
+            await asyncio.sleep(600)
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):
+        mail = email.message_from_bytes(envelope.original_content, policy=email.policy.default)
+        parts = [
+            {
+                "type": part.get_content_type(),
+                "disposition": part.get_content_disposition(),
+                "name": part.get_filename(),
+                "id": part["Content-ID"],
+                "text": part.get_payload(decode=True).decode(part.get_content_charset() or "latin-1"),
+            }
+            for part in mail.walk()
+            if not part.is_multipart()
+        ]
+        kinds = [part.get_content_type() for part in mail.walk() if part.is_multipart()]
+        line = {
+            "from": envelope.mail_from,
+            "to": envelope.rcpt_tos,
+            "headers": {name: str(value) for name, value in mail.items()},
+            "multipart": kinds,
+            "parts": parts,
+            "user": session.auth_data.login.decode() if session.auth_data else None,
+            "tls": session.ssl is not None,
+        }
+        with open(os.path.join(folder, "mails"), "a") as mails:
+            mails.write(json.dumps(line) + "\n")
+        return "250 OK"
+
+
+def login(server, session, envelope, mechanism, data):
+    good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"ada", b"p@ss/word")
+    return AuthResult(success=good, handled=False, auth_data=data)
+
+
+def smtp():
+    if len(sys.argv) == 2:
+        return SMTP(Sink(), hostname="test")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[3])
+    return SMTP(
+        Sink(), hostname="test", tls_context=context, require_starttls=True, authenticator=login, auth_required=True
+    )
+
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(smtp, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with open(os.path.join(folder, "port.new"), "w") as file:
+        file.write(str(port))
+    os.rename(os.path.join(folder, "port.new"), os.path.join(folder, "port"))
+    await server.serve_forever()
+
+
+asyncio.run(main())
