@@ -27,6 +27,7 @@ const SCHEMA_KIND: Kind = Kind::Either(&[Kind::Text("path"), Kind::Map(&Kind::An
 const FORM: &str = "a rule such as `schema: schemas/mail.json`";
 
 /// A schema for messages.
+#[cfg_attr(not(feature = "validation"), allow(dead_code, reason = "read where messages are checked"))]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SchemaConfig {
     /// The type or wildcard that it is for.
@@ -40,6 +41,7 @@ pub(crate) struct SchemaConfig {
 }
 
 /// Where a schema is.
+#[cfg_attr(not(feature = "validation"), allow(dead_code, reason = "read where messages are checked"))]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SchemaSource {
     /// In this file, relative to the configuration's folder.
