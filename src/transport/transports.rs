@@ -212,8 +212,26 @@ fn factory_for<'a>(
         let message = format!("\"{scheme}:\" is not in this build, which has: {}, doctrine", known.join(", "));
         return Err(vec![spec.dsn_problem(message)]);
     }
+    if let Some(service) = missing_service(spec) {
+        let message = format!(
+            "Symfony's transport for {service} is not here; an application in Rust can have one of its own. Known: {}, doctrine",
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        );
+        return Err(vec![spec.dsn_problem(message)]);
+    }
     known.insert("doctrine");
     Err(vec![Problem::unknown(spec.dsn_path(), "scheme", scheme, known)])
+}
+
+/// What a scheme stands for in Symfony's bridges that have no counterpart here.
+fn missing_service(spec: &TransportSpec) -> Option<&'static str> {
+    match spec.store.scheme() {
+        "beanstalkd" => Some("Beanstalkd"),
+        "sqs" => Some("Amazon SQS"),
+        "https" if spec.store.host().starts_with("sqs.") => Some("Amazon SQS"),
+        "enqueue" => Some("Enqueue"),
+        _ => None,
+    }
 }
 
 /// The path from an auto-fallback through targets and fallbacks back to itself, if there is one.

@@ -35,6 +35,7 @@ mod stream;
 mod supervision;
 mod supervisor_in_process;
 mod support;
+mod symfony_documentation;
 mod transport_options;
 mod worker;
 mod worker_in_trouble;

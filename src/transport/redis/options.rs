@@ -83,7 +83,8 @@ pub(super) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> (Add
     let stream = part().unwrap_or_else(|| options.get(&STREAM));
     let group = part().unwrap_or_else(|| options.get(&GROUP));
     let consumer = part().or_else(|| options.get(&CONSUMER));
-    if parts.next().is_some() {
+    // Of a cluster's hosts, each may have a scheme, which is not to be told as a path.
+    if parts.next().is_some() && spec.dsn.hosts().len() < 2 {
         options.push(spec.dsn_problem("its path is /stream/group/consumer, and no more"));
     }
     let wrapping = match options.get(&SERIALIZER).as_str() {
