@@ -56,7 +56,7 @@ fn keys(names: &[&str]) -> String {
 #[test]
 fn the_reference_of_the_configuration_says_what_the_code_does() {
     let parts = [
-        &["transports"][..],
+        &["transports", "rate_limiter"][..],
         &["routing"],
         &["interfaces"],
         &["buses", "default_bus"],
@@ -64,7 +64,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["failure_transport"],
         &["serializer", "signing", "php"],
         &["mailer"],
-        &["workers"],
+        &["workers", "stop_worker_on_signals"],
         &["handlers"],
         &["cron"],
         &["serve"],

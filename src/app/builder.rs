@@ -16,7 +16,7 @@ use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
 use crate::handler::{
-    FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, from_config, from_fn,
+    FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, States, from_config, from_fn,
 };
 use crate::heartbeat::Heartbeats;
 #[cfg(feature = "mail")]
@@ -27,7 +27,7 @@ use crate::serializer::{Interfaces, Serializer, Serializers};
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
-use crate::worker::{RetryStrategies, RetryStrategy, StopBroadcast};
+use crate::worker::{RateLimiters, Resets, RetryStrategies, RetryStrategy, StopBroadcast, WorkerParts};
 
 /// The default configuration file.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
@@ -45,6 +45,7 @@ pub struct AppBuilder {
     factories: Vec<Arc<dyn Factory>>,
     retry_strategies: RetryStrategies,
     serializers: IndexMap<String, Arc<dyn Serializer>>,
+    resets: Resets,
     worker_program: Option<WorkerProgram>,
     pub(crate) program: Option<Program>,
     /// The program has only minutely's commands.
@@ -303,6 +304,42 @@ impl AppBuilder {
         self
     }
 
+    /// Calls this after each message that a worker has tried to handle, before the next one: to empty what must not pass from one
+    /// message to another (Symfony resets its services then). The function gets the application's states;
+    /// [`States::created`] leaves lazy ones alone that nobody has needed yet.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use minutely::App;
+    /// use minutely::handler::{HandlerError, States};
+    ///
+    /// #[derive(Clone, Default)]
+    /// struct Identities(Arc<Mutex<Vec<u64>>>);
+    ///
+    /// async fn forget(states: States) -> Result<(), HandlerError> {
+    ///     if let Some(Identities(known)) = states.created() {
+    ///         known.lock().map_err(|_| "a handler panicked")?.clear();
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let app = App::builder().state(Identities::default()).reset(forget);
+    /// ```
+    ///
+    /// A message is acknowledged whatever comes of the call. If it fails or panics, the worker finishes its other messages and stops,
+    /// for a new one to begin afresh. With `--concurrency`, other messages may be handled at the same time. `--no-reset`,
+    /// or [`WorkerBuilder::no_reset`](crate::WorkerBuilder::no_reset), leaves it out.
+    #[must_use]
+    pub fn reset<F, R, E>(mut self, reset: F) -> Self
+    where
+        F: Fn(States) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<HandlerError> + 'static,
+    {
+        self.resets.add(reset);
+        self
+    }
+
     /// Adds middleware for the buses that name it: `buses: {command.bus: {middleware: [tenant]}}`. It takes the place of one
     /// of minutely's of this name.
     #[must_use]
@@ -526,6 +563,12 @@ impl AppBuilder {
         if problems.any_error() {
             return Err(problems);
         }
+        let worker_parts = WorkerParts {
+            strategies: self.retry_strategies,
+            resets: self.resets,
+            limiters: RateLimiters::of(&config, &cache),
+            handlers: Arc::clone(&handlers),
+        };
         let stop_broadcast = StopBroadcast::new(Arc::clone(&cache));
         Ok(App {
             config: Arc::new(config),
@@ -542,7 +585,7 @@ impl AppBuilder {
             worker_program: self.worker_program.map(Arc::new),
             transport_options: scheme_options(&factories).into(),
             handles_messages,
-            retry_strategies: Arc::new(self.retry_strategies),
+            worker_parts: Arc::new(worker_parts),
         })
     }
 }

@@ -29,8 +29,8 @@ use crate::handler::Handlers;
 use crate::heartbeat::Heartbeats;
 use crate::message::{Envelope, Message};
 use crate::schedule::{self, Functions};
-use crate::transport::Transports;
-use crate::worker::{RetryStrategies, StopBroadcast};
+use crate::transport::{TransportError, Transports};
+use crate::worker::{StopBroadcast, WorkerParts, is_failure_transport};
 
 /// An application, ready to dispatch and to consume. Clones share everything. Nothing is opened before its first use.
 ///
@@ -82,8 +82,8 @@ pub struct App {
     /// How the supervisor starts this program as a worker, if that is known.
     pub(crate) worker_program: Option<Arc<WorkerProgram>>,
     handles_messages: bool,
-    /// When failed messages are tried again, where code says so.
-    pub(crate) retry_strategies: Arc<RetryStrategies>,
+    /// What code gives workers.
+    pub(crate) worker_parts: Arc<WorkerParts>,
     /// The options of all transports, by scheme.
     transport_options: Arc<[SchemeOptions]>,
 }
@@ -134,6 +134,24 @@ impl App {
     /// Whether anything here could handle a message: a handler, or middleware of the application.
     pub(crate) fn handles_messages(&self) -> bool {
         self.handles_messages
+    }
+
+    /// All transports that a worker can consume, in the order of the file, and failure transports after the others.
+    /// Without those in `excluded`, or the same queues under other names. Fails if one of `excluded` does not exist.
+    pub(crate) fn consumable(&self, excluded: &[String]) -> Result<Vec<String>, TransportError> {
+        let excluded = excluded.iter().map(|name| Ok(self.transports.target(name)?.name().to_owned()));
+        let excluded: Vec<String> = excluded.collect::<Result<_, TransportError>>()?;
+        let is_wanted = |name: &&String| {
+            let target = self.transports.target(name);
+            target.is_ok_and(|to| to.receiver.is_some() && excluded.iter().all(|other| other != to.name()))
+        };
+        let mut names: Vec<String> = self.config.transports.keys().filter(is_wanted).cloned().collect();
+        let keeps_failed = |name: &String| {
+            let target = self.transports.target(name);
+            target.is_ok_and(|to| is_failure_transport(&self.config, &self.transports, to.name()))
+        };
+        names.sort_by_key(keeps_failed);
+        Ok(names)
     }
 
     /// Why workers of a definition could not handle anything: they are this program's own, and it has no handler.

@@ -66,8 +66,8 @@ impl App {
         }
         let narrowed = self.narrowed_to(transports, &options.queues)?;
         let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
-        let strategies = &self.retry_strategies;
-        let worker = Worker::new(&self.config, bus, &narrowed, strategies, heartbeats, transports, options)?;
+        let parts = &self.worker_parts;
+        let worker = Worker::new(&self.config, bus, &narrowed, parts, heartbeats, transports, options)?;
         Ok(worker.telling(Arc::clone(&self.handlers)))
     }
 
@@ -82,8 +82,7 @@ impl App {
         transports.insert(only);
         let options = ConsumeOptions { limit: Some(1), keepalive: Some(KEEPALIVE), ..ConsumeOptions::default() };
         let (bus, heartbeats, consumed) = (self.bus.clone(), self.heartbeats.clone(), [transport.to_owned()]);
-        let strategies = &self.retry_strategies;
-        let worker = Worker::new(&self.config, bus, &transports, strategies, heartbeats, &consumed, options)?;
+        let worker = Worker::new(&self.config, bus, &transports, &self.worker_parts, heartbeats, &consumed, options)?;
         Ok((worker.brief(true), taken))
     }
 
@@ -157,6 +156,12 @@ impl WorkerBuilder {
     /// Moves messages that nothing here can handle to the failure transport, even if a transport has nothing else.
     pub fn move_unhandleable(mut self) -> Self {
         self.options.move_unhandleable = true;
+        self
+    }
+
+    /// Does not call what [`AppBuilder::reset`](crate::AppBuilder::reset) has added.
+    pub fn no_reset(mut self) -> Self {
+        self.options.no_reset = true;
         self
     }
 

@@ -169,6 +169,11 @@ impl HandlingFailed {
         }
     }
 
+    /// Whether the worker stops after this message, because one of the errors says so.
+    pub fn stops_worker(&self) -> bool {
+        self.failures.iter().any(|(_, error)| error.stops_worker)
+    }
+
     /// The kind of the first error.
     pub fn class(&self) -> &str {
         self.failures.first().map_or("", |(_, error)| &error.class)

@@ -21,6 +21,7 @@ pub fn open_store(dsn: &str, project_dir: &Path) -> Result<Arc<dyn CacheStore>, 
         options: serde_yaml::Mapping::new(),
         retry: None,
         failure_transport: None,
+        rate_limit: None,
         serializer: None,
     };
     open_store_on(&Connections::default(), &config, project_dir, &IndexMap::new(), &mut Vec::new())

@@ -21,8 +21,8 @@ batches, and then it is asked again after each batch. A batch is about 20 ms of 
 On a failure transport, messages that fail all their retries again stay there, parked for a day. A worker that is \
 started by hand and consumes only failure transports first tries each parked message once.
 
-A worker finishes its current messages before it stops. It stops at a limit, on SIGTERM, SIGINT or SIGQUIT, or when \
-`minutely stop-workers` asks. A second signal ends it at once; its current messages are then delivered again.
+A worker finishes its current messages before it stops. It stops at a limit, on SIGTERM, SIGINT or SIGQUIT (or as \
+`stop_worker_on_signals` says), when a handler asks for it, or when `minutely stop-workers` does. A second signal ends it at once; its current messages are then delivered again.
 
 It stops with exit code 3 and leaves the messages where they are if there are no handlers at all, or none for any of \
 the first ten messages of a transport: those messages are another application's.
@@ -33,11 +33,18 @@ Examples:
   minutely consume prio_high prio_normal
   minutely consume prio_low --time-limit=60 --sleep=20 --memory-limit=128M
   minutely consume prio_high --limit=10 -v
-  minutely consume failed --time-limit=60 -v")]
+  minutely consume failed --time-limit=60 -v
+  minutely consume --all --exclude-receivers=failed")]
 pub(super) struct Args {
     /// The transports to consume, the most important first
-    #[arg(required = true, value_name = "TRANSPORT")]
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "TRANSPORT")]
     transports: Vec<String>,
+    /// Consume all transports that can be consumed, in the order of the configuration, failure transports last
+    #[arg(long)]
+    all: bool,
+    /// With --all: not this transport; may be given more than once
+    #[arg(long, value_name = "TRANSPORT")]
+    exclude_receivers: Vec<String>,
     #[command(flatten)]
     options: ConsumeOptions,
     #[command(flatten)]
@@ -64,26 +71,24 @@ impl Args {
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
-    for name in &args.transports {
-        known(app, name)?;
-    }
+    let transports = transports(app, args)?;
     // Held until the process ends. Programs that handlers start must not hold it, or they would keep the slot taken.
     let slot = adopt_slot(&app.config.state_dir);
     if !app.handles_messages() {
         return Ok(stuck(slot.as_ref(), crate::app::NO_HANDLER));
     }
     let started = SystemTime::now();
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen_for(&app.config.stop_signals)?;
     let mut stop = StopToken::new();
     // A person who asks for what failed, after mending what was wrong, as a rule; a supervisor asks every minute.
-    let resume = slot.is_none() && args.transports.iter().all(|name| is_failure_transport(app, name));
+    let resume = slot.is_none() && transports.iter().all(|name| is_failure_transport(app, name));
     let in_flight = slot.as_ref().map(|slot| InFlightFile::new(slot.in_flight_path()));
     let worker =
-        app.new_worker(&args.transports, args.options.clone()).map_err(usage)?.resuming(resume).recording(in_flight);
+        app.new_worker(&transports, args.options.clone()).map_err(usage)?.resuming(resume).recording(in_flight);
 
     tokio::spawn(app.stop_broadcast.clone().watch(stop.clone(), started));
     let at_signal = stop.clone();
-    tracing::info!(transports = args.transports.join(", "), "consuming; Ctrl-C stops");
+    tracing::info!(transports = transports.join(", "), "consuming; Ctrl-C stops");
     let owner = owner();
     let result = {
         let run = worker.run(&owner, &mut stop);
@@ -112,6 +117,26 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let end = summary.problem.map_or(End::Well, |why| stuck(slot.as_ref(), &why));
     drop(slot);
     Ok(end)
+}
+
+/// The transports to consume, all of which exist.
+fn transports(app: &App, args: &Args) -> Result<Vec<String>> {
+    // clap does not say so where transports are named, because they exclude --all.
+    if !args.all && !args.exclude_receivers.is_empty() {
+        return Err(Failure::Usage("--exclude-receivers goes with --all, which stands for the transports".to_owned()));
+    }
+    for name in args.transports.iter().chain(&args.exclude_receivers) {
+        known(app, name)?;
+    }
+    if !args.all {
+        return Ok(args.transports.clone());
+    }
+    let all = app.consumable(&args.exclude_receivers).map_err(Error::from)?;
+    if all.is_empty() {
+        let why = if args.exclude_receivers.is_empty() { "there is no transport" } else { "no transport is left" };
+        return Err(Failure::Usage(format!("{why} that a worker could consume")));
+    }
+    Ok(all)
 }
 
 fn usage(error: Error) -> Failure {

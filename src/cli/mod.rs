@@ -148,7 +148,7 @@ enum Kind {
     Cgi(cgi::Args),
     /// Run a worker: handle messages from one or more transports
     #[command(alias = "messenger:consume")]
-    Consume(consume::Args),
+    Consume(Box<consume::Args>),
     /// Dispatch a message: queue it, or handle it at once
     Dispatch(dispatch::Args),
     /// Create what the transports need and is missing: tables, streams, queues, folders

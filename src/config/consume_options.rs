@@ -54,9 +54,9 @@ pub struct ConsumeOptions {
     /// Move messages without a handler here to the failure transport, even if no message has one
     #[arg(long)]
     pub move_unhandleable: bool,
-    /// Accepted for compatibility with Symfony's workers; there is no container to reset
-    #[arg(long, hide = true)]
-    pub(crate) no_reset: bool,
+    /// Do not reset between messages what handlers in Rust share, where the application has code for it
+    #[arg(long)]
+    pub no_reset: bool,
 }
 
 // As above: clap would take a comment for help.

@@ -5,9 +5,11 @@ use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
 use super::mailer::MAILER;
+use super::rate_limits::LIMITERS;
 use super::routes::{INTERFACES, ROUTING};
 use super::serializers::{PHP_KEY, SERIALIZER, SIGNING};
 use super::serve::SERVE;
+use super::signals::STOP_WORKER_ON_SIGNALS;
 use super::transports::{CACHE, FAILURE_TRANSPORT, TRANSPORTS};
 use super::validation::VALIDATION;
 use super::workers::WORKERS;
@@ -15,6 +17,7 @@ use super::workers::WORKERS;
 /// The keys at the top of the file.
 pub(crate) const KEYS: &[Definition] = &[
     TRANSPORTS,
+    LIMITERS,
     ROUTING,
     INTERFACES,
     BUSES,
@@ -26,6 +29,7 @@ pub(crate) const KEYS: &[Definition] = &[
     PHP_KEY,
     MAILER,
     WORKERS,
+    STOP_WORKER_ON_SIGNALS,
     HANDLERS,
     CRON,
     SERVE,
@@ -65,7 +69,7 @@ pub(super) const SYMFONY: &[Definition] = &[
     Definition::accepted("enabled", "false turns all of it off"),
     Definition::accepted("reset_on_message", "there is no container that could be reset"),
     Definition::accepted("serializer", "the form in which PHP writes messages, under `default_serializer`"),
-    Definition::ignored("stop_worker_on_signals", &[], "workers of this program stop at SIGTERM, SIGINT and SIGQUIT"),
+    STOP_WORKER_ON_SIGNALS,
 ];
 
 /// Keys below `contao.messenger`, where Contao has them.

@@ -21,12 +21,14 @@ mod mailer;
 mod nesting;
 mod placeholder;
 mod problem;
+mod rate_limits;
 mod read;
 mod routes;
 mod schema;
 mod section;
 mod serializers;
 mod serve;
+mod signals;
 pub(crate) mod spec;
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,7 @@ pub(crate) use keys::KEYS;
 pub(crate) use mailer::MailerConfig;
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
+pub(crate) use rate_limits::{RateLimit, RatePolicy};
 pub(crate) use read::{problems_with, read, read_built, read_text};
 pub(crate) use schema::{SchemeOptions, schema};
 #[cfg(all(test, feature = "encryption"))]
@@ -101,6 +104,8 @@ pub struct Config {
     pub(crate) validation: Vec<SchemaConfig>,
     /// The worker definitions.
     pub(crate) workers: Vec<WorkerDefinition>,
+    /// The numbers of the signals at which workers stop.
+    pub(crate) stop_signals: Vec<i32>,
     /// What handles messages, by type or wildcard.
     pub(crate) handlers: IndexMap<String, Vec<HandlerConfig>>,
     /// The scheduled jobs.
@@ -141,6 +146,8 @@ pub(crate) struct TransportConfig {
     pub(crate) retry: Option<RetryStrategy>,
     /// Its failure transport. `None`: the configuration's.
     pub(crate) failure_transport: Option<String>,
+    /// How many of its messages are begun in a time. `None`: any number.
+    pub(crate) rate_limit: Option<RateLimit>,
     /// How its messages are written. `None`: as the configuration says.
     pub(crate) serializer: Option<SerializerConfig>,
 }

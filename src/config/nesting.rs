@@ -119,6 +119,20 @@ impl Sources {
         }
     }
 
+    /// Takes Symfony's rate limiters, which may be under `limiters`.
+    fn add_limiters(&mut self, node: Node) {
+        let path = node.path.clone();
+        let Value::Mapping(mut limiters) = node.into_value() else { return };
+        let (path, limiters) = match limiters.shift_remove("limiters") {
+            Some(limiters) => (join(&path, "limiters"), limiters),
+            None => {
+                limiters.shift_remove("enabled");
+                (path, Value::Mapping(limiters))
+            }
+        };
+        self.add("rate_limiter", Node::new(path, limiters));
+    }
+
     /// Takes the keys from `framework.messenger` or `contao.messenger`.
     fn add_application(&mut self, application: Node, known: &'static [Definition], reader: &mut Reader) {
         if !application.is_mapping() {
@@ -126,6 +140,10 @@ impl Sources {
         }
         let application_path = application.path.clone();
         for (key, node) in application.entries("a mapping", reader).unwrap_or_default() {
+            if key == "rate_limiter" && application_path == "framework" {
+                self.add_limiters(node);
+                continue;
+            }
             if key != "messenger" {
                 refuse_typo(&key, ["messenger"], &application_path, reader);
                 continue;

@@ -23,10 +23,12 @@ use super::mailer::read_mailer;
 use super::nesting::Sources;
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems};
+use super::rate_limits::Limiters;
 use super::routes::{add_priorities, read_interfaces, read_routing};
 use super::section::{Node, Reader};
 use super::serializers::{read_php, read_serializer, read_signing};
 use super::serve::read_serve;
+use super::signals::read_signals;
 use super::transports::{Declared, read_cache, uses_connections};
 use super::validation::read_validation;
 use super::workers::read_workers;
@@ -125,7 +127,9 @@ fn understand(
 
 fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut Reader) -> Config {
     let mut sources = Sources::find(Node::new("", Value::Mapping(root)), reader);
-    let transports = Declared::read(sources.entries("transports", "a mapping of names to DSNs", reader), reader);
+    let limiters = Limiters::of(sources.entries("rate_limiter", "a mapping of names to limits", reader), reader);
+    let transports = sources.entries("transports", "a mapping of names to DSNs", reader);
+    let transports = Declared::read(transports, &limiters, reader);
     let routing = sources.entries("routing", "a mapping of types to transports", reader);
     let mut routing = read_routing(routing, &transports, reader);
     add_priorities(&mut routing, &transports);
@@ -137,6 +141,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let failure_transport = failure_transport.and_then(|node| transports.failure_transport(&node, reader));
     let workers = sources.one("workers", reader);
     let workers = workers.map(|node| read_workers(node, &transports, reader)).unwrap_or_default();
+    let stop_signals = read_signals(sources.one("stop_worker_on_signals", reader), reader);
     let handlers = sources.entries("handlers", "a mapping of types to handlers", reader);
     let handlers = read_handlers(handlers, &transports, &buses, reader);
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
@@ -164,6 +169,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         validation,
         failure_transport,
         workers,
+        stop_signals,
         handlers,
         jobs,
         state_dir: reader.dir.join(state_dir.unwrap_or_else(|| keys::STATE_DIR.default_value())),

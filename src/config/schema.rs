@@ -396,6 +396,7 @@ mod tests {
             "transports: {a: {dsn: 'shops://x', options: {gift: on, patience: '%env(int:N)%'}}}",
             "transports: {a: {dsn: 'shop:', options: {gift: 1, patience: 5}, retry_strategy: {delay: 2s, jitter: 0}}}",
             "transports: {a: {dsn: 'sync://', retry_strategy: {service: my.php}, rate_limiter: mine, options: []}}",
+            "rate_limiter: {a: {policy: token_bucket, limit: 5, rate: {interval: 15 minutes, amount: 2}}}",
             "transports: []\nworkers: ~\nheartbeat: {ttl: 1.5h}",
             "workers: [{transports: a, autoscale: false}, {transports: [a, b], autoscale: {enabled: false}}]",
             "workers: [{transports: a, options: [--env=prod], command: php x, autoscale: {desired_size: 5, min: 0}}]",

@@ -153,7 +153,7 @@ fn mistakes_in_transports_are_told() {
             "transports.a.serializer.body_field: is of no use without `type` or `type_field`",
         ),
         ("a: {dsn: 'x:', serializer: {name: own, type: A}}", "transports.a.serializer.name: cannot be beside `type`"),
-        ("a: {dsn: 'x:', rate_limiter: x}", "transports.a.rate_limiter: warning: is ignored"),
+        ("a: {dsn: 'x:', rate_limiter: x}", "transports.a.rate_limiter: unknown rate limiter \"x\""),
         ("a: '%env(NOPE)%'", "transports.a: environment variable NOPE is not set: set it, put it into .env"),
         ("a: !php/const X", "transports.a: must be a plain value; YAML tags (!php/const) mean nothing here"),
         ("'-a': 'x:'", "transports.-a: a transport's name has 1 to 100 letters"),
@@ -484,9 +484,9 @@ fn the_other_keys_are_checked_too() {
         ("heartbeat: {ttl: soon}", "heartbeat.ttl: \"soon\" is no duration here: a duration is a number of seconds"),
         ("heartbeat: {tll: 5}", "heartbeat: unknown key \"tll\", did you mean \"ttl\"? known: ttl"),
         ("connections: {a: [b]}", "connections.a: must be a database URL, not a list"),
-        ("worker: []", "unknown key \"worker\", did you mean \"workers\"? known: transports, routing"),
-        ("services: {}", "unknown key \"services\"; known: transports, routing"),
-        ("when@dev: {}", "unknown key \"when@dev\"; known: transports, routing"),
+        ("worker: []", "unknown key \"worker\", did you mean \"workers\"? known: transports, rate_limiter"),
+        ("services: {}", "unknown key \"services\"; known: transports, rate_limiter"),
+        ("when@dev: {}", "unknown key \"when@dev\"; known: transports, rate_limiter"),
     ]);
 }
 
@@ -581,7 +581,6 @@ fn what_only_php_reads_is_told_by_name() {
                 serializer:
                     default_serializer: messenger.transport.native_php_serializer
                     symfony_serializer: {format: xml}
-                stop_worker_on_signals: [SIGTERM]
         contao:
             messenger: {web_worker: {transports: [own]}}
         ",
@@ -591,7 +590,6 @@ fn what_only_php_reads_is_told_by_name() {
         keys,
         [
             "framework.messenger.serializer.symfony_serializer.format: warning:",
-            "framework.messenger.stop_worker_on_signals: warning:",
             "contao.messenger.web_worker: warning:",
             "framework.messenger.serializer.default_serializer: warning: \"messenger.transport.native_php_serializer\"",
         ]
@@ -766,7 +764,7 @@ fn what_is_no_configuration_at_all_says_so() {
     for (text, expected) in [
         ("", "the file is empty; `init` writes a first one"),
         ("# nothing\n", "the file is empty"),
-        ("- a", "must be a mapping with keys such as transports, routing"),
+        ("- a", "must be a mapping with keys such as transports, rate_limiter, routing"),
         ("hello", "must be a mapping"),
         ("a: [", "is not valid YAML: "),
     ] {
@@ -801,7 +799,7 @@ fn all_mistakes_are_told_at_once() {
         heartbeat: {ttl: 0}
         "
     ), @r#"
-    unknown key "transport", did you mean "transports"? known: transports, routing, interfaces, buses, default_bus, validation, failure_transport, serializer, signing, php, mailer, workers, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
+    unknown key "transport", did you mean "transports"? known: transports, rate_limiter, routing, interfaces, buses, default_bus, validation, failure_transport, serializer, signing, php, mailer, workers, stop_worker_on_signals, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
     transports.async: environment variable QUEUE_DSN is not set: set it, put it into .env or .env.local beside the configuration, or give a default with %env(default:…:QUEUE_DSN)%
     transports.high.retry_strategy.delay: "soon" is no duration here: a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h
     transports.high.retry_strategy.jitter: must be a number from 0 to 1, not 2

@@ -9,6 +9,7 @@ use url::form_urlencoded;
 
 use super::definition::{Definition, Kind, OptionsOf, Setting, UNBOUNDED};
 use super::problem::displayable;
+use super::rate_limits::{self, Limiters};
 use super::section::{Node, Reader};
 use super::serializers::{OWN_SERIALIZER, read_serializer};
 use super::{RetryStrategy, Secret, TransportConfig};
@@ -21,7 +22,7 @@ pub(super) const TRANSPORTS: Definition = Definition::new(
 );
 
 pub(super) const TRANSPORT: &[Definition] =
-    &[DSN, OPTIONS, OWN_SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, RATE_LIMITER];
+    &[DSN, OPTIONS, OWN_SERIALIZER, OWN_FAILURE_TRANSPORT, RETRY_STRATEGY, rate_limits::OF_TRANSPORT];
 const DSN: Definition = Definition::new("dsn", Kind::Dsn(OptionsOf::Transport), "where the messages wait")
     .required()
     .example("sqlite:var/messages.db");
@@ -33,8 +34,6 @@ const OPTIONS: Definition = Definition::new(
 const OWN_FAILURE_TRANSPORT: Definition =
     Definition::new("failure_transport", Kind::Text("transport"), "where its failed messages go")
         .or("`failure_transport`");
-const RATE_LIMITER: Definition =
-    Definition::ignored("rate_limiter", &[], "the limiter is a PHP service, which only Symfony can ask");
 
 const RETRY_STRATEGY: Definition =
     Definition::new("retry_strategy", Kind::Section(RETRY), "when a failed message is tried again").or("as below");
@@ -114,12 +113,12 @@ pub(super) enum TransportKind {
 }
 
 impl Declared {
-    pub(super) fn read(entries: IndexMap<String, Node>, reader: &mut Reader) -> Self {
+    pub(super) fn read(entries: IndexMap<String, Node>, limiters: &Limiters, reader: &mut Reader) -> Self {
         let mut declared = Self { all: IndexMap::new(), broken: HashSet::new() };
         let mut failure_transports = Vec::new();
         for (name, node) in entries {
             let name = check_name(name, &node.path, reader);
-            let (transport, failure_transport) = read_one(&name, node, reader);
+            let (transport, failure_transport) = read_one(&name, node, limiters, reader);
             failure_transports.extend(failure_transport.map(|node| (name.clone(), node)));
             if transport.is_none() {
                 declared.broken.insert(name.clone());
@@ -198,6 +197,7 @@ pub(super) fn read_cache(node: Node, reader: &mut Reader) -> Option<TransportCon
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        rate_limit: None,
         serializer: None,
     };
     let expected = "a DSN such as postgres://user@host/database or redis://host, or a mapping with `dsn`";
@@ -233,7 +233,12 @@ fn check_name(name: String, path: &str, reader: &mut Reader) -> String {
 }
 
 /// A transport, and where its failed messages go, which can be looked up when all are known.
-fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportConfig>, Option<Node>) {
+fn read_one(
+    name: &str,
+    node: Node,
+    limiters: &Limiters,
+    reader: &mut Reader,
+) -> (Option<TransportConfig>, Option<Node>) {
     let transport = |path: &str, dsn: String| TransportConfig {
         name: name.to_owned(),
         path: path.to_owned(),
@@ -241,6 +246,7 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        rate_limit: None,
         serializer: None,
     };
     let expected = "a DSN such as sqlite:var/messages.db, or a mapping with `dsn`";
@@ -256,7 +262,8 @@ fn read_one(name: &str, node: Node, reader: &mut Reader) -> (Option<TransportCon
     let retry = section.take("retry_strategy").map(|node| read_retry(node, reader));
     let serializer = section.take("serializer").and_then(|node| read_serializer(node, reader));
     let failure_transport = section.take("failure_transport");
-    let transport = dsn.map(|dsn| TransportConfig { options, retry, serializer, ..transport(&path, dsn) });
+    let rate_limit = section.take("rate_limiter").and_then(|node| limiters.of_transport(name, node, reader));
+    let transport = dsn.map(|dsn| TransportConfig { options, retry, serializer, rate_limit, ..transport(&path, dsn) });
     (transport, failure_transport)
 }
 
@@ -308,6 +315,7 @@ fn stand_in(name: String) -> TransportConfig {
         options: Mapping::new(),
         retry: None,
         failure_transport: None,
+        rate_limit: None,
         serializer: None,
     }
 }

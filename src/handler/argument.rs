@@ -21,9 +21,10 @@ use crate::message::{Envelope, Message, Stamp, TraceContext};
 /// | [`Tx<DB>`](crate::bus::Tx) | the transaction of the message, with the middleware [`transaction`](crate::bus::transaction) |
 /// | `Option<`[`TraceContext`]`>` | the trace that the message belongs to |
 /// | [`CancellationToken`] | is cancelled when the worker is asked to stop |
+/// | [`CurrentWorker`](super::CurrentWorker) | lets the worker stop after this message |
 /// | [`Due`] | when the run of a [job](crate::Job) was due; for jobs alone |
 ///
-/// A job has no message, and so neither `Envelope`, `Stamped` nor `Attempt`.
+/// A job has no message, and so neither `Envelope`, `Stamped`, `Attempt` nor `CurrentWorker`.
 ///
 /// An application may define arguments of its own:
 ///
@@ -43,7 +44,7 @@ use crate::message::{Envelope, Message, Stamp, TraceContext};
     message = "a handler cannot have an argument of type `{Self}`",
     label = "not something that a handler can ask for",
     note = "a handler's arguments are its message (a type that implements `Message`), `State<T>`, `Bus`, `Envelope`, \
-            `Stamped<S>`, `Attempt`, `CancellationToken` or types that implement `Argument`, in any order"
+            `Stamped<S>`, `Attempt`, `CancellationToken`, `CurrentWorker` or types that implement `Argument`, in any order"
 )]
 pub trait Argument: Sized + Send + 'static {
     /// Set by messages alone.

@@ -21,7 +21,7 @@ mod state;
 mod stream;
 
 pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
-pub use cancellation::CancellationToken;
+pub use cancellation::{CancellationToken, CurrentWorker};
 pub(crate) use configured::from_config;
 pub use context::HandlerContext;
 pub(crate) use exec::{Group, Output};
@@ -98,12 +98,31 @@ pub struct HandlerError {
     pub code: i64,
     /// What went wrong.
     pub message: String,
+    /// Whether the worker stops after this message, whatever the verdict is.
+    pub stops_worker: bool,
 }
 
 impl HandlerError {
     /// A failure that is retried as the strategy says.
     pub fn failed(message: impl fmt::Display) -> Self {
-        Self { verdict: Verdict::Retry, class: "minutely::HandlerError".into(), code: 0, message: message.to_string() }
+        let (class, message) = ("minutely::HandlerError".into(), message.to_string());
+        Self { verdict: Verdict::Retry, class, code: 0, message, stops_worker: false }
+    }
+
+    /// The same failure, after which the worker stops (Symfony: `StopWorkerException`). It finishes the other messages that
+    /// it handles at the moment.
+    ///
+    /// ```
+    /// use minutely::handler::HandlerError;
+    ///
+    /// async fn import() -> Result<(), HandlerError> {
+    ///     Err(HandlerError::failed("the licence has expired").stopping_worker())
+    /// }
+    /// # let _ = import;
+    /// ```
+    #[must_use]
+    pub fn stopping_worker(self) -> Self {
+        Self { stops_worker: true, ..self }
     }
 
     /// A failure that a retry cannot remedy: the message goes to the failure transport.
@@ -154,19 +173,33 @@ pub struct VerdictError {
 }
 
 impl VerdictError {
+    /// A failure that is retried as the strategy says.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), verdict: Mark::of(Verdict::Retry) }
+    }
+
+    /// The same failure, after which the worker stops.
+    #[must_use]
+    pub fn stopping_worker(mut self) -> Self {
+        self.verdict.stops_worker = true;
+        self
+    }
+}
+
+impl VerdictError {
     /// A failure that a retry cannot remedy: the message goes to the failure transport.
     pub fn unrecoverable(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), verdict: Mark(Verdict::Unrecoverable) }
+        Self { message: message.to_string(), verdict: Mark::of(Verdict::Unrecoverable) }
     }
 
     /// A temporary failure: the message is retried in any case, after `delay`, or by default the strategy's delay.
     pub fn recoverable(message: impl fmt::Display, delay: Option<Duration>) -> Self {
-        Self { message: message.to_string(), verdict: Mark(Verdict::RetryAlways(delay)) }
+        Self { message: message.to_string(), verdict: Mark::of(Verdict::RetryAlways(delay)) }
     }
 
     /// A [job](crate::Job) that need not run now, for this reason: it gets its run back, and is tried again in the next minute.
     pub fn skipped(reason: impl fmt::Display) -> Self {
-        Self { message: reason.to_string(), verdict: Mark(Verdict::Skipped) }
+        Self { message: reason.to_string(), verdict: Mark::of(Verdict::Skipped) }
     }
 }
 
@@ -185,11 +218,20 @@ impl Error for VerdictError {
 /// The verdict as the cause of its error. `anyhow` hides the type of the error that it has been given, but not those of
 /// the causes.
 #[derive(Debug)]
-struct Mark(Verdict);
+struct Mark {
+    verdict: Verdict,
+    stops_worker: bool,
+}
+
+impl Mark {
+    fn of(verdict: Verdict) -> Self {
+        Self { verdict, stops_worker: false }
+    }
+}
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.verdict {
             Verdict::Unrecoverable => "a retry cannot remedy it",
             Verdict::Skipped => "it need not run now",
             _ => "it is temporary",
@@ -205,11 +247,11 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error = error.into();
         let mut message = error.to_string();
-        let mut verdict = Verdict::Retry;
+        let mut mark = &Mark::of(Verdict::Retry);
         let mut source = error.source();
         while let Some(cause) = source {
-            if let Some(mark) = cause.downcast_ref::<Mark>() {
-                verdict = mark.0;
+            if let Some(found) = cause.downcast_ref::<Mark>() {
+                mark = found;
                 break;
             }
             let cause_text = cause.to_string();
@@ -219,7 +261,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
             }
             source = cause.source();
         }
-        let failed = Self { verdict, ..Self::failed(message) };
+        let failed = Self { verdict: mark.verdict, stops_worker: mark.stops_worker, ..Self::failed(message) };
         let class = type_name::<E>();
         // The type of a text, of a box around any error, or of a verdict, is not the kind of the error.
         let is_kind = !["&", "alloc::string::", "alloc::boxed::", type_name::<VerdictError>()]
@@ -270,5 +312,7 @@ mod tests {
         let error = HandlerError::from(VerdictError::unrecoverable("no"));
         assert_eq!((error.verdict, error.class.as_str()), (Verdict::Unrecoverable, "minutely::HandlerError"));
         assert_eq!(HandlerError::from("another").verdict, Verdict::Retry);
+        let error = HandlerError::from(Wrapped(VerdictError::unrecoverable("no").stopping_worker().into()));
+        assert!(error.verdict == Verdict::Unrecoverable && error.stops_worker);
     }
 }

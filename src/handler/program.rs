@@ -24,6 +24,10 @@ const UNRECOVERABLE: i32 = 65;
 /// A temporary failure (`EX_TEMPFAIL` in `sysexits.h`).
 const TRY_AGAIN: i32 = 75;
 
+/// The message failed, and the worker is to stop: the first code after those of `sysexits.h`, which neither shells nor the
+/// usual languages exit with by themselves.
+const STOP_WORKER: i32 = 79;
+
 /// A shell's exit code if the program that it ran was ended by SIGTERM or SIGKILL: 128 plus the signal.
 const TERMINATED: i32 = 143;
 const KILLED: i32 = 137;
@@ -109,7 +113,8 @@ impl Program {
 
     /// A failure of this kind of handler.
     pub(super) fn failure(&self, class: &str, verdict: Verdict, message: String) -> HandlerError {
-        HandlerError { verdict, class: format!("minutely::{}::{class}", self.kind), code: 0, message }
+        let class = format!("minutely::{}::{class}", self.kind);
+        HandlerError { verdict, class, ..HandlerError::failed(message) }
     }
 
     /// The failure that this end of the program means. `None` if it has ended well.
@@ -124,11 +129,13 @@ impl Program {
             Some(code @ (TERMINATED | KILLED)) => {
                 (format!("exit code {code}"), Verdict::Interrupted { if_stopping: true })
             }
+            Some(STOP_WORKER) => (format!("exit code {STOP_WORKER}, which stops the worker"), Verdict::Retry),
             Some(code) => (format!("exit code {code}"), Verdict::Retry),
             None => (format!("killed by {}", signal_name(status)), killed(status)),
         };
         let failure = self.failure("Failed", verdict, with_output(what, output));
-        Some(HandlerError { code: status.code().unwrap_or_default().into(), ..failure })
+        let code = status.code().unwrap_or_default();
+        Some(HandlerError { code: code.into(), stops_worker: code == STOP_WORKER, ..failure })
     }
 
     /// The failure of a program that took too long.

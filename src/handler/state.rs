@@ -50,6 +50,11 @@ impl States {
         self.by_type.contains_key(&TypeId::of::<T>())
     }
 
+    /// A clone of the state, if it has been created: a lazy one may not have been needed yet.
+    pub fn created<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.by_type.get(&TypeId::of::<T>())?.downcast_ref::<Cell<T>>()?.value.get().cloned()
+    }
+
     /// A clone of the state. A lazy state is created by the first call; if that fails, the next call tries again.
     pub async fn get<T: Clone + Send + Sync + 'static>(&self) -> Result<T, HandlerError> {
         let cell = self.by_type.get(&TypeId::of::<T>()).and_then(|cell| cell.downcast_ref::<Cell<T>>());
@@ -91,6 +96,7 @@ mod tests {
         });
         assert!(states.has::<u32>() && !states.has::<u64>());
         assert_eq!(states.get::<&str>().await.unwrap(), "Ada");
+        assert_eq!(states.created::<u32>(), None);
         assert_eq!(made.load(Ordering::Relaxed), 0);
         assert!(states.get::<u32>().await.unwrap_err().message.ends_with("u32 could not be created: not yet"));
         for _ in 0..2 {

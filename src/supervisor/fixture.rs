@@ -203,6 +203,7 @@ impl Stage {
             routing: IndexMap::new(),
             failure_transport: None,
             workers: self.definitions.clone(),
+            stop_signals: Vec::new(),
             handlers: IndexMap::new(),
             jobs: Vec::new(),
             serve: crate::config::ServeConfig::default(),

@@ -161,6 +161,7 @@ fn put_in_memory(config: &mut Config) {
             options: Mapping::new(),
             retry: None,
             failure_transport: None,
+            rate_limit: None,
             serializer: None,
         };
         config.transports.insert(FAILED.to_owned(), failed);
@@ -286,8 +287,7 @@ impl TestApp {
         let app = &self.app;
         let options = ConsumeOptions { sleep: SLEEP, move_unhandleable: true, ..ConsumeOptions::default() };
         let (bus, heartbeats) = (app.bus.clone(), app.heartbeats.clone());
-        let worker =
-            Worker::new(&app.config, bus, &app.transports, &app.retry_strategies, heartbeats, &queues, options);
+        let worker = Worker::new(&app.config, bus, &app.transports, &app.worker_parts, heartbeats, &queues, options);
         let worker = worker.unwrap_or_else(|error| panic!("no worker can run: {error}"));
         let mut stop = StopToken::new();
         let stopper = stop.clone();

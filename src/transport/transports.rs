@@ -291,6 +291,7 @@ mod tests {
             options: serde_yaml::from_str(options).unwrap(),
             retry: None,
             failure_transport: None,
+            rate_limit: None,
             serializer: None,
         };
         transports.iter().map(|transport| (transport.0.to_owned(), config(transport))).collect()

@@ -148,7 +148,8 @@ impl Intake {
                     size = free;
                 }
                 // As many again may be prefetched meanwhile, and all of them must be within the limit.
-                prefetching.fetch_ahead(size > free && size.saturating_mul(2) <= at_most);
+                let is_limited = client.source.limiter.is_some();
+                prefetching.fetch_ahead(size > free && size.saturating_mul(2) <= at_most && !is_limited);
             }
             client.start_receive(size.min(at_most), &mut self.tracker);
             match client.blocks_others_until() {
@@ -165,7 +166,7 @@ impl Intake {
         let now = Instant::now();
         // A source that has failed, or that wakes its consumers, has a time of its own, and does not delay the others.
         let idle = self.clients.iter().filter(|client| !client.is_receiving());
-        let next = idle.map(|client| if client.next_receive > now { client.next_receive } else { now + self.sleep });
+        let next = idle.map(|client| if client.next_due() > now { client.next_due() } else { now + self.sleep });
         self.next_poll = next.min().unwrap_or(now + self.sleep).max(now + MIN_SLEEP);
     }
 
@@ -199,7 +200,8 @@ impl Intake {
 
     /// Futures that become ready when their source has new messages.
     fn wakes(&self) -> Vec<BoxFuture<'static, ()>> {
-        let healthy = self.clients.iter().filter(|client| client.is_healthy() && !client.is_receiving());
+        let healthy =
+            self.clients.iter().filter(|client| client.is_healthy() && !client.is_receiving() && !client.is_limited());
         let sources =
             healthy.map(|client| Arc::clone(&client.source)).filter(|source| source.transport.waking.is_some());
         let wake = |source: Arc<Source>| async move {
@@ -263,6 +265,16 @@ impl Intake {
                 self.add_received(index, messages);
             }
             Response::NothingPrefetched => {}
+            Response::NoPermit(time) => {
+                tracing::debug!(transport = client.source.name, "the rate limit is reached for {time:?}");
+                client.mark_healthy();
+                let until = client.limit_for(time);
+                if self.turn == Some(index) {
+                    self.turn = Some(index + 1);
+                } else {
+                    self.next_poll = self.next_poll.min(until);
+                }
+            }
             Response::Received(Err(error @ (TransportError::NotSetUp { .. } | TransportError::Unsupported { .. }))) => {
                 return Err(error);
             }

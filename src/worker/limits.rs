@@ -32,6 +32,10 @@ pub enum StopReason {
     /// It was asked to, by `stop-workers` or by its handle.
     #[serde(rename = "asked")]
     Requested,
+    /// A handler asked for it.
+    Handler,
+    /// What handlers share could not be [reset](crate::AppBuilder::reset) after a message.
+    NotReset,
     /// No message was pending, and it was to work only as long as there are some.
     Idle,
     /// One of the transports has only messages that nothing here can handle: they are another application's.
@@ -47,6 +51,8 @@ impl fmt::Display for StopReason {
             Self::TimeLimit => "the time limit is reached",
             Self::OsSignal => "a signal was received",
             Self::Requested => "workers were asked to stop",
+            Self::Handler => "a handler asked for it",
+            Self::NotReset => "what handlers share could not be reset",
             Self::Idle => "no message is pending",
             Self::Unhandleable => "nothing here can handle the pending messages",
         })

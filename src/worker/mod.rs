@@ -11,6 +11,8 @@ mod limits;
 mod outcome;
 mod presence;
 mod quarantine;
+mod rate_limit;
+mod reset;
 mod retry;
 mod settle;
 mod shrink;
@@ -27,6 +29,8 @@ pub(crate) use in_flight::{InFlight, InFlightBatch, InFlightFile};
 pub use limits::StopReason;
 pub(crate) use presence::Presence;
 pub(crate) use presence::{InProcessWorker, in_process_workers};
+pub(crate) use rate_limit::RateLimiters;
+pub(crate) use reset::Resets;
 pub(crate) use stop::{StopBroadcast, StopToken};
 pub(crate) use strategy::{ALL as ALL_TRANSPORTS, RetryStrategies};
 pub use strategy::{FailedAttempt, RetryStrategy};
@@ -55,6 +59,7 @@ use intake::Intake;
 use limits::LimitTracker;
 use outcome::{Finished, Outcome};
 use quarantine::{Quarantine, Quarantined};
+use rate_limit::RateLimiter;
 use settle::{FailureAction, Settled, settle};
 use strategy::Retrial;
 
@@ -93,6 +98,7 @@ pub(crate) struct Source {
     receiver: Arc<dyn Receiver>,
     serializers: Arc<Serializers>,
     retry: Retrial,
+    limiter: Option<Arc<RateLimiter>>,
     on_failure: OnFailure,
 }
 
@@ -106,9 +112,23 @@ enum OnFailure {
     Discard,
 }
 
+/// What an application gives its workers, besides the bus.
+#[derive(Default)]
+pub(crate) struct WorkerParts {
+    /// When failed messages are tried again, where code says so.
+    pub(crate) strategies: RetryStrategies,
+    /// What is called between messages.
+    pub(crate) resets: Resets,
+    /// How many messages are begun in a time.
+    pub(crate) limiters: RateLimiters,
+    /// They have the states that are reset.
+    pub(crate) handlers: Arc<Handlers>,
+}
+
 /// Consumes transports until something stops it.
 pub(crate) struct Worker {
     bus: Bus,
+    parts: Arc<WorkerParts>,
     sources: Vec<Arc<Source>>,
     /// Each name that was asked for, with the name of the transport that is really read.
     names: Vec<(String, String)>,
@@ -135,7 +155,7 @@ impl Worker {
         config: &Config,
         bus: Bus,
         transports: &Transports,
-        strategies: &RetryStrategies,
+        parts: &Arc<WorkerParts>,
         heartbeats: Heartbeats,
         consumed: &[String],
         options: ConsumeOptions,
@@ -143,7 +163,7 @@ impl Worker {
         let mut sources: Vec<Arc<Source>> = Vec::new();
         let mut names = Vec::new();
         for name in consumed {
-            let source = source(config, transports, strategies, name)?;
+            let source = source(config, transports, parts, name)?;
             names.push((name.clone(), source.transport.name().to_owned()));
             if sources.iter().all(|other| other.transport.name() != source.transport.name()) {
                 sources.push(Arc::new(source));
@@ -160,6 +180,7 @@ impl Worker {
         let heartbeat_ttl = config.heartbeat_ttl;
         Ok(Self {
             bus,
+            parts: Arc::clone(parts),
             sources,
             names,
             heartbeats,
@@ -212,6 +233,24 @@ impl Worker {
                 Ok(Err(error)) => tracing::error!(%error, "messages stay parked"),
                 Err(_) => tracing::error!(transport = source.name, "messages stay parked: no answer"),
             }
+        }
+    }
+
+    /// What is done for one message: it is handled, and then what handlers share is reset.
+    fn then_reset(
+        &self,
+        handling: impl Future<Output = Finished> + Send + 'static,
+        stop: StopToken,
+    ) -> impl Future<Output = Finished> + Send + 'static {
+        let parts = (!self.options.no_reset && !self.parts.resets.is_empty()).then(|| Arc::clone(&self.parts));
+        async move {
+            let finished = handling.await;
+            if let Some(parts) = parts
+                && !parts.resets.run(&parts.handlers).await
+            {
+                stop.request(StopReason::NotReset);
+            }
+            finished
         }
     }
 
@@ -282,12 +321,7 @@ pub(crate) fn owner() -> String {
     format!("worker-{host}-{}-{started}-{number}", std::process::id())
 }
 
-fn source(
-    config: &Config,
-    transports: &Transports,
-    strategies: &RetryStrategies,
-    name: &str,
-) -> Result<Source, TransportError> {
+fn source(config: &Config, transports: &Transports, parts: &WorkerParts, name: &str) -> Result<Source, TransportError> {
     let transport = transports.target(name)?;
     let receiver = transport.receiver.clone().ok_or_else(|| TransportError::Unsupported {
         transport: name.to_owned(),
@@ -296,7 +330,8 @@ fn source(
     })?;
     // The settings of an auto-fallback come before those of its target.
     let configs = [config.transports.get(name), config.transports.get(transport.name())];
-    let retry = strategies.of(config, [name, transport.name()]);
+    let retry = parts.strategies.of(config, [name, transport.name()]);
+    let limiter = parts.limiters.of_transport(config, [name, transport.name()]);
     let own = configs.into_iter().flatten().find_map(|config| config.failure_transport.as_ref());
     let on_failure = match own.or(config.failure_transport.as_ref()).map(|name| transports.target(name)).transpose()? {
         Some(failure) if failure.name() == transport.name() => OnFailure::Park,
@@ -305,7 +340,15 @@ fn source(
         Some(failure) => OnFailure::MoveTo(failure),
         None => OnFailure::Discard,
     };
-    Ok(Source { name: name.to_owned(), transport, receiver, serializers: transports.serializers(), retry, on_failure })
+    Ok(Source {
+        name: name.to_owned(),
+        transport,
+        receiver,
+        serializers: transports.serializers(),
+        retry,
+        limiter,
+        on_failure,
+    })
 }
 
 /// Whether messages that failed for good are moved to this transport.
@@ -417,6 +460,7 @@ impl<'a> Run<'a> {
         while self.may_start_more() {
             let Some((source, received)) = self.intake.next() else { break };
             let handling = outcome::handle(self.worker.bus.clone(), source, received, stop.clone());
+            let handling = self.worker.then_reset(handling, stop.clone());
             self.running.push(if self.uses_tasks() { in_task(handling).boxed() } else { handling.map(Some).boxed() });
         }
     }
@@ -453,6 +497,7 @@ impl<'a> Run<'a> {
     fn finished(&mut self, finished: Option<Finished>, stop: &StopToken) {
         // The bus catches panics of handlers. A missing result was aborted by a runtime that shuts down.
         let Some(Finished { source, id, took, outcome }) = finished else { return };
+        stop.heed_handlers();
         self.limits.count(matches!(outcome, Outcome::Handled));
         // How quickly it is clear that there is no handler says nothing about handlers.
         if !matches!(outcome, Outcome::Unhandleable(_)) {

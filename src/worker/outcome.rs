@@ -153,6 +153,9 @@ impl Handling<'_> {
             }
             Err(DispatchError::Handling(failed)) => {
                 let failed = *failed;
+                if failed.stops_worker() {
+                    self.stop.cancellation().want_stop();
+                }
                 let details = ErrorDetailsStamp {
                     exception_class: failed.class().to_owned(),
                     exception_code: failed.code().into(),

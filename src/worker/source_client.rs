@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::Instant;
 
 use super::Source;
+use super::rate_limit::Permits;
 use super::tracker::InFlightTracker;
 use crate::transport::{MessageId, Received, TransportError};
 
@@ -31,6 +32,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(super) enum Response {
     /// The messages that were received.
     Received(Result<Vec<Received>, TransportError>),
+    /// The rate limit is reached: there is no permit for this time.
+    NoPermit(Duration),
     /// Prefetching was stopped, and nothing was prefetched. Tells nothing about the store: it may not even be connected.
     NothingPrefetched,
     /// Whether these messages were acknowledged.
@@ -66,6 +69,8 @@ pub(super) struct SourceClient {
     backoff: Option<Duration>,
     /// Nothing is received before this time.
     pub(super) next_receive: Instant,
+    /// Its rate limit is reached until this time, whatever else happens.
+    no_permit_until: Option<Instant>,
     /// Nothing is acknowledged or released before this time, because that has just failed.
     next_flush: Instant,
     /// Its last response took long: the other sources do not wait for the next one.
@@ -92,6 +97,7 @@ impl SourceClient {
             source,
             backoff: None,
             next_receive: Instant::now(),
+            no_permit_until: None,
             next_flush: Instant::now(),
             is_slow: false,
             receive_call: None,
@@ -122,7 +128,7 @@ impl SourceClient {
     /// Starts to receive messages, if it is time to. What is left to do for the last batch comes first. So at most one
     /// batch is handled and not acknowledged, and a crash repeats no more than that.
     pub(super) fn start_receive(&mut self, up_to: usize, tracker: &mut InFlightTracker) {
-        if self.next_receive > Instant::now() {
+        if self.next_due() > Instant::now() {
             return;
         }
         self.flush(tracker);
@@ -131,7 +137,24 @@ impl SourceClient {
         }
         let source = Arc::clone(&self.source);
         self.failing_since.get_or_insert_with(Instant::now);
-        self.receive_call = Call::new(async move { Response::Received(source.receiver.receive(up_to).await) });
+        self.receive_call = Call::new(async move { receive(&source, up_to).await });
+    }
+
+    /// When messages may be received again.
+    pub(super) fn next_due(&self) -> Instant {
+        self.no_permit_until.map_or(self.next_receive, |until| until.max(self.next_receive))
+    }
+
+    /// Whether its rate limit is reached.
+    pub(super) fn is_limited(&self) -> bool {
+        self.no_permit_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// Its rate limit is reached: nothing is received for this time. Returns until when.
+    pub(super) fn limit_for(&mut self, time: Duration) -> Instant {
+        let until = Instant::now() + time;
+        self.no_permit_until = Some(until);
+        until
     }
 
     /// Stops prefetching, and receives what was prefetched.
@@ -318,5 +341,21 @@ impl SourceClient {
     pub(super) fn busy_until(&self) -> Option<Instant> {
         let calls = [&self.receive_call, &self.flush_call].into_iter().flatten().map(|call| call.since);
         calls.chain(self.flush_at()).max().map(|since| since + SHUTDOWN_TIMEOUT)
+    }
+}
+
+/// Receives messages: with a rate limit, no more than there are permits for. Those that are not needed are given back at once.
+async fn receive(source: &Source, up_to: usize) -> Response {
+    let Some(limiter) = &source.limiter else { return Response::Received(source.receiver.receive(up_to).await) };
+    match limiter.take(up_to).await {
+        Permits::Wait(time) => Response::NoPermit(time),
+        Permits::Taken(permits) => {
+            let received = source.receiver.receive(permits).await;
+            let used = received.as_ref().map_or(0, Vec::len);
+            if used < permits {
+                limiter.give_back(permits - used).await;
+            }
+            Response::Received(received)
+        }
     }
 }

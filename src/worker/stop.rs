@@ -58,6 +58,13 @@ impl StopToken {
         self.cancellation.clone()
     }
 
+    /// Stops the worker if a handler has asked for it.
+    pub(super) fn heed_handlers(&self) {
+        if self.cancellation.is_stop_wanted() {
+            self.request(StopReason::Handler);
+        }
+    }
+
     /// The reason to stop, if a stop was requested.
     pub(crate) fn requested(&self) -> Option<StopReason> {
         self.receiver.borrow().reason

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::App;
-use crate::handler::{Attempt, HandlerError};
+use crate::handler::{Attempt, CurrentWorker, HandlerError, State, States};
 use crate::message::{Message, RedeliveryStamp, SentToFailureTransportStamp};
 use crate::testing::{TestApp, Worked};
 
@@ -31,14 +31,21 @@ enum Note {
     TryAgainUntil(u32),
     DispatchAnew,
     TakeLong,
+    StopWorker,
+    FailAndStopWorker,
 }
 
 impl Message for Note {
     const TYPE: &'static str = "Note";
 }
 
-async fn note(note: Note, Attempt(attempt): Attempt, bus: Bus) -> Result<(), HandlerError> {
+async fn note(note: Note, Attempt(attempt): Attempt, bus: Bus, worker: CurrentWorker) -> Result<(), HandlerError> {
     match note {
+        Note::StopWorker => {
+            worker.stop_after_this();
+            Ok(())
+        }
+        Note::FailAndStopWorker => Err(HandlerError::failed("enough").stopping_worker()),
         Note::FailUntil(last) if attempt < last => Err(HandlerError::failed("not yet")),
         Note::TryAgainUntil(last) if attempt < last => Err(HandlerError::recoverable("busy", Some(MINUTE))),
         Note::NeverTryAgain => Err(HandlerError::unrecoverable("never")),
@@ -164,6 +171,79 @@ async fn several_messages_are_handled_at_once() {
     let summary = app.worker(["low"]).concurrency(3).limit(3).spawn().unwrap().wait().await.unwrap();
     assert_eq!(summary.handled, 3);
     assert!(is_about(begun.elapsed(), 10 * MINUTE + SECOND), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_stops_its_worker_whether_it_succeeds_or_fails() {
+    for (note, counts) in [(Note::StopWorker, (1, 0)), (Note::FailAndStopWorker, (0, 1))] {
+        let app = app();
+        dispatch(&app, note).await;
+        dispatch(&app, Note::Succeed).await;
+        let summary = app.worker(["low"]).spawn().unwrap().wait().await.unwrap();
+        assert_eq!((summary.handled, summary.failed), counts, "{note:?}");
+        assert_eq!(summary.reason, StopReason::Handler);
+        // The failed one waits for its retry.
+        app.queued::<Note>().assert_count(if note == Note::StopWorker { 1 } else { 2 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_holds_one_transport_up_and_not_the_others() {
+    let config = CONFIG.replace(
+        "'redis://localhost/high'",
+        "{dsn: 'redis://localhost/high', rate_limiter: {policy: token_bucket, limit: 2, rate: {interval: 1h}}}",
+    );
+    let app = App::builder().config_text(config).handle(note).test().unwrap_or_else(|error| panic!("{error}"));
+    for transport in ["high", "high", "high", "high", "low", "low", "low"] {
+        app.dispatch(&Note::Succeed).to([transport]).await.unwrap();
+    }
+    let (first, ..) = (app.work_for(MINUTE).await, ());
+    assert_eq!(first.handled, 5, "two with a permit, and those of the other transport");
+    app.queued::<Note>().assert_count(2);
+    let (handled, _, took) = work(&app).await;
+    assert_eq!(handled, 2);
+    assert!(is_about(took, 2 * HOUR - MINUTE), "{took:?}");
+}
+
+#[derive(Clone, Default)]
+struct Seen(Arc<std::sync::Mutex<Vec<&'static str>>>);
+
+impl Seen {
+    fn add(&self, what: &'static str) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    fn take(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+async fn seen(note: Note, State(seen): State<Seen>) -> Result<(), HandlerError> {
+    seen.add("handled");
+    if note == Note::NeverTryAgain { Err(HandlerError::unrecoverable("never")) } else { Ok(()) }
+}
+
+async fn reset(states: States) -> Result<(), HandlerError> {
+    let seen = states.created::<Seen>().ok_or("no state")?;
+    seen.add("reset");
+    let resets = seen.0.lock().unwrap().iter().filter(|what| **what == "reset").count();
+    if resets == 3 { panic!("the third time") } else { Ok(()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_handlers_share_is_reset_after_each_message_and_a_worker_that_cannot_do_so_stops() {
+    let noted = Seen::default();
+    let app = App::builder().config_text(CONFIG).state(noted.clone()).handle(seen).reset(reset);
+    let app = app.test().unwrap_or_else(|error| panic!("{error}"));
+    for note in [Note::Succeed, Note::NeverTryAgain, Note::Succeed, Note::Succeed, Note::Succeed] {
+        dispatch(&app, note).await;
+    }
+    let summary = app.worker(["low"]).spawn().unwrap().wait().await.unwrap();
+    assert_eq!((summary.handled, summary.failed, summary.reason), (2, 1, StopReason::NotReset));
+    assert_eq!(noted.take(), ["handled", "reset"].repeat(3));
+    assert_eq!(app.queued::<Note>().iter().filter(|note| note.transport.as_deref() == Some("low")).count(), 2);
+    app.worker(["low"]).no_reset().limit(2).spawn().unwrap().wait().await.unwrap();
+    assert_eq!(noted.take(), ["handled"; 2]);
 }
 
 /// The handler takes longer than a heartbeat lasts.

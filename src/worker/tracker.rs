@@ -217,6 +217,7 @@ mod tests {
             receiver,
             serializers: Arc::default(),
             retry,
+            limiter: None,
             on_failure: OnFailure::Discard,
         });
         let file = InFlightFile::new(dir.join("in-flight"));

@@ -38,6 +38,7 @@ mod support;
 mod symfony_documentation;
 mod transport_options;
 mod worker;
+mod worker_events;
 mod worker_in_trouble;
 mod worker_on_amqp;
 mod worker_on_redis;

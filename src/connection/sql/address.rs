@@ -130,6 +130,7 @@ mod tests {
                 options: Mapping::new(),
                 retry: None,
                 failure_transport: None,
+                rate_limit: None,
                 serializer: None,
             };
             let connections = IndexMap::from([("default".to_owned(), Secret(url.to_owned()))]);

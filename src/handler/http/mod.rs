@@ -142,7 +142,7 @@ pub(super) fn not_answered(what: &str, error: &HttpError) -> HandlerError {
 }
 
 pub(super) fn failure(class: &str, verdict: Verdict, message: String) -> HandlerError {
-    HandlerError { verdict, class: format!("minutely::http::{class}"), code: 0, message }
+    HandlerError { verdict, class: format!("minutely::http::{class}"), ..HandlerError::failed(message) }
 }
 
 /// JSON without other characters than those of ASCII, as the value of a header.

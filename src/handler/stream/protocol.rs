@@ -80,6 +80,9 @@ struct Answer {
     class: Option<String>,
     #[serde(default)]
     code: i64,
+    /// The message failed, and the worker is to stop.
+    #[serde(default)]
+    stop_worker: bool,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +125,7 @@ pub(super) fn read_answer(id: u64, line: &[u8]) -> Result<Result<Value, HandlerE
     };
     let class = answer.class.filter(|class| !class.is_empty()).unwrap_or("minutely::stream::Failed".to_owned());
     let (class, message) = (cut(class, LONGEST_CLASS), cut(error, LONGEST_ERROR));
-    Ok(Err(HandlerError { verdict, class, code: answer.code, message }))
+    Ok(Err(HandlerError { verdict, class, code: answer.code, message, stops_worker: answer.stop_worker }))
 }
 
 /// The beginning of a text.
@@ -177,6 +180,7 @@ mod tests {
             assert_eq!((error.verdict, error.message.as_str()), (verdict, "e"), "{line}");
             assert_eq!((error.class.as_str(), error.code), ("minutely::stream::Failed", 0));
         }
+        assert!(of(r#"{"error":"e","stop_worker":true}"#).unwrap_err().stops_worker);
         let error = of(&format!(r#"{{"error":"{}","class":"App\\Broken","code":7}}"#, "é".repeat(5000))).unwrap_err();
         assert_eq!((error.class.as_str(), error.code, error.message.len()), (r"App\Broken", 7, LONGEST_ERROR));
     }

@@ -266,6 +266,7 @@ pub fn open(factory: Arc<dyn Factory>, dir: &Path, queue: &str, dsn: &str, optio
         options: serde_yaml::from_str(options).expect("options in YAML"),
         retry: None,
         failure_transport: None,
+        rate_limit: None,
         serializer: None,
     };
     let context = FactoryContext {
