@@ -66,6 +66,7 @@ fn the_reference_of_the_configuration_says_what_the_code_does() {
         &["mailer"],
         &["workers", "stop_worker_on_signals"],
         &["handlers"],
+        &["hooks"],
         &["cron"],
         &["serve"],
         &["state_dir", "cache", "heartbeat", "connections"],

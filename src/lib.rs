@@ -106,6 +106,7 @@ mod descriptors;
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "redis", feature = "amqp"))]
 mod docs;
 mod error;
+mod events;
 pub mod handler;
 mod heartbeat;
 #[cfg(feature = "http")]
@@ -126,4 +127,5 @@ mod worker;
 pub use app::{App, AppBuilder, Job, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};
 pub use async_trait::async_trait;
 pub use error::Error;
+pub use events::{Event, EventMessage};
 pub use worker::{FailedAttempt, RetryStrategy, StopReason, WorkerSummary};

@@ -15,6 +15,7 @@ use crate::cache::{Cache, CacheStore, FileStore, cache_options, open_store_on};
 use crate::config::{self, Config, ConfigBuilder, Problem, Problems};
 use crate::connection::Connections;
 use crate::error::Error;
+use crate::events::{Event, Listeners};
 use crate::handler::{
     FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, States, from_config, from_fn,
 };
@@ -27,7 +28,7 @@ use crate::serializer::{Interfaces, Serializer, Serializers};
 use crate::transport::{
     Factory, FactoryContext, Transports, built_in_factories, built_in_factories_on, scheme_options,
 };
-use crate::worker::{RateLimiters, Resets, RetryStrategies, RetryStrategy, StopBroadcast, WorkerParts};
+use crate::worker::{Hooks, RateLimiters, Resets, RetryStrategies, RetryStrategy, StopBroadcast, WorkerParts};
 
 /// The default configuration file.
 pub(crate) const CONFIG_FILE: &str = "config.yaml";
@@ -46,6 +47,7 @@ pub struct AppBuilder {
     retry_strategies: RetryStrategies,
     serializers: IndexMap<String, Arc<dyn Serializer>>,
     resets: Resets,
+    listeners: Listeners,
     worker_program: Option<WorkerProgram>,
     pub(crate) program: Option<Program>,
     /// The program has only minutely's commands.
@@ -304,6 +306,24 @@ impl AppBuilder {
         self
     }
 
+    /// Calls this when something happens to a message or a worker: see [`Event`]. It must return at once, because the worker waits
+    /// for it. Functions are called in the order in which they were added.
+    ///
+    /// ```
+    /// use minutely::{App, Event};
+    ///
+    /// let app = App::builder().on(|event: &Event<'_>| {
+    ///     if let Event::MessageGivenUp { message, error, .. } = event {
+    ///         eprintln!("{} has failed for good: {}", message.envelope.message_type(), error.exception_message);
+    ///     }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on(mut self, listener: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.listeners.add(listener);
+        self
+    }
+
     /// Calls this after each message that a worker has tried to handle, before the next one: to empty what must not pass from one
     /// message to another (Symfony resets its services then). The function gets the application's states;
     /// [`States::created`] leaves lazy ones alone that nobody has needed yet.
@@ -556,6 +576,7 @@ impl AppBuilder {
             routing: Arc::clone(&routing),
             transports: Arc::clone(&transports),
             handlers: Arc::clone(&handlers),
+            listeners: self.listeners.clone(),
             own: self.middleware,
             named: self.named_middleware,
         };
@@ -567,6 +588,8 @@ impl AppBuilder {
             strategies: self.retry_strategies,
             resets: self.resets,
             limiters: RateLimiters::of(&config, &cache),
+            listeners: self.listeners,
+            hooks: Hooks::of(&config),
             handlers: Arc::clone(&handlers),
         };
         let stop_broadcast = StopBroadcast::new(Arc::clone(&cache));

@@ -21,6 +21,7 @@ use super::validation::Validation;
 use super::{Bus, Checks, DispatchError, Middleware, Next, Routing, Scope};
 use crate::cache::Cache;
 use crate::config::{BusConfig, BusesConfig, MiddlewareConfig, Problem};
+use crate::events::Listeners;
 use crate::handler::Handlers;
 use crate::message::Envelope;
 use crate::transport::Transports;
@@ -61,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) routing: Arc<Routing>,
     pub(crate) transports: Arc<Transports>,
     pub(crate) handlers: Arc<Handlers>,
+    /// The application's functions that want to know what happens.
+    pub(crate) listeners: Listeners,
     /// Where the keys of messages are claimed.
     pub(crate) cache: Arc<Cache>,
     /// What messages must be like.
@@ -178,6 +181,7 @@ impl Parts {
                 transports: Arc::clone(&self.transports),
                 handlers: Arc::clone(&self.handlers),
                 local_workers: local_workers.clone(),
+                listeners: self.listeners.clone(),
                 allow_no_senders: bus.allow_no_senders,
             }),
             HANDLE => Arc::new(HandleMiddleware {

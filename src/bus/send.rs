@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 
 use super::notify::LocalWorkers;
 use super::{DispatchError, Middleware, Next, Routing};
+use crate::events::{Event, Listeners};
 use crate::handler::Handlers;
 use crate::message::{DelayStamp, Envelope, HandledNowStamp, ReceivedStamp, SentStamp, TransportNamesStamp};
 use crate::transport::{Sent, Transport, Transports};
@@ -18,6 +19,8 @@ pub(super) struct SendMiddleware {
     /// They know the interfaces of each message type.
     pub(super) handlers: Arc<Handlers>,
     pub(super) local_workers: LocalWorkers,
+    /// They want to know what is sent.
+    pub(super) listeners: Listeners,
     /// A message that is not routed is handled now.
     pub(super) allow_no_senders: bool,
 }
@@ -75,6 +78,7 @@ impl SendMiddleware {
                 Ok(Sent::Queued { transport, id, reason }) => {
                     let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
                     envelope.add(&stamp);
+                    self.listeners.tell(&Event::MessageSent { envelope: &envelope, sent: &stamp });
                     if delay.is_zero() {
                         self.local_workers.notify(&stamp.queued_on);
                     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::cache::{Cache, MemoryStore};
 use crate::config::BusesConfig;
+use crate::events::Listeners;
 use crate::handler::{HandlerError, HandlerOptions, Handlers, Verdict, from_fn};
 use crate::message::{
     DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
@@ -108,6 +109,7 @@ impl Scene {
             routing: Arc::new(Routing::new(routing)),
             transports: Arc::new(transports),
             handlers: Arc::new(self.handlers.clone()),
+            listeners: Listeners::default(),
             cache: Arc::new(Cache::new(Arc::new(MemoryStore::default()))),
             checks: Arc::default(),
             own: self.middleware.clone(),

@@ -4,6 +4,7 @@ use super::buses::{self, BUSES};
 use super::cron::CRON;
 use super::definition::{Definition, Kind, Setting};
 use super::handlers::HANDLERS;
+use super::hooks::HOOKS;
 use super::mailer::MAILER;
 use super::rate_limits::LIMITERS;
 use super::routes::{INTERFACES, ROUTING};
@@ -31,6 +32,7 @@ pub(crate) const KEYS: &[Definition] = &[
     WORKERS,
     STOP_WORKER_ON_SIGNALS,
     HANDLERS,
+    HOOKS,
     CRON,
     SERVE,
     STATE_DIR.definition,

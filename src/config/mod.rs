@@ -15,6 +15,7 @@ mod env;
 #[cfg(test)]
 mod file_tests;
 mod handlers;
+mod hooks;
 mod http_request;
 mod keys;
 mod mailer;
@@ -55,6 +56,7 @@ pub(crate) use definition::Support;
 pub use definition::{Definition, Setting};
 pub(crate) use dsn::Dsn;
 pub(crate) use duration::{DurationError, parse_duration};
+pub(crate) use hooks::HookConfig;
 pub(crate) use http_request::HttpRequest;
 #[cfg(feature = "http")]
 pub(crate) use http_request::HttpUrl;
@@ -108,6 +110,8 @@ pub struct Config {
     pub(crate) stop_signals: Vec<i32>,
     /// What handles messages, by type or wildcard.
     pub(crate) handlers: IndexMap<String, Vec<HandlerConfig>>,
+    /// What workers tell what happens.
+    pub(crate) hooks: Vec<HookConfig>,
     /// The scheduled jobs.
     pub(crate) jobs: Vec<JobConfig>,
     /// The folder for locks, slots, cache and logs.

@@ -18,6 +18,7 @@ use super::buses::read_buses;
 use super::cron::read_jobs;
 use super::env::Environment;
 use super::handlers::read_handlers;
+use super::hooks::read_hooks;
 use super::keys;
 use super::mailer::read_mailer;
 use super::nesting::Sources;
@@ -144,6 +145,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let stop_signals = read_signals(sources.one("stop_worker_on_signals", reader), reader);
     let handlers = sources.entries("handlers", "a mapping of types to handlers", reader);
     let handlers = read_handlers(handlers, &transports, &buses, reader);
+    let hooks = sources.one("hooks", reader).map(|node| read_hooks(node, reader)).unwrap_or_default();
     let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
@@ -171,6 +173,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
         workers,
         stop_signals,
         handlers,
+        hooks,
         jobs,
         state_dir: reader.dir.join(state_dir.unwrap_or_else(|| keys::STATE_DIR.default_value())),
         cache,

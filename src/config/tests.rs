@@ -799,7 +799,7 @@ fn all_mistakes_are_told_at_once() {
         heartbeat: {ttl: 0}
         "
     ), @r#"
-    unknown key "transport", did you mean "transports"? known: transports, rate_limiter, routing, interfaces, buses, default_bus, validation, failure_transport, serializer, signing, php, mailer, workers, stop_worker_on_signals, handlers, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
+    unknown key "transport", did you mean "transports"? known: transports, rate_limiter, routing, interfaces, buses, default_bus, validation, failure_transport, serializer, signing, php, mailer, workers, stop_worker_on_signals, handlers, hooks, cron, serve, state_dir, cache, heartbeat, connections, framework, contao
     transports.async: environment variable QUEUE_DSN is not set: set it, put it into .env or .env.local beside the configuration, or give a default with %env(default:…:QUEUE_DSN)%
     transports.high.retry_strategy.delay: "soon" is no duration here: a number of milliseconds, or a number with a unit: 500ms, 5s, 2m, 1h
     transports.high.retry_strategy.jitter: must be a number from 0 to 1, not 2

@@ -204,6 +204,7 @@ impl Stage {
             failure_transport: None,
             workers: self.definitions.clone(),
             stop_signals: Vec::new(),
+            hooks: Vec::new(),
             handlers: IndexMap::new(),
             jobs: Vec::new(),
             serve: crate::config::ServeConfig::default(),

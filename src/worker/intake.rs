@@ -17,9 +17,11 @@ use futures_util::future::{self, BoxFuture, FutureExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::reporting::Reporter;
 use super::source_client::{Response, SourceClient, ToRelease};
 use super::tracker::InFlightTracker;
 use super::{InFlightFile, Source, far_future};
+use crate::events;
 use crate::heartbeat::SourceReporter;
 use crate::transport::{MessageId, Received, TransportError};
 
@@ -48,6 +50,8 @@ const MIN_SLEEP: Duration = Duration::from_millis(1);
 pub(super) struct Intake {
     clients: Vec<SourceClient>,
     reporter: Option<SourceReporter>,
+    /// Who is told what happens.
+    told: Arc<Reporter>,
     sleep: Duration,
     concurrency: usize,
     /// Notified when this process has queued a message.
@@ -84,12 +88,14 @@ impl Intake {
         concurrency: usize,
         file: Option<InFlightFile>,
         dispatched: Arc<Notify>,
+        told: Arc<Reporter>,
     ) -> Self {
         let now = Instant::now();
         Self {
             tracker: InFlightTracker::new(&sources, file),
             clients: sources.into_iter().map(SourceClient::new).collect(),
             reporter: None,
+            told,
             sleep,
             concurrency,
             dispatched,
@@ -269,6 +275,7 @@ impl Intake {
                 tracing::debug!(transport = client.source.name, "the rate limit is reached for {time:?}");
                 client.mark_healthy();
                 let until = client.limit_for(time);
+                self.told.tell(&events::Event::RateLimited { transport: &client.source.name, wait: time });
                 if self.turn == Some(index) {
                     self.turn = Some(index + 1);
                 } else {

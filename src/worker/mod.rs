@@ -5,6 +5,7 @@
 //! stops at a limit, at a signal, or when it is asked to. It always finishes the messages that it has started, and
 //! releases those that it has received and not started.
 
+mod hooks;
 mod in_flight;
 mod intake;
 mod limits;
@@ -12,6 +13,7 @@ mod outcome;
 mod presence;
 mod quarantine;
 mod rate_limit;
+mod reporting;
 mod reset;
 mod retry;
 mod settle;
@@ -24,6 +26,7 @@ mod taken;
 mod tests;
 mod tracker;
 
+pub(crate) use hooks::Hooks;
 pub(crate) use in_flight::UNFINISHED;
 pub(crate) use in_flight::{InFlight, InFlightBatch, InFlightFile};
 pub use limits::StopReason;
@@ -50,8 +53,10 @@ use tokio::time::Instant;
 use crate::bus::Bus;
 use crate::cache::READ_TTL;
 use crate::config::{Config, ConsumeOptions, SHORTEST_INTERVAL};
+use crate::events::{Event, EventMessage, Listeners};
 use crate::handler::Handlers;
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
+use crate::message::ErrorDetailsStamp;
 use crate::serializer::Serializers;
 use crate::transport::{MessageId, Receiver, Transport, TransportError, Transports};
 
@@ -60,6 +65,7 @@ use limits::LimitTracker;
 use outcome::{Finished, Outcome};
 use quarantine::{Quarantine, Quarantined};
 use rate_limit::RateLimiter;
+use reporting::{FailedMessage, Reporter};
 use settle::{FailureAction, Settled, settle};
 use strategy::Retrial;
 
@@ -121,6 +127,10 @@ pub(crate) struct WorkerParts {
     pub(crate) resets: Resets,
     /// How many messages are begun in a time.
     pub(crate) limiters: RateLimiters,
+    /// The application's functions that want to know what happens.
+    pub(crate) listeners: Listeners,
+    /// The configuration's programs and URLs that do.
+    pub(crate) hooks: Hooks,
     /// They have the states that are reset.
     pub(crate) handlers: Arc<Handlers>,
 }
@@ -268,12 +278,17 @@ impl Worker {
     /// again cannot remedy (a table that is missing and may not be created) ends the worker.
     pub(crate) async fn run(&self, owner: &str, stop: &mut StopToken) -> Result<WorkerSummary, TransportError> {
         let names = self.sources.iter().map(|source| self.names_of(source)).collect();
-        let (heartbeats, owner) = (self.heartbeats.clone(), owner.to_owned());
-        let heartbeat = (!self.is_brief).then(|| WorkerHeartbeat::start(heartbeats, names, owner, self.heartbeat_ttl));
+        let (heartbeats, name) = (self.heartbeats.clone(), owner.to_owned());
+        let heartbeat = (!self.is_brief).then(|| WorkerHeartbeat::start(heartbeats, names, name, self.heartbeat_ttl));
         if self.resume {
             self.resume(stop).await;
         }
-        let mut run = Run::new(self);
+        let reporter = Arc::new(Reporter::new(self.parts.listeners.clone(), self.parts.hooks.start(owner)));
+        if !self.is_brief {
+            let transports: Vec<String> = self.names.iter().map(|(name, _)| name.clone()).collect();
+            reporter.tell(&Event::WorkerStarted { transports: &transports });
+        }
+        let mut run = Run::new(self, Arc::clone(&reporter));
         if let Some(heartbeat) = &heartbeat {
             run.intake.report_to(heartbeat.reporter());
         }
@@ -308,6 +323,10 @@ impl Worker {
             );
         }
         let (handled, failed) = (run.limits.handled, run.limits.failed);
+        if !self.is_brief {
+            reporter.stopped(handled, failed, &result);
+        }
+        reporter.finish().await;
         result.map(|reason| WorkerSummary { handled, failed, reason, problem })
     }
 }
@@ -367,21 +386,27 @@ struct Run<'a> {
     running: FuturesUnordered<BoxFuture<'static, Option<Finished>>>,
     quarantine: Quarantine,
     /// The failed messages that are being settled.
-    settling: FuturesUnordered<BoxFuture<'static, Settled>>,
+    settling: FuturesUnordered<BoxFuture<'static, (Settled, Option<FailedMessage>)>>,
     next_keepalive: Instant,
+    reporter: Arc<Reporter>,
+    /// Whether it was told that there is no message.
+    is_idle: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(worker: &'a Worker) -> Self {
+    fn new(worker: &'a Worker, reporter: Arc<Reporter>) -> Self {
         Self {
             worker,
+            is_idle: false,
             intake: Intake::new(
                 worker.sources.clone(),
                 worker.options.sleep,
                 worker.options.concurrency,
                 worker.in_flight.clone(),
                 worker.dispatched.clone(),
+                Arc::clone(&reporter),
             ),
+            reporter,
             limits: LimitTracker::new(worker.options.clone()),
             running: FuturesUnordered::new(),
             quarantine: Quarantine::new(worker.options.move_unhandleable),
@@ -412,6 +437,9 @@ impl<'a> Run<'a> {
             if is_idle && !self.quarantine.is_empty() {
                 let strays = self.quarantine.take_all();
                 self.settle_unhandleable(strays, stop);
+            }
+            if is_idle && !std::mem::replace(&mut self.is_idle, true) {
+                self.reporter.tell(&Event::WorkerRunning { is_idle });
             }
             if is_idle && self.worker.is_brief && self.intake.have_answered() {
                 return Ok(StopReason::Idle);
@@ -459,7 +487,8 @@ impl<'a> Run<'a> {
     fn start_handling(&mut self, stop: &StopToken) {
         while self.may_start_more() {
             let Some((source, received)) = self.intake.next() else { break };
-            let handling = outcome::handle(self.worker.bus.clone(), source, received, stop.clone());
+            let handling =
+                outcome::handle(self.worker.bus.clone(), source, received, stop.clone(), Arc::clone(&self.reporter));
             let handling = self.worker.then_reset(handling, stop.clone());
             self.running.push(if self.uses_tasks() { in_task(handling).boxed() } else { handling.map(Some).boxed() });
         }
@@ -482,7 +511,7 @@ impl<'a> Run<'a> {
         let wants_messages = wants_messages && self.may_start_more();
         tokio::select! {
             Some(finished) = self.running.next() => self.finished(finished, stop),
-            Some(settled) = self.settling.next() => self.intake.finish_settling(&settled.source, settled.id, settled.stored),
+            Some(settled) = self.settling.next() => self.settled(settled),
             event = self.intake.next_event(wants_messages) => self.intake.handle_event(event)?,
             () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive(),
         }
@@ -496,7 +525,7 @@ impl<'a> Run<'a> {
 
     fn finished(&mut self, finished: Option<Finished>, stop: &StopToken) {
         // The bus catches panics of handlers. A missing result was aborted by a runtime that shuts down.
-        let Some(Finished { source, id, took, outcome }) = finished else { return };
+        let Some(Finished { source, id, took, outcome, message }) = finished else { return };
         stop.heed_handlers();
         self.limits.count(matches!(outcome, Outcome::Handled));
         // How quickly it is clear that there is no handler says nothing about handlers.
@@ -506,13 +535,20 @@ impl<'a> Run<'a> {
             self.settle_unhandleable(strays, stop);
         }
         match outcome {
-            Outcome::Handled => self.intake.acknowledge(&source, id),
-            Outcome::Failed(action) => self.settle(source, id, action, stop),
+            Outcome::Handled => {
+                self.intake.acknowledge(&source, id);
+                if let Some(message) = &message {
+                    self.reporter.tell(&Event::MessageHandled { message });
+                }
+            }
+            Outcome::Failed(action, error) => self.settle(source, id, action, message.map(|it| (it, *error)), stop),
             Outcome::Unhandleable(message) => {
                 let stray = self.quarantine.add(Quarantined { source, id, message });
                 self.settle_unhandleable(stray, stop);
             }
         }
+        self.is_idle = false;
+        self.reporter.tell(&Event::WorkerRunning { is_idle: false });
         // When nothing more is being handled, nothing would complete the batch of acknowledgements.
         if self.running.is_empty() && self.intake.is_empty() {
             self.intake.flush();
@@ -521,14 +557,38 @@ impl<'a> Run<'a> {
 
     fn settle_unhandleable(&mut self, messages: impl IntoIterator<Item = Quarantined>, stop: &StopToken) {
         for Quarantined { source, id, message } in messages {
+            let told = message.told(self.reporter.wants_messages(), &source, &id);
             let action = outcome::action_for_unhandleable(&source, &id, message);
-            self.settle(source, id, action, stop);
+            self.settle(source, id, action, told, stop);
         }
     }
 
-    fn settle(&mut self, source: Arc<Source>, id: MessageId, action: FailureAction, stop: &StopToken) {
+    /// `told` is what those get who want to know.
+    fn settle(
+        &mut self,
+        source: Arc<Source>,
+        id: MessageId,
+        action: FailureAction,
+        told: Option<(Box<EventMessage>, ErrorDetailsStamp)>,
+        stop: &StopToken,
+    ) {
         self.intake.start_settling(&source);
-        self.settling.push(settle(source, id, action, stop.clone()).boxed());
+        let failed = told.map(|(message, error)| {
+            let fate = outcome::fate(&source, &action);
+            FailedMessage { message, error, fate }
+        });
+        if let Some(failed) = &failed {
+            self.reporter.failed(failed);
+        }
+        let settled = settle(source, id, action, stop.clone());
+        self.settling.push(settled.map(|settled| (settled, failed)).boxed());
+    }
+
+    fn settled(&mut self, (settled, failed): (Settled, Option<FailedMessage>)) {
+        self.intake.finish_settling(&settled.source, settled.id, settled.stored);
+        if let Some(failed) = failed.filter(|_| settled.stored) {
+            self.reporter.settled(&failed);
+        }
     }
 
     /// Finishes the messages that are being handled, and handles those that were prefetched, as far as the message
@@ -574,9 +634,7 @@ impl<'a> Run<'a> {
                 break;
             };
             tokio::select! {
-                Some(settled) = self.settling.next() => {
-                    self.intake.finish_settling(&settled.source, settled.id, settled.stored);
-                }
+                Some(settled) = self.settling.next() => self.settled(settled),
                 event = self.intake.next_event(false) => if self.intake.handle_event(event).is_err() { break },
                 () = tokio::time::sleep_until(until.min(deadline)) => break,
             }

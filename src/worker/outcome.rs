@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::reporting::{Fate, Reporter};
 use super::settle::FailureAction;
 use super::shrink::encode_damaged;
 use super::strategy::FailedAttempt;
 use super::{OnFailure, Source, StopToken};
 use crate::bus::{Bus, DispatchError};
 use crate::clock;
+use crate::events::{Event, EventMessage};
 use crate::handler::Verdict;
 use crate::message::{
     DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
@@ -41,8 +43,8 @@ const STOPPED_TOGETHER: Duration = Duration::from_secs(1);
 pub(super) enum Outcome {
     /// The message is still in its store, and has to be acknowledged.
     Handled,
-    /// A handler was called, and failed.
-    Failed(FailureAction),
+    /// A handler was called, and failed with this error.
+    Failed(FailureAction, Box<ErrorDetailsStamp>),
     /// Nothing here can handle the message. The worker decides what to do with it.
     Unhandleable(Unhandleable),
 }
@@ -54,29 +56,73 @@ pub(super) struct Unhandleable {
     pub(super) error: String,
 }
 
+impl Unhandleable {
+    /// What those get who want to know about it.
+    pub(super) fn told(
+        &self,
+        is_wanted: bool,
+        source: &Source,
+        id: &MessageId,
+    ) -> Option<(Box<EventMessage>, ErrorDetailsStamp)> {
+        let message = || {
+            let read = source.serializers.decode(&source.name, &self.as_received).map(|(envelope, _)| envelope);
+            event_message(source, id, read.unwrap_or_else(|_| Envelope::stamps_of(&self.as_received)))
+        };
+        is_wanted.then(|| (message(), details(&self.class, &self.error)))
+    }
+}
+
 /// A message whose handling has ended.
 pub(super) struct Finished {
     pub(super) source: Arc<Source>,
     pub(super) id: MessageId,
     pub(super) took: Duration,
     pub(super) outcome: Outcome,
+    /// The message, if anyone wants to know about it.
+    pub(super) message: Option<Box<EventMessage>>,
 }
 
-pub(super) async fn handle(bus: Bus, source: Arc<Source>, received: Received, stop: StopToken) -> Finished {
+pub(super) async fn handle(
+    bus: Bus,
+    source: Arc<Source>,
+    received: Received,
+    stop: StopToken,
+    reporter: Arc<Reporter>,
+) -> Finished {
     let started = Instant::now();
     let id = received.id;
+    let mut message = None;
     let outcome = match received.message {
         Err(damaged) => undecodable(encode_damaged(&damaged), damaged.error.to_string()),
         Ok(encoded) => match source.serializers.decode(&source.name, &encoded) {
             Err(error) => undecodable(encoded, error.to_string()),
             Ok((envelope, serializer)) => {
+                if reporter.wants_messages() {
+                    let received = event_message(&source, &id, envelope.clone());
+                    reporter.tell(&Event::MessageReceived { message: &received });
+                    message = Some(received);
+                }
                 Handling { source: &source, id: &id, stop: &stop, serializer: &*serializer }
                     .handle(&bus, envelope, encoded)
                     .await
             }
         },
     };
-    Finished { took: started.elapsed(), outcome, source, id }
+    Finished { took: started.elapsed(), outcome, source, id, message }
+}
+
+fn event_message(source: &Source, id: &MessageId, envelope: Envelope) -> Box<EventMessage> {
+    Box::new(EventMessage { id: id.0.clone(), transport: source.name.clone(), envelope })
+}
+
+/// What becomes of a failed message by this action.
+pub(super) fn fate(source: &Source, action: &FailureAction) -> Fate {
+    match action {
+        FailureAction::Retry { message, .. } if message.headers.contains_key(PARKED) => Fate::Kept(source.name.clone()),
+        FailureAction::Retry { delay, .. } => Fate::Retried(*delay),
+        FailureAction::MoveTo { failure, .. } => Fate::Kept(failure.name().to_owned()),
+        FailureAction::Discard => Fate::Discarded,
+    }
 }
 
 fn undecodable(as_received: Encoded, error: String) -> Outcome {
@@ -164,9 +210,10 @@ impl Handling<'_> {
                 };
                 let verdict = failed.verdict();
                 if let Some(action) = self.retry_for_free(&failed.envelope, verdict, &details, &as_received).await {
-                    return Outcome::Failed(action);
+                    return Outcome::Failed(action, Box::new(details));
                 }
-                Outcome::Failed(self.on_failure(failed.envelope, verdict, details, as_received))
+                let action = self.on_failure(failed.envelope, verdict, details.clone(), as_received);
+                Outcome::Failed(action, Box::new(details))
             }
             Err(error) if error.is_unhandleable() => {
                 let (class, error) = (error.class().to_owned(), error.to_string());
@@ -174,7 +221,8 @@ impl Handling<'_> {
             }
             Err(error) => {
                 let details = details(error.class(), &error.to_string());
-                Outcome::Failed(self.on_failure(envelope, error.verdict(), details, as_received))
+                let action = self.on_failure(envelope, error.verdict(), details.clone(), as_received);
+                Outcome::Failed(action, Box::new(details))
             }
         }
     }

@@ -205,6 +205,68 @@ async fn a_rate_limit_holds_one_transport_up_and_not_the_others() {
     assert!(is_about(took, 2 * HOUR - MINUTE), "{took:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_told_in_its_order_and_a_panic_of_who_is_told_does_no_harm() {
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let config = CONFIG.replace(
+        "'redis://localhost/high'",
+        "{dsn: 'redis://localhost/high', rate_limiter: {policy: fixed_window, limit: 1, interval: 1m}}",
+    );
+    let app = App::builder().config_text(config).handle(note).on({
+        let told = Arc::clone(&told);
+        move |event: &Event<'_>| {
+            let text = match event {
+                Event::MessageSent { sent, .. } => format!("sent to {}", sent.queued_on),
+                Event::MessageReceived { message } => format!("received, try {}", message.attempt()),
+                Event::MessageHandled { message } => format!("handled from {}", message.transport),
+                Event::MessageFailed { error, will_retry, .. } => {
+                    format!("failed: {} {will_retry}", error.exception_message)
+                }
+                Event::MessageRetried { delay, .. } => format!("retried in {} s", delay.as_secs()),
+                Event::MessageGivenUp { kept_on, .. } => format!("kept on {kept_on:?}"),
+                Event::RateLimited { transport, .. } => format!("{transport} is limited"),
+                Event::WorkerRunning { is_idle: false } => return,
+                Event::WorkerRunning { is_idle: true } => "idle".to_owned(),
+                Event::WorkerStarted { transports } => format!("started on {}", transports.join(", ")),
+                Event::WorkerStopped { handled, failed, reason } => format!("stopped: {handled}, {failed}, {reason}"),
+            };
+            told.lock().unwrap().push(text);
+            assert!(!matches!(event, Event::MessageReceived { .. }), "the function panics");
+        }
+    });
+    let app = app.test().unwrap_or_else(|error| panic!("{error}"));
+    let take = || std::mem::take(&mut *told.lock().unwrap());
+    dispatch(&app, Note::FailUntil(2)).await;
+    let worker = |queue: &str, limit| app.worker([queue]).limit(limit).sleep(HOUR).spawn().unwrap().wait();
+    worker("low", 2).await.unwrap();
+    let told = take().into_iter().filter(|text| text != "idle").collect::<Vec<_>>();
+    assert_eq!(
+        told,
+        [
+            "sent to low",
+            "started on low",
+            "received, try 1",
+            "failed: note: not yet true",
+            "retried in 600 s",
+            "received, try 2",
+            "handled from low",
+            "stopped: 1, 1, the message limit is reached",
+        ]
+        .map(|text| text.replace("note:", &format!("{}:", std::any::type_name_of_val(&note))))
+    );
+    dispatch(&app, Note::NeverTryAgain).await;
+    worker("low", 1).await.unwrap();
+    let told = take();
+    assert!(told.contains(&"kept on Some(\"failed\")".to_owned()), "{told:?}");
+    for _ in 0..2 {
+        app.dispatch(&Note::Succeed).to(["high"]).await.unwrap();
+    }
+    worker("high", 2).await.unwrap();
+    let told = take();
+    let limited = told.iter().filter(|text| *text == "high is limited").count();
+    assert!((1..4).contains(&limited), "{told:?}");
+}
+
 #[derive(Clone, Default)]
 struct Seen(Arc<std::sync::Mutex<Vec<&'static str>>>);
 

@@ -43,10 +43,7 @@ const FILES: &[(&str, Expected)] = &[
         "priorities-on-redis",
         &["warning: framework.messenger.transports.urgent: workers that share the name `consumer` take each other's"],
     ),
-    (
-        "stop-signals",
-        &["warning: framework.messenger.stop_worker_on_signals: is ignored: workers of this program stop at"],
-    ),
+    ("stop-signals", &[]),
     ("retry-strategy", &[]),
     (
         "retry-strategy-as-a-service",

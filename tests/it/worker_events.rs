@@ -1,4 +1,5 @@
-//! Workers as processes: what stops them, what they are told not to consume, rate limits.
+//! Workers as processes: what stops them, what they are told not to consume, rate limits,
+//! and hooks.
 
 use nix::sys::signal::Signal;
 
@@ -95,4 +96,34 @@ fn workers_share_a_rate_limit() {
         assert_eq!(worker.ends(), Some(0));
     }
     assert_eq!((project.lines("handled").len(), project.pending("high")), (6, 3));
+}
+
+#[test]
+fn hooks_are_told_what_happens_without_bodies_and_do_no_harm() {
+    let hooks = r#"
+hooks:
+  - {on: [worker_started, failed, retried, parked, worker_stopped], exec: [sh, -c, 'cat >> told; echo >> told'], every: 1ms}
+  - {on: failed, exec: [sh, -c, 'echo no such luck; exit 3']}
+  - {on: failed, exec: [no-such-program]}
+"#;
+    let project = Project::new(&format!("{hooks}{CONFIG}").replace("delay: 10}", "delay: 10, max_retries: 1}"));
+    project.write(
+        "config.yaml",
+        std::fs::read_to_string(project.file("config.yaml")).unwrap() + "  Fail: {exec: ['false']}\n",
+    );
+    project.json(&["dispatch", "Fail", r#"{"password":"hunter2"}"#]);
+    project.run(&["consume", "high", "--limit=2", "--sleep=10ms", "--time-limit=50"]).succeeds();
+    let text = project.lines("told").join("\n");
+    let told: Vec<serde_json::Value> = project
+        .lines("told")
+        .iter()
+        .flat_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["events"].as_array().unwrap().clone())
+        .collect();
+    let names: Vec<&str> = told.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["worker_started", "failed", "retried", "failed", "parked", "worker_stopped"], "{text}");
+    assert_eq!((&told[1]["type"], &told[4]["kept_on"]), (&"Fail".into(), &"failed".into()), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let log = project.log();
+    assert!(log.contains("exit code 3: no such luck") && log.contains("no-such-program"), "{log}");
+    assert_eq!(project.pending("failed"), 1);
 }
