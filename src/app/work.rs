@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::transport::{Received, TransportError, Transports};
 use crate::worker::{InProcessWorker, Presence, StopReason, StopToken, Taken, Worker, WorkerSummary, only, owner};
 
-/// How often a message that is handled by itself is kept alive.
+/// How often a message that is handled by itself is kept alive; more often where `redeliver_timeout` is short.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A worker to be started in this process. Created by [`App::worker`].

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Result};
@@ -25,6 +26,11 @@ impl Signals {
         let signals = numbers.iter().map(listen).collect::<std::io::Result<_>>();
         let signals = signals.map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
         Ok(Self { signals })
+    }
+
+    /// Whether one has come since the last was told.
+    pub(super) fn have_come(&mut self) -> bool {
+        self.next().now_or_never().is_some()
     }
 
     /// Returns at the next signal.

@@ -48,7 +48,7 @@ pub struct ConsumeOptions {
     )]
     pub concurrency: usize,
     /// Keep slow messages from being delivered again: tell the transport at this interval that they are still being
-    /// handled (default: 5 seconds)
+    /// handled (default: 5 seconds; at most a third of redeliver_timeout)
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "5", require_equals = true, value_parser = parse_interval)]
     pub keepalive: Option<Duration>,
     /// Move messages without a handler here to the failure transport, even if no message has one

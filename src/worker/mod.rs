@@ -184,7 +184,7 @@ impl Worker {
         let options = ConsumeOptions {
             concurrency: options.concurrency.max(1),
             sleep: options.sleep.max(SHORTEST_INTERVAL),
-            keepalive: options.keepalive.map(|every| every.max(SHORTEST_INTERVAL)),
+            keepalive: options.keepalive.map(|every| keepalive_interval(every, &sources)),
             ..options
         };
         let heartbeat_ttl = config.heartbeat_ttl;
@@ -648,6 +648,14 @@ async fn in_task<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
     let mut task = JoinSet::new();
     task.spawn(work);
     task.join_next().await?.ok()
+}
+
+/// How often messages are kept alive: as asked for, but at least three times before any of these sources would deliver
+/// them again.
+fn keepalive_interval(asked: Duration, sources: &[Arc<Source>]) -> Duration {
+    let keeping = sources.iter().filter_map(|source| source.transport.keeping_alive.as_ref());
+    let shortest = keeping.map(|keeping| keeping.redeliver_timeout() / 3).min();
+    asked.min(shortest.unwrap_or(asked)).max(SHORTEST_INTERVAL)
 }
 
 fn next_keepalive(every: Option<Duration>) -> Instant {

@@ -18,6 +18,8 @@ pub(crate) struct Taken {
     serializers: Arc<Serializers>,
     /// The error with which it failed again.
     error: Mutex<Option<String>>,
+    /// Whether it was acknowledged; the error, if that failed.
+    acknowledged: Mutex<Option<Result<(), String>>>,
 }
 
 /// The same transport, but a worker receives only this message, which was taken from it. `None` if nothing can be
@@ -34,6 +36,7 @@ pub(crate) fn only(
         transport: transport.name().to_owned(),
         serializers,
         error: Mutex::default(),
+        acknowledged: Mutex::default(),
     });
     let mut only = transport.clone();
     only.receiver = Some(taken.clone());
@@ -50,6 +53,17 @@ impl Taken {
     pub(crate) fn error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Why the message is still there, if it was not acknowledged after it was handled.
+    pub(crate) fn why_not_removed(&self) -> Option<String> {
+        let acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = match acknowledged {
+            Some(Ok(())) => return None,
+            Some(Err(error)) => error,
+            None => "its store does not answer".to_owned(),
+        };
+        Some(format!("it is handled again after redeliver_timeout, because it could not be acknowledged: {why}"))
+    }
 }
 
 #[async_trait]
@@ -60,7 +74,10 @@ impl Receiver for Taken {
     }
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
-        self.receiver.ack(ids).await
+        let result = self.receiver.ack(ids).await;
+        let known = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+        *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        result
     }
 
     async fn reject(&self, ids: &[MessageId]) -> Result<(), TransportError> {

@@ -326,6 +326,23 @@ async fn a_long_handler_does_not_look_dead() {
     assert_eq!(app.heartbeats.of("low").await.unwrap(), [], "it is withdrawn at the end");
 }
 
+/// The keepalive interval that was asked for is longer than `redeliver_timeout`.
+#[tokio::test(start_paused = true)]
+async fn a_short_redeliver_timeout_shortens_the_keepalive() {
+    let folder = tempfile::tempdir().unwrap();
+    let low = "transports: {low: 'in-memory://?redeliver_timeout=4'}\nrouting: {Note: low}";
+    let config = format!("state_dir: '{}'\n{low}", folder.path().display());
+    let app = App::builder().config_text(&config).handle(note).build().unwrap();
+    app.dispatch(&Note::TakeLong).await.unwrap();
+    let worker = || app.worker(["low"]).keepalive(5 * SECOND).limit(1).spawn().unwrap();
+    let (first, second) = (worker(), worker());
+    tokio::time::sleep(5 * MINUTE).await;
+    first.request_stop();
+    second.request_stop();
+    let handled = [first.wait().await.unwrap().handled, second.wait().await.unwrap().handled];
+    assert_eq!(handled.iter().sum::<u64>(), 1, "delivered to both: {handled:?}");
+}
+
 struct Hourly;
 
 impl RetryStrategy for Hourly {

@@ -242,6 +242,33 @@ fn a_retry_that_is_broken_off_gives_its_message_back() {
 }
 
 #[test]
+fn a_signal_lets_the_current_message_finish_and_the_others_are_told_as_not_tried() {
+    let project = with_failed(sqlite, &["Slow", "Other", "Break"]);
+    project.write("mended", "");
+    // An id that is named twice counts once.
+    let mut retry = project.start("retry", &["failed", "retry", "1", "1", "2", "3", "--force", "--format=json"]);
+    wait_until("it is being handled", || project.lines("slow") == ["begun"]);
+    retry.signal(nix::sys::signal::Signal::SIGTERM);
+    project.write("go", "");
+    assert_eq!(retry.ends(), Some(1));
+    let (told, log) = (project.lines("retry.out").join("\n"), project.lines("retry.err").join("\n"));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["handled"], &told["not_tried"], &told["missing"]), (&json!(1), &json!(2), &json!(0)), "{told}");
+    assert!(log.contains("stopped; 2 not tried"), "{log}");
+    assert_eq!(ids(&project).len(), 2);
+}
+
+#[test]
+fn ids_that_are_named_twice_count_once() {
+    let project = with_failed(sqlite, &["Break", "Other"]);
+    project.write("mended", "");
+    let told = project.json(&["failed", "retry", "1", "1", "--force"]);
+    assert_eq!((&told["handled"], &told["missing"]), (&json!(1), &json!(0)), "{told}");
+    let run = project.run(&["failed", "remove", "2", "2", "77", "--force"]).exits(1);
+    assert!(run.stdout.contains("removed from failed: 1, not there: 1"), "{}", run.stdout);
+}
+
+#[test]
 fn on_a_terminal_it_asks_what_to_do_with_each_message() {
     if std::process::Command::new("script").arg("--version").output().is_err() {
         return harness::skip("script, which makes a terminal, is not installed");
@@ -255,8 +282,9 @@ fn on_a_terminal_it_asks_what_to_do_with_each_message() {
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).current_dir(project.file("."));
     let mut script = script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut script.stdin.take().unwrap(), b"s\nwhat\nd\nr\n").unwrap();
-    let text = String::from_utf8(script.wait_with_output().unwrap().stdout).unwrap();
+    std::io::Write::write_all(&mut script.stdin.take().unwrap(), b"s\nwhat\n\xff\nd\nr\n").unwrap();
+    let output = script.wait_with_output().unwrap().stdout;
+    let text = String::from_utf8_lossy(&output);
     assert!(text.contains("handled: 1, deleted: 1"), "{text}");
     assert_eq!((ids(&project), project.lines("handled")), (vec!["1".to_owned()], vec!["high".to_owned()]));
 }

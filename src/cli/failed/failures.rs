@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::progress::Progress;
 use super::{App, Choice, Failed, Failure, Result, is_failure_transport, known};
+use crate::connection::StoreKind;
 use crate::message::Encoded;
 use crate::serializer::Serializers;
 use crate::transport::{Browsing, Listed, Listing, MessageId, Received, Taking, Transport};
@@ -48,6 +49,28 @@ impl Failures {
             }
         };
         Ok(Self { name, transport, serializers: app.transports.serializers(), access })
+    }
+
+    /// What to say where messages that wait for a retry are not seen: in their order only those that are due and those
+    /// that are parked are.
+    pub(super) fn hides(&self, app: &App) -> Option<String> {
+        let config = app.config.transports.get(self.transport.name());
+        let retry = config.and_then(|config| config.retry.as_ref());
+        let may_retry = retry.is_none_or(|retry| retry.max_retries > 0 || retry.service.is_some());
+        (matches!(self.access, Access::InOrder(_)) && may_retry).then(|| {
+            format!(
+                "messages of {} that wait for a retry cannot be seen: they are here again when they are due \
+                 (`max_retries: 0` in its retry_strategy avoids that)",
+                self.name
+            )
+        })
+    }
+
+    /// Whether a message has another id while it is retried, and after that.
+    pub(super) fn changes_ids(&self, app: &App) -> bool {
+        let config = app.config.transports.get(self.transport.name());
+        let scheme = config.and_then(|config| config.dsn.0.split(':').next()).unwrap_or_default().to_ascii_lowercase();
+        StoreKind::of_scheme(&scheme) == Some(StoreKind::Redis)
     }
 
     /// How many messages there are: due, and delayed or parked.
@@ -141,7 +164,10 @@ impl Failures {
                 walk.keeps_order = walk.left.iter().sum::<u64>() <= KEPT_IN_ORDER;
                 walk.wanted = (!ids.is_empty()).then(|| ids.iter().cloned().collect());
             }
-            Access::ById { .. } if !ids.is_empty() => walk.ids = ids.iter().cloned().map(MessageId).collect(),
+            Access::ById { .. } if !ids.is_empty() => {
+                let mut seen = HashSet::new();
+                walk.ids = ids.iter().filter(|id| seen.insert(*id)).cloned().map(MessageId).collect();
+            }
             Access::ById { .. } => {
                 // Fixed before the first one is retried: those that fail again may come back under other ids.
                 self.look(|failed| {
@@ -244,6 +270,15 @@ impl Walk<'_> {
                 self.missing.extend(self.wanted.take().into_iter().flatten());
                 Ok(None)
             }
+        }
+    }
+
+    /// How many messages have not been returned: those that were asked for, or were there at the beginning.
+    pub(super) fn remaining(&self) -> u64 {
+        match (&self.failures.access, &self.wanted) {
+            (Access::ById { .. }, _) => self.ids.len() as u64,
+            (Access::InOrder(_), Some(wanted)) => wanted.len() as u64,
+            (Access::InOrder(_), None) => self.left.iter().sum(),
         }
     }
 

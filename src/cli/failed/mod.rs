@@ -6,7 +6,7 @@ mod remove;
 mod retry;
 mod show;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -159,23 +159,35 @@ fn can_ask() -> bool {
     io::stdin().is_terminal()
 }
 
-/// What was answered, in lower case; `None` at a signal or the end of the input.
-async fn ask(question: &str, signals: &mut Signals) -> Option<String> {
+/// What came of a question.
+enum Answered {
+    /// In lower case.
+    Line(String),
+    EndOfInput,
+    /// A signal asks the program to end.
+    Signal,
+}
+
+async fn ask(question: &str, signals: &mut Signals) -> Answered {
     let _ = write!(io::stderr(), "{question} ");
     let (answer, answered) = oneshot::channel();
     // A thread of its own, which does not hold up the end of the program.
     let reading = std::thread::Builder::new().spawn(move || {
-        let mut line = String::new();
-        let read = io::stdin().read_line(&mut line).is_ok_and(|bytes| bytes > 0);
-        let _ = answer.send(read.then(|| line.trim().to_lowercase()));
+        // A terminal may send anything, not only UTF-8.
+        let mut line = Vec::new();
+        let read = io::stdin().lock().read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0);
+        let _ = answer.send(read.then(|| String::from_utf8_lossy(&line).trim().to_lowercase()));
     });
     if let Err(error) = reading {
         output::error(&format!("the answer cannot be read: {error}"));
-        return None;
+        return Answered::EndOfInput;
     }
     tokio::select! {
-        answer = answered => answer.ok().flatten(),
-        () = signals.next() => None,
+        answer = answered => answer.ok().flatten().map_or(Answered::EndOfInput, Answered::Line),
+        () = signals.next() => {
+            let _ = writeln!(io::stderr());
+            Answered::Signal
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::progress::Progress;
-use super::{App, Candidate, Choice, End, Failures, Result, ask, can_ask, escaped, is_being_handled, no_such_message};
+use super::{
+    Answered, App, Candidate, Choice, End, Failures, Result, ask, can_ask, escaped, is_being_handled, no_such_message,
+};
 use crate::cli::Failure;
 use crate::cli::output::{self, Format, FormatArg};
 use crate::cli::signals::Signals;
@@ -11,7 +13,7 @@ use crate::cli::signals::Signals;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 On a terminal it asks first, unless --force is given. A message that is being handled is left alone, and told. The exit \
-code is 1 if a message was not there or was left.
+code is 1 if a message was not there or was left, or if a signal ended it before all were removed.
 
 Examples:
   minutely failed remove 20 30 --show-messages
@@ -53,19 +55,41 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     {
         let of = args.class_filter.as_ref().map(|class| format!(" of type {}", escaped(class))).unwrap_or_default();
         let question = format!("Remove all messages{of} from {}? (y/N)", failures.name);
-        if !is_yes(&question, signals).await {
-            return Ok(End::Well);
+        match confirm(&question, signals).await {
+            Confirmed::Yes => {}
+            Confirmed::No | Confirmed::EndOfInput => return Ok(End::Well),
+            Confirmed::Stop => return Err(Failure::Failed("stopped; nothing was removed".to_owned())),
         }
     }
-    remove(&failures, args, signals).await
+    let end = remove(&failures, args, signals).await?;
+    if args.all
+        && let Some(hidden) = failures.hides(app)
+    {
+        output::warning(&hidden);
+    }
+    Ok(end)
 }
 
-async fn is_yes(question: &str, signals: &mut Signals) -> bool {
-    matches!(ask(question, signals).await.as_deref(), Some("y" | "yes"))
+/// What was answered to a yes-or-no question.
+enum Confirmed {
+    Yes,
+    No,
+    EndOfInput,
+    /// A signal came instead.
+    Stop,
+}
+
+async fn confirm(question: &str, signals: &mut Signals) -> Confirmed {
+    match ask(question, signals).await {
+        Answered::Line(line) if matches!(line.as_str(), "y" | "yes") => Confirmed::Yes,
+        Answered::Line(_) => Confirmed::No,
+        Answered::EndOfInput => Confirmed::EndOfInput,
+        Answered::Signal => Confirmed::Stop,
+    }
 }
 
 async fn remove(failures: &Failures, args: &Args, mut signals: Option<Signals>) -> Result<End> {
-    let (mut removed, mut left) = (0_u64, 0_u64);
+    let (mut removed, mut left, mut missing, mut not_tried) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut messages: Vec<Value> = Vec::new();
     let mut progress = Progress::new("removed:", None);
     let mut walk = failures.walk(&args.ids, |failed| failed.is_of(args.class_filter.as_ref())).await?;
@@ -82,11 +106,20 @@ async fn remove(failures: &Failures, args: &Args, mut signals: Option<Signals>) 
             progress.clear();
             output::line(&summary);
         }
-        if let Some(signals) = signals.as_mut().filter(|_| !args.all)
-            && !is_yes("Remove it? (y/N)", signals).await
-        {
-            failures.leave(&candidate).await?;
-            continue;
+        if let Some(signals) = signals.as_mut().filter(|_| !args.all) {
+            let answer = confirm("Remove it? (y/N)", signals).await;
+            if !matches!(answer, Confirmed::Yes) {
+                failures.leave(&candidate).await?;
+            }
+            match answer {
+                Confirmed::Yes => {}
+                Confirmed::No => continue,
+                Confirmed::EndOfInput => break,
+                Confirmed::Stop => {
+                    not_tried = 1 + walk.remaining();
+                    break;
+                }
+            }
         }
         let is_removed = remove_one(failures, candidate).await?;
         if is_removed {
@@ -106,17 +139,25 @@ async fn remove(failures: &Failures, args: &Args, mut signals: Option<Signals>) 
     if !args.all {
         for id in walk.missing() {
             output::error(&no_such_message(failures, &id));
-            left += 1;
+            missing += 1;
         }
     }
     match args.format.format {
-        Format::Text => output::line(format_args!("removed from {}: {removed}", failures.name)),
-        Format::Json => {
-            let name = &failures.name;
-            output::json(&json!({ "transport": name, "removed": removed, "left": left, "messages": messages }))?;
+        Format::Text => {
+            let others = [("left alone", left), ("not there", missing)];
+            let others = others.iter().filter(|(_, count)| *count > 0);
+            let others: String = others.map(|(what, count)| format!(", {what}: {count}")).collect();
+            output::line(format_args!("removed from {}: {removed}{others}", failures.name));
         }
+        Format::Json => output::json(&json!({
+            "transport": failures.name, "removed": removed, "left": left, "missing": missing, "not_tried": not_tried,
+            "messages": messages,
+        }))?,
     }
-    Ok(if left == 0 { End::Well } else { End::Failed })
+    if not_tried > 0 {
+        output::error(&format!("stopped; {not_tried} not tried"));
+    }
+    Ok(if left + missing + not_tried == 0 { End::Well } else { End::Failed })
 }
 
 /// Takes a message before it removes it, so that no worker has it. Returns whether that was possible.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    App, Candidate, Choice, End, Failed, Failures, Result, ask, can_ask, escaped, is_being_handled, no_such_message,
-    one_line, show,
+    Answered, App, Candidate, Choice, End, Failed, Failures, Result, ask, can_ask, escaped, is_being_handled,
+    no_such_message, one_line, show,
 };
 use crate::cli::Failure;
 use crate::cli::output::{self, Format, FormatArg};
@@ -25,7 +25,8 @@ No worker gets a message that is being retried here; one that a worker has alrea
 SIGTERM let the current message finish; a second one breaks it off and gives it back. If the program is killed, the \
 message can be retried when `redeliver_timeout` is over; on AMQP at once.
 
-Exit code 0 if all went well; 1 if a message failed again, was not there or was left alone; 3 if there are no handlers.
+Exit code 0 if all went well; 1 if a message failed again, was not there, was left alone or was not tried because of a \
+signal; 3 if there are no handlers.
 
 Examples:
   minutely failed retry
@@ -46,6 +47,8 @@ pub(in super::super) struct Args {
 /// What has become of a message.
 enum Retried {
     Handled,
+    /// With the reason why it could not be removed after that.
+    NotRemoved(String),
     FailedAgain(Option<String>),
     /// Not begun, because the program was asked to stop.
     Stopped,
@@ -56,6 +59,8 @@ enum Answer {
     Retry,
     Skip,
     Delete,
+    Quit,
+    /// A signal.
     Stop,
 }
 
@@ -64,8 +69,13 @@ struct Count {
     handled: u64,
     failed: u64,
     deleted: u64,
-    /// Not there, or not to be had.
+    /// Not to be had.
     left: u64,
+    missing: u64,
+    /// Handled, but still on the transport.
+    not_removed: u64,
+    /// Left where they are because of a signal.
+    not_tried: u64,
 }
 
 pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
@@ -96,7 +106,16 @@ pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
     };
     let mut walk = failures.walk(&args.ids, |_| true).await?;
     while let Some(candidate) = walk.next().await? {
-        if !retry.message(candidate).await? {
+        let goes_on = if retry.signals.have_come() {
+            retry.stop_before(&candidate).await?;
+            false
+        } else {
+            retry.message(candidate).await?
+        };
+        if !goes_on {
+            if retry.is_stopping {
+                retry.count.not_tried += walk.remaining();
+            }
             break;
         }
     }
@@ -104,7 +123,7 @@ pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
     if !args.ids.is_empty() {
         for id in walk.missing() {
             output::error(&no_such_message(&failures, &id));
-            retry.count.left += 1;
+            retry.count.missing += 1;
         }
     }
     retry.end()
@@ -134,8 +153,12 @@ impl Retry<'_> {
                 self.failures.leave(&candidate).await?;
                 return Ok(true);
             }
-            Answer::Stop => {
+            Answer::Quit => {
                 self.failures.leave(&candidate).await?;
+                return Ok(false);
+            }
+            Answer::Stop => {
+                self.stop_before(&candidate).await?;
                 return Ok(false);
             }
         }
@@ -153,18 +176,36 @@ impl Retry<'_> {
             self.tell(&id.0, &class, "deleted", None);
             return Ok(true);
         }
+        let keeps_id = taken.id == id;
         match self.handle(taken).await? {
             Retried::Handled => {
                 self.count.handled += 1;
                 self.tell(&id.0, &class, "handled", None);
             }
+            Retried::NotRemoved(error) => {
+                self.count.not_removed += 1;
+                self.tell(&id.0, &class, "handled but not removed", Some(error));
+            }
             Retried::FailedAgain(error) => {
                 self.count.failed += 1;
                 self.tell(&id.0, &class, "failed again", error);
+                if keeps_id && self.failures.find(&id.0).await?.is_none() {
+                    output::warning(&format!(
+                        "message {} is no longer there: it was removed or handled elsewhere meanwhile, or has another id now",
+                        escaped(&id.0)
+                    ));
+                }
             }
-            Retried::Stopped => {}
+            Retried::Stopped => self.count.not_tried += 1,
         }
         Ok(!self.is_stopping)
+    }
+
+    /// A signal came before this message was tried.
+    async fn stop_before(&mut self, candidate: &Candidate) -> Result<()> {
+        self.is_stopping = true;
+        self.count.not_tried += 1;
+        self.failures.leave(candidate).await
     }
 
     /// Says what has become of a message.
@@ -183,12 +224,17 @@ impl Retry<'_> {
     async fn ask(&mut self, failed: &Failed) -> Answer {
         show::print(failed, self.verbose);
         loop {
-            match ask("Retry (r), skip (s), delete (d), quit (q)?", &mut self.signals).await.as_deref() {
-                Some("r" | "retry" | "y" | "yes") => return Answer::Retry,
-                Some("s" | "skip" | "n" | "no") => return Answer::Skip,
-                Some("d" | "delete") => return Answer::Delete,
-                Some("q" | "quit") | None => return Answer::Stop,
-                Some(_) => {}
+            let line = match ask("Retry (r), skip (s), delete (d), quit (q)?", &mut self.signals).await {
+                Answered::Line(line) => line,
+                Answered::EndOfInput => return Answer::Quit,
+                Answered::Signal => return Answer::Stop,
+            };
+            match line.as_str() {
+                "r" | "retry" | "y" | "yes" => return Answer::Retry,
+                "s" | "skip" | "n" | "no" => return Answer::Skip,
+                "d" | "delete" => return Answer::Delete,
+                "q" | "quit" => return Answer::Quit,
+                _ => {}
             }
         }
     }
@@ -214,35 +260,49 @@ impl Retry<'_> {
                 }
             }
         };
-        let Some(summary) = summary else {
+        let was_begun = summary.as_ref().is_none_or(|summary| summary.handled + summary.failed > 0);
+        if summary.is_none() || !was_begun {
+            // A worker that was stopped before it began does not know the message.
             if let Some(releasing) = &self.failures.transport.releasing {
                 releasing.release(std::slice::from_ref(&delivery)).await?;
             }
+        }
+        let Some(summary) = summary else {
             return Err(Failure::Failed("stopped at once; the current message is back where it was".to_owned()));
         };
         match (summary.handled, summary.failed) {
             (0, 0) if self.is_stopping => Ok(Retried::Stopped),
             (0, 0) => Err(Failure::Failed(summary.problem.unwrap_or_else(|| "the message was not handled".to_owned()))),
             (0, _) => Ok(Retried::FailedAgain(taken.error())),
-            _ => Ok(Retried::Handled),
+            _ => Ok(taken.why_not_removed().map_or(Retried::Handled, Retried::NotRemoved)),
         }
     }
 
     fn end(self) -> Result<End> {
-        let Count { handled, failed, deleted, left } = self.count;
+        let Count { handled, failed, deleted, left, missing, not_removed, not_tried } = self.count;
         match self.args.format.format {
             Format::Text => {
-                let parts =
-                    [("handled", handled), ("failed again", failed), ("deleted", deleted), ("left alone", left)];
+                let parts = [
+                    ("handled", handled),
+                    ("handled but not removed", not_removed),
+                    ("failed again", failed),
+                    ("deleted", deleted),
+                    ("left alone", left),
+                    ("not there", missing),
+                ];
                 let parts = parts.iter().filter(|(what, count)| *count > 0 || *what == "handled");
                 let parts: Vec<String> = parts.map(|(what, count)| format!("{what}: {count}")).collect();
                 output::line(parts.join(", "));
             }
             Format::Json => output::json(&json!({
-                "transport": self.failures.name, "handled": handled, "failed": failed, "deleted": deleted, "left": left,
-                "messages": self.told,
+                "transport": self.failures.name, "handled": handled, "not_removed": not_removed, "failed": failed,
+                "deleted": deleted, "left": left, "missing": missing, "not_tried": not_tried, "messages": self.told,
             }))?,
         }
-        Ok(if failed + left == 0 { End::Well } else { End::Failed })
+        if not_tried > 0 {
+            output::error(&format!("stopped; {not_tried} not tried"));
+        }
+        let is_well = failed + left + missing + not_removed + not_tried == 0;
+        Ok(if is_well { End::Well } else { End::Failed })
     }
 }

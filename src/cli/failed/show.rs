@@ -17,7 +17,8 @@ message and of each attempt to handle it; with -v also its body and headers. Not
 
 AMQP has no ids, and delivers messages in their order only. There the ID is computed from the content, so equal messages \
 share one, and a message that fails again gets another. To be shown, each message is received and put back behind the \
-others; of more than 1000, those that were shown are the last ones after that.
+others; of more than 1000, those that were shown are the last ones after that. Messages that wait for a retry of the \
+failure transport itself cannot be seen there until they are due.
 
 Exit code 1 if there is no message with this ID.
 
@@ -47,9 +48,14 @@ pub(in super::super) struct Args {
 pub(super) async fn run(app: &App, args: &Args, verbose: bool) -> Result<End> {
     let failures = Failures::choose(app, &args.choice)?;
     match &args.id {
-        Some(id) => one(&failures, id, args.format.format, verbose).await,
-        None if args.stats => stats(&failures, args).await,
-        None => list(&failures, args).await,
+        Some(id) => one(app, &failures, id, args.format.format, verbose).await,
+        None => {
+            let end = if args.stats { stats(&failures, args).await? } else { list(&failures, args).await? };
+            if let Some(hidden) = failures.hides(app) {
+                output::warning(&hidden);
+            }
+            Ok(end)
+        }
     }
 }
 
@@ -120,9 +126,15 @@ async fn stats(failures: &Failures, args: &Args) -> Result<End> {
     Ok(End::Well)
 }
 
-async fn one(failures: &Failures, id: &str, format: Format, verbose: bool) -> Result<End> {
+async fn one(app: &App, failures: &Failures, id: &str, format: Format, verbose: bool) -> Result<End> {
     let Some(failed) = failures.find(id).await? else {
-        return Err(Failure::Failed(no_such_message(failures, id)));
+        let mut text = no_such_message(failures, id);
+        if failures.changes_ids(app) {
+            text.push_str(
+                "; on Redis a message has another id while it is retried and after that: `failed show` lists all",
+            );
+        }
+        return Err(Failure::Failed(text));
     };
     match format {
         Format::Text => print(&failed, verbose),
@@ -196,13 +208,13 @@ pub(super) fn print(failed: &Failed, verbose: bool) {
     let retries = redeliveries.iter().map(|stamp| stamp.retry_count).max().unwrap_or(0);
     let none = || "-".to_owned();
     let last = errors.last();
-    row("id", &failed.id.0);
-    row("type", failed.class());
+    row("id", &escaped(&failed.id.0));
+    row("type", &escaped(failed.class()));
     row("failed at", &failed.failed_at().unwrap_or_else(none));
     row("error", &failed.error().unwrap_or_else(none));
     row("error code", &last.map_or_else(none, |error| shown(&error.exception_code)));
-    row("error class", &last.map_or_else(none, |error| error.exception_class.clone()));
-    row("transport", &failed.origin().unwrap_or_else(none));
+    row("error class", &last.map_or_else(none, |error| escaped(&error.exception_class)));
+    row("transport", &failed.origin().as_deref().map_or_else(none, escaped));
     row("retries", &retries.to_string());
     if failed.is_encrypted() {
         row("content", "encrypted in its queue; not shown");
@@ -218,7 +230,8 @@ pub(super) fn print(failed: &Failed, verbose: bool) {
         output::line("");
         output::line("Attempts (of many, the first and the latest):");
         for attempt in &attempts {
-            let error = attempt.error.as_ref().map(|error| one_line(&error.exception_message)).unwrap_or_default();
+            let error = attempt.error.as_ref().map(|error| one_line(&error.exception_message));
+            let error = error.unwrap_or_else(|| "unknown: one of the errors below".to_owned());
             output::line(format_args!("  {}  {error}", escaped(&attempt.at)).to_string().trim_end());
         }
     }

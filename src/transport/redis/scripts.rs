@@ -90,10 +90,22 @@ if redis.call('EXISTS', stream) == 0 then return {0, due, delayed, 0} end
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = fields(flat)
   if group['name'] == ARGV[1] then
-    local new = group['lag']
+    local new, held = group['lag'], group['pending']
+    local last, length = group['last-delivered-id'], redis.call('XLEN', stream)
+    -- Redis counts entries that were deleted before they were delivered, and goes on to count them later. Where all
+    -- entries are deleted when they are finished, the length tells; otherwise it matters whether any ever was.
+    if new and new > 0 then
+      if #redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1) == 0 then
+        new = 0
+      elseif new > length then
+        new = nil
+      elseif new ~= length - held then
+        local deleted = fields(redis.call('XINFO', 'STREAM', stream))['max-deleted-entry-id']
+        if deleted ~= '0-0' then new = nil end
+      end
+    end
     if not new then
       -- A few at a time, as each is read with its body.
-      local last = group['last-delivered-id']
       new = 0
       while last and new < cap do
         local entries = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 100)
@@ -101,7 +113,7 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
         last = #entries > 0 and entries[#entries][1]
       end
     end
-    local held, abandoned = group['pending'], 0
+    local abandoned = 0
     if held > 0 then
       local most = math.min(held, cap)
       if most > 0 then

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use minutely::transport::{Counts, Receipt, Sent, TransportError};
+use minutely::transport::{Counts, MessageId, Receipt, Sent, TransportError};
 use redis::{Connection, FromRedisValue, cmd};
 
 use super::stage::{
@@ -219,6 +219,38 @@ async fn pending_messages_are_counted_if_the_server_does_not_know_the_lag() {
     assert_eq!(counts(&transport).await, Counts { pending: 238, in_flight: 10, ..Counts::default() });
     assert_eq!(transport.counting.as_ref().unwrap().pending(100).await.unwrap(), 100);
     assert_eq!(transport.counting.as_ref().unwrap().pending(150).await.unwrap(), 150);
+}
+
+/// Redis 7.0 goes on to count such messages as undelivered.
+#[test]
+async fn messages_removed_before_they_were_received_are_not_counted() {
+    for options in ["{}", "{delete_after_ack: false, delete_after_reject: false}"] {
+        let Some(redis) = Redis::new().await else { return };
+        let transport = redis.stage.open_with("a", options);
+        let mut sent = vec![];
+        for n in 0..5 {
+            sent.push(send(&transport, n.to_string()).await);
+        }
+        let pending = async || counts(&transport).await.pending;
+        let finish_next = async || transport.ack(&ids(&transport.receive(1).await.unwrap())).await.unwrap();
+        let remove = async |id: &MessageId| {
+            let taken = transport.taking.as_ref().unwrap().take(id).await.unwrap().unwrap();
+            transport.reject(&[taken.id]).await.unwrap();
+        };
+        finish_next().await;
+        remove(&sent[1]).await;
+        assert_eq!(pending().await, 3, "{options}");
+        finish_next().await;
+        assert_eq!(pending().await, 2, "{options}");
+        remove(&sent[4]).await;
+        assert_eq!(pending().await, 1, "{options}");
+        remove(&sent[3]).await;
+        assert_eq!(counts(&transport).await, Counts::default(), "{options}");
+        send(&transport, "5").await;
+        assert_eq!(pending().await, 1, "{options}");
+        finish_next().await;
+        assert_eq!(counts(&transport).await, Counts::default(), "{options}");
+    }
 }
 
 #[test]
