@@ -75,7 +75,7 @@ impl Receiver for Taken {
 
     async fn ack(&self, ids: &[MessageId]) -> Result<(), TransportError> {
         let result = self.receiver.ack(ids).await;
-        let known = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+        let known = result.as_ref().copied().map_err(ToString::to_string);
         *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         result
     }
