@@ -35,6 +35,7 @@ const FILES: Definition = Definition::new(
 
 /// How mail is sent.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "mail"), allow(dead_code, reason = "nothing sends mail"))]
 pub(crate) struct MailerConfig {
     /// Its place in the file.
     pub(crate) path: String,

@@ -70,7 +70,9 @@ pub(crate) use read::{problems_with, read, read_built, read_text};
 pub(crate) use schema::{SchemeOptions, schema};
 #[cfg(all(test, feature = "encryption"))]
 pub(crate) use serializers::Key as EncryptionKey;
-pub(crate) use serializers::{EncryptionConfig, ForeignForm, KEY_LENGTH, MessageForm, SerializerConfig, SigningConfig};
+#[cfg(feature = "encryption")]
+pub(crate) use serializers::{EncryptionConfig, KEY_LENGTH};
+pub(crate) use serializers::{ForeignForm, MessageForm, SerializerConfig, SigningConfig};
 pub(crate) use serve::ServeConfig;
 pub(crate) use spec::{OptionReader, TransportSpec};
 #[cfg_attr(not(feature = "validation"), allow(unused_imports, reason = "who checks reads it"))]

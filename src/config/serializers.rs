@@ -153,6 +153,7 @@ pub(crate) struct SerializerConfig {
     /// What a message looks like, before it is encrypted.
     pub(crate) form: MessageForm,
     /// Whether it is encrypted.
+    #[cfg_attr(not(feature = "encryption"), allow(dead_code, reason = "nothing encrypts"))]
     pub(crate) encryption: Option<EncryptionConfig>,
 }
 
@@ -184,6 +185,7 @@ pub(crate) struct ForeignForm {
 
 /// How messages are encrypted.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "encryption"), allow(dead_code, reason = "nothing encrypts"))]
 pub(crate) struct EncryptionConfig {
     /// At least one. The first one encrypts.
     pub(crate) keys: Vec<Key>,
@@ -193,6 +195,7 @@ pub(crate) struct EncryptionConfig {
 
 /// A key, which is never shown.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "encryption"), allow(dead_code, reason = "nothing encrypts"))]
 pub(crate) struct Key(pub(crate) [u8; KEY_LENGTH]);
 
 impl std::fmt::Debug for Key {
@@ -203,6 +206,7 @@ impl std::fmt::Debug for Key {
 
 /// Which messages are signed.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "signing"), allow(dead_code, reason = "nothing signs"))]
 pub(crate) struct SigningConfig {
     /// At least one. The first one signs.
     pub(crate) keys: Vec<Secret>,

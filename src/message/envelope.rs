@@ -102,11 +102,13 @@ impl Envelope {
     }
 
     /// What this process has noted about the message under a name that no stamp has. It is not sent.
+    #[cfg(feature = "signing")]
     pub(crate) fn note(&self, name: &str) -> Option<&str> {
         self.local.get(name)
     }
 
     /// This envelope with a note.
+    #[cfg(feature = "signing")]
     pub(crate) fn with_note(mut self, name: &str, value: &str) -> Self {
         self.local.insert(name, value);
         self

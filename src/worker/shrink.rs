@@ -12,8 +12,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::message::{
-    CONTENT_TYPE, Encoded, ErrorDetailsStamp, HandledStamp, Headers, RedeliveryStamp, SentToFailureTransportStamp,
-    Stamp, TYPE,
+    CONTENT_TYPE, Encoded, ErrorDetailsStamp, HandledStamp, Headers, RedeliveryStamp, STAMP_PREFIX,
+    SentToFailureTransportStamp, Stamp, TYPE,
 };
 use crate::transport::Damaged;
 
@@ -38,8 +38,6 @@ const OUR_PREFIX: &str = "X-Minutely-";
 
 /// The longest header that is kept in every form, in bytes. Messages that can be handled have none that is longer.
 const MAX_KEPT_HEADER: usize = 2 * MAX_LEFT_OUT;
-
-const STAMP_PREFIX: &str = "X-Message-Stamp-";
 
 /// A message whose headers cannot be read, in a form that can be stored again. Nothing is lost.
 pub(super) fn encode_damaged(damaged: &Damaged) -> Encoded {

@@ -1,7 +1,5 @@
 //! Forms of messages other than Symfony's JSON: those of other applications, encrypted and signed ones.
 
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -10,7 +8,7 @@ use sqlx::{Connection, Row};
 use crate::interop::Symfony;
 use crate::support::Project;
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 transports:
   async: {dsn: "sqlite:q.db?queue_name=async", serializer: SERIALIZER, retry_strategy: {max_retries: 1, delay: 0}}
   failed: "sqlite:q.db?queue_name=failed"
@@ -20,7 +18,7 @@ handlers:
   '*': {exec: [sh, -c, 'cat >> handled; echo " $MINUTELY_MESSAGE_TYPE" >> handled; test ! -e broken']}
 "#;
 
-fn project(serializer: &str) -> Project {
+pub fn project(serializer: &str) -> Project {
     Project::new(&CONFIG.replace("SERIALIZER", serializer))
 }
 
@@ -34,7 +32,7 @@ fn database<T>(project: &Project, run: impl AsyncFnOnce(sqlx::SqliteConnection) 
 }
 
 /// Puts a message into the queue as some other program might.
-fn insert(project: &Project, body: &str, headers: &str) {
+pub fn insert(project: &Project, body: &str, headers: &str) {
     project.run(&["setup"]).succeeds();
     database(project, async |mut database| {
         sqlx::query(
@@ -50,7 +48,7 @@ fn insert(project: &Project, body: &str, headers: &str) {
 }
 
 /// The messages in a queue: body and headers.
-fn stored(project: &Project, queue: &str) -> Vec<(String, String)> {
+pub fn stored(project: &Project, queue: &str) -> Vec<(String, String)> {
     database(project, async |mut database| {
         let select = sqlx::query("SELECT body, headers FROM messenger_messages WHERE queue_name = ? ORDER BY id");
         let rows = select.bind(queue).fetch_all(&mut database).await.unwrap();
@@ -59,7 +57,7 @@ fn stored(project: &Project, queue: &str) -> Vec<(String, String)> {
 }
 
 /// Handles what is due, first tries and retries.
-fn consume(project: &Project, transport: &str) {
+pub fn consume(project: &Project, transport: &str) {
     project.run(&["consume", transport, "--time-limit", "2", "--move-unhandleable"]);
 }
 
@@ -153,50 +151,6 @@ fn messages_that_must_be_signed_are_refused_without_a_signature_and_kept() {
     consume(&project, "failed");
     assert_eq!(project.lines("handled").last().unwrap(), r#"{"n":1} App\Run"#);
     assert_eq!(stored(&project, "failed").len(), 2);
-}
-
-/// Signed here and verified by Symfony, signed there and handled here, and failed here and verified there.
-#[test]
-fn signatures_are_those_of_symfony() {
-    let has_it = |folder: &PathBuf| {
-        folder.join("Symfony/Component/Messenger/Transport/Serialization/SigningSerializer.php").is_file()
-    };
-    let Some(symfony) = [Symfony::System, Symfony::Beside].into_iter().filter_map(Symfony::folder).find(has_it) else {
-        return harness::skip("no Symfony here is 7.4 or later; MINUTELY_TEST_SYMFONY says where one is");
-    };
-    let php = |command: &str, input: &str| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/signing.php");
-        let mut php = Command::new("php");
-        php.args([script, command]).env("SYMFONY", &symfony).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut php = php.spawn().unwrap();
-        php.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        String::from_utf8(php.wait_with_output().unwrap().stdout).unwrap()
-    };
-    let verified = |(body, headers): &(String, String)| {
-        let headers: Value = serde_json::from_str(headers).unwrap();
-        php("verify", &serde_json::json!({"body": body, "headers": headers}).to_string())
-    };
-    let project = project("php");
-    for cover_headers in [true, false] {
-        let signing = format!(
-            "signing: {{key: s3cret, types: ['App\\Run'], cover_headers: {cover_headers}}}\n\
-             php: {{classes: {{'App\\Run': {{report: public string}}}}}}\n"
-        );
-        project.write("config.yaml", CONFIG.replace("SERIALIZER", "php") + &signing);
-        project.run(&["dispatch", r"App\Run", r#"{"report":"here"}"#]).succeeds();
-        assert_eq!(verified(&stored(&project, "async")[0]), r"App\Run");
-        let signed: Value = serde_json::from_str(&php("sign", "")).unwrap();
-        insert(&project, signed["body"].as_str().unwrap(), &signed["headers"].to_string());
-        insert(&project, signed["body"].as_str().unwrap(), "{}");
-        project.write("broken", "");
-        consume(&project, "async");
-        let failed = stored(&project, "failed");
-        let mut said: Vec<String> = failed.iter().map(verified).collect();
-        said.sort();
-        assert_eq!((failed.len(), &said[..2]), (3, &[r"App\Run".to_owned(), r"App\Run".to_owned()][..]), "{said:?}");
-        assert!(said[2].contains("requires a signature"), "{said:?}");
-        project.run(&["failed", "remove", "--all", "--force"]).succeeds();
-    }
 }
 
 /// An application in PHP with its default serializer consumes it.

@@ -5,6 +5,7 @@ mod both;
 mod php;
 mod redis;
 mod serialization;
+mod signatures;
 mod sql;
 
 pub use php::Symfony;
