@@ -66,7 +66,7 @@ const ENCRYPT_KEYS: &[Definition] = &[ENCRYPTION_KEYS, ACCEPT_PLAIN.definition];
 const ENCRYPTION_KEYS: Definition = Definition::new(
     "keys",
     Kind::OneOrMore(&Kind::Text("text")),
-    "keys of 32 bytes in base64, as `minutely key` prints one: the first one encrypts, all of them decrypt",
+    "keys of 32 bytes in base64, as the command `key` prints one: the first one encrypts, all of them decrypt",
 )
 .required()
 .example("['%env(QUEUE_KEY)%']");
@@ -322,7 +322,7 @@ fn read_key(node: &Node, reader: &mut Reader) -> Option<Key> {
     let text = node.filled_text("a key", reader)?;
     let key = BASE64.decode(text.trim()).ok().and_then(|bytes| <[u8; KEY_LENGTH]>::try_from(bytes).ok());
     if key.is_none() {
-        reader.error(&node.path, format!("must be {KEY_LENGTH} bytes in base64, as `minutely key` prints one"));
+        reader.error(&node.path, format!("must be {KEY_LENGTH} bytes in base64, as the command `key` prints one"));
     }
     key.map(Key)
 }

@@ -137,7 +137,7 @@ fn mistakes_in_transports_are_told() {
         ),
         (
             "a: {dsn: 'x:', serializer: {encrypt: {keys: hunter2}}}",
-            "transports.a.serializer.encrypt.keys: must be 32 bytes in base64, as `minutely key` prints one",
+            "transports.a.serializer.encrypt.keys: must be 32 bytes in base64, as the command `key` prints one",
         ),
         (
             "a: {dsn: 'x:', serializer: {encrypt: {keys: []}}}",

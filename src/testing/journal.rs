@@ -119,8 +119,10 @@ impl Middleware for Recorder {
         let dispatched = envelope.clone();
         let result = next.run(envelope).await;
         let journal = &self.0;
+        // With what other middleware has added.
+        let as_sent = result.as_ref().unwrap_or(&dispatched);
         for stamp in sent(&result) {
-            journal.add(Happened::Sent, &dispatched, Some(stamp.queued_on), None);
+            journal.add(Happened::Sent, as_sent, Some(stamp.queued_on), None);
         }
         match &result {
             Ok(envelope) => {

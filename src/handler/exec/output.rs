@@ -18,7 +18,11 @@ pub(super) const KEPT_BYTES: usize = 4096;
 const LINE: usize = 1024;
 
 /// How many bytes of one message's output are logged, so that a program that prints without end does not fill the disk.
+/// A line counts as at least [`LINE_COST`] bytes.
 pub(super) const LOGGED: usize = 1 << 20;
+
+/// About how many bytes the log adds to each line: when, what, and from which message.
+const LINE_COST: usize = 128;
 
 /// Collects what a program prints on all its pipes.
 pub(crate) struct Output<L> {
@@ -96,7 +100,7 @@ impl<L: Fn(&str)> Output<L> {
         }
         let mut state = self.state();
         let logged_before = state.logged;
-        state.logged = logged_before.saturating_add(line.len());
+        state.logged = logged_before.saturating_add(line.len().max(LINE_COST));
         if state.logged <= LOGGED {
             (self.log)(&line);
         } else if logged_before <= LOGGED {
@@ -171,6 +175,8 @@ mod tests {
         assert!(lines.iter().map(String::len).sum::<usize>() <= LOGGED + 100);
         assert_eq!(lines.last().unwrap(), "(the rest of the output is not logged)");
         assert!(!last.is_empty() && last.len() <= KEPT_BYTES + KEPT_LINES);
+        let (lines, _) = lines_of(&[&b"y\n".repeat(1 << 20)]);
+        assert_eq!(lines.len(), LOGGED / LINE_COST + 1);
         let (_, last) = lines_of(&[(1..=100).map(|n| format!("{n}\n")).collect::<String>().as_bytes()]);
         assert_eq!(last.lines().count(), KEPT_LINES);
         assert!(last.ends_with("\n99\n100"));
