@@ -1,5 +1,6 @@
 //! Forms of messages other than Symfony's JSON: those of other applications, encrypted and signed ones.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
