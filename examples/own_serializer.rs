@@ -50,6 +50,8 @@ async fn ship(order: Order, Attempt(attempt): Attempt) -> Result<(), HandlerErro
 fn builder() -> AppBuilder {
     let config = Config::builder()
         .transport_with("orders", json!({ "dsn": "in-memory://", "serializer": "lines" }))
+        .transport("failed", "in-memory://")
+        .failure_transport("failed")
         .route(Order::TYPE, ["orders"]);
     App::builder().config(config).serializer("lines", Lines).handle(ship)
 }
@@ -81,7 +83,12 @@ mod tests {
         app.work_until_idle().await;
         let handled: Vec<u64> = app.handled::<Order>().iter().map(|order| order.number).collect();
         assert_eq!(handled, [17, 0]);
-        assert!(app.to_string().contains("the body is not `order NUMBER`"), "{app}");
+        let kept = app.transports().get("failed")?.receiver.as_ref().unwrap().receive(9).await?;
+        let [unreadable] = kept.as_slice() else { panic!("{kept:?}") };
+        let unreadable = unreadable.message.as_ref().unwrap();
+        assert_eq!(unreadable.body, "17 orders");
+        let details = unreadable.headers.iter().map(|(_, value)| value).collect::<String>();
+        assert!(details.contains("the body is not `order NUMBER`"), "{details}");
         Ok(())
     }
 
