@@ -17,7 +17,8 @@ use crate::connection::Connections;
 use crate::error::Error;
 use crate::events::{Event, Listeners};
 use crate::handler::{
-    FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, States, from_config, from_fn,
+    BatchOptions, BatchReturn, FunctionHandler, Handler, HandlerError, HandlerFn, HandlerOptions, Handlers, States,
+    from_batch_fn, from_config, from_fn,
 };
 use crate::heartbeat::Heartbeats;
 #[cfg(feature = "mail")]
@@ -163,6 +164,36 @@ impl AppBuilder {
     #[must_use]
     pub fn handle_with<F: HandlerFn<Args>, Args: 'static>(self, options: HandlerOptions, handler: F) -> Self {
         self.function(options, from_fn(handler))
+    }
+
+    /// Adds a handler that gets several messages at once: an async function of a list of them. It returns `()`, a `Result` for
+    /// all of them, or a list with a `Result` for each, by which each is acknowledged or retried by itself.
+    ///
+    /// ```
+    /// # use minutely::App;
+    /// # use minutely::message::Message;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Index { page: u32 }
+    /// # impl Message for Index { const TYPE: &'static str = r"App\Message\Index"; }
+    /// use minutely::handler::{BatchOptions, HandlerError};
+    ///
+    /// async fn index(pages: Vec<Index>) -> Vec<Result<(), HandlerError>> {
+    ///     pages.iter().map(|index| Ok(println!("page {}", index.page))).collect()
+    /// }
+    ///
+    /// let app = App::builder().handle_batch("index", BatchOptions::new(50), index);
+    /// ```
+    #[must_use]
+    pub fn handle_batch<M, F, R>(mut self, name: impl Into<String>, options: BatchOptions, handler: F) -> Self
+    where
+        M: Message + Send + Sync + 'static,
+        F: Fn(Vec<M>) -> R + Send + Sync + 'static,
+        R: Future + Send + 'static,
+        R::Output: BatchReturn + Send,
+    {
+        self.handlers.add_type::<M>();
+        self.handlers.register(M::TYPE, HandlerOptions::new(), Arc::new(from_batch_fn(name, options, handler)));
+        self
     }
 
     /// Adds a handler under a name of your choice. Keep the name when the code changes. A closure needs one, because

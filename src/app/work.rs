@@ -83,7 +83,7 @@ impl App {
         let options = ConsumeOptions { limit: Some(1), keepalive: Some(KEEPALIVE), ..ConsumeOptions::default() };
         let (bus, heartbeats, consumed) = (self.bus.clone(), self.heartbeats.clone(), [transport.to_owned()]);
         let worker = Worker::new(&self.config, bus, &transports, &self.worker_parts, heartbeats, &consumed, options)?;
-        Ok((worker.brief(true), taken))
+        Ok((worker.brief(true).telling(Arc::clone(&self.handlers)), taken))
     }
 
     /// The transports. Those to consume are limited to the given queues, if there are any.

@@ -13,7 +13,7 @@ use super::http_request::{CALL, read_call};
 use super::routes::check_pattern;
 use super::section::{Node, Reader, Section};
 use super::transports::Declared;
-use super::{BusesConfig, ExecConfig, HandlerAction, HandlerConfig, HttpRequest, StreamConfig};
+use super::{BatchConfig, BusesConfig, ExecConfig, HandlerAction, HandlerConfig, HttpRequest, StreamConfig};
 
 /// The key `handlers`.
 pub(super) const HANDLERS: Definition = Definition::new(
@@ -31,6 +31,7 @@ const HANDLER: &[Definition] = &[
     TIMEOUT.definition,
     MAX_MESSAGES.definition,
     MAX_MEMORY,
+    BATCH,
     FROM_TRANSPORT,
     BUS,
     PRIORITY.definition,
@@ -85,6 +86,15 @@ const MAX_MEMORY: Definition = Definition::new(
     "with `stream`: the same, when it uses more memory than this after a message",
 )
 .example("128M");
+const BATCH: Definition = Definition::new(
+    "batch",
+    Kind::Section(BATCH_KEYS),
+    "with `exec` and `stream`: the program gets several messages at once",
+);
+const BATCH_KEYS: &[Definition] = &[SIZE.definition, WAIT.definition];
+const SIZE: Setting<u64> = Setting::whole("size", 1, 10_000, "10", "at most so many");
+const WAIT: Setting<Duration> =
+    Setting::duration("wait", "1s", "how long the first waits for others; only while the worker expects more");
 const FROM_TRANSPORT: Definition = Definition::new(
     "from_transport",
     Kind::OneOrMore(&Kind::Text("transport")),
@@ -138,7 +148,7 @@ fn read_one(
 ) -> Option<HandlerConfig> {
     if node.shown() == format!("\"{BUILTIN_TEXT}\"") {
         let action = builtin(pattern, &node.path, None, reader)?;
-        return Some(HandlerConfig { action, from_transports: Vec::new(), bus: None, priority: 0 });
+        return Some(HandlerConfig { action, from_transports: Vec::new(), bus: None, priority: 0, batch: None });
     }
     let mut section = node.section(HANDLER, FORM, reader)?;
     let path = section.path.clone();
@@ -147,6 +157,7 @@ fn read_one(
     let priority = read_priority(&mut section, reader);
     let timeout = read_timeout(&mut section, reader);
     let worn = ["max_messages", "max_memory"].map(|key| section.take(key));
+    let batch = section.take("batch");
     let given: Vec<_> = ACTIONS.iter().filter_map(|key| Some((key.name, section.take(key.name)?))).collect();
     if given.is_empty() {
         reader.error(&path, "what handles the message is missing: `exec`, `stream`, `http`, `console` or `builtin`");
@@ -162,6 +173,14 @@ fn read_one(
             reader.error(&node.path, format!("belongs to `stream`; with `{key}` there is no program that stays"));
         }
     }
+    if let Some(node) = batch.as_ref().filter(|_| ![EXEC.name, STREAM.name].contains(&key)) {
+        reader.error(&node.path, format!("belongs to `exec` or `stream`; `{key}` gets one message at a time"));
+    }
+    let batch = batch.and_then(|node| {
+        let mut section = node.section(BATCH_KEYS, "a mapping such as {size: 50, wait: 1s}", reader)?;
+        let (size, wait) = (section.get(&SIZE, reader), section.get(&WAIT, reader));
+        Some(BatchConfig { size: usize::try_from(size).unwrap_or(usize::MAX), wait })
+    });
     let action = match key {
         "stream" => read_stream(node, timeout, worn, reader),
         "http" => read_call(node, reader).and_then(|request| http(request, timeout)),
@@ -182,7 +201,7 @@ fn read_one(
         _ => read_program(node, reader).map(|exec| HandlerAction::Exec(ExecConfig { exec, timeout })),
     };
     let action = action.filter(|_| is_alone)?;
-    Some(HandlerConfig { action, from_transports, bus, priority })
+    Some(HandlerConfig { action, from_transports, bus, priority, batch })
 }
 
 fn read_stream(

@@ -234,6 +234,17 @@ pub(crate) struct HandlerConfig {
     pub(crate) bus: Option<String>,
     /// Higher ones are called first.
     pub(crate) priority: i32,
+    /// It gets several messages at once.
+    pub(crate) batch: Option<BatchConfig>,
+}
+
+/// How many messages a handler gets at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchConfig {
+    /// At most so many.
+    pub(crate) size: usize,
+    /// The first waits at most this long for others.
+    pub(crate) wait: Duration,
 }
 
 /// What handles a message.

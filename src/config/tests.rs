@@ -461,6 +461,14 @@ fn mistakes_in_handlers_are_told() {
         ("handlers: {A: {stream: [a], max_messages: 0}}", "handlers.A.max_messages: must be a whole number"),
         ("handlers: {A: {http: 'ftp://u:hunter2@h'}}", "handlers.A.http: must be a URL that begins with https://"),
         ("handlers: {A: {http: {url: 'http://h', method: GET}}}", "handlers.A.http.method: must be one of POST, PUT"),
+        (
+            "handlers: {A: {http: 'http://h', batch: {}}}",
+            "handlers.A.batch: belongs to `exec` or `stream`; `http` gets one",
+        ),
+        (
+            "handlers: {A: {exec: [a], batch: {size: 0}}}",
+            "handlers.A.batch.size: must be a whole number from 1 to 10000",
+        ),
         ("handlers: {A: builtin}", "handlers.A: there is none for this type; there are for Symfony"),
         ("handlers: {A: {console: [a]}}", "handlers.A.console: runs the commands of Symfony"),
         ("handlers: {A: {exec: [bin/no]}}", "handlers.A.exec[0]: warning: /app/bin/no does not exist"),

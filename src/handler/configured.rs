@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Handler;
 #[cfg(feature = "http")]
 use super::builtin::PingWebhook;
 use super::builtin::{RunCommand, RunProcess};
@@ -11,10 +10,20 @@ use super::exec::Exec;
 #[cfg(feature = "http")]
 use super::http::Http;
 use super::stream::Stream;
-use crate::config::{HandlerAction, HandlerConfig};
+use super::{BatchOptions, Batched, Handler};
+use crate::config::{BatchConfig, HandlerAction, HandlerConfig};
 
 /// The handler that an entry of the configuration describes. Its programs run in the folder `dir`.
 pub(crate) fn from_config(config: &HandlerConfig, dir: &Path) -> Arc<dyn Handler> {
+    if let Some(BatchConfig { size, wait }) = config.batch {
+        let options = BatchOptions::new(size).wait(wait);
+        match &config.action {
+            HandlerAction::Exec(config) => return Arc::new(Batched::new(options, Exec::new(config, dir))),
+            HandlerAction::Stream(config) => return Arc::new(Batched::new(options, Stream::new(config, dir))),
+            // Refused where the configuration is read.
+            _ => {}
+        }
+    }
     match &config.action {
         HandlerAction::Exec(config) => Arc::new(Exec::new(config, dir)),
         HandlerAction::Stream(config) => Arc::new(Stream::new(config, dir)),

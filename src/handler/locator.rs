@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
 
-use super::{Handler, HandlerContext, HandlerError, HandlerOptions, States};
+use super::{Batch, Handler, HandlerContext, HandlerError, HandlerOptions, States};
 use crate::message::{Envelope, HandledNowStamp, Message, ReceivedStamp};
 
 /// Handlers by the type or wildcard they are registered for.
@@ -115,11 +115,24 @@ impl Handlers {
         }
     }
 
+    /// Every handler, once.
+    fn all(&self) -> impl Iterator<Item = &Arc<dyn Handler>> {
+        let mut seen = HashSet::new();
+        self.by_pattern
+            .values()
+            .flatten()
+            .map(|known| &known.handler)
+            .filter(move |handler| seen.insert(handler.name()))
+    }
+
     /// Tells all handlers that a worker has handled its last message.
     pub(crate) async fn worker_stopped(&self) {
-        let mut seen = HashSet::new();
-        let handlers = self.by_pattern.values().flatten().filter(|known| seen.insert(known.handler.name()));
-        join_all(handlers.map(|known| known.handler.worker_stopped())).await;
+        join_all(self.all().map(|handler| handler.worker_stopped())).await;
+    }
+
+    /// The handlers that collect messages.
+    pub(crate) fn batching(&self) -> Vec<Arc<dyn Handler>> {
+        self.all().filter(|handler| handler.batch().is_some()).map(Arc::clone).collect()
     }
 
     /// Whether another handler has this name.
@@ -167,6 +180,10 @@ impl Handler for Renamed {
 
     async fn worker_stopped(&self) {
         self.handler.worker_stopped().await;
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        self.handler.batch()
     }
 
     fn problems(&self, states: &States) -> Vec<String> {

@@ -5,6 +5,7 @@
 //! Symfony's locator does: those of its type, of its interfaces, and of every wildcard that matches.
 
 mod argument;
+mod batch;
 mod builtin;
 mod cancellation;
 mod configured;
@@ -21,6 +22,7 @@ mod state;
 mod stream;
 
 pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
+pub use batch::{Batch, BatchFn, BatchHandler, BatchOptions, BatchReturn, Batched, from_batch_fn};
 pub use cancellation::{CancellationToken, CurrentWorker};
 pub(crate) use configured::from_config;
 pub use context::HandlerContext;
@@ -52,6 +54,12 @@ pub trait Handler: Send + Sync {
     /// Called when a worker of this process has handled its last message: ends what was kept for the next one, such as a
     /// program that stays. Another worker may still hand it messages, and so may a dispatch.
     async fn worker_stopped(&self) {}
+
+    /// The messages that wait here for others, if it handles several at once.
+    #[doc(hidden)]
+    fn batch(&self) -> Option<&Batch> {
+        None
+    }
 
     /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the
     /// application is built, each after the handler's name.
@@ -87,7 +95,7 @@ pub enum Verdict {
 
 /// Why a handler failed. Made from any error with `?`, which means [`Verdict::Retry`] unless there is a [`VerdictError`]
 /// in it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HandlerError {
     /// What to do with the message.

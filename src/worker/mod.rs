@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{self, BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -54,7 +54,7 @@ use crate::bus::Bus;
 use crate::cache::READ_TTL;
 use crate::config::{Config, ConsumeOptions, SHORTEST_INTERVAL};
 use crate::events::{Event, EventMessage, Listeners};
-use crate::handler::Handlers;
+use crate::handler::{Batch, Handler, Handlers};
 use crate::heartbeat::{Heartbeats, WorkerHeartbeat};
 use crate::message::ErrorDetailsStamp;
 use crate::serializer::Serializers;
@@ -156,6 +156,8 @@ pub(crate) struct Worker {
     dispatched: Arc<Notify>,
     /// Told when the worker ends.
     handlers: Option<Arc<Handlers>>,
+    /// Those of them that collect messages.
+    batching: Vec<Arc<dyn Handler>>,
 }
 
 impl Worker {
@@ -201,6 +203,7 @@ impl Worker {
             in_flight: None,
             dispatched,
             handlers: None,
+            batching: Vec::new(),
         })
     }
 
@@ -226,7 +229,24 @@ impl Worker {
     /// The same worker, which tells these handlers when it has handled its last message.
     #[must_use]
     pub(crate) fn telling(self, handlers: Arc<Handlers>) -> Self {
-        Self { handlers: Some(handlers), ..self }
+        Self { batching: handlers.batching(), handlers: Some(handlers), ..self }
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batching.iter().filter_map(|handler| handler.batch())
+    }
+
+    /// How many messages wait in the batches of handlers.
+    fn waiting(&self) -> usize {
+        self.batches().map(Batch::waiting).sum()
+    }
+
+    /// Returns when a message has begun to wait in a batch.
+    async fn batch_grows(&self) {
+        if self.batching.is_empty() {
+            return future::pending().await;
+        }
+        future::select_all(self.batches().map(|batch| batch.added().boxed())).await;
     }
 
     /// Makes parked messages due.
@@ -433,6 +453,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             // The last poll found nothing more, so the quarantined messages are not the start of a queue.
+            self.flush_batches();
             let is_idle = self.running.is_empty() && self.intake.is_empty() && !self.intake.is_polling();
             if is_idle && !self.quarantine.is_empty() {
                 let strays = self.quarantine.take_all();
@@ -463,6 +484,7 @@ impl<'a> Run<'a> {
         let mut stopping = stop.clone();
         while Instant::now() < end && stop.requested().is_none() {
             self.work(stop);
+            self.flush_batches();
             let is_done = !self.may_start_more() || !self.intake.is_polling();
             if self.running.is_empty() && self.intake.is_empty() && is_done {
                 break;
@@ -480,7 +502,8 @@ impl<'a> Run<'a> {
     fn work(&mut self, stop: &StopToken) {
         self.start_handling(stop);
         if self.may_start_more() {
-            self.intake.poll_sources(self.limits.remaining(self.running.len()), self.running.len());
+            let busy = self.running.len().saturating_sub(self.worker.waiting());
+            self.intake.poll_sources(self.limits.remaining(self.running.len()), busy);
         }
     }
 
@@ -494,6 +517,16 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Lets batches be handled as they are, if this worker has nothing to add to them: everything that is being handled waits in
+    /// one, and there are no further messages, or none that may be started.
+    fn flush_batches(&mut self) {
+        let waiting = self.worker.waiting();
+        let is_done = !self.may_start_more() || (self.intake.is_empty() && !self.intake.is_polling());
+        if waiting > 0 && waiting >= self.running.len() && is_done {
+            self.worker.batches().for_each(Batch::flush);
+        }
+    }
+
     /// Whether handlers run in tasks of their own. Otherwise a handler that computes without a pause would delay the
     /// other handlers and the keepalive. A task costs more than a quick handler, so there is none where it is not
     /// needed.
@@ -502,7 +535,9 @@ impl<'a> Run<'a> {
     }
 
     fn may_start_more(&self) -> bool {
-        self.running.len() < self.worker.options.concurrency && self.limits.remaining(self.running.len()) > 0
+        // What waits in a batch leaves room for the others.
+        let busy = self.running.len().saturating_sub(self.worker.waiting());
+        busy < self.worker.options.concurrency && self.limits.remaining(self.running.len()) > 0
     }
 
     /// Waits for the next thing to do, and does it: a message is finished, a store has responded, or if
@@ -514,6 +549,8 @@ impl<'a> Run<'a> {
             Some(settled) = self.settling.next() => self.settled(settled),
             event = self.intake.next_event(wants_messages) => self.intake.handle_event(event)?,
             () = tokio::time::sleep_until(self.next_keepalive) => self.keep_alive(),
+            // The caller looks whether others can be started, or the batch is complete.
+            () = self.worker.batch_grows() => {}
         }
         Ok(())
     }
@@ -602,6 +639,9 @@ impl<'a> Run<'a> {
         }
         loop {
             let prefetched = self.intake.prefetched_until();
+            if prefetched.is_none() {
+                self.worker.batches().for_each(Batch::flush);
+            }
             if self.running.is_empty() && prefetched.is_none() {
                 break;
             }

@@ -112,3 +112,39 @@ fn a_program_in_the_middle_of_a_message_is_ended_before_the_message_comes_again(
     assert!(!process_exists(pid), "two would have had it at once");
     assert_eq!(project.lines("starts").len(), 2);
 }
+
+const BATCHES: &str = r#"
+import json, sys
+for line in sys.stdin.buffer:
+    batch = json.loads(line)
+    with open("sizes", "a") as sizes:
+        print(len(batch), file=sizes)
+    def answer(message):
+        if message["body"]["n"] == 3:
+            return {"id": message["id"], "error": "not three", "retry": False}
+        return {"id": message["id"], "ok": True}
+    print(json.dumps([answer(message) for message in reversed(batch)]), flush=True)
+"#;
+
+#[test]
+fn a_program_gets_several_messages_at_once_and_each_has_its_own_result() {
+    let handlers = "  Greet: {stream: [python3, batches.py], batch: {size: 10, wait: 60s}}\n  \
+                    Count: {exec: [sh, -c, 'wc -l >> counts; test $MINUTELY_BATCH = 3'], batch: {size: 10, wait: 60s}}";
+    let project = Project::new(&format!(
+        "failure_transport: failed\ntransports:\n  mail: {{dsn: 'sqlite:q.db?queue_name=mail', retry_strategy: {{max_retries: 0}}}}\n  \
+         failed: 'sqlite:q.db?queue_name=failed'\nrouting: {{'*': mail}}\nhandlers:\n{handlers}\n"
+    ));
+    project.write("batches.py", BATCHES);
+    for n in 1..=5 {
+        project.run(&["dispatch", "Greet", &format!("{{\"n\":{n}}}")]).succeeds();
+    }
+    project.run(&["consume", "mail", "--limit=5", "--time-limit=50"]).succeeds();
+    assert_eq!((project.lines("sizes").join(" "), project.pending("failed")), ("5".to_owned(), 1));
+    assert!(project.log().contains("not three"), "{}", project.log());
+    for _ in 0..3 {
+        project.run(&["dispatch", "Count", "{}"]).succeeds();
+    }
+    project.run(&["consume", "mail", "--limit=3", "--time-limit=50"]).succeeds();
+    assert_eq!((project.lines("counts").join(" "), project.pending("failed")), ("3".to_owned(), 1));
+    assert_eq!(project.pending("mail"), 0);
+}

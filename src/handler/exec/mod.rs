@@ -18,7 +18,8 @@ use tokio::time::timeout;
 
 use super::metadata::{Metadata, headers_within};
 use super::program::Program;
-use super::{Handler, HandlerContext, HandlerError};
+use super::stream::protocol;
+use super::{BatchHandler, Handler, HandlerContext, HandlerError};
 use crate::config::ExecConfig;
 use crate::message::{Envelope, TraceContext};
 
@@ -63,14 +64,24 @@ impl Exec {
 
     /// Runs the program for one message.
     async fn run(&self, envelope: &Envelope, trace: Option<&TraceContext>) -> Result<(), HandlerError> {
+        self.run_with(envelope, envelope.body(), || self.command(envelope, trace)).await
+    }
+
+    /// Runs the program with this input. The log names the message in the envelope.
+    async fn run_with(
+        &self,
+        envelope: &Envelope,
+        input: &[u8],
+        command: impl Fn() -> Command,
+    ) -> Result<(), HandlerError> {
         let (id, message_type, handler) = (Metadata::of(envelope).id, envelope.message_type(), self.program.name());
         let output = Output::new(|line: &str| tracing::info!(id, message_type, handler, "{line}"));
-        let mut group = self.program.start(|| self.command(envelope, trace)).await?;
+        let mut group = self.program.start(command).await?;
         let child = group.child();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
 
         // Concurrently: a program may print before it has read everything.
-        let streams = pin!(future::join3(feed(stdin, envelope.body()), output.read(stdout), output.read(stderr)));
+        let streams = pin!(future::join3(feed(stdin, input), output.read(stdout), output.read(stderr)));
         let end = pin!(group.wait(self.timeout));
         let status = match future::select(end, streams).await {
             Either::Left((status, streams)) => {
@@ -95,6 +106,49 @@ impl Handler for Exec {
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         self.run(context.envelope(), context.trace()).await.map(|()| Value::Null)
     }
+}
+
+/// Several messages: a line for each, as for a program that stays, and one exit code for all.
+#[async_trait]
+impl BatchHandler for Exec {
+    fn name(&self) -> &str {
+        self.program.name()
+    }
+
+    async fn handle(&self, messages: &[Envelope], context: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
+        let mut input = Vec::new();
+        let (lines, unwritable) = lines(messages);
+        input.extend(lines.into_iter().flatten());
+        let handled = match messages.iter().zip(&unwritable).find(|(_, error)| error.is_none()) {
+            None => Ok(()),
+            Some((first, _)) => {
+                let count = unwritable.iter().filter(|error| error.is_none()).count();
+                let command = || {
+                    let mut command = self.command(first, context.trace());
+                    command.env("MINUTELY_BATCH", count.to_string());
+                    command
+                };
+                self.run_with(first, &input, command).await
+            }
+        };
+        let of = |error: Option<HandlerError>| error.map_or_else(|| handled.clone().map(|()| Value::Null), Err);
+        unwritable.into_iter().map(of).collect()
+    }
+}
+
+/// A line for each message that can be written, and for each message why it cannot.
+fn lines(messages: &[Envelope]) -> (Vec<Vec<u8>>, Vec<Option<HandlerError>>) {
+    let (mut lines, mut unwritable) = (Vec::new(), Vec::new());
+    for (n, message) in (1..).zip(messages) {
+        match protocol::request(n, message) {
+            Ok(line) => {
+                lines.push([line, b"\n".to_vec()].concat());
+                unwritable.push(None);
+            }
+            Err(error) => unwritable.push(Some(error)),
+        }
+    }
+    (lines, unwritable)
 }
 
 /// Writes the body to the program's standard input. A program need not read all of it.

@@ -4,7 +4,7 @@
 //! that there are never more than messages are handled at once.
 
 mod process;
-mod protocol;
+pub(super) mod protocol;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use self::process::{About, NoAnswer, Process};
 use super::metadata::Metadata;
 use super::program::{Program, with_output};
-use super::{CancellationToken, Handler, HandlerContext, HandlerError, Verdict};
+use super::{BatchHandler, CancellationToken, Handler, HandlerContext, HandlerError, Verdict};
 use crate::config::StreamConfig;
 use crate::message::Envelope;
 
@@ -58,10 +58,33 @@ struct Pool {
     last_id: u64,
 }
 
+/// What the program says about each of the messages.
+type Answers = Vec<Result<Value, HandlerError>>;
+
+/// What goes to the program at once.
+struct Messages<'a> {
+    /// For the log.
+    first: &'a Envelope,
+    ids: Vec<u64>,
+    /// Its line, with its end.
+    line: Vec<u8>,
+    /// Is it a list?
+    is_list: bool,
+}
+
+impl Messages<'_> {
+    fn read_answers(&self, line: &[u8]) -> Result<Answers, String> {
+        match self.ids.as_slice() {
+            [id] if !self.is_list => Ok(vec![protocol::read_answer(*id, line)?]),
+            ids => protocol::read_answers(ids, line),
+        }
+    }
+}
+
 /// How one exchange with a process went.
 enum Exchange {
-    /// The program's answer.
-    Answered(Result<Value, HandlerError>),
+    /// The program's answers, or why there are none.
+    Answered(Result<Answers, HandlerError>),
     /// The program had ended well before it read the message: it may end after any answer.
     EndedBefore,
 }
@@ -75,59 +98,50 @@ impl Stream {
         Self { program, timeout, max_messages, max_memory, pool: Mutex::default() }
     }
 
-    async fn run(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let id = self.next_id();
-        let request = protocol::request(id, context.envelope())?;
+    /// Has messages handled at once: one, or where the program gets lists a list.
+    async fn run(&self, messages: Messages<'_>, context: &HandlerContext<'_>) -> Result<Answers, HandlerError> {
         if let Some(process) = self.take_idle()
-            && let Exchange::Answered(answer) = self.exchange(process, id, &request, context.envelope()).await
+            && let Exchange::Answered(answers) = self.exchange(process, &messages).await
         {
-            return answer;
+            return answers;
         }
         let process = self.start(context.cancellation()).await?;
-        match self.exchange(process, id, &request, context.envelope()).await {
-            Exchange::Answered(answer) => answer,
-            Exchange::EndedBefore => {
-                let why = "the program has ended without an answer (exit code 0)";
-                Err(self.program.failure("Ended", Verdict::Retry, why.to_owned()))
-            }
+        match self.exchange(process, &messages).await {
+            Exchange::Answered(answers) => answers,
+            Exchange::EndedBefore => Err(self.ended("")),
         }
     }
 
-    async fn exchange(&self, mut process: Process, id: u64, request: &[u8], envelope: &Envelope) -> Exchange {
+    async fn exchange(&self, mut process: Process, messages: &Messages<'_>) -> Exchange {
         let (was_used, limit) = (process.answered > 0, self.timeout.unwrap_or(Duration::MAX));
+        let envelope = messages.first;
         let about = About { id: Metadata::of(envelope).id, message_type: envelope.message_type().to_owned() };
-        let answered = timeout(limit, process.exchange(about, request)).await;
+        let answered = timeout(limit, process.exchange(about, &messages.line)).await;
         let output = process.last_lines();
         let nonsense = |line: &[u8], why: &str| {
             let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]).into_owned();
             let what = format!("the program has written what is no answer ({why}): {shown:?}");
-            Err(self.program.failure("NoAnswer", Verdict::Retry, with_output(what, &output)))
+            self.program.failure("NoAnswer", Verdict::Retry, with_output(what, &output))
         };
-        let answer = match answered {
-            Ok(Ok(line)) => match protocol::read_answer(id, &line) {
-                Ok(answer) => {
+        let failure = match answered {
+            Ok(Ok(line)) => match messages.read_answers(&line) {
+                Ok(answers) => {
                     self.put_back(process);
-                    return Exchange::Answered(answer);
+                    return Exchange::Answered(Ok(answers));
                 }
                 Err(why) => {
                     process.end().await;
                     nonsense(&line, &why)
                 }
             },
-            Ok(Err(NoAnswer::Ended(status))) => {
-                let failure = status.map(|status| (status.success(), self.program.failure_of(status, &output)));
-                match failure {
-                    Some((true, _)) if was_used => return Exchange::EndedBefore,
-                    Some((_, Some(failure))) => Err(failure),
-                    Some((_, None)) => {
-                        let what = "the program has ended without an answer (exit code 0)".to_owned();
-                        Err(self.program.failure("Ended", Verdict::Retry, with_output(what, &output)))
-                    }
-                    None => {
-                        let what = "the program has closed its standard output without an answer".to_owned();
-                        Err(self.program.failure("Ended", Verdict::Retry, with_output(what, &output)))
-                    }
-                }
+            Ok(Err(NoAnswer::Ended(Some(status)))) => match self.program.failure_of(status, &output) {
+                None if was_used => return Exchange::EndedBefore,
+                None => self.ended(&output),
+                Some(failure) => failure,
+            },
+            Ok(Err(NoAnswer::Ended(None))) => {
+                let what = "the program has closed its standard output without an answer".to_owned();
+                self.program.failure("Ended", Verdict::Retry, with_output(what, &output))
             }
             Ok(Err(NoAnswer::TooLong)) => {
                 process.end().await;
@@ -139,13 +153,18 @@ impl Stream {
             }
             Err(_) => {
                 process.end().await;
-                Err(self.program.timed_out(limit, &output))
+                self.program.timed_out(limit, &output)
             }
         };
         if !was_used {
             self.pool().note_failure();
         }
-        Exchange::Answered(answer)
+        Exchange::Answered(Err(failure))
+    }
+
+    fn ended(&self, output: &str) -> HandlerError {
+        let what = "the program has ended without an answer (exit code 0)".to_owned();
+        self.program.failure("Ended", Verdict::Retry, with_output(what, output))
     }
 
     /// Starts a process, after a pause if the last ones have ended without an answer.
@@ -225,10 +244,64 @@ impl Handler for Stream {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        self.run(context).await
+        let (id, first) = (self.next_id(), context.envelope());
+        let mut line = protocol::request(id, first)?;
+        line.push(b'\n');
+        let mut answers = self.run(Messages { first, ids: vec![id], line, is_list: false }, context).await?;
+        answers.pop().unwrap_or_else(|| Err(self.ended("")))
     }
 
     async fn worker_stopped(&self) {
+        self.rest().await;
+    }
+}
+
+/// Several messages: a line with a list of them, and one with a list of answers.
+#[async_trait]
+impl BatchHandler for Stream {
+    fn name(&self) -> &str {
+        self.program.name()
+    }
+
+    async fn handle(&self, messages: &[Envelope], context: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
+        let mut results: Vec<Option<Result<Value, HandlerError>>> = Vec::with_capacity(messages.len());
+        let (mut ids, mut line, mut first) = (Vec::new(), Vec::new(), None);
+        for message in messages {
+            let id = self.next_id();
+            match protocol::request(id, message) {
+                Ok(request) => {
+                    line.push(if ids.is_empty() { b'[' } else { b',' });
+                    line.extend(request);
+                    ids.push(id);
+                    first = first.or(Some(message));
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        line.extend(b"]\n");
+        let count = ids.len();
+        let answers = match first {
+            None => Vec::new(),
+            Some(first) => {
+                let answered = self.run(Messages { first, ids, line, is_list: true }, context).await;
+                answered.unwrap_or_else(|error| vec![Err(error); count])
+            }
+        };
+        let mut answers = answers.into_iter();
+        let each =
+            results.into_iter().map(|known| known.or_else(|| answers.next()).unwrap_or_else(|| Err(self.ended(""))));
+        each.collect()
+    }
+
+    async fn worker_stopped(&self) {
+        self.rest().await;
+    }
+}
+
+impl Stream {
+    /// Ends the processes that wait.
+    async fn rest(&self) {
         let (idle, mut ending) = {
             let mut pool = self.pool();
             (take(&mut pool.idle), take(&mut pool.ending))

@@ -1,5 +1,6 @@
 //! The lines that go to a stream program and come from it: see `docs/stream.md`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,8 @@ struct Request<'a> {
     body: &'a RawValue,
 }
 
-/// The line for a message, with its end.
-pub(super) fn request(id: u64, envelope: &Envelope) -> Result<Vec<u8>, HandlerError> {
+/// The line for a message, without its end.
+pub(in crate::handler) fn request(id: u64, envelope: &Envelope) -> Result<Vec<u8>, HandlerError> {
     // It is JSON if it was received; one dispatched in code may be anything.
     let body = serde_json::from_slice(envelope.body())
         .map_err(|error| HandlerError::unrecoverable(format!("the message's body is not JSON: {error}")))?;
@@ -45,9 +46,7 @@ pub(super) fn request(id: u64, envelope: &Envelope) -> Result<Vec<u8>, HandlerEr
             *byte = b' ';
         }
     }
-    line = without_unicodes_line_ends(line);
-    line.push(b'\n');
-    Ok(line)
+    Ok(without_unicodes_line_ends(line))
 }
 
 /// The same with U+2028 and U+2029 escaped, which only occur within texts: some languages take them for the end of a line.
@@ -98,6 +97,34 @@ enum Word {
     Always,
 }
 
+/// What the answers to a batch say, in the order of its messages. An error says why they are none.
+pub(super) fn read_answers(ids: &[u64], line: &[u8]) -> Result<Vec<Result<Value, HandlerError>>, String> {
+    if line.trim_ascii_start().first() == Some(&b'{') {
+        // One for all of them.
+        let answer: Answer = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        if answer.id.is_some() {
+            return Err("it is for one message, and a batch needs a list of answers".to_owned());
+        }
+        return Ok(vec![understand(answer)?; ids.len()]);
+    }
+    let answers: Vec<Box<RawValue>> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let mut by_id = HashMap::new();
+    for answer in answers {
+        let answer: Answer = match answer.get().starts_with('{') {
+            true => serde_json::from_str(answer.get()).map_err(|error| error.to_string())?,
+            false => return Err("one of its answers is no JSON object".to_owned()),
+        };
+        let Some(id) = answer.id.filter(|id| ids.contains(id)) else {
+            return Err("one of its answers has not the `id` of a message in the batch".to_owned());
+        };
+        if by_id.insert(id, understand(answer)?).is_some() {
+            return Err(format!("it has two answers to message {id}"));
+        }
+    }
+    let missing = || Err(HandlerError::failed("the program has not answered this message of its batch"));
+    Ok(ids.iter().map(|id| by_id.remove(id).unwrap_or_else(missing)).collect())
+}
+
 /// What an answer to the message `id` says. An error says why it is none.
 pub(super) fn read_answer(id: u64, line: &[u8]) -> Result<Result<Value, HandlerError>, String> {
     if line.trim_ascii_start().first() != Some(&b'{') {
@@ -107,6 +134,10 @@ pub(super) fn read_answer(id: u64, line: &[u8]) -> Result<Result<Value, HandlerE
     if answer.id.is_some_and(|of| of != id) {
         return Err(format!("it is for message {}, and not for {id}", answer.id.unwrap_or_default()));
     }
+    understand(answer)
+}
+
+fn understand(answer: Answer) -> Result<Result<Value, HandlerError>, String> {
     if let (true, None) = (answer.ok, &answer.error) {
         return Ok(Ok(answer.result));
     }
@@ -147,7 +178,7 @@ mod tests {
             .with(&RedeliveryStamp { retry_count: 2, redelivered_at: String::new() })
             .with(&DelayStamp { delay: 5 });
         let line = request(3, &envelope).unwrap();
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(!line.contains(&b'\n'));
         let value: Value = serde_json::from_slice(&line).unwrap();
         assert_eq!((&value["id"], &value["type"], &value["message_id"]), (&3.into(), &r"App\Mail".into(), &"7".into()));
         assert_eq!((&value["transport"], &value["attempt"]), (&"mail".into(), &3.into()));
@@ -155,7 +186,7 @@ mod tests {
         let delay = &value["headers"][r"X-Message-Stamp-Symfony\Component\Messenger\Stamp\DelayStamp"];
         assert_eq!(delay, r#"[{"delay":5}]"#);
         let ends = request(1, &Envelope::from_json("a", "\"é\u{2028}\u{2029}\u{2028}x\"")).unwrap();
-        assert!(ends.ends_with("\"é\\u2028\\u2029\\u2028x\"}\n".as_bytes()));
+        assert!(ends.ends_with("\"é\\u2028\\u2029\\u2028x\"}".as_bytes()));
         let error = request(1, &Envelope::from_json("a", "no JSON")).unwrap_err();
         assert_eq!(error.verdict, Verdict::Unrecoverable);
     }
@@ -183,6 +214,31 @@ mod tests {
         assert!(of(r#"{"error":"e","stop_worker":true}"#).unwrap_err().stops_worker);
         let error = of(&format!(r#"{{"error":"{}","class":"App\\Broken","code":7}}"#, "é".repeat(5000))).unwrap_err();
         assert_eq!((error.class.as_str(), error.code, error.message.len()), (r"App\Broken", 7, LONGEST_ERROR));
+    }
+
+    #[test]
+    fn a_batch_is_answered_message_by_message_or_as_a_whole() {
+        let of = |line: &str| {
+            let answers = read_answers(&[3, 4], line.as_bytes())?;
+            Ok(answers.into_iter().map(|answer| answer.map_err(|error| error.message)).collect::<Vec<_>>())
+        };
+        let both = of(r#"[{"id":4,"error":"e"},{"id":3,"ok":true,"result":1}]"#);
+        assert_eq!(both, Ok(vec![Ok(1.into()), Err("e".to_owned())]));
+        assert_eq!(of(r#"{"ok":true}"#), Ok(vec![Ok(Value::Null), Ok(Value::Null)]));
+        assert_eq!(of(r#"{"error":"all"}"#), Ok(vec![Err("all".to_owned()), Err("all".to_owned())]));
+        let missing = of(r#"[{"id":4,"ok":true}]"#).unwrap();
+        assert!(missing[0].as_ref().unwrap_err().contains("has not answered this message"), "{missing:?}");
+        for (line, why) in [
+            ("[[]]", "one of its answers is no JSON object"),
+            (r#"[{"ok":true}]"#, "has not the `id`"),
+            (r#"[{"id":5,"ok":true}]"#, "has not the `id`"),
+            (r#"[{"id":3,"ok":true},{"id":3,"ok":true}]"#, "two answers to message 3"),
+            (r#"{"id":3,"ok":true}"#, "needs a list"),
+            ("ok", "expected"),
+        ] {
+            let error: String = of(line).unwrap_err();
+            assert!(error.contains(why), "{line}: {error}");
+        }
     }
 
     #[test]

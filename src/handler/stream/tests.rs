@@ -49,7 +49,7 @@ impl Scene {
         let (envelope, states) = (Envelope::from_json("App", format!("\"{body}\"")), States::default());
         let cancellation = CancellationToken::default();
         let context = HandlerContext::new(&envelope, &states, &cancellation, &[]);
-        timeout(DEADLINE, self.stream.handle(&context)).await.expect("the handler hangs")
+        timeout(DEADLINE, Handler::handle(&self.stream, &context)).await.expect("the handler hangs")
     }
 
     /// The pids of all processes that were started.
@@ -82,7 +82,7 @@ async fn one_process_answers_message_after_message() {
         assert_eq!((error.verdict, error.message.as_str()), (Verdict::Unrecoverable, "no order"));
     }
     assert_eq!(scene.pids().len(), 1);
-    scene.stream.worker_stopped().await;
+    Handler::worker_stopped(&scene.stream).await;
     assert!(scene.has_ended(), "it was let to its end");
     assert_ne!(scene.handle("ok").await.unwrap(), first, "and is started again for another worker");
 }
