@@ -21,10 +21,13 @@ use tokio::time::{Instant, sleep_until};
 use super::{Handler, HandlerContext, HandlerError, HandlerReturn, Verdict};
 use crate::message::{Envelope, Message, ReceivedStamp};
 
+/// A batch with messages of this size is complete, in bytes of their bodies.
+const MAX_BYTES: usize = 8 << 20;
+
 /// How long a batch waits for further messages, where nothing else is said.
 pub(crate) const WAIT: Duration = Duration::from_secs(1);
 
-/// When a batch is complete: at its size, after some time, or as soon as the worker has no further message for it.
+/// When a batch is complete: at its size (or 8 MiB of bodies), after some time, or as soon as the worker has nothing else to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
     size: usize,
@@ -220,14 +223,27 @@ impl<H: BatchHandler> Batched<H> {
 /// The messages that wait for a handler of several at once.
 pub struct Batch {
     options: BatchOptions,
-    waiting: Mutex<Vec<Entry>>,
+    waiting: Mutex<Waiting>,
     /// Tells those that wait that nobody else comes.
     flush: Notify,
     /// Tells the worker that a message waits.
     added: Notify,
 }
 
+/// The batch that is not complete yet.
+#[derive(Default)]
+struct Waiting {
+    /// How many batches were complete before.
+    number: u64,
+    /// How many messages have joined, those of earlier batches included.
+    joined: u64,
+    entries: Vec<Entry>,
+    /// The size of their bodies.
+    bytes: usize,
+}
+
 struct Entry {
+    id: u64,
     message: Envelope,
     answer: oneshot::Sender<Result<Value, HandlerError>>,
 }
@@ -246,7 +262,7 @@ enum Joined {
 impl Batch {
     /// How many messages wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.entries().len()
+        self.lock().entries.len()
     }
 
     /// Lets the messages that wait be handled now.
@@ -264,25 +280,65 @@ impl Batch {
         let (sender, mut answer) = oneshot::channel();
         // Before the message is there, so that no flush is missed.
         let flushed = self.flush.notified();
-        let is_full = {
-            let mut entries = self.entries();
-            entries.push(Entry { message: message.clone(), answer: sender });
-            entries.len() >= self.options.size
-        };
-        if !is_full {
-            self.added.notify_one();
-            let deadline = Instant::now() + self.options.wait;
-            tokio::select! {
-                answer = &mut answer => return Joined::Answered(answer),
-                () = sleep_until(deadline) => {}
-                () = flushed => {}
+        let place = {
+            let mut waiting = self.lock();
+            let place = Place { batch: self, number: waiting.number, id: waiting.joined };
+            waiting.joined += 1;
+            waiting.bytes = waiting.bytes.saturating_add(message.body().len());
+            waiting.entries.push(Entry { id: place.id, message: message.clone(), answer: sender });
+            if waiting.entries.len() >= self.options.size || waiting.bytes >= MAX_BYTES {
+                return Joined::Leads(waiting.complete(), answer);
             }
+            place
+        };
+        self.added.notify_one();
+        let deadline = Instant::now() + self.options.wait;
+        tokio::select! {
+            answer = &mut answer => return Joined::Answered(answer),
+            () = sleep_until(deadline) => {}
+            () = flushed => {}
         }
-        Joined::Leads(take(&mut *self.entries()), answer)
+        Joined::Leads(place.complete(), answer)
     }
 
-    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Takes the batch as it is. The next message begins another one.
+    fn complete(&mut self) -> Vec<Entry> {
+        self.number += 1;
+        self.bytes = 0;
+        take(&mut self.entries)
+    }
+}
+
+/// The place of a message in a batch that is not complete. When this is dropped, the message waits no more.
+struct Place<'a> {
+    batch: &'a Batch,
+    number: u64,
+    id: u64,
+}
+
+impl Place<'_> {
+    /// Takes the batch, unless another one of its messages has.
+    fn complete(&self) -> Vec<Entry> {
+        let mut waiting = self.batch.lock();
+        if waiting.number == self.number { waiting.complete() } else { Vec::new() }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.batch.lock();
+        if waiting.number == self.number
+            && let Some(at) = waiting.entries.iter().position(|entry| entry.id == self.id)
+        {
+            let entry = waiting.entries.remove(at);
+            waiting.bytes = waiting.bytes.saturating_sub(entry.message.body().len());
+        }
     }
 }
 

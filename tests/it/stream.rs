@@ -113,6 +113,47 @@ fn a_program_in_the_middle_of_a_message_is_ended_before_the_message_comes_again(
     assert_eq!(project.lines("starts").len(), 2);
 }
 
+#[test]
+fn a_program_that_waits_and_ignores_the_end_of_its_input_is_ended_after_its_worker() {
+    let project = Project::new(
+        "transports: {mail: 'sqlite:q.db'}\nrouting: {'*': mail}\nworkers: [{transports: mail, options: ['--time-limit=600']}]\n\
+         handlers: {Greet: {stream: [sh, -c, 'echo $$ >> starts; exec sh worker.sh']}}\n",
+    );
+    project.write("worker.sh", format!("{ANSWERS}while :; do sleep 1; done\n"));
+    project.run(&["dispatch", "Greet", "{}"]).succeeds();
+    let _supervisor = project.start("supervise", &["supervise"]);
+    wait_until("the program has answered", || project.file("answered").exists());
+    wait_until("nothing is pending", || project.pending("mail") == 0);
+    let pid = project.lines("starts")[0].parse().unwrap();
+    for worker in project.workers() {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+    }
+    wait_until("its input has ended", || project.file("ended").exists());
+    wait_until("the program is gone", || !process_exists(pid));
+}
+
+#[test]
+fn a_message_of_a_trace_comes_with_a_span_of_its_own() {
+    for batch in ["", ", batch: {size: 2}"] {
+        let project = Project::new(&format!(
+            "transports: {{mail: 'sqlite:q.db'}}\nrouting: {{'*': mail}}\nhandlers: {{Greet: {{stream: [sh, worker.sh]{batch}}}}}\n"
+        ));
+        project.write(
+            "worker.sh",
+            "while read -r line; do printf '%s\\n' \"$line\" >> seen; echo '{\"ok\":true}'; done\n",
+        );
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let output = project.command(&["dispatch", "Greet", "{}"]).env("TRACEPARENT", parent).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        project.run(&["consume", "mail", "--limit=1", "--time-limit=50"]).succeeds();
+        let seen: serde_json::Value = serde_json::from_str(&project.lines("seen")[0]).unwrap();
+        let seen = if batch.is_empty() { &seen } else { &seen[0] };
+        let (span, cause) = (seen["traceparent"].as_str().unwrap(), seen["headers"]["traceparent"].as_str().unwrap());
+        assert_eq!((&span[..36], span.len()), (&parent[..36], parent.len()));
+        assert!(span != cause && cause != parent, "{span} {cause}");
+    }
+}
+
 const BATCHES: &str = r#"
 import json, sys
 for line in sys.stdin.buffer:

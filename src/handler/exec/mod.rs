@@ -115,16 +115,17 @@ impl BatchHandler for Exec {
         self.program.name()
     }
 
-    async fn handle(&self, messages: &[Envelope], context: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
-        let mut input = Vec::new();
-        let (lines, unwritable) = lines(messages);
-        input.extend(lines.into_iter().flatten());
-        let handled = match messages.iter().zip(&unwritable).find(|(_, error)| error.is_none()) {
+    async fn handle(&self, messages: &[Envelope], _: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
+        // Each message belongs to its own trace. Variables only have room for one: that of the first.
+        let traces: Vec<_> = messages.iter().map(|of| TraceContext::of(of).map(|cause| cause.child())).collect();
+        let (input, unwritable) = lines(messages, &traces);
+        let handled = match (0..messages.len()).find(|at| unwritable[*at].is_none()) {
             None => Ok(()),
-            Some((first, _)) => {
+            Some(at) => {
+                let (first, trace) = (&messages[at], traces[at].as_ref());
                 let count = unwritable.iter().filter(|error| error.is_none()).count();
                 let command = || {
-                    let mut command = self.command(first, context.trace());
+                    let mut command = self.command(first, trace);
                     command.env("MINUTELY_BATCH", count.to_string());
                     command
                 };
@@ -137,12 +138,13 @@ impl BatchHandler for Exec {
 }
 
 /// A line for each message that can be written, and for each message why it cannot.
-fn lines(messages: &[Envelope]) -> (Vec<Vec<u8>>, Vec<Option<HandlerError>>) {
+fn lines(messages: &[Envelope], traces: &[Option<TraceContext>]) -> (Vec<u8>, Vec<Option<HandlerError>>) {
     let (mut lines, mut unwritable) = (Vec::new(), Vec::new());
-    for (n, message) in (1..).zip(messages) {
-        match protocol::request(n, message) {
+    for (n, (message, trace)) in (1..).zip(messages.iter().zip(traces)) {
+        match protocol::request(n, message, trace.as_ref()) {
             Ok(line) => {
-                lines.push([line, b"\n".to_vec()].concat());
+                lines.extend(line);
+                lines.push(b'\n');
                 unwritable.push(None);
             }
             Err(error) => unwritable.push(Some(error)),

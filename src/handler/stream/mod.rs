@@ -23,7 +23,7 @@ use super::metadata::Metadata;
 use super::program::{Program, with_output};
 use super::{BatchHandler, CancellationToken, Handler, HandlerContext, HandlerError, Verdict};
 use crate::config::StreamConfig;
-use crate::message::Envelope;
+use crate::message::{Envelope, TraceContext};
 
 /// The pause before a program is started again that has ended without an answer. It doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -245,7 +245,7 @@ impl Handler for Stream {
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         let (id, first) = (self.next_id(), context.envelope());
-        let mut line = protocol::request(id, first)?;
+        let mut line = protocol::request(id, first, context.trace())?;
         line.push(b'\n');
         let mut answers = self.run(Messages { first, ids: vec![id], line, is_list: false }, context).await?;
         answers.pop().unwrap_or_else(|| Err(self.ended("")))
@@ -268,7 +268,9 @@ impl BatchHandler for Stream {
         let (mut ids, mut line, mut first) = (Vec::new(), Vec::new(), None);
         for message in messages {
             let id = self.next_id();
-            match protocol::request(id, message) {
+            // Each message belongs to its own trace.
+            let trace = TraceContext::of(message).map(|cause| cause.child());
+            match protocol::request(id, message, trace.as_ref()) {
                 Ok(request) => {
                     line.push(if ids.is_empty() { b'[' } else { b',' });
                     line.extend(request);

@@ -1,6 +1,6 @@
 //! The lines that go to a stream program and come from it: see `docs/stream.md`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::handler::metadata::Metadata;
 use crate::handler::{HandlerError, Verdict};
-use crate::message::{Envelope, Headers};
+use crate::message::{Envelope, Headers, TraceContext};
 
 /// How much of an error's text is kept, in bytes. Every further retry carries it in its headers.
 const LONGEST_ERROR: usize = 4096;
@@ -26,18 +26,27 @@ struct Request<'a> {
     message_id: String,
     transport: String,
     attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
     headers: Headers,
     body: &'a RawValue,
 }
 
-/// The line for a message, without its end.
-pub(in crate::handler) fn request(id: u64, envelope: &Envelope) -> Result<Vec<u8>, HandlerError> {
+/// The line for a message, without its end. `trace` is the span that handles it.
+pub(in crate::handler) fn request(
+    id: u64,
+    envelope: &Envelope,
+    trace: Option<&TraceContext>,
+) -> Result<Vec<u8>, HandlerError> {
     // It is JSON if it was received; one dispatched in code may be anything.
     let body = serde_json::from_slice(envelope.body())
         .map_err(|error| HandlerError::unrecoverable(format!("the message's body is not JSON: {error}")))?;
     let Metadata { id: message_id, transport, attempt } = Metadata::of(envelope);
     let (r#type, headers) = (envelope.message_type(), envelope.json_headers());
-    let request = Request { id, r#type, message_id, transport, attempt, headers, body };
+    let (traceparent, tracestate) = (trace.map(TraceContext::to_string), trace.and_then(TraceContext::state));
+    let request = Request { id, r#type, message_id, transport, attempt, traceparent, tracestate, headers, body };
     let mut line = serde_json::to_vec(&request)
         .map_err(|error| HandlerError::unrecoverable(format!("the message cannot be written as JSON: {error}")))?;
     // Within texts they are escaped, so these only stand between the parts of a body that was written on several lines.
@@ -108,13 +117,13 @@ pub(super) fn read_answers(ids: &[u64], line: &[u8]) -> Result<Vec<Result<Value,
         return Ok(vec![understand(answer)?; ids.len()]);
     }
     let answers: Vec<Box<RawValue>> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let mut by_id = HashMap::new();
+    let (of_batch, mut by_id) = (HashSet::<_>::from_iter(ids), HashMap::new());
     for answer in answers {
         let answer: Answer = match answer.get().starts_with('{') {
             true => serde_json::from_str(answer.get()).map_err(|error| error.to_string())?,
             false => return Err("one of its answers is no JSON object".to_owned()),
         };
-        let Some(id) = answer.id.filter(|id| ids.contains(id)) else {
+        let Some(id) = answer.id.filter(|id| of_batch.contains(id)) else {
             return Err("one of its answers has not the `id` of a message in the batch".to_owned());
         };
         if by_id.insert(id, understand(answer)?).is_some() {
@@ -177,17 +186,22 @@ mod tests {
             .with(&ReceivedStamp { transport_name: "mail".into() })
             .with(&RedeliveryStamp { retry_count: 2, redelivered_at: String::new() })
             .with(&DelayStamp { delay: 5 });
-        let line = request(3, &envelope).unwrap();
+        let line = request(3, &envelope, None).unwrap();
         assert!(!line.contains(&b'\n'));
         let value: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value.get("traceparent").or(value.get("tracestate")), None, "it belongs to no trace");
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = parent.parse::<TraceContext>().unwrap().with_state(Some("a=1"));
+        let traced: Value = serde_json::from_slice(&request(3, &envelope, Some(&trace)).unwrap()).unwrap();
+        assert_eq!((&traced["traceparent"], &traced["tracestate"]), (&parent.into(), &"a=1".into()));
         assert_eq!((&value["id"], &value["type"], &value["message_id"]), (&3.into(), &r"App\Mail".into(), &"7".into()));
         assert_eq!((&value["transport"], &value["attempt"]), (&"mail".into(), &3.into()));
         assert_eq!(value["body"], serde_json::json!({ "text": "a\nb", "n": 1.0 }));
         let delay = &value["headers"][r"X-Message-Stamp-Symfony\Component\Messenger\Stamp\DelayStamp"];
         assert_eq!(delay, r#"[{"delay":5}]"#);
-        let ends = request(1, &Envelope::from_json("a", "\"é\u{2028}\u{2029}\u{2028}x\"")).unwrap();
+        let ends = request(1, &Envelope::from_json("a", "\"é\u{2028}\u{2029}\u{2028}x\""), None).unwrap();
         assert!(ends.ends_with("\"é\\u2028\\u2029\\u2028x\"}".as_bytes()));
-        let error = request(1, &Envelope::from_json("a", "no JSON")).unwrap_err();
+        let error = request(1, &Envelope::from_json("a", "no JSON"), None).unwrap_err();
         assert_eq!(error.verdict, Verdict::Unrecoverable);
     }
 
