@@ -282,14 +282,15 @@ impl Batch {
         let flushed = self.flush.notified();
         let place = {
             let mut waiting = self.lock();
-            let place = Place { batch: self, number: waiting.number, id: waiting.joined };
+            let (number, id) = (waiting.number, waiting.joined);
             waiting.joined += 1;
             waiting.bytes = waiting.bytes.saturating_add(message.body().len());
-            waiting.entries.push(Entry { id: place.id, message: message.clone(), answer: sender });
+            waiting.entries.push(Entry { id, message: message.clone(), answer: sender });
             if waiting.entries.len() >= self.options.size || waiting.bytes >= MAX_BYTES {
                 return Joined::Leads(waiting.complete(), answer);
             }
-            place
+            // Made last: dropping it locks as well.
+            Place { batch: self, number, id }
         };
         self.added.notify_one();
         let deadline = Instant::now() + self.options.wait;
