@@ -73,7 +73,10 @@ impl Hooks {
 }
 
 fn call(action: &HandlerAction, dir: &Path) -> Arc<dyn Handler> {
-    from_config(&HandlerConfig { action: action.clone(), from_transports: Vec::new(), bus: None, priority: 0 }, dir)
+    from_config(
+        &HandlerConfig { action: action.clone(), from_transports: Vec::new(), bus: None, priority: 0, batch: None },
+        dir,
+    )
 }
 
 /// The hooks of a worker that runs.
