@@ -15,12 +15,13 @@ async function handle(type, message) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-    const message = JSON.parse(line);
-    let answer;
+    let message, answer;
     try {
+        message = JSON.parse(line);
         answer = { ok: true, result: await handle(message.type, message.body) };
     } catch (error) {
-        answer = { error: String(error.message), class: error.constructor.name, retry: !(error instanceof Unusable) };
+        const retry = message !== undefined && !(error instanceof Unusable);    // a line that cannot be read will not be later
+        answer = { error: String(error.message), class: error.constructor.name, retry };
     }
-    process.stdout.write(`${JSON.stringify({ id: message.id, ...answer })}\n`);
+    process.stdout.write(`${JSON.stringify({ id: message?.id, ...answer })}\n`);
 }

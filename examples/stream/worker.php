@@ -13,13 +13,14 @@ function handle(string $type, array $message): mixed
 }
 
 while (false !== $line = fgets(STDIN)) {
-    $message = json_decode($line, true, flags: JSON_THROW_ON_ERROR);
+    $message = null;
     try {
+        $message = json_decode($line, true, flags: JSON_THROW_ON_ERROR);
         $answer = ['ok' => true, 'result' => handle($message['type'], $message['body'])];
     } catch (InvalidArgumentException $e) {
         $answer = ['error' => $e->getMessage(), 'class' => $e::class, 'retry' => false];
-    } catch (Throwable $e) {
-        $answer = ['error' => $e->getMessage(), 'class' => $e::class];
+    } catch (Throwable $e) {    // a line that cannot be read, because it is nested too deeply, will not be later
+        $answer = ['error' => $e->getMessage(), 'class' => $e::class, 'retry' => $message !== null];
     }
-    fwrite(STDOUT, json_encode(['id' => $message['id']] + $answer, JSON_INVALID_UTF8_SUBSTITUTE) . "\n");
+    fwrite(STDOUT, json_encode(['id' => $message['id'] ?? null] + $answer, JSON_INVALID_UTF8_SUBSTITUTE) . "\n");
 }

@@ -16,11 +16,12 @@ def handle(kind, message):
 
 
 for line in sys.stdin.buffer:
-    message = json.loads(line)
+    message = {}
     try:
+        message = json.loads(line)
         answer = {"ok": True, "result": handle(message["type"], message["body"])}
     except ValueError as error:
         answer = {"error": str(error), "class": type(error).__name__, "retry": False}
-    except Exception as error:
-        answer = {"error": str(error), "class": type(error).__name__}
-    print(json.dumps({"id": message["id"], **answer}), file=answers, flush=True)
+    except Exception as error:    # a line that cannot be read, because it is nested too deeply, will not be later
+        answer = {"error": str(error), "class": type(error).__name__, "retry": bool(message)}
+    print(json.dumps({"id": message.get("id"), **answer}), file=answers, flush=True)

@@ -62,6 +62,11 @@ impl HttpUrl {
     /// Parses a URL. The error does not repeat it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text.trim()).map_err(|error| format!("is no URL: {error}; write {FORM}"))?;
+        Self::new(url)
+    }
+
+    /// A URL that can be requested.
+    pub(crate) fn new(url: Url) -> Result<Self, String> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err("must be a URL that begins with https:// or http://".to_owned());
         }

@@ -52,7 +52,7 @@ impl Handler for RunCommand {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let message: RunCommandMessage = read(context.envelope())?;
+        let message: RunCommandMessage = read(context.envelope(), "`input`")?;
         let words = shell_words::split(&message.input)
             .map_err(|error| HandlerError::unrecoverable(format!("the command's input cannot be split: {error}")))?;
         if words.is_empty() {

@@ -60,7 +60,7 @@ impl Handler for RunProcess {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let message: RunProcessMessage = read(context.envelope())?;
+        let message: RunProcessMessage = read(context.envelope(), "`command` or `commandLine`")?;
         let limit = self.limit(message.timeout)?;
         let words = words(&message)?;
         let environment = environment(&message.env)?;

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
-use url::form_urlencoded;
+use url::{Url, form_urlencoded};
 
 use super::read;
 use crate::clock;
@@ -54,7 +54,7 @@ impl PingWebhook {
     async fn call(&self, request: &HttpRequest, throws: bool) -> Result<Value, HandlerError> {
         let what = format!("{} {}", request.method, request.url);
         let client = self.client.get_or_init(HttpClient::new);
-        let mut response = client.send(request).await.map_err(|error| not_answered(&what, &error))?;
+        let mut response = client.send(request).await.map_err(|error| not_answered(&format!("{what}: "), &error))?;
         let verdict = answer::verdict(response.status, &response.headers, clock::now());
         let (body, _) = read_answer(&mut response).await;
         let content = String::from_utf8_lossy(&body[..body.len().min(KEPT)]).into_owned();
@@ -76,7 +76,7 @@ impl Handler for PingWebhook {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let message: PingWebhookMessage = read(context.envelope())?;
+        let message: PingWebhookMessage = read(context.envelope(), "`method` and `url`")?;
         let (request, own) = request(&message).map_err(HandlerError::unrecoverable)?;
         let limit = own.into_iter().chain([self.timeout]).min().unwrap_or(self.timeout);
         timeout(limit, self.call(&request, message.throw)).await.unwrap_or_else(|_| {
@@ -88,7 +88,8 @@ impl Handler for PingWebhook {
 
 /// The request that a message asks for, and how long it may take. An error says why there is none; it repeats no values.
 fn request(message: &PingWebhookMessage) -> Result<(HttpRequest, Option<Duration>), String> {
-    let mut url = HttpUrl::parse(&message.url).map_err(|why| format!("the message's URL {why}"))?;
+    let url = Url::parse(message.url.trim()).map_err(|error| format!("the message's URL is no URL: {error}"))?;
+    let mut url = HttpUrl::new(url).map_err(|why| format!("the message's URL {why}"))?;
     let empty = Map::new();
     let options = match &message.options {
         Value::Null => &empty,
@@ -231,7 +232,7 @@ mod tests {
             (json!({ "method": "GET", "url": "http://h", "options": 5 }), "options are not a map"),
         ] {
             let error = read(message).unwrap_err();
-            assert!(error.contains(why) && !error.contains("s3cret"), "{error}");
+            assert!(error.contains(why) && !error.contains("s3cret") && !error.contains("write"), "{error}");
         }
     }
 }

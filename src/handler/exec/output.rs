@@ -45,13 +45,17 @@ impl<L: Fn(&str)> Output<L> {
 
     /// Reads lines until the pipe's end. Holds at most [`LINE`] bytes at a time.
     pub(crate) async fn read(&self, pipe: Option<impl AsyncRead + Unpin>) {
+        self.read_on(pipe, &Mutex::default()).await;
+    }
+
+    /// The same for a program that stays: `line` holds the line that has not ended yet, so that [`Self::end_line`] can end it.
+    pub(crate) async fn read_on(&self, pipe: Option<impl AsyncRead + Unpin>, line: &Mutex<Vec<u8>>) {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = [0; 8192];
-        let mut line = Vec::with_capacity(LINE);
         loop {
             match pipe.read(&mut buffer).await {
                 Ok(0) => break,
-                Ok(read) => self.take(&buffer[..read], &mut line),
+                Ok(read) => self.take(&buffer[..read], &mut line.lock().unwrap_or_else(PoisonError::into_inner)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.line(format!("(the program's output cannot be read: {error})").as_bytes());
@@ -59,7 +63,14 @@ impl<L: Fn(&str)> Output<L> {
                 }
             }
         }
+        self.end_line(line);
+    }
+
+    /// Takes what there is of a line as a whole one.
+    pub(crate) fn end_line(&self, line: &Mutex<Vec<u8>>) {
+        let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
         self.line(&line);
+        line.clear();
     }
 
     /// The last lines.

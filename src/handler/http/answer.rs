@@ -8,6 +8,9 @@ use hyper::header::{HeaderMap, RETRY_AFTER};
 
 use crate::handler::Verdict;
 
+/// A shorter delay is none: the retry strategy's is used.
+const SHORTEST_DELAY: Duration = Duration::from_secs(1);
+
 /// The longest delay that a server may ask for.
 const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -16,7 +19,8 @@ pub(in crate::handler) fn verdict(status: StatusCode, headers: &HeaderMap, now: 
     let delay = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
     match (status.as_u16(), delay) {
         (200..=299, _) => None,
-        (429 | 503, Some(delay)) => Some(Verdict::RetryAlways(Some(delay))),
+        // At once would be sooner than after any other failure.
+        (429 | 503, Some(delay)) => Some(Verdict::RetryAlways(Some(delay).filter(|delay| *delay >= SHORTEST_DELAY))),
         (408 | 425 | 429, _) => Some(Verdict::Retry),
         (400..=499, _) => Some(Verdict::Unrecoverable),
         _ => Some(Verdict::Retry),
@@ -61,10 +65,11 @@ mod tests {
         }
         for (value, expected) in [
             ("120", after(120)),
-            ("0", after(0)),
+            ("0", Some(Verdict::RetryAlways(None))),
+            ("1", after(1)),
             ("99999999999999999999999", after(24 * 3600)),
             ("Wed, 21 Oct 2015 07:28:30 GMT", after(30)),
-            ("Wed, 21 Oct 2015 07:00:00 GMT", after(0)),
+            ("Wed, 21 Oct 2015 07:00:00 GMT", Some(Verdict::RetryAlways(None))),
             ("soon", Some(Verdict::Retry)),
             ("-5", Some(Verdict::Retry)),
             ("", Some(Verdict::Retry)),

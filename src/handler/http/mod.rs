@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::{HttpRequest, Secret};
 use crate::http_client::{HttpClient, HttpError, Response};
 use crate::message::{Envelope, TraceContext};
+use crate::threads;
 
 /// The largest size of the header with all headers of the message, in bytes. Servers refuse longer ones.
 const MAX_HEADERS: usize = 4096;
@@ -71,11 +72,10 @@ impl Http {
     async fn call(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         let envelope = context.envelope();
         let request = self.request(envelope, context.trace())?;
-        let what = format!("{} {}", request.method, request.url);
         let client = self.client.get_or_init(HttpClient::new);
-        let mut response = client.send_whole(&request).await.map_err(|error| not_answered(&what, &error))?;
+        let mut response = client.send_whole(&request).await.map_err(|error| not_answered("", &error))?;
         let verdict = answer::verdict(response.status, &response.headers, clock::now());
-        let mut text = format!("{what} answers {}", response.status);
+        let mut text = format!("answered with {}", response.status);
         if response.url != request.url {
             text = format!("{text} (redirected to {})", response.url);
         }
@@ -102,10 +102,9 @@ impl Handler for Http {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        timeout(self.timeout, self.call(context)).await.unwrap_or_else(|_| {
-            let (method, url, limit) = (&self.request.method, &self.request.url, self.timeout);
-            Err(failure("TimedOut", Verdict::Retry, format!("{method} {url}: timed out after {limit:?}")))
-        })
+        timeout(self.timeout, self.call(context))
+            .await
+            .unwrap_or_else(|_| Err(failure("TimedOut", Verdict::Retry, format!("timed out after {:?}", self.timeout))))
     }
 }
 
@@ -131,14 +130,17 @@ fn result(body: Vec<u8>) -> Value {
     serde_json::from_slice(&body).unwrap_or_default()
 }
 
-pub(super) fn not_answered(what: &str, error: &HttpError) -> HandlerError {
-    let (class, verdict) = match error {
-        HttpError::Unsendable(_) => ("Unsendable", Verdict::Unrecoverable),
+/// The failure that `error` means. `prefix` names the request where the handler's name does not.
+pub(super) fn not_answered(prefix: &str, error: &HttpError) -> HandlerError {
+    let (class, verdict, advice) = match error {
+        HttpError::Unsendable(_) => ("Unsendable", Verdict::Unrecoverable, String::new()),
         // The host has no thread for it, which is not the message's fault.
-        HttpError::Lookup(_) => ("NoAnswer", Verdict::NotBegun),
-        _ => ("NoAnswer", Verdict::Retry),
+        HttpError::Lookup(_) => ("NoAnswer", Verdict::NotBegun, String::new()),
+        // Nor has it a file for the connection.
+        HttpError::Refused(error) => ("NoAnswer", Verdict::NotBegun, threads::advice(error)),
+        _ => ("NoAnswer", Verdict::Retry, String::new()),
     };
-    failure(class, verdict, format!("{what}: {error}"))
+    failure(class, verdict, format!("{prefix}{error}{advice}"))
 }
 
 pub(super) fn failure(class: &str, verdict: Verdict, message: String) -> HandlerError {

@@ -143,9 +143,9 @@ impl Stream {
                 let what = "the program has closed its standard output without an answer".to_owned();
                 self.program.failure("Ended", Verdict::Retry, with_output(what, &output))
             }
-            Ok(Err(NoAnswer::TooLong)) => {
+            Ok(Err(NoAnswer::TooLong(beginning))) => {
                 process.end().await;
-                nonsense(b"", "its line is longer than 1 MiB")
+                nonsense(&beginning, "its line is longer than 1 MiB")
             }
             Ok(Err(NoAnswer::Io(error))) => {
                 process.end().await;

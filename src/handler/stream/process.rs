@@ -43,8 +43,8 @@ pub(super) struct Process {
 pub(super) enum NoAnswer {
     /// The program has ended, or closed its output and was ended for that.
     Ended(Option<ExitStatus>),
-    /// It has written too long a line.
-    TooLong,
+    /// It has written too long a line, which begins with this.
+    TooLong(Vec<u8>),
     /// A pipe cannot be read.
     Io(io::Error),
 }
@@ -54,6 +54,8 @@ type LogLine = Box<dyn Fn(&str) + Send + Sync>;
 /// What the program prints on standard error, logged with the message that it has at the moment.
 struct Log {
     output: Output<LogLine>,
+    /// A line that has not ended yet.
+    line: Mutex<Vec<u8>>,
     about: Arc<Mutex<About>>,
 }
 
@@ -75,9 +77,9 @@ impl Process {
             let About { id, message_type } = message.lock().unwrap_or_else(PoisonError::into_inner).clone();
             tracing::info!(id, message_type, handler, "{line}");
         };
-        let log = Arc::new(Log { output: Output::new(Box::new(log)), about });
+        let log = Arc::new(Log { output: Output::new(Box::new(log)), line: Mutex::default(), about });
         let reader = Arc::clone(&log);
-        let reading = tokio::spawn(async move { reader.output.read(Some(stderr)).await });
+        let reading = tokio::spawn(async move { reader.output.read_on(Some(stderr), &reader.line).await });
         let stdout = BufReader::new(stdout);
         Some(Self { group, stdin: Some(stdin), stdout, log, reading, answered: 0, is_spent: false })
     }
@@ -88,7 +90,8 @@ impl Process {
             return false;
         }
         match self.stdout.fill_buf().now_or_never() {
-            None => true,
+            // What it has started may keep its output open after its end.
+            None => matches!(self.group.child().try_wait(), Ok(None)),
             Some(Ok([])) => false,
             Some(Ok(bytes)) => {
                 let text = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
@@ -103,10 +106,12 @@ impl Process {
 
     /// Gives it a line, and returns the line that it answers, without its end. `about` is for its log.
     pub(super) async fn exchange(&mut self, about: About, request: &[u8]) -> Result<Vec<u8>, NoAnswer> {
+        // A line that came after the last answer, and has no end.
+        self.log.output.end_line(&self.log.line);
         *self.log.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
         self.log.output.forget();
-        let line = {
-            let stdin = &mut self.stdin;
+        let exchanged = {
+            let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
             let write = pin!(async {
                 let Some(stdin) = stdin else { return };
                 // That the program reads no more shows in its answer, or in its end.
@@ -114,27 +119,32 @@ impl Process {
                     let _ = stdin.flush().await;
                 }
             });
-            let read = pin!(read_line(&mut self.stdout));
-            match future::select(write, read).await {
-                Either::Left(((), read)) => read.await,
-                Either::Right((line, _)) => {
-                    self.is_spent = true;
-                    line
+            let read = pin!(read_line(stdout));
+            let exchange = pin!(async {
+                match future::select(write, read).await {
+                    Either::Left(((), read)) => (read.await, false),
+                    Either::Right((line, _)) => (line, true),
                 }
+            });
+            // What it has started may keep its output open after its end.
+            let end = pin!(self.group.wait(None));
+            match future::select(exchange, end).await {
+                Either::Left((exchanged, _)) => exchanged,
+                Either::Right((_, exchange)) => timeout(OUTPUT_TIMEOUT, exchange).await.unwrap_or((Ok(None), true)),
             }
         };
-        match line {
-            Ok(Some(line)) => {
+        let (line, is_spent) = exchanged;
+        self.is_spent |= is_spent;
+        match line? {
+            Some(line) => {
                 self.answered += 1;
                 Ok(line)
             }
-            Ok(None) => Err(NoAnswer::Ended(self.wait_for_end().await)),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(NoAnswer::TooLong),
-            Err(error) => Err(NoAnswer::Io(error)),
+            None => Err(NoAnswer::Ended(self.wait_for_end().await)),
         }
     }
 
-    /// Its exit status, after it has closed its output. All that it has printed has been read by then.
+    /// Its exit status, after it has ended or closed its output. All that it has printed has been read by then.
     async fn wait_for_end(&mut self) -> Option<ExitStatus> {
         drop(self.stdin.take());
         let status = self.group.wait(Some(END_TIMEOUT)).await.ok().flatten();
@@ -142,8 +152,10 @@ impl Process {
         status
     }
 
-    /// The last lines of its standard error, since it has got the last message.
+    /// The last lines of its standard error, since it has got the last message. What it has printed of a line belongs to that
+    /// message too, and not to the next one.
     pub(super) fn last_lines(&self) -> String {
+        self.log.output.end_line(&self.log.line);
         self.log.output.last_lines()
     }
 
@@ -177,17 +189,18 @@ impl Drop for Process {
 }
 
 /// Reads a line, without its end; `None` at the end of the output. A line that has no end is none.
-async fn read_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<Vec<u8>>> {
+async fn read_line(from: &mut BufReader<ChildStdout>) -> Result<Option<Vec<u8>>, NoAnswer> {
     let mut line = Vec::new();
     loop {
-        let bytes = from.fill_buf().await?;
+        let bytes = from.fill_buf().await.map_err(NoAnswer::Io)?;
         if bytes.is_empty() {
             return Ok(None);
         }
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let length = end.unwrap_or(bytes.len());
         if line.len() + length > LONGEST_LINE {
-            return Err(io::ErrorKind::InvalidData.into());
+            line.extend_from_slice(&bytes[..length]);
+            return Err(NoAnswer::TooLong(line));
         }
         line.extend_from_slice(&bytes[..length]);
         from.consume(length + usize::from(end.is_some()));

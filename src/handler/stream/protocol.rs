@@ -82,28 +82,17 @@ struct Answer {
     #[serde(default)]
     result: Value,
     error: Option<String>,
-    retry: Option<Retry>,
+    /// Yes, no, or `"always"`.
+    retry: Option<Value>,
     /// Milliseconds.
-    delay: Option<u64>,
+    delay: Option<Value>,
     class: Option<String>,
+    /// In PHP, some exceptions have a text here.
     #[serde(default)]
-    code: i64,
+    code: Value,
     /// The message failed, and the worker is to stop.
     #[serde(default)]
     stop_worker: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Retry {
-    If(bool),
-    Word(Word),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Always,
 }
 
 /// What the answers to a batch say, in the order of its messages. An error says why they are none.
@@ -156,16 +145,32 @@ fn understand(answer: Answer) -> Result<Result<Value, HandlerError>, String> {
     if answer.ok {
         return Err("it has both `\"ok\": true` and an `error`".to_owned());
     }
-    let delay = answer.delay.map(|delay| Duration::from_millis(delay).min(LONGEST_DELAY));
+    let delay = answer.delay.as_ref().map(read_delay).transpose()?;
     let verdict = match (answer.retry, delay) {
-        (Some(Retry::If(false)), _) => Verdict::Unrecoverable,
-        (Some(Retry::Word(Word::Always)), delay) => Verdict::RetryAlways(delay),
-        (_, Some(delay)) => Verdict::RetryAlways(Some(delay)),
-        (_, None) => Verdict::Retry,
+        (Some(Value::Bool(false)), _) => Verdict::Unrecoverable,
+        (Some(Value::String(word)), delay) if word == "always" => Verdict::RetryAlways(delay),
+        (None | Some(Value::Bool(true)), Some(delay)) => Verdict::RetryAlways(Some(delay)),
+        (None | Some(Value::Bool(true)), None) => Verdict::Retry,
+        _ => return Err("`retry` must be true, false or \"always\"".to_owned()),
     };
     let class = answer.class.filter(|class| !class.is_empty()).unwrap_or("minutely::stream::Failed".to_owned());
     let (class, message) = (cut(class, LONGEST_CLASS), cut(error, LONGEST_ERROR));
-    Ok(Err(HandlerError { verdict, class, code: answer.code, message, stops_worker: answer.stop_worker }))
+    let code = answer.code.as_i64().unwrap_or_default();
+    Ok(Err(HandlerError { verdict, class, code, message, stops_worker: answer.stop_worker }))
+}
+
+/// A delay in milliseconds: a fraction of one is rounded up.
+fn read_delay(delay: &Value) -> Result<Duration, String> {
+    let wrong = || "`delay` must be a number of milliseconds that is not negative".to_owned();
+    let delay = match delay.as_u64() {
+        Some(delay) => Duration::from_millis(delay),
+        None => {
+            let delay = delay.as_f64().filter(|delay| *delay >= 0.0).ok_or_else(wrong)?;
+            // More than fits is more than the longest delay.
+            Duration::try_from_secs_f64(delay.ceil() / 1000.0).unwrap_or(LONGEST_DELAY)
+        }
+    };
+    Ok(delay.min(LONGEST_DELAY))
 }
 
 /// The beginning of a text.
@@ -220,6 +225,10 @@ mod tests {
             (r#"{"error":"e","delay":2000}"#, Verdict::RetryAlways(seconds(2))),
             (r#"{"error":"e","retry":"always","delay":3000}"#, Verdict::RetryAlways(seconds(3))),
             (r#"{"error":"e","delay":18446744073709551615}"#, Verdict::RetryAlways(Some(LONGEST_DELAY))),
+            (r#"{"error":"e","delay":1e300}"#, Verdict::RetryAlways(Some(LONGEST_DELAY))),
+            (r#"{"error":"e","delay":1499.2}"#, Verdict::RetryAlways(Some(Duration::from_millis(1500)))),
+            (r#"{"error":"e","delay":null,"retry":null,"code":"42S02"}"#, Verdict::Retry),
+            (r#"{"error":"e","code":1.5}"#, Verdict::Retry),
         ] {
             let error = of(line).unwrap_err();
             assert_eq!((error.verdict, error.message.as_str()), (verdict, "e"), "{line}");
@@ -266,8 +275,10 @@ mod tests {
             (r#"{"ok":false}"#, "neither"),
             (r#"{"ok":true,"error":"e"}"#, "both"),
             (r#"{"id":2,"ok":true}"#, "it is for message 2, and not for 3"),
-            (r#"{"error":"e","retry":"never"}"#, "did not match"),
-            (r#"{"error":"e","delay":-1}"#, "invalid value"),
+            (r#"{"error":"e","retry":"sometimes"}"#, r#"`retry` must be true, false or "always""#),
+            (r#"{"error":"e","retry":1}"#, r#"`retry` must be true, false or "always""#),
+            (r#"{"error":"e","delay":-1}"#, "`delay` must be a number of milliseconds"),
+            (r#"{"error":"e","delay":"5"}"#, "`delay` must be a number of milliseconds"),
             (r#"{"ok":true,"ok":true}"#, "duplicate"),
             (r#"{"id":3,"type":"A","message_id":"","body":{}}"#, "neither"),
             (&format!("{{\"result\":{}", "[".repeat(100_000)), "recursion limit"),

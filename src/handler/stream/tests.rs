@@ -19,6 +19,9 @@ while read -r line; do
     *'"body":"ok"'*) echo "{\"id\":$id,\"ok\":true,\"result\":$$}" ;;
     *'"body":"fail"'*) echo "no such order" >&2; echo "{\"id\":$id,\"error\":\"no order\",\"retry\":false}" ;;
     *'"body":"die"'*) echo "out of memory" >&2; exit 3 ;;
+    *'"body":"orphan"'*) sleep 600 & echo $! > grandchild; echo "gone" >&2; exit 3 ;;
+    *'"body":"last"'*) sleep 600 & echo $! > grandchild; echo "{\"id\":$id,\"ok\":true}"; exit 4 ;;
+    *'"body":"part"'*) printf 'half a line' >&2; sleep 0.2; echo "{\"id\":$id,\"ok\":true}" ;;
     *'"body":"end"'*) echo "{\"id\":$id,\"ok\":true}"; exit 0 ;;
     *'"body":"echo"'*) echo "hello" ;;
     *'"body":"twice"'*) echo "{\"id\":$id,\"ok\":true}"; echo "{\"id\":$id,\"ok\":true}" ;;
@@ -56,6 +59,12 @@ impl Scene {
     fn pids(&self) -> Vec<i32> {
         let text = fs::read_to_string(self.dir.path().join("pids")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// Ends the process that the program has started.
+    fn end_grandchild(&self) {
+        let pid = fs::read_to_string(self.dir.path().join("grandchild")).unwrap();
+        kill(Pid::from_raw(pid.trim().parse().unwrap()), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     fn has_ended(&self) -> bool {
@@ -118,11 +127,35 @@ async fn a_program_that_dies_fails_its_message_and_is_started_again() {
 }
 
 #[tokio::test]
+async fn a_program_that_dies_is_noticed_although_what_it_has_started_keeps_its_output_open() {
+    let scene = Scene::new(|config| config.timeout = Some(DEADLINE));
+    for _ in 0..2 {
+        let error = scene.handle("orphan").await.unwrap_err();
+        assert_eq!((error.verdict, error.code, error.message.as_str()), (Verdict::Retry, 3, "exit code 3: gone"));
+        scene.end_grandchild();
+        // What it has answered before its end counts.
+        scene.handle("last").await.unwrap();
+        let last = *scene.pids().last().unwrap();
+        assert_gone(last).await;
+        scene.handle("ok").await.unwrap();
+        scene.end_grandchild();
+    }
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_belongs_to_the_message_that_it_was_printed_for() {
+    let scene = Scene::new(|_| ());
+    scene.handle("part").await.unwrap();
+    let error = scene.handle("die").await.unwrap_err();
+    assert_eq!(error.message, "exit code 3: out of memory");
+}
+
+#[tokio::test]
 async fn a_program_that_writes_nonsense_fails_its_message_and_is_replaced() {
     let scene = Scene::new(|_| ());
     for (body, expected) in [
         ("echo", "no answer (it is no JSON object): \"hello\""),
-        ("long", "its line is longer than 1 MiB"),
+        ("long", "its line is longer than 1 MiB): \"\\0"),
         ("close", "has closed its standard output without an answer"),
     ] {
         let error = scene.handle(body).await.unwrap_err();
