@@ -170,6 +170,9 @@ fn a_type_is_routed_and_handled_by_its_interfaces() {
     let expected = json!({"messages": [{
         "type": r"App\Report", "interfaces": [r"App\AsyncMessage", r"App\Loggable"], "transports": ["mail_queue"],
         "handlers": ["exec sh -c 'cat >> logged; echo >> logged'"],
+        "handler_options": [{
+            "handler": "exec sh -c 'cat >> logged; echo >> logged'", "from_transport": [], "priority": 0, "bus": null,
+        }],
     }], "jobs": []});
     assert_eq!(known, expected);
     let all = project.run(&["debug"]).succeeds().stdout;

@@ -21,8 +21,8 @@ const LINE: usize = 1024;
 /// A line counts as at least [`LINE_COST`] bytes.
 pub(super) const LOGGED: usize = 1 << 20;
 
-/// About how many bytes the log adds to each line: when, what, and from which message.
-const LINE_COST: usize = 128;
+/// What a line costs at least: the log adds to each when it came and from which message.
+const LINE_COST: usize = 32;
 
 /// Collects what a program prints on all its pipes.
 pub(crate) struct Output<L> {
