@@ -38,8 +38,9 @@ const SPREAD: Duration = Duration::from_millis(20);
 /// How long an entry is kept when it no longer says anything.
 const KEPT_LONGER: Duration = Duration::from_secs(120);
 
-/// How many earlier entries are kept: a store that lists files while they are replaced then still finds one.
-const KEPT: u64 = 4;
+/// How many earlier entries are kept: a store that lists files while they are replaced then still finds one, and who wants
+/// a number that was removed meanwhile finds that out.
+const KEPT: u64 = 16;
 
 /// A worker takes at most this part of a limit at once, so that others get some too.
 const SHARE: u64 = 8;
@@ -126,7 +127,7 @@ impl RateLimiter {
         for attempt in 1..=ATTEMPTS {
             if let Some((number, usage, earlier)) = self.read().await? {
                 let Some((usage, permits)) = make(usage) else { return Ok(Changed::Not) };
-                if self.write(number + 1, usage).await? {
+                if self.write(number + 1, usage).await? && self.is_valid(number + 1).await? {
                     for number in earlier {
                         self.cache.remove(&self.group, &key(number)).await?;
                     }
@@ -159,6 +160,18 @@ impl RateLimiter {
         });
         let earlier = numbers.map(|(other, _)| other).filter(|other| other + KEPT <= number);
         Ok(Some((number, usage, earlier.collect())))
+    }
+
+    /// Whether an entry that was just written followed the last one. A worker that took long from reading to writing may
+    /// have claimed a number that others had claimed, left behind and removed; then it counts for nothing.
+    async fn is_valid(&self, number: u64) -> Result<bool, CacheError> {
+        let entries = self.cache.list(&self.group).await?;
+        let is_removed = |other: u64| other >= number + KEPT;
+        if !entries.iter().filter_map(|entry| entry.key.parse().ok()).any(is_removed) {
+            return Ok(true);
+        }
+        self.cache.remove(&self.group, &key(number)).await?;
+        Ok(false)
     }
 
     /// Whether this is the next entry. A value differs from all others, so that nobody else's is taken for it.
@@ -263,6 +276,6 @@ mod tests {
         assert_eq!(RateLimiter::new(cache, limit(2, 60)).take(1).await, Permits::Taken(1), "by any worker");
         tokio::time::sleep(time).await;
         assert_eq!(limiter.take(1).await, Permits::Taken(1));
-        assert!(limiter.cache.list("rate-limit/mails").await.unwrap().len() <= 6, "earlier entries are removed");
+        assert!(limiter.cache.list("rate-limit/mails").await.unwrap().len() <= 18, "earlier entries are removed");
     }
 }
