@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use super::{DispatchError, Middleware, Next};
 use crate::cache::Cache;
@@ -66,7 +67,7 @@ impl Deduplicate {
     ) -> Result<Envelope, DispatchError> {
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let key = &stamp.key;
-        match self.cache.claim(GROUP, key, &owner, ttl(stamp)).await {
+        match self.cache.claim(GROUP, &name(key), &owner, ttl(stamp)).await {
             Ok(true) => {}
             Ok(false) => {
                 tracing::debug!(
@@ -98,10 +99,16 @@ impl Deduplicate {
     }
 
     async fn release(&self, key: &str, owner: &str) {
-        if let Err(error) = self.cache.unclaim(GROUP, key, owner).await {
+        if let Err(error) = self.cache.unclaim(GROUP, &name(key), owner).await {
             tracing::warn!(key, %error, "messages with this key are dropped until its time is over");
         }
     }
+}
+
+/// What the claim of a key is called in the cache: a hash, as keys have any length, and may be what nobody else is to read,
+/// an address for example.
+fn name(key: &str) -> String {
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long the claim lasts if nobody gives it up.

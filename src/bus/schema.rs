@@ -87,12 +87,12 @@ impl Folder {
             return Err(format!("the schema {shown} is outside of the configuration's folder, {}", self.dir.display()));
         }
         let mut text = String::new();
-        let read = File::open(&real).and_then(|file| {
-            if !file.metadata()?.is_file() {
-                return Err(std::io::Error::other("it is no file"));
-            }
-            file.take(LONGEST + 1).read_to_string(&mut text)
+        // Before it is opened: opening a named pipe waits.
+        let is_file = real.metadata().and_then(|found| match found.is_file() {
+            true => Ok(()),
+            false => Err(std::io::Error::other("it is no file")),
         });
+        let read = is_file.and_then(|()| File::open(&real)?.take(LONGEST + 1).read_to_string(&mut text));
         read.map_err(|error| format!("the schema {shown} cannot be read: {error}"))?;
         if text.len() as u64 > LONGEST {
             return Err(format!("the schema {shown} is longer than {} KiB", LONGEST / 1024));

@@ -1,6 +1,8 @@
 //! `minutely key`: a new key at random, for `serializer: {encrypt: {keys: …}}`.
 
-use super::{End, Failure, Result, output};
+use std::io::{self, Write};
+
+use super::{End, Failure, Result};
 use crate::serializer::new_key;
 
 /// What it is called on the command line.
@@ -14,6 +16,7 @@ and name it in the configuration: serializer: {encrypt: {keys: ['%env(QUEUE_KEY)
 pub(super) struct Args {}
 
 pub(super) fn run(_: &Args) -> Result<End> {
-    output::line(&new_key().map_err(Failure::Failed)?);
+    // Its output is all that it is for.
+    writeln!(io::stdout(), "{}", new_key().map_err(Failure::Failed)?)?;
     Ok(End::Well)
 }
