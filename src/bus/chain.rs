@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::bus_name::AddBusName;
 use super::buses::{Buses, Chain};
@@ -160,7 +160,8 @@ impl Parts {
             problems.push(Problem::warning(path, message));
         } else if built_in.is_none() {
             let own = self.named.keys().map(String::as_str);
-            let known = [BEFORE, AFTER, &[TRACEABLE, ROUTER_CONTEXT, VALIDATION], DONE_ANYWAY].concat();
+            let known = [BEFORE, AFTER, &[TRACEABLE, ROUTER_CONTEXT, VALIDATION, TRANSACTION], DONE_ANYWAY].concat();
+            let known: IndexSet<&str> = known.into_iter().collect();
             problems.push(Problem::unknown(path, "middleware", id, own.chain(known)));
         }
         built_in

@@ -67,23 +67,21 @@ impl Deduplicate {
     ) -> Result<Envelope, DispatchError> {
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let key = &stamp.key;
+        // Also where the cache gives no answer in time: it may have made the claim, and the worker gives it up then.
+        envelope.set_header(OWNER, &owner);
         match self.cache.claim(GROUP, &name(key), &owner, ttl(stamp)).await {
             Ok(true) => {}
             Ok(false) => {
-                tracing::debug!(
-                    key,
-                    message_type = envelope.message_type(),
-                    "not dispatched: one with this key is pending"
-                );
+                let message_type = envelope.message_type();
+                tracing::debug!(message_type, "not dispatched: one with the same key is pending");
                 return Ok(envelope.with(&DuplicateStamp::new(key.clone())));
             }
             // Rather twice than never.
             Err(error) => {
-                tracing::warn!(key, %error, "dispatched without a look whether a message with this key is pending");
-                return next.run(envelope).await;
+                let message_type = envelope.message_type();
+                tracing::warn!(message_type, %error, "dispatched without a look whether a message with the same key is pending");
             }
         }
-        envelope.set_header(OWNER, &owner);
         let result = next.run(envelope).await;
         let is_queued = match &result {
             Ok(envelope) => envelope.last::<SentStamp>().is_some(),
@@ -100,7 +98,7 @@ impl Deduplicate {
 
     async fn release(&self, key: &str, owner: &str) {
         if let Err(error) = self.cache.unclaim(GROUP, &name(key), owner).await {
-            tracing::warn!(key, %error, "messages with this key are dropped until its time is over");
+            tracing::warn!(%error, "a deduplication key could not be released: messages with it are dropped until its time is over");
         }
     }
 }

@@ -61,12 +61,13 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let dispatch = app.dispatch_outgoing(message).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut signals = Signals::listen()?;
     let dispatched = tokio::select! {
-        dispatched = dispatch.into_future() => dispatched?,
+        dispatched = dispatch.into_future() => dispatched,
         // Takes along what a handler has started.
         () = signals.next() => return Err(Failure::Failed("interrupted; the message may have been handled in part".to_owned())),
     };
     // What was started for this message, and kept for another.
     app.handlers.worker_stopped().await;
+    let dispatched = dispatched?;
     match args.format.format {
         Format::Text => print(&dispatched),
         Format::Json => output::json(&dispatch_report(&dispatched))?,

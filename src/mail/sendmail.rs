@@ -1,11 +1,14 @@
 //! Sends mail with the program `sendmail`, which most mail servers bring along.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::future::{self, Either};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::draft::Prepared;
 use super::error::MailError;
@@ -20,6 +23,9 @@ const OTHER_FORMS: [&str; 3] = ["-bs", "-t", "--read-recipients"];
 
 /// How much of what the program prints is read, in bytes.
 const MAX_OUTPUT: u64 = 4096;
+
+/// How long output is still read after the program has ended.
+const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is wrong with the mail itself (`sysexits.h`): its data, its recipient, the recipient's host.
 const PERMANENT: [i32; 3] = [65, 67, 68];
@@ -66,17 +72,26 @@ impl Sendmail {
             let _ = stdin.write_all(&local_lines(&mail.content)).await;
             let _ = stdin.shutdown().await;
         };
+        let mut output = Vec::new();
         let read = async {
-            let mut output = Vec::new();
             if let Some(mut stderr) = stderr {
                 let _ = (&mut stderr).take(MAX_OUTPUT).read_to_end(&mut output).await;
                 // It must not wait for a reader.
                 let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
             }
-            String::from_utf8_lossy(&output).trim().to_owned()
         };
-        let all = async { tokio::join!(write, read, child.wait()) };
-        let Ok(((), output, status)) = tokio::time::timeout(self.timeout, all).await else {
+        let all = async {
+            let (ended, read) = (pin!(future::join(write, child.wait())), pin!(read));
+            match future::select(ended, read).await {
+                // What it has started in the background may keep the pipe open.
+                Either::Left((((), status), read)) => {
+                    let _ = timeout(OUTPUT_TIMEOUT, read).await;
+                    status
+                }
+                Either::Right(((), ended)) => ended.await.1,
+            }
+        };
+        let Ok(status) = timeout(self.timeout, all).await else {
             let seconds = self.timeout.as_secs_f64();
             return Err(MailError::temporary(format!(
                 "{program} has not taken it within {seconds} s (`mailer.timeout`)"
@@ -86,6 +101,7 @@ impl Sendmail {
         if status.success() {
             return Ok(());
         }
+        let output = String::from_utf8_lossy(&output).trim().to_owned();
         let output = if output.is_empty() { String::new() } else { format!(": {output}") };
         let why = format!("{program}: {status}{output}");
         let code = status.code().unwrap_or_default();

@@ -268,14 +268,21 @@ impl Intake {
         match response {
             Response::Received(Ok(messages)) => {
                 client.mark_healthy();
+                client.limit_ended();
                 self.add_received(index, messages);
             }
             Response::NothingPrefetched => {}
             Response::NoPermit(time) => {
-                tracing::debug!(transport = client.source.name, "the rate limit is reached for {time:?}");
                 client.mark_healthy();
-                let until = client.limit_for(time);
-                self.told.tell(&events::Event::RateLimited { transport: &client.source.name, wait: time });
+                let (until, is_new) = client.limit_for(time);
+                if is_new {
+                    let (transport, seconds) = (&client.source.name, time.as_secs_f64());
+                    tracing::info!(
+                        transport,
+                        "its rate limit is reached; nothing is received from it for {seconds:.1} s"
+                    );
+                    self.told.tell(&events::Event::RateLimited { transport: &client.source.name, wait: time });
+                }
                 if self.turn == Some(index) {
                     self.turn = Some(index + 1);
                 } else {

@@ -118,7 +118,10 @@ fn event_message(source: &Source, id: &MessageId, envelope: Envelope) -> Box<Eve
 /// What becomes of a failed message by this action.
 pub(super) fn fate(source: &Source, action: &FailureAction) -> Fate {
     match action {
-        FailureAction::Retry { message, .. } if message.headers.contains_key(PARKED) => Fate::Kept(source.name.clone()),
+        // One that was parked before, and is retried now, has the header too.
+        FailureAction::Retry { message, delay, .. } if *delay == PARKED_FOR && message.headers.contains_key(PARKED) => {
+            Fate::Kept(source.name.clone())
+        }
         FailureAction::Retry { delay, .. } => Fate::Retried(*delay),
         FailureAction::MoveTo { failure, .. } => Fate::Kept(failure.name().to_owned()),
         FailureAction::Discard => Fate::Discarded,

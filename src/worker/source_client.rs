@@ -21,6 +21,9 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a source may fail, or not respond, before its heartbeat is withdrawn.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a rate limit is believed to be reached without another look.
+const LOOK_FOR_PERMITS: Duration = Duration::from_secs(5);
+
 /// How long a store may take to respond when the worker is ending.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,6 +74,8 @@ pub(super) struct SourceClient {
     pub(super) next_receive: Instant,
     /// Its rate limit is reached until this time, whatever else happens.
     no_permit_until: Option<Instant>,
+    /// Whether the last look found its rate limit reached.
+    is_limit_reached: bool,
     /// Nothing is acknowledged or released before this time, because that has just failed.
     next_flush: Instant,
     /// Its last response took long: the other sources do not wait for the next one.
@@ -98,6 +103,7 @@ impl SourceClient {
             backoff: None,
             next_receive: Instant::now(),
             no_permit_until: None,
+            is_limit_reached: false,
             next_flush: Instant::now(),
             is_slow: false,
             receive_call: None,
@@ -150,11 +156,17 @@ impl SourceClient {
         self.no_permit_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// Its rate limit is reached: nothing is received for this time. Returns until when.
-    pub(super) fn limit_for(&mut self, time: Duration) -> Instant {
-        let until = Instant::now() + time;
+    /// Its rate limit is reached for this time. Returns until when nothing is received, and whether that is new. Other workers
+    /// give back permits that they do not need, so the next look may come before the time is over.
+    pub(super) fn limit_for(&mut self, time: Duration) -> (Instant, bool) {
+        let until = Instant::now() + time.min(LOOK_FOR_PERMITS);
         self.no_permit_until = Some(until);
-        until
+        (until, !std::mem::replace(&mut self.is_limit_reached, true))
+    }
+
+    /// There was a permit.
+    pub(super) fn limit_ended(&mut self) {
+        self.is_limit_reached = false;
     }
 
     /// Stops prefetching, and receives what was prefetched.

@@ -70,9 +70,10 @@ impl Handler for RunCommand {
         if !throws {
             return Ok(context);
         }
-        // The codes of consoles say nothing about retries.
+        // The codes of consoles say nothing about retries, nor to the worker.
         if !matches!(failure.verdict, Verdict::Interrupted { .. }) {
             failure.verdict = Verdict::Retry;
+            failure.stops_worker = false;
         }
         Err(failure)
     }

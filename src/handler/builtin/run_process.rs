@@ -83,9 +83,9 @@ impl Handler for RunProcess {
         };
         match program.failure_of(status, &ran.last_lines) {
             None => Ok(json!({ "exitCode": status.code(), "output": ran.output, "errorOutput": ran.error_output })),
-            // The exit codes of programs at large say nothing about retries.
+            // The exit codes of programs at large say nothing about retries, nor to the worker.
             Some(failure) if matches!(failure.verdict, Verdict::Interrupted { .. }) => Err(failure),
-            Some(failure) => Err(HandlerError { verdict: Verdict::Retry, ..failure }),
+            Some(failure) => Err(HandlerError { verdict: Verdict::Retry, stops_worker: false, ..failure }),
         }
     }
 }
