@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -41,10 +41,16 @@ impl Files {
             |error: std::io::Error| MailError::temporary(format!("the attachment {shown} cannot be read: {error}"));
         // A symbolic link must not lead out of the folders.
         let file = self.dir.join(path).canonicalize().map_err(failed)?;
-        let is_allowed = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| file.starts_with(folder));
+        // Files such as .env.local hold what nobody is to get by mail.
+        let is_hidden = |part: Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+        let is_allowed = |folder: &PathBuf| {
+            let folder = folder.canonicalize().ok();
+            let within = folder.as_deref().and_then(|folder| file.strip_prefix(folder).ok());
+            within.is_some_and(|within| !within.components().any(is_hidden))
+        };
         if !self.allowed.iter().any(is_allowed) {
             let why = format!(
-                "the attachment {shown} is in none of the folders that attachments may come from: see `mailer.files`"
+                "the attachment {shown} is in none of the folders that attachments may come from, or hidden: see `mailer.files`"
             );
             return Err(MailError::permanent(why));
         }

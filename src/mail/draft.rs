@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use lettre::Address;
 use lettre::address::Envelope;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Attachment as AttachedPart, Mailbox, MultiPart, SinglePart};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as AttachedPart, Body, Mailbox, MultiPart, SinglePart};
 
 use super::address::one_line;
 use super::attachment::Attachment;
@@ -119,7 +119,7 @@ impl Draft {
             let is_shown = html.as_ref().is_some_and(|html| !attachment.name.is_empty() && html.has(&reference));
             if html.is_none() || !(attachment.is_inline || is_shown) {
                 let part = AttachedPart::new(one_line(&attachment.name));
-                beside.push(part.body(attachment.content.clone(), content_type(&attachment.content_type)?));
+                beside.push(part.body(encoded(attachment.content.clone()), content_type(&attachment.content_type)?));
                 continue;
             }
             let id = attachment.content_id.clone().unwrap_or_else(|| random(domain));
@@ -127,7 +127,7 @@ impl Draft {
                 html.replace(&reference, &format!("cid:{id}"));
             }
             let part = AttachedPart::new_inline_with_name(id, one_line(&attachment.name));
-            within.push(part.body(attachment.content.clone(), content_type(&attachment.content_type)?));
+            within.push(part.body(encoded(attachment.content.clone()), content_type(&attachment.content_type)?));
         }
         let text = self.text.as_ref().map(|text| text.part("text/plain")).transpose()?;
         let html = html.map(|html| html.part("text/html")).transpose()?.map(|html| {
@@ -197,10 +197,16 @@ impl Content {
     fn part(&self, kind: &str) -> Result<SinglePart, MailError> {
         let part = SinglePart::builder().header(content_type(&format!("{kind}; charset={}", self.charset))?);
         Ok(match String::from_utf8(self.bytes.clone()) {
-            Ok(text) => part.body(text),
+            // A line end that is no CRLF is not allowed, and some servers take a CR for one.
+            Ok(text) => part.body(text.replace("\r\n", "\n").replace('\r', "\n")),
             Err(other) => part.body(other.into_bytes()),
         })
     }
+}
+
+/// In base64, byte for byte: as text, servers might change its line ends.
+fn encoded(content: Vec<u8>) -> Body {
+    Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new)
 }
 
 fn content_type(text: &str) -> Result<ContentType, MailError> {

@@ -130,9 +130,12 @@ fn files_are_attached_from_the_folders_that_are_allowed_alone() {
     let project = &mailing.project;
     project.write("files/a.txt", "in the folder");
     project.write("secret.txt", "not in it");
+    project.write("files/.env.local", "hidden");
     std::os::unix::fs::symlink(project.file("secret.txt"), project.file("files/link.txt")).unwrap();
     let inside = project.file("files/a.txt").display().to_string();
-    for path in [inside.as_str(), "secret.txt", "files/link.txt", "/etc/passwd", "files/../secret.txt"] {
+    for path in
+        [inside.as_str(), "secret.txt", "files/link.txt", "/etc/passwd", "files/../secret.txt", "files/.env.local"]
+    {
         let mail =
             serde_json::json!({"to": "ada@example.com", "subject": "s", "text": "t", "attachments": [{"path": path}]});
         project.run(&["dispatch", r"Minutely\Mail", &mail.to_string()]).succeeds();
@@ -144,7 +147,7 @@ fn files_are_attached_from_the_folders_that_are_allowed_alone() {
     let mails = mailing.mails();
     assert!((1..=2).contains(&mails.len()), "{}", project.log());
     assert!(mails.iter().all(|mail| mail.to_string().contains("in the folder")), "{mails:?}");
-    assert_eq!(project.log().matches("in none of the folders").count(), 4, "{}", project.log());
+    assert_eq!(project.log().matches("in none of the folders").count(), 5, "{}", project.log());
 }
 
 /// From the first step of the tutorial to its last: synchronous, queued, retried, failed, reviewed, sent after all.

@@ -301,7 +301,8 @@ fn a_client_may_close_its_side_after_the_request() {
 
 #[test]
 fn what_is_too_long_is_refused_and_the_client_learns_it() {
-    let served = Served::new(CONFIG);
+    // Those that are refused are connections until the rest of what their clients send has come.
+    let served = Served::new(&CONFIG.replace("max_connections: 3", "max_connections: 20"));
     let body = "x".repeat(500_000);
     served.request("POST", "/dispatch", &body).refuses(413, "longer than 2000 bytes");
     let chunked = format!(
