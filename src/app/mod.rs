@@ -1,11 +1,13 @@
 //! An application: builds it from configuration, transports, middleware and handlers, and uses it to dispatch and to
 //! work.
 
+mod assembly;
 mod builder;
 mod checks;
 mod job;
 mod jobs;
 mod outgoing;
+mod source;
 mod supervise;
 mod work;
 

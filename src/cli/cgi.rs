@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::cron::scheduler;
+use super::requests::service;
 use super::signals::Signals;
 use super::{App, End, Failure, GlobalArgs, Result};
-use crate::config::Trigger;
+use crate::serve::Reply;
 use crate::serve::cgi::{self, Step};
-use crate::serve::{Reply, Service};
 
 /// What this command is called.
 pub(super) const NAMES: &[&str] = &["cgi"];
@@ -73,15 +72,4 @@ pub(super) fn fail() {
             "this program cannot start; the log of the web server says why, and so does `config check`",
         ));
     }
-}
-
-/// What answers requests, for a command of one of these names.
-pub(super) fn service(app: &App, names: &'static [&'static str], global: &GlobalArgs) -> Result<Service> {
-    let (for_jobs, global) = (app.clone(), global.clone());
-    let new_scheduler = move || {
-        scheduler(&for_jobs, Trigger::Web, names, &global).map_err(|failure| match failure {
-            Failure::Usage(text) | Failure::Failed(text) => text,
-        })
-    };
-    Service::new(app, Box::new(new_scheduler)).map_err(|error| Failure::Usage(error.to_string()))
 }

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::arguments::{own_arguments, this_program};
 use super::installation::Installation;
-use super::{Application, End, Failure, GlobalArgs, Result, output, own_arguments, this_program};
+use super::{Application, End, Failure, GlobalArgs, Result, output};
 use crate::app::CONFIG_FILE;
 
 /// The configuration that comes with this program.

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Application, Failure, GlobalArgs, Result, own_arguments};
+use super::arguments::own_arguments;
+use super::{Application, Failure, GlobalArgs, Result};
 
 /// This program with this configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use super::requests::service;
 use super::signals::Signals;
-use super::{App, End, Failure, GlobalArgs, Result, cgi::service};
+use super::{App, End, Failure, GlobalArgs, Result};
 use crate::serve::Server;
 
 /// What this command is called.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::parser;
+use super::parser::parser;
 
 /// What people would type if the program were called `minutely`.
 fn minutelys_commands() -> Vec<String> {
@@ -31,7 +31,7 @@ fn the_help_of_an_application_names_its_own_program() {
 }
 
 /// The rooms below this one serve any program, so their texts say "the command `setup`". Whoever knows how the program
-/// was called is here: see [`super::typed`].
+/// was called is here: see [`super::arguments::typed`].
 #[test]
 fn texts_of_the_rooms_below_name_no_program() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

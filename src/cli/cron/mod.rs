@@ -10,9 +10,10 @@ use std::future::Future;
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::arguments::own_arguments;
 use super::output::{self, Format, FormatArg, age};
 use super::signals::Signals;
-use super::{App, End, Failure, GlobalArgs, Result, own_arguments};
+use super::{App, End, Failure, GlobalArgs, Result};
 use crate::app::explain;
 use crate::config::{Problem, Trigger};
 use crate::schedule::{DueJob, Job, Report, Scheduler, SharedState, due_jobs};

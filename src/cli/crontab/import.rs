@@ -8,8 +8,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use super::super::arguments::this_program;
 use super::super::output::{self, Format};
-use super::super::{End, Failure, Result, this_program};
+use super::super::{End, Failure, Result};
 use super::block::{content, lines};
 use super::calls::{simple_commands, starts_any};
 use super::program::{Crontab, LONGEST};

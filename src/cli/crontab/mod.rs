@@ -15,9 +15,10 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::arguments::called_before;
 use super::installation::Installation;
 use super::output::{self, Format, FormatArg};
-use super::{App, Application, End, Failure, GlobalArgs, Result, build, called_before, problem_text};
+use super::{App, Application, End, Failure, GlobalArgs, Result, build, problem_text};
 use program::Crontab;
 
 /// What this command is called.
