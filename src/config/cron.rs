@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::definition::{Definition, Kind, Missing, Setting};
 use super::env::Environment;
+use super::environments::Origins;
 use super::handlers::read_program;
 use super::http_request::{REQUEST, read_request};
 use super::placeholder::Placeholders;
@@ -109,7 +110,8 @@ pub(crate) fn add_job(name: &str, settings: serde_yaml::Mapping, config: &mut Co
     let path = format!("job {}", name.escape_debug());
     let environment = Environment::load(&config.dir, std::env::vars_os(), &mut Problems::new(""));
     let placeholders = Placeholders::new(&environment, &config.dir);
-    let mut reader = Reader { placeholders, dir: &config.dir, problems: Problems::new(&problems.file) };
+    let mut reader =
+        Reader { placeholders, dir: &config.dir, problems: Problems::new(&problems.file), origins: Origins::default() };
     let mut settings = settings;
     settings.insert("name".into(), name.into());
     let job = read_one(Node::new(&path, settings.into()), true, &mut reader);

@@ -12,6 +12,7 @@ mod definition;
 pub(crate) mod dsn;
 mod duration;
 mod env;
+mod environments;
 #[cfg(test)]
 mod file_tests;
 mod handlers;

@@ -29,18 +29,17 @@ impl Sources {
             } else if key == "framework" || key == "contao" {
                 applications.push((key, node));
             } else if nested {
-                refuse_typo(&key, keys::names().chain(["framework", "contao"]), "", reader);
+                refuse_typo(&key, keys::names().chain(["framework", "contao"]), node.parent(&key), reader);
                 if key == "doctrine" {
                     sources.doctrine = Some(node.into_value());
                 }
             } else {
                 let known = keys::names().chain(["framework", "contao"]);
-                reader.problems.push(Problem::unknown("", "key", &displayable(&key), known));
+                reader.problems.push(Problem::unknown(node.parent(&key), "key", &displayable(&key), known));
             }
         }
         for (key, node) in applications {
-            let known = if key == "framework" { keys::SYMFONY } else { keys::CONTAO };
-            sources.add_application(node, known, reader);
+            sources.add_application(&key, node, reader);
         }
         sources
     }
@@ -105,7 +104,6 @@ impl Sources {
 
     /// Takes what is under `framework.messenger.serializer`.
     fn add_serializer(&mut self, node: Node, reader: &mut Reader) {
-        let path = node.path.clone();
         for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
             match key.as_str() {
                 _ if node.is_nothing() => {}
@@ -113,7 +111,7 @@ impl Sources {
                 "symfony_serializer" => read_symfony_serializer(node, reader),
                 _ => {
                     let known = ["default_serializer", "symfony_serializer"];
-                    reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
+                    reader.problems.push(Problem::unknown(node.parent(&key), "key", &displayable(&key), known));
                 }
             }
         }
@@ -133,26 +131,25 @@ impl Sources {
         self.add("rate_limiter", Node::new(path, limiters));
     }
 
-    /// Takes the keys from `framework.messenger` or `contao.messenger`.
-    fn add_application(&mut self, application: Node, known: &'static [Definition], reader: &mut Reader) {
+    /// Takes the keys from `framework.messenger` or `contao.messenger`, which is its name.
+    fn add_application(&mut self, name: &str, application: Node, reader: &mut Reader) {
         if !application.is_mapping() {
             return;
         }
-        let application_path = application.path.clone();
+        let known = if name == "framework" { keys::SYMFONY } else { keys::CONTAO };
         for (key, node) in application.entries("a mapping", reader).unwrap_or_default() {
-            if key == "rate_limiter" && application_path == "framework" {
+            if key == "rate_limiter" && name == "framework" {
                 self.add_limiters(node);
                 continue;
             }
             if key != "messenger" {
-                refuse_typo(&key, ["messenger"], &application_path, reader);
+                refuse_typo(&key, ["messenger"], node.parent(&key), reader);
                 continue;
             }
             // `messenger: false` and `messenger: ~` turn it off in Symfony.
             if node.is_null() || node.is_false() || node.turns_itself_off() {
                 continue;
             }
-            let path = node.path.clone();
             for (key, node) in node.entries("a mapping", reader).unwrap_or_default() {
                 match known.iter().find(|known| known.name == key) {
                     Some(Definition { name, support: Support::Used, .. }) => self.add(name, node),
@@ -160,7 +157,7 @@ impl Sources {
                     Some(php) => node.warn_if_ignored(php.support, reader),
                     None => {
                         let known = known.iter().map(|known| known.name);
-                        reader.problems.push(Problem::unknown(&path, "key", &displayable(&key), known));
+                        reader.problems.push(Problem::unknown(node.parent(&key), "key", &displayable(&key), known));
                     }
                 }
             }

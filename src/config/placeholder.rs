@@ -51,6 +51,11 @@ impl<'a> Placeholders<'a> {
         Self { environment, project_dir: project_dir.to_string_lossy().into_owned(), environment_name }
     }
 
+    /// The value of `%kernel.environment%`.
+    pub(super) fn environment_name(&self) -> &str {
+        &self.environment_name
+    }
+
     /// Resolves the placeholders in a text. If the text is exactly one `%env(…)%`, the result may be a number, boolean
     /// or null. The error says what is wrong, and never contains a variable's value.
     pub(super) fn resolve(&self, text: &str) -> Result<Value, String> {

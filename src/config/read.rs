@@ -17,6 +17,7 @@ use super::builder::ConfigBuilder;
 use super::buses::read_buses;
 use super::cron::read_jobs;
 use super::env::Environment;
+use super::environments::merge_sections;
 use super::handlers::read_handlers;
 use super::hooks::read_hooks;
 use super::keys;
@@ -112,7 +113,7 @@ fn understand(
     environment: &Environment,
     problems: Problems,
 ) -> Result<(Config, Problems), Problems> {
-    let root = match root {
+    let mut root = match root {
         Value::Mapping(root) => root,
         Value::Null => return Err(alone(problems, START)),
         _ => {
@@ -121,7 +122,10 @@ fn understand(
         }
     };
     let dir = folder(file);
-    let mut reader = Reader { placeholders: Placeholders::new(environment, dir), dir, problems };
+    let placeholders = Placeholders::new(environment, dir);
+    let mut problems = problems;
+    let origins = merge_sections(&mut root, placeholders.environment_name(), &mut problems);
+    let mut reader = Reader { placeholders, dir, problems, origins };
     let config = read_root(root, file, environment, &mut reader);
     Ok((config, reader.problems))
 }

@@ -22,6 +22,9 @@ pub(crate) struct SchemeOptions {
 const APPLICATIONS: [(&str, &str, &[Definition]); 2] =
     [("framework", "where Symfony has its keys", keys::SYMFONY), ("contao", "where Contao has its keys", keys::CONTAO)];
 
+/// The names of sections for one environment.
+const SECTION: &str = "^when@.+$";
+
 /// The schema, with the options of the given transports and caches.
 pub(crate) fn schema(transports: &[SchemeOptions], caches: &[SchemeOptions]) -> Value {
     let schema = Schema { transports, caches, in_options: false };
@@ -42,8 +45,15 @@ pub(crate) fn schema(transports: &[SchemeOptions], caches: &[SchemeOptions]) -> 
         "title": "Configuration of minutely",
         "type": "object",
         "if": { "not": { "anyOf": application } },
-        "then": { "propertyNames": { "enum": names } },
+        "then": { "propertyNames": { "anyOf": [{ "enum": names }, { "pattern": SECTION }] } },
         "properties": properties,
+        // What is required may be outside of the section.
+        "patternProperties": {
+            (SECTION): {
+                "description": "the keys that are different in this environment (`APP_ENV`), merged into the others",
+                "type": ["object", "null"],
+            },
+        },
         "$defs": {
             "placeholder": {
                 "description": "A placeholder such as %env(NAME)%",
@@ -408,6 +418,7 @@ mod tests {
             "cache: redis://h\nconnections: {default: '%env(DATABASE_URL)%'}\nstate_dir: var",
             "cache: {dsn: 'redis://h', options: {prefix: a}}",
             "services: {a: b}\nframework: {secret: x, messenger: {transports: {a: 'shop:x'}, buses: {b: ~}, enabled: true}}",
+            "transports: {a: 'shop:x'}\nwhen@test: {transports: {a: {options: {gift: 1}}}}\nwhen@dev: ~",
             "framework: {messenger: false}\ncontao: {messenger: {workers: [], web_worker: {transports: [a]}}}",
         ] {
             assert_eq!(validate(text), Ok(()), "{text}");
@@ -418,6 +429,8 @@ mod tests {
     fn misspelt_keys_and_wrong_values_are_refused() {
         for text in [
             "transprots: {}",
+            "when@dev: 5",
+            "when@: {}",
             "transports: {a: {dns: 'sync://'}}",
             "transports: {a: {dsn: 'shop:', options: {gitf: true}}}",
             "transports: {a: {dsn: 'shop:', options: {gift: perhaps}}}",

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::definition::{Definition, Setting, Support};
+use super::environments::Origins;
 use super::placeholder::Placeholders;
 use super::problem::{Problem, Problems, displayable, may_hold_password};
 use super::value::{FromValue, Mismatch, plain_text};
@@ -21,6 +22,8 @@ pub(super) struct Reader<'a> {
     pub(super) dir: &'a Path,
     /// The problems found so far.
     pub(super) problems: Problems,
+    /// Where values are that the section of an environment has set.
+    pub(super) origins: Origins,
 }
 
 impl Reader<'_> {
@@ -55,6 +58,11 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(path: impl Into<String>, value: Value) -> Self {
         Self { path: path.into(), value }
+    }
+
+    /// The path of the mapping that has this value under `key`.
+    pub(super) fn parent(&self, key: &str) -> &str {
+        self.path.strip_suffix(key).map_or("", |path| path.strip_suffix('.').unwrap_or(path))
     }
 
     /// Whether it is null, as in `workers: ~`.
@@ -104,7 +112,10 @@ impl Node {
         let mut entries = Vec::with_capacity(mapping.len());
         for (key, value) in mapping {
             match plain_text(&key) {
-                Some(key) => entries.push((key.clone(), Node::new(join(&self.path, &key), value))),
+                Some(key) => {
+                    let path = reader.origins.place(join(&self.path, &key));
+                    entries.push((key, Node::new(path, value)));
+                }
                 None => reader.error(&self.path, format!("a key must be text, not {}", shown(&key))),
             }
         }
@@ -121,7 +132,7 @@ impl Node {
                 Some(support) => node.warn_if_ignored(support, reader),
                 None => {
                     let used = keys.iter().filter(|key| key.support == Support::Used).map(|key| key.name);
-                    reader.problems.push(Problem::unknown(&path, "key", &displayable(&name), used));
+                    reader.problems.push(Problem::unknown(node.parent(&name), "key", &displayable(&name), used));
                 }
             }
         }

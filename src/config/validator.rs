@@ -92,6 +92,15 @@ impl Validator<'_> {
                 }
                 true
             }
+            ("patternProperties", Value::Object(entries)) => {
+                for (pattern, schema) in argument.as_object().unwrap() {
+                    let pattern = Regex::new(pattern).unwrap();
+                    for (name, entry) in entries.iter().filter(|(name, _)| pattern.is_match(name)) {
+                        self.check(entry, schema, &format!("{at}/{name}"))?;
+                    }
+                }
+                true
+            }
             ("additionalProperties", Value::Object(entries)) => {
                 let known = keywords.get("properties");
                 let additional = entries.iter().filter(|(name, _)| known.is_none_or(|known| known.get(name).is_none()));
@@ -110,6 +119,7 @@ impl Validator<'_> {
                 | "required"
                 | "propertyNames"
                 | "properties"
+                | "patternProperties"
                 | "additionalProperties",
                 _,
             ) => true,

@@ -90,7 +90,34 @@ fn the_other_keys_are_checked_too() {
         ("connections: {a: [b]}", "connections.a: must be a database URL, not a list"),
         ("worker: []", "unknown key \"worker\", did you mean \"workers\"? known: transports, rate_limiter"),
         ("services: {}", "unknown key \"services\"; known: transports, rate_limiter"),
-        ("when@dev: {}", "unknown key \"when@dev\"; known: transports, rate_limiter"),
+        ("when@: {}", "when@: names no environment: when@prod, for example"),
+    ]);
+}
+
+#[test]
+fn the_section_of_the_environment_is_merged_and_its_mistakes_are_placed_there() {
+    let text = "transports: {a: {dsn: 'sqlite:a.db', retry_strategy: {max_retries: 5}}, b: 'sqlite:b.db'}\n\
+        when@test: {transports: {a: 'in-memory://', b: {failure_transport: a}}, state_dir: t}\n\
+        when@prod: {state_dir: p}";
+    let (config, problems) = read_in(text, Environment::from([("APP_ENV", "test")])).unwrap();
+    assert_eq!(problems.to_string(), "");
+    assert_eq!(config.transports["a"].dsn.0, "in-memory://");
+    assert_eq!(config.transports["a"].retry.as_ref().unwrap().max_retries, 5);
+    assert_eq!(config.transports["b"].failure_transport.as_deref(), Some("a"));
+    assert_eq!(config.state_dir, Path::new("/app/t"));
+    // Without APP_ENV it is prod.
+    assert_eq!(good(text).state_dir, Path::new("/app/p"));
+    each_is_told(&[
+        ("when@prod: {heartbeat: {ttl: 0}}", "when@prod.heartbeat.ttl: must be at least 100ms"),
+        ("heartbeat: {ttl: 5}\nwhen@prod: {heartbeat: {ttl: 0}}", "when@prod.heartbeat.ttl: must be at least 100ms"),
+        ("heartbeat: {ttl: 0}\nwhen@prod: {state_dir: x}", "heartbeat.ttl: must be at least 100ms"),
+        ("when@prod: {worker: []}", "when@prod: unknown key \"worker\", did you mean"),
+        ("heartbeat: {ttl: 5}\nwhen@prod: {heartbeat: {tll: 5}}", "when@prod.heartbeat: unknown key \"tll\""),
+        ("when@prod: {transports: {async: ''}}", "when@prod.transports.async: must be a DSN"),
+        (
+            "when@prod: {framework: {messenger: {transports: {c: {dns: 'x:', dsn: 'x:'}}}}}",
+            "when@prod.framework.messenger.transports.c: unknown key \"dns\"",
+        ),
     ]);
 }
 
