@@ -97,6 +97,21 @@ impl Cache {
         self.store.set_up().await
     }
 
+    /// See [`CacheStore::schema`].
+    pub fn schema(&self) -> Vec<String> {
+        self.store.schema()
+    }
+
+    /// See [`CacheStore::location`].
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+
+    /// See [`CacheStore::is_set_up`]. Without a time limit.
+    pub async fn is_set_up(&self) -> Result<bool, CacheError> {
+        self.store.is_set_up().await
+    }
+
     /// See [`CacheStore::close_idle`].
     pub fn close_idle(&self) {
         self.store.close_idle();

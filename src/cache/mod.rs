@@ -75,6 +75,16 @@ pub trait CacheStore: Send + Sync {
         Ok(())
     }
 
+    /// The statements of SQL that create it in an empty database. None if it is not in a database.
+    fn schema(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether there is nothing to create.
+    async fn is_set_up(&self) -> Result<bool, CacheError> {
+        Ok(true)
+    }
+
     /// Closes what is open, because the store will not be used for some seconds. Its next use opens it again.
     fn close_idle(&self) {}
 }

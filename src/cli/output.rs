@@ -60,6 +60,13 @@ pub(super) fn error(text: &str) {
     }
 }
 
+/// Prints a comment of SQL beside a command's result.
+pub(super) fn comment(text: &str) {
+    if !is_quiet() {
+        let _ = writeln!(anstream::stderr(), "-- {text}");
+    }
+}
+
 /// Prints lines that belong to an error.
 pub(super) fn quoted(text: &str) {
     for line in text.lines() {

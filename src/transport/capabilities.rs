@@ -43,9 +43,46 @@ pub trait Addressing: Send + Sync {
 /// Prepares the store: tables, streams, exchanges.
 #[async_trait]
 pub trait SettingUp: Send + Sync {
-    /// Creates what is missing, and leaves the rest as it is. May be called any number of times, also by several
+    /// Creates what is missing, and leaves the rest as it is: also a table that lacks an index ([`Migrating`]). May be called any number of times, also by several
     /// processes at once.
     async fn setup(&self) -> Result<(), TransportError>;
+}
+
+/// Describes the store as statements of SQL, and brings one up to date that an earlier version or another program has
+/// created.
+///
+/// Several transports may be in one table, and then have equal statements.
+#[async_trait]
+pub trait Migrating: Send + Sync {
+    /// Where the store is, as errors name it: a path, or a server and database.
+    fn location(&self) -> &str;
+
+    /// The statements that create all of it in an empty database. Asks no server.
+    fn schema(&self) -> SchemaChange;
+
+    /// What [`Migrating::migrate`] would change now.
+    async fn missing(&self) -> Result<Vec<SchemaChange>, TransportError>;
+
+    /// Creates what is missing, also in a table that exists and is in use. No message is changed, and what other programs
+    /// need stays. Returns what was changed. May be called any number of times, also by several processes at once.
+    async fn migrate(&self) -> Result<Vec<SchemaChange>, TransportError>;
+}
+
+/// A change of a store's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SchemaChange {
+    /// In a few words: `create table "messenger_messages"`.
+    pub what: String,
+    /// The statements of SQL, in order, without semicolons at their ends.
+    pub statements: Vec<String>,
+}
+
+impl SchemaChange {
+    /// A change by these statements.
+    pub fn new(what: impl Into<String>, statements: Vec<String>) -> Self {
+        Self { what: what.into(), statements }
+    }
 }
 
 /// Shows messages without receiving them.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Moving, Parking, Prefetching,
-    Received, Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
+    Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Migrating, Moving, Parking,
+    Prefetching, Received, Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
 use crate::message::{AmqpStamp, Encoded, Envelope};
 use crate::serializer::Serializer;
@@ -97,6 +97,8 @@ pub struct Transport {
     pub counting: Option<Arc<dyn Counting>>,
     /// Creates tables, streams, exchanges: for `setup`.
     pub setting_up: Option<Arc<dyn SettingUp>>,
+    /// Brings tables up to date, and prints their SQL: for `setup`.
+    pub migrating: Option<Arc<dyn Migrating>>,
     /// Shows messages without receiving them.
     pub listing: Option<Arc<dyn Listing>>,
     /// Receives messages that are known by their ids: for `failed retry`.
@@ -136,6 +138,7 @@ impl Transport {
             receiver: None,
             counting: None,
             setting_up: None,
+            migrating: None,
             listing: None,
             taking: None,
             browsing: None,

@@ -136,8 +136,8 @@ mod transports;
 
 pub(crate) use auto_fallback::Liveness;
 pub use capabilities::{
-    Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, Moving, Parking, Place, Prefetching, Releasing,
-    Retrying, SettingUp, Taking, Waking,
+    Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, Migrating, Moving, Parking, Place, Prefetching,
+    Releasing, Retrying, SchemaChange, SettingUp, Taking, Waking,
 };
 pub use contract::{Queues, Receiver, Sender, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};

@@ -28,6 +28,7 @@ mod interop;
 mod limits;
 mod mail;
 mod own_transports_options;
+mod schema;
 mod serializers;
 mod serve;
 mod several_hosts;

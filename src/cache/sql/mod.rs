@@ -259,6 +259,18 @@ impl<C: SqlConnection> CacheStore for SqlStore<C> {
         }
     }
 
+    fn schema(&self) -> Vec<String> {
+        vec![self.create.as_str().to_owned()]
+    }
+
+    async fn is_set_up(&self) -> Result<bool, CacheError> {
+        match self.connection.perform(self.statement(&self.list, &[""]).into()).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(self.error("read", error)),
+        }
+    }
+
     fn location(&self) -> String {
         self.connection.location().to_owned()
     }

@@ -19,6 +19,11 @@ pub(crate) trait Session: Sized + Send + 'static {
     /// Performs a request completely, or not at all.
     fn perform(&mut self, request: &Self::Request) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
 
+    /// Whether a request may take any time, as creating an index does.
+    fn takes_long(_request: &Self::Request) -> bool {
+        false
+    }
+
     /// Checks the connection. Fails if the server is gone.
     fn ping(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 

@@ -197,7 +197,8 @@ impl<S: Session> Task<S> {
     async fn attempt(&mut self, job: &Job<S>) -> Result<Vec<Row>, SqlError> {
         // Taken out, so that it is dropped if the request is aborted.
         let mut session = self.session(job.since).await?;
-        let error = match timeout(REQUEST_TIMEOUT, session.perform(&job.request)).await {
+        let limit = if S::takes_long(&job.request) { Duration::MAX } else { REQUEST_TIMEOUT };
+        let error = match timeout(limit, session.perform(&job.request)).await {
             Ok(Ok(rows)) => {
                 self.keep(session);
                 return Ok(rows);

@@ -2,6 +2,7 @@
 
 use super::Timestamp;
 use super::row::{Content, text};
+use super::schema::Part;
 use crate::connection::sql::{SqlConnection, Value};
 
 /// The request type of a dialect.
@@ -17,6 +18,14 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     fn is_set_up(&self) -> Request<Self>;
     /// Creates what is missing.
     fn set_up(&self) -> Request<Self>;
+    /// The statements that create the table and everything that belongs to it in an empty database.
+    fn schema(&self) -> Vec<String>;
+    /// Returns a row with the name of each column of the table. None if the table is missing.
+    fn columns(&self) -> Request<Self>;
+    /// What belongs to the table besides its columns.
+    fn parts(&self) -> Vec<Part>;
+    /// Changes the schema by statements that are one step. May take long.
+    fn alter(&self, step: &[String]) -> Request<Self>;
     /// Stores a message. Returns its id.
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request<Self>;
     /// Receives messages. Returns a row for each, in any order.

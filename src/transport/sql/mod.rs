@@ -12,6 +12,7 @@ mod options;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod row;
+mod schema;
 mod sqlite;
 mod table;
 mod timestamp;
@@ -25,6 +26,7 @@ use self::options::QueueOptions;
 #[cfg(feature = "postgres")]
 pub(super) use self::postgres::PostgresFactory;
 use self::row::{Content, text};
+use self::schema::Part;
 pub(super) use self::sqlite::SqliteFactory;
 use self::table::Table;
 use self::timestamp::{RECEIPT_REPEATS, Timestamp, by_receipt, time_from_text};

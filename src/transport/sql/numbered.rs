@@ -6,6 +6,7 @@ use sqlx::SqlStr;
 use super::Timestamp;
 use super::dialect::{Dialect, Request};
 use super::row::{Content, text};
+use super::schema::Part;
 use crate::connection::sql::{SqlConnection, Statement, Value};
 
 /// The statements of a table. What each of them returns is said at the method of [`Dialect`] that it serves. The first
@@ -17,6 +18,8 @@ use crate::connection::sql::{SqlConnection, Statement, Value};
 pub(crate) struct Queries {
     /// It has its arguments already.
     pub(super) is_set_up: Statement,
+    /// It has its arguments already.
+    pub(super) columns: Statement,
     /// With content, now, due.
     pub(super) send: SqlStr,
     /// At a time, limit.
@@ -55,6 +58,9 @@ pub(crate) trait Numbered: Sized + Send + Sync + 'static {
     fn queue(&self) -> &str;
 
     fn set_up(&self) -> Request<Self>;
+    fn schema(&self) -> Vec<String>;
+    fn parts(&self) -> Vec<Part>;
+    fn alter(&self, step: &[String]) -> Request<Self>;
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request<Self>;
 
@@ -87,6 +93,22 @@ impl<D: Numbered> Dialect for D {
 
     fn set_up(&self) -> Request<Self> {
         Numbered::set_up(self)
+    }
+
+    fn schema(&self) -> Vec<String> {
+        Numbered::schema(self)
+    }
+
+    fn columns(&self) -> Request<Self> {
+        self.queries().columns.clone().into()
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        Numbered::parts(self)
+    }
+
+    fn alter(&self, step: &[String]) -> Request<Self> {
+        Numbered::alter(self, step)
     }
 
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request<Self> {

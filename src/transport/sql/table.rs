@@ -43,6 +43,7 @@ impl<D: Dialect> Table<D> {
         }
     }
 
+    /// Creates the table if it is missing.
     pub(super) async fn set_up(&self) -> Result<(), TransportError> {
         let set_up = async {
             if self.is_set_up().await? {
@@ -64,7 +65,7 @@ impl<D: Dialect> Table<D> {
         set_up.await.map_err(|error: SqlError| TransportError::store(&self.name, "setting up", error))
     }
 
-    async fn is_set_up(&self) -> Result<bool, SqlError> {
+    pub(super) async fn is_set_up(&self) -> Result<bool, SqlError> {
         match self.connection.perform(self.dialect.is_set_up()).await {
             Ok(rows) => Ok(!rows.is_empty()),
             Err(error) if error.is_missing() => Ok(false),
@@ -388,6 +389,7 @@ impl<D: Dialect> Table<D> {
         let mut transport = Transport::queue(&self.name, Arc::clone(self));
         transport.counting = Some(self.clone());
         transport.setting_up = Some(self.clone());
+        transport.migrating = Some(self.clone());
         transport.listing = Some(self.clone());
         transport.taking = Some(self.clone());
         transport.releasing = Some(self.clone());

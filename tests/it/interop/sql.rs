@@ -72,6 +72,7 @@ on_every_database! {
     dispatched_here_handled_by_symfony
     what_names_its_transport_here_is_handled_by_symfony
     either_side_sets_the_table_up
+    symfonys_table_is_brought_up_to_date_and_serves_both
     a_delay_is_kept_to_on_either_side
     failed_at_symfonys_retried_here
     failed_here_shown_and_retried_by_symfony
@@ -124,6 +125,27 @@ fn either_side_sets_the_table_up(both: &Both) {
     assert_eq!(counts(both), (1, 1));
     both.project.run(&["consume", "async", "--limit=1"]).succeeds();
     assert_eq!(both.handled().len(), 1);
+}
+
+fn symfonys_table_is_brought_up_to_date_and_serves_both(both: &Both) {
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    for n in 0..5 {
+        both.php.run(&both.project, &["dispatch", &format!(r#"{{"n":{n}}}"#)]);
+    }
+    // It is what an earlier version has left to both of our transports.
+    let changed = both.project.run(&["setup"]).succeeds().stdout;
+    assert!(changed.starts_with("async: create index \"messenger_messages_due\"\n"), "{changed}");
+    assert!(changed.ends_with("async: ready\nfailed: ready\n"), "{changed}");
+    let dumped = both.project.run(&["setup", "--dump-sql"]).succeeds().stdout;
+    assert!(dumped.lines().all(|line| line.ends_with(": nothing is missing")), "{dumped}");
+    assert_eq!(counts(both), (5, 5));
+    both.php.run(&both.project, &["messenger:consume", "async", "--limit=2"]);
+    both.project.run(&["consume", "async", "--limit=2"]).succeeds();
+    // Symfony's own setup may take the index away again, and what is left serves both sides still.
+    both.php.run(&both.project, &["messenger:setup-transports"]);
+    both.project.run(&["setup"]).succeeds();
+    both.project.run(&["consume", "async", "--limit=1"]).succeeds();
+    assert_eq!((both.handled().len(), counts(both)), (5, (0, 0)));
 }
 
 fn a_delay_is_kept_to_on_either_side(both: &Both) {

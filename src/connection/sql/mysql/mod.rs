@@ -142,6 +142,11 @@ pub(crate) enum Request {
 pub(crate) trait Steps: Send + Sync {
     /// Performs all of them, or leaves a state in which they can be repeated.
     async fn perform(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error>;
+
+    /// Whether it may take any time.
+    fn takes_long(&self) -> bool {
+        false
+    }
 }
 
 impl From<Statement> for Request {
@@ -199,6 +204,10 @@ impl Session for MysqlSession {
             Request::Run(statement) => rows(&mut self.connection, statement).await,
             Request::Steps(steps) => steps.perform(self).await,
         }
+    }
+
+    fn takes_long(request: &Request) -> bool {
+        matches!(request, Request::Steps(steps) if steps.takes_long())
     }
 
     async fn ping(&mut self) -> Result<(), sqlx::Error> {

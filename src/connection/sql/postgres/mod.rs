@@ -66,6 +66,8 @@ pub(crate) enum Request {
     Run(Statement),
     /// Statements without arguments, in one transaction.
     Together(Vec<String>),
+    /// One statement without arguments that cannot be in a transaction, and may take any time.
+    Alone(String),
     /// Listen for notifications on a channel.
     Listen(String),
 }
@@ -200,10 +202,17 @@ impl Session for PostgresSession {
         let result = match request {
             Request::Run(statement) => run(self.connection().await?, statement).await,
             Request::Together(statements) => together(self.connection().await?, statements).await,
+            Request::Alone(statement) => {
+                self.connection().await?.execute(AssertSqlSafe(statement.as_str())).await.map(|_| vec![])
+            }
             Request::Listen(channel) => self.listen(channel).await,
         };
         self.notify_of_buffered();
         result
+    }
+
+    fn takes_long(request: &Request) -> bool {
+        matches!(request, Request::Alone(_))
     }
 
     async fn ping(&mut self) -> Result<(), sqlx::Error> {

@@ -18,12 +18,14 @@ mod waking;
 
 use std::sync::Arc;
 
+use sqlx::SqlStr;
+
 use self::queries::Queries;
 use self::request::{Purge, QueueSteps, Take, for_ids};
 use self::waking::{WakeFile, WakeFiles};
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::dialect::Dialect;
-use super::{Content, QueueOptions, Table, Timestamp};
+use super::{Content, Part, QueueOptions, Table, Timestamp};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
 use crate::connection::sql::{SharedConnection, SqlConnection, Statement, Value};
@@ -43,6 +45,15 @@ pub(crate) struct Mysql {
 }
 
 impl Mysql {
+    /// A statement about the table whose arguments are the table and its database, or NULL.
+    fn about_table(&self, sql: &SqlStr) -> Statement {
+        let (schema, table) = match self.table.split_once('.') {
+            Some((schema, table)) => (Value::from(schema), table),
+            None => (Value::Null, self.table.as_str()),
+        };
+        Statement::of(sql).bind(table).bind(schema)
+    }
+
     fn new(table: &str, queue: &str, wake_files: WakeFiles) -> Self {
         let queries = Arc::new(Queries::new(table));
         let purge = Purge::new(Statement::of(&queries.purge).bind(queue));
@@ -61,15 +72,31 @@ impl Dialect for Mysql {
     type Connection = SharedConnection<MysqlSession>;
 
     fn is_set_up(&self) -> Request {
-        let (schema, table) = match self.table.split_once('.') {
-            Some((schema, table)) => (Value::from(schema), table),
-            None => (Value::Null, self.table.as_str()),
-        };
-        Request::Run(Statement::of(&self.queries.is_set_up).bind(table).bind(schema))
+        Request::Run(self.about_table(&self.queries.is_set_up))
     }
 
     fn set_up(&self) -> Request {
         Request::Run(Statement::of(&self.queries.set_up))
+    }
+
+    fn schema(&self) -> Vec<String> {
+        // In an empty database, it need not be asked whether the table is there.
+        vec![self.queries.set_up.as_str().replacen(" IF NOT EXISTS", "", 1)]
+    }
+
+    fn columns(&self) -> Request {
+        Request::Run(self.about_table(&self.queries.columns))
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let (name, create) = queries::index(&self.table);
+        let state = self.about_table(&self.queries.has_index);
+        vec![Part { name: format!("index \"{name}\""), state, create: vec![vec![create]], replace: Vec::new() }]
+    }
+
+    /// InnoDB creates an index beside other statements.
+    fn alter(&self, step: &[String]) -> Request {
+        QueueSteps::Alter(step.to_vec()).into()
     }
 
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request {

@@ -22,6 +22,10 @@ pub(crate) struct Queries {
     table: String,
     /// Table, and schema or NULL.
     pub(super) is_set_up: SqlStr,
+    /// Table, and schema or NULL.
+    pub(super) columns: SqlStr,
+    /// Table, and schema or NULL. Returns a row if the table has the index, under whatever name.
+    pub(super) has_index: SqlStr,
     pub(super) set_up: SqlStr,
     /// Body, headers, queue, now, due.
     pub(super) send: SqlStr,
@@ -94,6 +98,14 @@ impl Queries {
         Self {
             is_set_up: sql(
                 "SELECT 1 FROM information_schema.tables WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())",
+            ),
+            columns: sql("SELECT column_name FROM information_schema.columns \
+                 WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())"),
+            has_index: sql(
+                "SELECT 1 FROM (SELECT index_name, GROUP_CONCAT(column_name ORDER BY seq_in_index) AS columns_of_it \
+                 FROM information_schema.statistics WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) \
+                 GROUP BY index_name) indexes_of_it \
+                 WHERE columns_of_it LIKE 'queue_name,delivered_at,available_at%' LIMIT 1",
             ),
             set_up: sql(set_up(table_name)),
             send: insert(&t),
@@ -191,16 +203,29 @@ fn insert(table: &str) -> SqlStr {
 /// `available_at`, so that every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by
 /// its own indexes, which only costs speed.
 fn set_up(table_name: &str) -> String {
-    let bare = table_name.rsplit('.').next().unwrap_or(table_name);
     format!(
         "CREATE TABLE IF NOT EXISTS {} (id BIGINT AUTO_INCREMENT NOT NULL, body LONGTEXT NOT NULL, \
          headers LONGTEXT NOT NULL, queue_name VARCHAR(190) NOT NULL, created_at DATETIME NOT NULL, \
          available_at DATETIME NOT NULL, delivered_at DATETIME DEFAULT NULL, \
-         INDEX {} (queue_name, delivered_at, available_at, id), PRIMARY KEY (id)) \
+         INDEX {} {INDEXED}, PRIMARY KEY (id)) \
          DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci ENGINE = InnoDB",
         quote(table_name),
-        quote(&format!("{bare}_due"))
+        quote(&index_name(table_name))
     )
+}
+
+/// The columns of the index.
+const INDEXED: &str = "(queue_name, delivered_at, available_at, id)";
+
+fn index_name(table_name: &str) -> String {
+    format!("{}_due", table_name.rsplit('.').next().unwrap_or(table_name))
+}
+
+/// The index's name, and the statement that creates it on an existing table.
+pub(super) fn index(table_name: &str) -> (String, String) {
+    let name = index_name(table_name);
+    let create = format!("CREATE INDEX {} ON {} {INDEXED}", quote(&name), quote(table_name));
+    (name, create)
 }
 
 /// This many question marks, separated by commas.

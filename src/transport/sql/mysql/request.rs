@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqlStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, SqlStr};
 
 use super::queries::{PURGE, Queries};
 use crate::connection::sql::mysql::{MysqlSession, Request, Steps, execute, rows};
@@ -12,6 +12,9 @@ use crate::connection::sql::{Fault, Row, Session, Statement, Value};
 
 /// A busy consumer deletes finished rows when there are this many. An idle one deletes them earlier.
 const PURGE_AFTER: u64 = 500;
+
+/// How many seconds a change of the table waits for those who use it.
+const ALTER_LOCK_TIMEOUT: u32 = 3;
 
 /// The most ids in one statement.
 const MAX_IDS: usize = 1024;
@@ -30,6 +33,8 @@ pub(super) enum QueueSteps {
     TakeOne { mark: Statement, read: Statement },
     /// Receives messages.
     Take(Take),
+    /// Statements that change the table.
+    Alter(Vec<String>),
 }
 
 impl From<QueueSteps> for Request {
@@ -62,8 +67,26 @@ impl Steps for QueueSteps {
             Self::Move { lock, insert, finish } => move_over(session, lock, insert, finish).await,
             Self::TakeOne { mark, read } => take_one(session, mark, read).await,
             Self::Take(take) => take.perform(session).await,
+            Self::Alter(statements) => alter(session, statements).await,
         }
     }
+
+    fn takes_long(&self) -> bool {
+        matches!(self, Self::Alter(_))
+    }
+}
+
+/// Changes a table. At its beginning and its end, a change waits for the transactions that use the table, and all others
+/// wait behind it. So it gives way after some seconds, and is repeated.
+async fn alter(session: &mut MysqlSession, statements: &[String]) -> Result<Vec<Row>, sqlx::Error> {
+    let connection = session.connection();
+    let set = format!("SET SESSION lock_wait_timeout = {ALTER_LOCK_TIMEOUT}");
+    connection.execute(AssertSqlSafe(set)).await?;
+    for statement in statements {
+        connection.execute(AssertSqlSafe(statement.as_str())).await?;
+    }
+    connection.execute("SET SESSION lock_wait_timeout = DEFAULT").await?;
+    Ok(vec![])
 }
 
 async fn move_over(

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod plans;
 mod queries;
+mod schema;
 mod waking;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use self::queries::Queries;
 use self::waking::Notifications;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::numbered;
-use super::{Content, Numbered, QueueOptions, Table, Timestamp, text};
+use super::{Content, Numbered, Part, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, OptionReader, Problem, Setting};
 use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
 use crate::connection::sql::{SharedConnection, Value};
@@ -46,6 +47,22 @@ impl Numbered for Postgres {
 
     fn set_up(&self) -> Request {
         Request::Together(self.queries.set_up.clone())
+    }
+
+    fn schema(&self) -> Vec<String> {
+        self.queries.schema.all()
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.queries.schema.parts()
+    }
+
+    fn alter(&self, step: &[String]) -> Request {
+        match step {
+            [alone] => Request::Alone(alone.clone()),
+            // All others wait behind a change that waits for a transaction. So it gives way, and is repeated.
+            together => Request::Together([&["SET LOCAL lock_timeout = '2s'".to_owned()], together].concat()),
+        }
     }
 
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {

@@ -8,10 +8,14 @@
 use sqlx::SqlStr;
 
 use super::super::numbered;
+use super::schema::Schema;
 use crate::connection::sql::{Statement, sql};
 
 const TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
-const TRIGGER: &str = "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
+const COLUMNS: &str = "SELECT attname::text FROM pg_attribute \
+                       WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+pub(super) const TRIGGER: &str =
+    "SELECT 1 FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'notify_trigger'";
 
 /// The statements for one table. Times are passed as text without a time zone, and cast.
 pub(crate) struct Queries {
@@ -19,6 +23,7 @@ pub(crate) struct Queries {
     pub(super) table: String,
     pub(super) numbered: numbered::Queries,
     pub(super) set_up: Vec<String>,
+    pub(super) schema: Schema,
     /// The table's quoted name. Returns a row if the table has a trigger that notifies of every inserted message.
     pub(super) has_trigger: SqlStr,
     notify: bool,
@@ -30,6 +35,7 @@ impl Queries {
     /// the trigger too, PostgreSQL delivers only one notification, because the two are equal and in one transaction.
     pub(super) fn new(table_name: &str, notify: bool) -> Self {
         let t = quote(table_name);
+        let schema = Schema::new(table_name, notify);
         let change = |statement: String, limit: &str| {
             if notify { notifying(&statement, table_name, limit) } else { statement + " RETURNING id" }
         };
@@ -46,6 +52,7 @@ impl Queries {
         let chosen = "id = ANY($1) AND queue_name = $2";
         let numbered = numbered::Queries {
             is_set_up: Statement::of(&sql(TABLE)).bind(t.as_str()),
+            columns: Statement::of(&sql(COLUMNS)).bind(t.as_str()),
             send: sql(change(
                 format!(
                     "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
@@ -107,7 +114,8 @@ impl Queries {
         };
         Self {
             numbered,
-            set_up: set_up(table_name, notify),
+            set_up: schema.set_up(),
+            schema,
             has_trigger: sql(format!("{TRIGGER} AND tgenabled <> 'D'")),
             table: t,
             notify,
@@ -143,51 +151,9 @@ fn changed_and_notified(statement: &str, table_name: &str, limit: &str) -> Strin
     )
 }
 
-/// Symfony's table, function and trigger. Symfony needs no trigger since 2026. Earlier versions depend on it, and do
-/// not add it to an existing table. The index differs from Symfony's: `delivered_at` comes before `available_at`, so
-/// that every query above is a range of it. Symfony's `messenger:setup-transports` may replace it by its own indexes,
-/// which only costs speed.
-///
-/// The lock lets one process at a time create it: IF NOT EXISTS alone fails if two processes create it at the same
-/// time.
-fn set_up(table_name: &str, notify: bool) -> Vec<String> {
-    let table = quote(table_name);
-    let bare = table_name.rsplit('.').next().unwrap_or(table_name);
-    let index = quote(&format!("{bare}_due"));
-    let mut statements = vec![
-        format!("SELECT pg_advisory_xact_lock(hashtext('minutely setup {table_name}'))"),
-        // The index is only created together with the table: one of the same name may belong to another table.
-        format!(
-            "DO $$ BEGIN IF to_regclass('{table}') IS NULL THEN \
-             CREATE TABLE {table} (id BIGSERIAL NOT NULL PRIMARY KEY, body TEXT NOT NULL, headers TEXT NOT NULL, \
-             queue_name VARCHAR(190) NOT NULL, created_at TIMESTAMP(0) WITHOUT TIME ZONE NOT NULL, \
-             available_at TIMESTAMP(0) WITHOUT TIME ZONE NOT NULL, \
-             delivered_at TIMESTAMP(0) WITHOUT TIME ZONE DEFAULT NULL); \
-             CREATE INDEX {index} ON {table} (queue_name, delivered_at, available_at, id); END IF; END $$"
-        ),
-    ];
-    if notify {
-        let function = match table_name.rsplit_once('.') {
-            Some((schema, bare)) => quote(&format!("{schema}.notify_{bare}")),
-            None => quote(&format!("notify_{bare}")),
-        };
-        statements.push(format!(
-            "CREATE OR REPLACE FUNCTION {function}() RETURNS TRIGGER AS $$\n    BEGIN\n        \
-             PERFORM pg_notify('{table_name}', NEW.queue_name::text);\n        RETURN NEW;\n    END;\n\
-             $$ LANGUAGE plpgsql"
-        ));
-        statements.push(format!(
-            "DO $$ BEGIN IF NOT EXISTS ({}) THEN CREATE TRIGGER notify_trigger AFTER INSERT OR UPDATE ON {table} \
-             FOR EACH ROW EXECUTE PROCEDURE {function}(); END IF; END $$",
-            TRIGGER.replace("$1", &format!("'{table}'"))
-        ));
-    }
-    statements
-}
-
 /// Quotes a table's name, with its schema if it has one. In lower case: Symfony does not quote it, and PostgreSQL
 /// converts unquoted names to lower case.
-fn quote(name: &str) -> String {
+pub(super) fn quote(name: &str) -> String {
     let parts: Vec<String> =
         name.split('.').map(|part| format!("\"{}\"", part.to_ascii_lowercase().replace('"', "\"\""))).collect();
     parts.join(".")

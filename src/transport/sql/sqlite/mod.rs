@@ -12,10 +12,10 @@ use std::sync::Arc;
 use self::queries::Queries;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::numbered;
-use super::{Content, Numbered, QueueOptions, Table, Timestamp, text};
+use super::{Content, Numbered, Part, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::sqlite::{Database, Request, path};
-use crate::connection::sql::{Statement, Value};
+use crate::connection::sql::{Statement, Value, sql};
 use crate::connection::{Connections, StoreKind};
 
 /// A queue in an SQLite table.
@@ -37,6 +37,18 @@ impl Numbered for Sqlite {
 
     fn set_up(&self) -> Request {
         Request::Create(self.queries.set_up.iter().map(Statement::of).collect())
+    }
+
+    fn schema(&self) -> Vec<String> {
+        self.queries.set_up.iter().map(|statement| statement.as_str().to_owned()).collect()
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        vec![self.queries.index()]
+    }
+
+    fn alter(&self, step: &[String]) -> Request {
+        Request::Together(step.iter().map(|statement| Statement::of(&sql(statement.as_str()))).collect())
     }
 
     /// Checks first, so that idle workers do not take the write lock, which others may need.

@@ -6,13 +6,14 @@
 
 use sqlx::SqlStr;
 
-use super::super::numbered;
+use super::super::{Part, numbered};
 use crate::connection::sql::{Statement, sql};
 
 /// The statements for one table.
 pub(super) struct Queries {
     /// The table's quoted name.
     table: String,
+    table_name: String,
     /// Ids are passed as a JSON array. `next_due` has a third column: whether a message is due.
     pub(super) numbered: numbered::Queries,
     pub(super) set_up: [SqlStr; 2],
@@ -38,6 +39,7 @@ impl Queries {
         let is_set_up = sql("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE");
         let numbered = numbered::Queries {
             is_set_up: Statement::of(&is_set_up).bind(table),
+            columns: Statement::of(&sql("SELECT name FROM pragma_table_info(?1)")).bind(table),
             send: sql(format!(
                 "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) VALUES (?1, ?2, ?3, ?4, ?5) \
                  RETURNING id"
@@ -92,7 +94,23 @@ impl Queries {
             set_up: set_up(table).map(sql),
             any_due: sql(format!("SELECT 1 WHERE EXISTS (SELECT 1 {never_received}) OR EXISTS (SELECT 1 {too_long})")),
             table: t,
+            table_name: table.to_owned(),
             numbered,
+        }
+    }
+
+    /// The index, under whatever name.
+    pub(super) fn index(&self) -> Part {
+        let find = sql(
+            "SELECT 1 FROM pragma_index_list(?1) l WHERE l.partial = 0 AND (SELECT group_concat(name) FROM \
+             (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno)) LIKE 'queue_name,delivered_at,available_at%'",
+        );
+        let [_, create] = set_up(&self.table_name);
+        Part {
+            name: format!("index \"{}_due\"", self.table_name),
+            state: Statement::of(&find).bind(self.table_name.as_str()),
+            create: vec![vec![create]],
+            replace: Vec::new(),
         }
     }
 
