@@ -28,6 +28,8 @@ use nix::Error as Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 
+#[cfg(feature = "mail")]
+pub(crate) use self::pool::run_on_pool;
 #[cfg(any(
     feature = "postgres",
     feature = "mysql",
@@ -38,7 +40,7 @@ use tokio::runtime::{Builder, Runtime};
 ))]
 pub(crate) use self::pool::wait_for_lookup_thread;
 
-/// How long an idle thread of the blocking pool stays. The pool only looks up a host name from time to time.
+/// How long an idle thread of the blocking pool stays. The pool looks up a host name, or reads a file, from time to time.
 const POOL_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The most threads in the blocking pool.
 const MAX_POOL_THREADS: usize = 4;

@@ -109,10 +109,10 @@ impl AppBuilder {
         problems.list.extend(checks::lonely_clusters(&config));
         let in_code = self.handlers.iter().next().is_some() || has_middleware;
         #[cfg(feature = "mail")]
-        let mailer = config
-            .mailer
-            .as_ref()
-            .and_then(|settings| Mailer::new(settings, &config.dir).map_err(|found| problems.list.extend(found)).ok());
+        let mailer = config.mailer.as_ref().and_then(|settings| {
+            let made = Mailer::new(settings, &config.dir, &mut problems.list);
+            made.map_err(|found| problems.list.extend(found)).ok()
+        });
         let handles_messages = in_code || !config.handlers.is_empty() || config.mailer.is_some();
         if !handles_messages {
             problems.list.extend(checks::idle_workers(&config));

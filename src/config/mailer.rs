@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Secret;
+use super::consume_options::parse_size;
 use super::definition::{Definition, Kind, Setting};
 use super::section::{Node, Reader};
 
@@ -12,7 +13,7 @@ pub(super) const MAILER: Definition = Definition::new(
     Kind::Either(&[Kind::Text("DSN"), Kind::Section(KEYS)]),
     "how mail is sent; with it, Symfony's `SendEmailMessage` and `Minutely\\Mail` have a handler",
 );
-const KEYS: &[Definition] = &[DSN, FROM.definition, TIMEOUT.definition, FILES];
+const KEYS: &[Definition] = &[DSN, FROM.definition, TIMEOUT.definition, FILES, MAX_ATTACHMENTS];
 const DSN: Definition = Definition::new(
     "dsn",
     Kind::Text("DSN"),
@@ -32,6 +33,12 @@ const FILES: Definition = Definition::new(
     "the folders that attachments given as a path may come from",
 )
 .or("the folder of the configuration");
+const MAX_ATTACHMENTS: Definition =
+    Definition::new("max_attachments", Kind::Text("size"), "how large the attachments of a mail may be together")
+        .or("64M")
+        .example("25M");
+/// The default of that, in bytes.
+const DEFAULT_MAX_ATTACHMENTS: u64 = 64 << 20;
 
 /// How mail is sent.
 #[derive(Debug, Clone)]
@@ -47,6 +54,8 @@ pub(crate) struct MailerConfig {
     pub(crate) timeout: Duration,
     /// The folders that attachments may come from.
     pub(crate) files: Vec<String>,
+    /// How large the attachments of a mail may be together, in bytes.
+    pub(crate) max_attachments: u64,
 }
 
 pub(super) fn read_mailer(node: Node, reader: &mut Reader) -> Option<MailerConfig> {
@@ -62,6 +71,7 @@ pub(super) fn read_mailer(node: Node, reader: &mut Reader) -> Option<MailerConfi
         from: None,
         timeout: TIMEOUT.default_value(),
         files: vec![".".to_owned()],
+        max_attachments: DEFAULT_MAX_ATTACHMENTS,
     };
     if !node.is_mapping() {
         return node.filled_text(expected, reader).map(|dsn| mailer(path, dsn));
@@ -80,6 +90,10 @@ pub(super) fn read_mailer(node: Node, reader: &mut Reader) -> Option<MailerConfi
         let items = node.items_or_one("a list of folders", reader).unwrap_or_default();
         items.iter().filter_map(|node| node.filled_text("a folder", reader)).collect()
     });
+    let max_attachments = section.take("max_attachments").and_then(|node| {
+        let text = node.text("a size, such as 25M", reader)?;
+        parse_size(&text).map_err(|why| reader.error(&node.path, why)).ok()
+    });
     let dsn = section.require(&DSN, reader)?;
     let text = dsn.filled_text("a DSN", reader)?;
     let mailer = mailer(dsn.path, text);
@@ -87,6 +101,7 @@ pub(super) fn read_mailer(node: Node, reader: &mut Reader) -> Option<MailerConfi
         from,
         timeout: timeout.unwrap_or(mailer.timeout),
         files: files.unwrap_or_else(|| mailer.files.clone()),
+        max_attachments: max_attachments.unwrap_or(mailer.max_attachments),
         ..mailer
     })
 }

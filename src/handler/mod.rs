@@ -26,10 +26,14 @@ pub use batch::{Batch, BatchFn, BatchHandler, BatchOptions, BatchReturn, Batched
 pub use cancellation::{CancellationToken, CurrentWorker};
 pub(crate) use configured::from_config;
 pub use context::HandlerContext;
+#[cfg(feature = "mail")]
+pub(crate) use exec::{Ended, run};
 pub(crate) use exec::{Group, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub(crate) use locator::{Handlers, matching_patterns};
 pub use options::HandlerOptions;
+#[cfg(feature = "mail")]
+pub(crate) use program::{Program, with_output};
 pub use state::States;
 
 use std::any::type_name;

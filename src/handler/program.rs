@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_NAME: usize = 100;
 
 /// A program that handles messages.
-pub(super) struct Program {
+pub(crate) struct Program {
     /// The kind of handler: `exec`, for example.
     kind: &'static str,
     name: String,
@@ -54,7 +54,7 @@ pub(super) struct Program {
 impl Program {
     /// The program and its arguments, to be run in the folder `dir`. A program with a `/` in its name is a path relative to
     /// `dir`; any other is looked up in `PATH`.
-    pub(super) fn new(kind: &'static str, words: &[String], dir: &Path) -> Self {
+    pub(crate) fn new(kind: &'static str, words: &[String], dir: &Path) -> Self {
         let (name, mut words) = (name_of(kind, words), words.iter().cloned());
         let file = words.next().unwrap_or_default();
         let file = if file.contains('/') { dir.join(file) } else { file.into() };
@@ -62,12 +62,12 @@ impl Program {
     }
 
     /// The handler's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The command that starts it, with pipes to it and from it.
-    pub(super) fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
         for variable in WITHHELD {
             command.env_remove(variable);
@@ -82,7 +82,7 @@ impl Program {
     }
 
     /// Starts it. Waits if the system refuses a process (or an open file): that is not the message's fault.
-    pub(super) async fn start(&self, command: impl Fn() -> Command) -> Result<Group, HandlerError> {
+    pub(crate) async fn start(&self, command: impl Fn() -> Command) -> Result<Group, HandlerError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -118,7 +118,7 @@ impl Program {
     }
 
     /// The failure that this end of the program means. `None` if it has ended well.
-    pub(super) fn failure_of(&self, status: ExitStatus, output: &str) -> Option<HandlerError> {
+    pub(crate) fn failure_of(&self, status: ExitStatus, output: &str) -> Option<HandlerError> {
         let (what, verdict) = match status.code() {
             Some(0) => return None,
             Some(UNRECOVERABLE) => {
@@ -155,7 +155,7 @@ fn killed(status: ExitStatus) -> Verdict {
 }
 
 /// What happened, with the last lines that the program has printed.
-pub(super) fn with_output(what: String, output: &str) -> String {
+pub(crate) fn with_output(what: String, output: &str) -> String {
     if output.is_empty() { what } else { format!("{what}: {output}") }
 }
 

@@ -9,9 +9,6 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 
 use super::error::MailError;
 
-/// The largest file that is read, in bytes. Servers take less.
-const LARGEST_FILE: u64 = 64 * 1024 * 1024;
-
 /// How binary data is written in JSON.
 const DATA_URI: &str = "data:application/octet-stream;base64,";
 
@@ -19,11 +16,19 @@ const DATA_URI: &str = "data:application/octet-stream;base64,";
 pub(super) struct Attachment {
     pub(super) name: String,
     pub(super) content_type: String,
-    pub(super) content: Vec<u8>,
+    pub(super) content: Source,
     /// It is shown within the HTML.
     pub(super) is_inline: bool,
     /// The name that the HTML has for it, if not its own.
     pub(super) content_id: Option<String>,
+}
+
+/// Where an attachment's content is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Source {
+    Here(Vec<u8>),
+    /// In the file of this path.
+    File(String),
 }
 
 /// The folders that files may be read from.
@@ -31,11 +36,37 @@ pub(super) struct Files {
     /// Relative paths start there.
     pub(super) dir: PathBuf,
     pub(super) allowed: Vec<PathBuf>,
+    /// How large the attachments of a mail may be together, in bytes.
+    pub(super) max_attachments: u64,
 }
 
 impl Files {
-    /// Reads a file, if it is in one of the folders.
-    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, MailError> {
+    /// Reads the files that go with a mail. Blocks until they are read.
+    pub(super) fn load(&self, attachments: &mut [Attachment]) -> Result<(), MailError> {
+        let here = attachments.iter().map(|attachment| match &attachment.content {
+            Source::Here(content) => content.len() as u64,
+            Source::File(_) => 0,
+        });
+        // What is in the message is counted first, as it is there already.
+        let mut left = self.max_attachments.checked_sub(here.sum()).ok_or_else(|| self.too_large())?;
+        for attachment in attachments {
+            if let Source::File(path) = &attachment.content {
+                let content = self.read(path, left)?;
+                left -= content.len() as u64;
+                attachment.content = Source::Here(content);
+            }
+        }
+        Ok(())
+    }
+
+    fn too_large(&self) -> MailError {
+        let size = self.max_attachments;
+        let size = if size.is_multiple_of(1 << 20) { format!("{} MiB", size >> 20) } else { format!("{size} bytes") };
+        MailError::permanent(format!("its attachments are larger than {size} together (`mailer.max_attachments`)"))
+    }
+
+    /// Reads a file, if it is in one of the folders and has at most so many bytes.
+    fn read(&self, path: &str, max: u64) -> Result<Vec<u8>, MailError> {
         let shown = path.chars().take(200).flat_map(char::escape_debug).collect::<String>();
         let failed =
             |error: std::io::Error| MailError::temporary(format!("the attachment {shown} cannot be read: {error}"));
@@ -58,15 +89,14 @@ impl Files {
         if !file.is_file() {
             return Err(MailError::permanent(format!("the attachment {shown} is not a file")));
         }
-        let mut content = Vec::new();
-        File::open(&file).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut content)).map_err(failed)?;
-        if content.len() as u64 > LARGEST_FILE {
-            return Err(MailError::permanent(format!(
-                "the attachment {shown} is larger than {} MiB",
-                LARGEST_FILE >> 20
-            )));
+        let file = File::open(&file).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() > max {
+            return Err(self.too_large());
         }
-        Ok(content)
+        // It may grow meanwhile.
+        let mut content = Vec::new();
+        file.take(max.saturating_add(1)).read_to_end(&mut content).map_err(failed)?;
+        if content.len() as u64 > max { Err(self.too_large()) } else { Ok(content) }
     }
 }
 

@@ -9,7 +9,7 @@ use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, 
 use lettre::message::{Attachment as AttachedPart, Body, Mailbox, MultiPart, SinglePart};
 
 use super::address::one_line;
-use super::attachment::Attachment;
+use super::attachment::{Attachment, Files, Source};
 use super::error::MailError;
 
 /// Headers that follow from the rest of a mail.
@@ -61,7 +61,13 @@ enum Part {
 }
 
 impl Draft {
-    pub(super) fn prepare(self) -> Result<Prepared, MailError> {
+    pub(super) fn has_files(&self) -> bool {
+        self.attachments.iter().any(|attachment| matches!(attachment.content, Source::File(_)))
+    }
+
+    /// Blocks while it reads files.
+    pub(super) fn prepare(mut self, files: &Files) -> Result<Prepared, MailError> {
+        files.load(&mut self.attachments)?;
         let envelope = self.envelope()?;
         let mut builder = lettre::Message::builder().envelope(envelope.clone());
         let domain = self.from.first().map_or("localhost", |from| from.email.domain()).to_owned();
@@ -83,7 +89,7 @@ impl Draft {
                 .map_err(|_| MailError::permanent("the name of a header has characters that it cannot have"))?;
             builder = builder.raw_header(HeaderValue::new(name, one_line(value)));
         }
-        let message = match self.content(&domain)? {
+        let message = match self.into_content(&domain)? {
             Part::Single(part) => builder.singlepart(part),
             Part::Multi(part) => builder.multipart(part),
         };
@@ -110,16 +116,16 @@ impl Draft {
         Envelope::new(Some(from), to).map_err(MailError::permanent)
     }
 
-    fn content(&self, domain: &str) -> Result<Part, MailError> {
-        let mut html = self.html.clone();
+    fn into_content(self, domain: &str) -> Result<Part, MailError> {
+        let mut html = self.html;
         let mut within = Vec::new();
         let mut beside = Vec::new();
-        for attachment in &self.attachments {
+        for attachment in self.attachments {
             let reference = format!("cid:{}", attachment.name);
             let is_shown = html.as_ref().is_some_and(|html| !attachment.name.is_empty() && html.has(&reference));
             if html.is_none() || !(attachment.is_inline || is_shown) {
                 let part = AttachedPart::new(one_line(&attachment.name));
-                beside.push(part.body(encoded(attachment.content.clone()), content_type(&attachment.content_type)?));
+                beside.push(part.body(encoded(attachment.content)?, content_type(&attachment.content_type)?));
                 continue;
             }
             let id = attachment.content_id.clone().unwrap_or_else(|| random(domain));
@@ -127,7 +133,7 @@ impl Draft {
                 html.replace(&reference, &format!("cid:{id}"));
             }
             let part = AttachedPart::new_inline_with_name(id, one_line(&attachment.name));
-            within.push(part.body(encoded(attachment.content.clone()), content_type(&attachment.content_type)?));
+            within.push(part.body(encoded(attachment.content)?, content_type(&attachment.content_type)?));
         }
         let text = self.text.as_ref().map(|text| text.part("text/plain")).transpose()?;
         let html = html.map(|html| html.part("text/html")).transpose()?.map(|html| {
@@ -205,8 +211,13 @@ impl Content {
 }
 
 /// In base64, byte for byte: as text, servers might change its line ends.
-fn encoded(content: Vec<u8>) -> Body {
-    Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new)
+fn encoded(content: Source) -> Result<Body, MailError> {
+    match content {
+        Source::Here(content) => {
+            Ok(Body::new_with_encoding(content, ContentTransferEncoding::Base64).unwrap_or_else(Body::new))
+        }
+        Source::File(path) => Err(MailError::permanent(format!("the file {path:?} has not been read"))),
+    }
 }
 
 fn content_type(text: &str) -> Result<ContentType, MailError> {

@@ -25,6 +25,16 @@ impl MailError {
         Self { is_permanent: false, ..Self::permanent(why) }
     }
 
+    /// Whether the server, or the program, has said so.
+    pub(super) fn is_answer(&self) -> bool {
+        self.code != 0
+    }
+
+    /// With a text after its own.
+    pub(super) fn and(self, more: &str) -> Self {
+        Self { why: self.why + more, ..self }
+    }
+
     pub(super) fn with_code(self, code: i64) -> Self {
         Self { code, ..self }
     }

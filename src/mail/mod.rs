@@ -14,9 +14,12 @@ mod symfony;
 
 pub(crate) use mailer::Mailer;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -95,18 +98,25 @@ impl Message for Mail {
     const TYPE: &'static str = r"Minutely\Mail";
 }
 
-/// A list of text, or one.
+/// A list of text, or one. What is wrong with it is said of the value at its place, which an untagged enum does not know.
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Texts {
-        One(String),
-        More(Vec<String>),
+    struct OneOrMore;
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address, or a list of addresses")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
     }
-    Ok(match Texts::deserialize(deserializer)? {
-        Texts::One(text) => vec![text],
-        Texts::More(texts) => texts,
-    })
+    deserializer.deserialize_any(OneOrMore)
 }
 
 /// Sends the mail in a message.
@@ -133,9 +143,9 @@ impl Handler for MailHandler {
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         let envelope = context.envelope();
         let prepared = if envelope.message_type() == Mail::TYPE {
-            self.mailer.prepare_own(&envelope.message::<Mail>().map_err(HandlerError::unrecoverable)?)
+            self.mailer.prepare_own(envelope.message::<Mail>().map_err(HandlerError::unrecoverable)?).await
         } else {
-            self.mailer.prepare_symfony(envelope.body())
+            self.mailer.prepare_symfony(envelope.body()).await
         };
         self.mailer.send(&prepared?).await?;
         Ok(Value::Null)

@@ -1,18 +1,14 @@
 //! Sends mail with the program `sendmail`, which most mail servers bring along.
 
-use std::path::PathBuf;
-use std::pin::pin;
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::{self, Either};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
-use tokio::time::timeout;
 
 use super::draft::Prepared;
 use super::error::MailError;
 use crate::config::{Dsn, Problem};
+use crate::handler::{Ended, HandlerError, Program, run, with_output};
 
 /// The program, if none is named.
 const PROGRAM: &str = "/usr/sbin/sendmail";
@@ -21,24 +17,18 @@ const PROGRAM: &str = "/usr/sbin/sendmail";
 /// arguments.
 const OTHER_FORMS: [&str; 3] = ["-bs", "-t", "--read-recipients"];
 
-/// How much of what the program prints is read, in bytes.
-const MAX_OUTPUT: u64 = 4096;
-
-/// How long output is still read after the program has ended.
-const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// What is wrong with the mail itself (`sysexits.h`): its data, its recipient, the recipient's host.
 const PERMANENT: [i32; 3] = [65, 67, 68];
 
 pub(super) struct Sendmail {
-    program: String,
-    arguments: Vec<String>,
-    dir: PathBuf,
+    /// As errors show it.
+    file: String,
+    program: Program,
     timeout: Duration,
 }
 
 impl Sendmail {
-    pub(super) fn new(dsn: &Dsn, path: &str, dir: PathBuf, timeout: Duration) -> Result<Self, Vec<Problem>> {
+    pub(super) fn new(dsn: &Dsn, path: &str, dir: &Path, timeout: Duration) -> Result<Self, Vec<Problem>> {
         let problem = |what: String| vec![Problem::error(path, what)];
         let mut command = PROGRAM.to_owned();
         for (name, value) in dsn.parameters() {
@@ -49,64 +39,43 @@ impl Sendmail {
         }
         let words = shell_words::split(&command)
             .map_err(|_| problem("its command has a quote that does not end".to_owned()))?;
-        let mut words = words.into_iter().filter(|word| !OTHER_FORMS.contains(&word.as_str()));
-        let program = words.next().ok_or_else(|| problem("its command is empty".to_owned()))?;
-        Ok(Self { program, arguments: words.collect(), dir, timeout })
+        let words: Vec<String> = words.into_iter().filter(|word| !OTHER_FORMS.contains(&word.as_str())).collect();
+        let file = words.first().ok_or_else(|| problem("its command is empty".to_owned()))?.clone();
+        Ok(Self { file, program: Program::new("sendmail", &words, dir), timeout })
     }
 
-    pub(super) async fn send(&self, mail: &Prepared) -> Result<(), MailError> {
-        let program = &self.program;
-        let mut command = Command::new(program);
-        command.args(&self.arguments).arg("-i");
+    pub(super) async fn send(&self, mail: &Prepared) -> Result<(), HandlerError> {
+        let (file, handler) = (&self.file, self.program.name());
+        let log = |line: &str| tracing::info!(handler, "{line}");
+        let command = || self.command(mail);
+        let ended = run(&self.program, command, &local_lines(&mail.content), Some(self.timeout), log).await?;
+        let Ended { status, output } = ended;
+        let Some(status) = status else {
+            let seconds = self.timeout.as_secs_f64();
+            let why = format!("{file} has not taken it within {seconds} s (`mailer.timeout`)");
+            return Err(MailError::temporary(with_output(why, &output)).into());
+        };
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(code) => {
+                let why = with_output(format!("{file}: exit code {code}"), &output);
+                let is_permanent = PERMANENT.contains(&code);
+                let error = if is_permanent { MailError::permanent(why) } else { MailError::temporary(why) };
+                Err(error.with_code(code.into()).into())
+            }
+            // By a signal: what that means is the same for all programs.
+            None => self.program.failure_of(status, &output).map_or(Ok(()), Err),
+        }
+    }
+
+    fn command(&self, mail: &Prepared) -> Command {
+        let mut command = self.program.command();
+        command.arg("-i");
         if let Some(from) = mail.envelope.from() {
             command.arg("-f").arg::<&std::ffi::OsStr>(from.as_ref());
         }
-        command.arg("--").args(mail.envelope.to().iter().map(ToString::to_string)).current_dir(&self.dir);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child =
-            command.spawn().map_err(|error| MailError::temporary(format!("{program} cannot be started: {error}")))?;
-        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-        let write = async {
-            let Some(mut stdin) = stdin else { return };
-            // A program that ends before it has read everything says why by its exit code.
-            let _ = stdin.write_all(&local_lines(&mail.content)).await;
-            let _ = stdin.shutdown().await;
-        };
-        let mut output = Vec::new();
-        let read = async {
-            if let Some(mut stderr) = stderr {
-                let _ = (&mut stderr).take(MAX_OUTPUT).read_to_end(&mut output).await;
-                // It must not wait for a reader.
-                let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
-            }
-        };
-        let all = async {
-            let (ended, read) = (pin!(future::join(write, child.wait())), pin!(read));
-            match future::select(ended, read).await {
-                // What it has started in the background may keep the pipe open.
-                Either::Left((((), status), read)) => {
-                    let _ = timeout(OUTPUT_TIMEOUT, read).await;
-                    status
-                }
-                Either::Right(((), ended)) => ended.await.1,
-            }
-        };
-        let Ok(status) = timeout(self.timeout, all).await else {
-            let seconds = self.timeout.as_secs_f64();
-            return Err(MailError::temporary(format!(
-                "{program} has not taken it within {seconds} s (`mailer.timeout`)"
-            )));
-        };
-        let status = status.map_err(|error| MailError::temporary(format!("{program}: {error}")))?;
-        if status.success() {
-            return Ok(());
-        }
-        let output = String::from_utf8_lossy(&output).trim().to_owned();
-        let output = if output.is_empty() { String::new() } else { format!(": {output}") };
-        let why = format!("{program}: {status}{output}");
-        let code = status.code().unwrap_or_default();
-        let error = if PERMANENT.contains(&code) { MailError::permanent(why) } else { MailError::temporary(why) };
-        Err(error.with_code(code.into()))
+        command.arg("--").args(mail.envelope.to().iter().map(ToString::to_string));
+        command
     }
 }
 

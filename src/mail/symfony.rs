@@ -12,7 +12,7 @@ use lettre::message::Mailbox;
 use serde_json::{Map, Value};
 
 use super::address::{named, one_line};
-use super::attachment::{Attachment, Files, bytes, file_name};
+use super::attachment::{Attachment, Source, bytes, file_name};
 use super::draft::{Content, Draft};
 use super::error::MailError;
 
@@ -27,7 +27,7 @@ pub(super) enum Email {
 /// How deep mails of derived classes are looked for.
 const MAX_DERIVED: usize = 8;
 
-pub(super) fn read(body: &[u8], files: &Files) -> Result<Email, MailError> {
+pub(super) fn read(body: &[u8]) -> Result<Email, MailError> {
     let message: Value = serde_json::from_slice(body).map_err(|_| unknown("it is not JSON"))?;
     let envelope = message.get("envelope").filter(|envelope| !envelope.is_null()).map(read_envelope).transpose()?;
     let mail = message.get("message").ok_or_else(|| unknown("it has no `message`"))?;
@@ -52,7 +52,7 @@ pub(super) fn read(body: &[u8], files: &Files) -> Result<Email, MailError> {
         }
     }
     for attachment in items(parts.attachments) {
-        draft.attachments.push(read_attachment(attachment, files)?);
+        draft.attachments.push(read_attachment(attachment)?);
     }
     if draft.text.is_none() && draft.html.is_none() && parts.has_template {
         return Err(MailError::permanent(
@@ -229,7 +229,7 @@ fn read_envelope(value: &Value) -> Result<(lettre::Address, Vec<lettre::Address>
 }
 
 /// An attachment: as Symfony 5.4 has it, or a `DataPart`.
-fn read_attachment(value: &Value, files: &Files) -> Result<Attachment, MailError> {
+fn read_attachment(value: &Value) -> Result<Attachment, MailError> {
     let part = value.get("part").filter(|part| part.is_object()).unwrap_or(value);
     let parent = part.get("_parent").unwrap_or(part);
     let text = |of: &Map<String, Value>, name: &str| of.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -239,8 +239,8 @@ fn read_attachment(value: &Value, files: &Files) -> Result<Attachment, MailError
     let body = parent.get("body");
     let path = text(part, "path").or_else(|| body.and_then(|body| text(body.as_object()?, "path")));
     let content = match (body.and_then(Value::as_str), &path) {
-        (Some(body), _) => bytes(body),
-        (None, Some(path)) => files.read(path)?,
+        (Some(body), _) => Source::Here(bytes(body)),
+        (None, Some(path)) => Source::File(path.clone()),
         (None, None) => return Err(MailError::permanent("an attachment has no content")),
     };
     let subtype = text(parent, "subtype");

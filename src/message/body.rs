@@ -19,7 +19,17 @@ impl BodyError {
         Self { what: format!("a message of type \"{}\" cannot be written as JSON", M::TYPE), source }
     }
 
-    pub(super) fn unreadable<M: Message>(message_type: &str, source: serde_json::Error) -> Self {
-        Self { what: format!("the body of \"{message_type}\" cannot be read as {}", type_name::<M>()), source }
+    /// Names the field that is wrong.
+    pub(super) fn unreadable<M: Message>(message_type: &str, body: &[u8], source: serde_json::Error) -> Self {
+        let mut what = format!("the body of \"{message_type}\" cannot be read as {}", type_name::<M>());
+        // Read once more, as looking after the path takes time.
+        let with_path = serde_path_to_error::deserialize::<_, M>(&mut serde_json::Deserializer::from_slice(body));
+        if let Some(error) = with_path.err().filter(|_| source.is_data()) {
+            let path = error.path().to_string();
+            if path != "." {
+                what = format!("{what}: {path}");
+            }
+        }
+        Self { what, source }
     }
 }

@@ -69,7 +69,8 @@ impl Envelope {
 
     /// Deserializes the message.
     pub fn message<M: Message>(&self) -> Result<M, BodyError> {
-        serde_json::from_slice(&self.body).map_err(|error| BodyError::unreadable::<M>(&self.message_type, error))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| BodyError::unreadable::<M>(&self.message_type, &self.body, error))
     }
 
     /// The headers that are sent, including stamps, except `type` and `Content-Type`.

@@ -40,6 +40,13 @@ pub(crate) async fn wait_for_lookup_thread(host: &str) -> io::Result<()> {
     if is_address { Ok(()) } else { wait_for_pool_thread().await }
 }
 
+/// Runs what takes a while, and waits for nobody, on the blocking pool.
+#[cfg(feature = "mail")]
+pub(crate) async fn run_on_pool<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    wait_for_pool_thread().await?;
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
 async fn wait_for_pool_thread() -> io::Result<()> {
     let deadline = Instant::now() + THREAD_TIMEOUT;
     loop {

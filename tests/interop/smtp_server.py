@@ -2,10 +2,11 @@
 
 Writes its port into FOLDER/port and each mail as a line of JSON into FOLDER/mails. Recipients say what happens: `busy@` is refused
 for now, as long as there is no FOLDER/free, `nobody@` for good, and at `slow@` the server stops answering. With a certificate it wants STARTTLS and a login:
-user `ada`, password `p@ss/word`.
+user `ada`, password `p@ss/word`. With FOLDER/no-quit it does not answer QUIT, and with FOLDER/repeat it repeats the AUTH that it refuses.
 """
 
 import asyncio
+import base64
 import email
 import email.policy
 import json
@@ -18,9 +19,27 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 folder = sys.argv[1]
 
 
+def has(name):
+    return os.path.exists(os.path.join(folder, name))
+
+
+class Server(SMTP):
+    async def smtp_QUIT(self, arg):
+        if has("no-quit"):
+            await asyncio.sleep(600)
+        await super().smtp_QUIT(arg)
+
+    async def smtp_AUTH(self, arg):
+        if has("repeat"):
+            plain = base64.b64decode(arg.split()[1]).decode().replace("\0", " ")
+            await self.push(f"535-5.7.8 cannot AUTH {arg}\r\n535 5.7.8 which is{plain}")
+        else:
+            await super().smtp_AUTH(arg)
+
+
 class Sink:
     async def handle_RCPT(self, server, session, envelope, address, options):
-        if address.startswith("busy@") and not os.path.exists(os.path.join(folder, "free")):
+        if address.startswith("busy@") and not has("free"):
             return "451 4.3.0 try again later"
         if address.startswith("nobody@"):
             return "550 5.1.1 no such user"
@@ -51,6 +70,7 @@ class Sink:
             "parts": parts,
             "user": session.auth_data.login.decode() if session.auth_data else None,
             "tls": session.ssl is not None,
+            "peer": session.peer[0],
         }
         with open(os.path.join(folder, "mails"), "a") as mails:
             mails.write(json.dumps(line) + "\n")
@@ -64,10 +84,10 @@ def login(server, session, envelope, mechanism, data):
 
 def smtp():
     if len(sys.argv) == 2:
-        return SMTP(Sink(), hostname="test")
+        return Server(Sink(), hostname="test")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(sys.argv[2], sys.argv[3])
-    return SMTP(
+    return Server(
         Sink(), hostname="test", tls_context=context, require_starttls=True, authenticator=login, auth_required=True
     )
 

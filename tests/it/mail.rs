@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sqlx::Connection;
 
-use crate::support::{Project, Running, wait_until};
+use crate::support::{Project, Run, Running, wait_until};
 
 const CONFIG: &str = r#"
 transports:
@@ -22,6 +22,7 @@ routing:
 mailer: {dsn: '%env(MAILER_DSN)%', from: 'Shop <shop@example.com>', timeout: 3s, files: files}
 "#;
 
+const MAIL: &str = r#"{"to":"ada@example.com","subject":"s","text":"t"}"#;
 const SYMFONY_MAIL: &str = r"Symfony\Component\Mailer\Messenger\SendEmailMessage";
 
 /// A project and a mail server.
@@ -47,8 +48,18 @@ impl Mailing {
         let server = Running::start(&project, "smtp", command);
         wait_until("the mail server listens", || project.file("port").exists());
         let port = fs::read_to_string(project.file("port")).unwrap();
-        project.write(".env", format!("MAILER_DSN=smtp://127.0.0.1:{port}\n"));
-        Some(Self { project, port, _server: server })
+        let mailing = Self { project, port, _server: server };
+        mailing.dsn(&format!("smtp://127.0.0.1:{}", mailing.port));
+        Some(mailing)
+    }
+
+    fn dsn(&self, dsn: &str) {
+        self.project.write(".env", format!("MAILER_DSN={dsn}\n"));
+    }
+
+    /// Sends it during the command.
+    fn send(&self, mail: &str) -> Run {
+        self.project.run(&["dispatch", r"Minutely\Mail", mail, "--transport", "sync"])
     }
 
     fn mails(&self) -> Vec<Value> {
@@ -200,6 +211,111 @@ fn a_server_that_stops_answering_fails_the_attempt_and_not_the_worker() {
 }
 
 #[test]
+fn a_mail_that_the_server_has_taken_is_sent_whatever_becomes_of_the_connection() {
+    let Some(mailing) = Mailing::new(&[]) else { return };
+    mailing.project.write("no-quit", "");
+    mailing.send(MAIL).succeeds();
+    mailing.project.run(&["dispatch", r"Minutely\Mail", MAIL]).succeeds();
+    mailing.project.run(&["consume", "async", "--limit", "1", "--time-limit", "20"]).succeeds();
+    assert_eq!(mailing.mails().len(), 2, "{}", mailing.project.log());
+    assert_eq!((mailing.project.pending("async"), mailing.project.pending("failed")), (0, 0));
+}
+
+#[test]
+fn refused_recipients_are_named_and_nobody_gets_the_mail() {
+    let Some(mailing) = Mailing::new(&[]) else { return };
+    let refused = mailing
+        .send(r#"{"to":["ada@example.com","busy@example.com"],"bcc":"nobody@example.com","subject":"s","text":"t"}"#);
+    let text = refused.exits(1).stderr;
+    assert!(
+        text.contains(
+            "refuses the recipient busy@example.com: 451 4.3.0 try again later; nobody@example.com: 550 5.1.1 no such user \
+             (so the other recipients do not get the mail either)"
+        ),
+        "{text}"
+    );
+    assert_eq!(mailing.mails().len(), 0);
+}
+
+#[test]
+fn what_keeps_a_mail_server_and_its_dsn_apart_is_said() {
+    let Some(mailing) = Mailing::new(&[]) else { return };
+    let port = &mailing.port;
+    // One that waits for TLS to begin says nothing at first.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    for (dsn, said) in [
+        (format!("smtp://ada:hunter2@127.0.0.1:{port}"), "offers no login (PLAIN, LOGIN) without encryption"),
+        (format!("smtps://127.0.0.1:{port}"), "write smtp://, or use its port for TLS"),
+        (format!("smtp://127.0.0.1:{port}?require_tls=1"), "offers no encryption (STARTTLS)"),
+        (format!("smtp://127.0.0.1:{silent_port}"), "if TLS begins at once at this port, write smtps://"),
+    ] {
+        mailing.dsn(&dsn);
+        let failed = mailing.send(MAIL).exits(1);
+        assert!(failed.stderr.contains(said) && !failed.stderr.contains("hunter2"), "{dsn}: {failed:?}");
+    }
+}
+
+#[test]
+fn parameters_of_the_dsn_have_an_effect_or_are_told() {
+    let Some(mailing) = Mailing::new(&[]) else { return };
+    let port = &mailing.port;
+    mailing.dsn(&format!("smtp://127.0.0.1:{port}?source_ip=127.0.0.2&max_per_second=2&ping_threshold=5"));
+    mailing.send(MAIL).succeeds();
+    assert_eq!(mailing.mails()[0]["peer"], "127.0.0.2");
+    let checked = mailing.project.run(&["config", "check"]).succeeds();
+    let text = checked.stdout + &checked.stderr;
+    assert!(text.contains("its parameter max_per_second has no effect here: the `rate_limiter`"), "{text}");
+    assert!(text.contains("its parameter ping_threshold has no effect here"), "{text}");
+    for (dsn, said) in [
+        ("smtp://h?source_ip=there", "source_ip must be an IP address"),
+        ("smtp://h?peer_fingerprint=ab", "peer_fingerprint is not supported"),
+        ("smtp://h?max_per_secnd=1", "parameter"),
+    ] {
+        mailing.dsn(dsn);
+        let wrong = mailing.project.run(&["config", "check"]).exits(2);
+        assert!((wrong.stdout.clone() + &wrong.stderr).contains(said), "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_mail_is_said_of_its_place() {
+    let project = Project::new(CONFIG);
+    project.write(".env", "MAILER_DSN=null://null\n");
+    for (mail, said) in [
+        (r#"{"to": 5}"#, "to: invalid type: integer `5`, expected an address, or a list of addresses"),
+        (r#"{"to": ["a@b.c", 5]}"#, "to[1]: invalid type: integer `5`"),
+        (r#"{"to": ["a@b.c", "ada"]}"#, "to[1]: \"ada\" is no address"),
+        (r#"{"attachments": [{}, {"path": []}]}"#, "attachments[1].path: invalid type"),
+        (r#"{"attachments": [{"text": "a", "path": "b"}]}"#, "attachments[0]: an attachment has one of"),
+        (r#"{"attachments": [{"base64": "?"}]}"#, "attachments[0]: its `base64` is not base64"),
+        (r#"{"too": "a@b.c"}"#, "unknown field `too`"),
+    ] {
+        let failed = project.run(&["dispatch", r"Minutely\Mail", mail, "--transport", "sync"]).exits(1);
+        assert!(failed.stderr.contains(said), "{mail}: {failed:?}");
+    }
+}
+
+#[test]
+fn attachments_are_bounded_together() {
+    let project = Project::new(CONFIG.replace("files: files", "files: files, max_attachments: 3K").as_str());
+    project.write(".env", "MAILER_DSN=null://null\n");
+    fs::create_dir(project.file("files")).unwrap();
+    project.write("files/a", "a".repeat(1024));
+    let send = |files: usize, text: usize| {
+        let files = (0..files).map(|_| serde_json::json!({"path": "files/a"}));
+        let attachments: Vec<_> = files.chain([serde_json::json!({"text": "b".repeat(text)})]).collect();
+        let mail = serde_json::json!({"to": "ada@example.com", "text": "t", "attachments": attachments});
+        project.run(&["dispatch", r"Minutely\Mail", &mail.to_string(), "--transport", "sync"])
+    };
+    send(2, 1024).succeeds();
+    for (files, text) in [(2, 1025), (3, 1), (0, 4000)] {
+        let refused = send(files, text).exits(1);
+        assert!(refused.stderr.contains("larger than 3072 bytes together (`mailer.max_attachments`)"), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_login_needs_tls_and_a_wrong_one_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -212,14 +328,13 @@ fn a_login_needs_tls_and_a_wrong_one_is_tried_again() {
     assert!(made.unwrap().success());
     let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
     let Some(mailing) = Mailing::new(&[&certificate, &key]) else { return };
-    let (project, port) = (&mailing.project, &mailing.port);
+    let port = &mailing.port;
     let send = |dsn: String| {
-        project.write(".env", format!("MAILER_DSN={dsn}\n"));
-        let mail = r#"{"to":"ada@example.com","subject":"s","text":"t"}"#;
-        project.run(&["dispatch", r"Minutely\Mail", mail, "--transport", "sync"])
+        mailing.dsn(&dsn);
+        mailing.send(MAIL)
     };
     let unknown = send(format!("smtp://ada:p%40ss%2Fword@localhost:{port}")).exits(1);
-    assert!(unknown.stderr.contains("ertificate"), "{unknown:?}");
+    assert!(unknown.stderr.contains("ertificate") && unknown.stderr.contains("`ca_file`"), "{unknown:?}");
     let wrong = send(format!("smtp://ada:hunter2@localhost:{port}?ca_file={certificate}")).exits(1);
     assert!(wrong.stderr.contains("535") && !wrong.stderr.contains("hunter2"), "{wrong:?}");
     send(format!("smtp://ada:p%40ss%2Fword@localhost:{port}?ca_file={certificate}")).succeeds();
@@ -227,6 +342,13 @@ fn a_login_needs_tls_and_a_wrong_one_is_tried_again() {
     let mails = mailing.mails();
     assert_eq!(mails.len(), 2);
     assert_eq!((&mails[0]["user"], &mails[0]["tls"]), (&"ada".into(), &true.into()));
+    mailing.project.write("repeat", "");
+    let repeated = send(format!("smtp://ada:hunter2@localhost:{port}?ca_file={certificate}")).exits(1);
+    let text = repeated.stderr + &mailing.project.log();
+    assert!(text.contains("535 5.7.8 cannot AUTH PLAIN ***"), "{text}");
+    for secret in ["hunter2", "AGFkYQBodW50ZXIy", "aHVudGVyMg"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
 }
 
 #[test]
@@ -247,7 +369,7 @@ fn sendmail_gets_the_mail_and_its_exit_code_says_whether_it_is_tried_again() {
     assert!(mail.contains("\nSubject: s\n") && !mail.contains("hidden@") && !mail.contains('\r'), "{mail}");
     project.write("code", "75");
     let failed = send().exits(1);
-    assert!(failed.stderr.contains("exit status: 75: full"), "{failed:?}");
+    assert!(failed.stderr.contains("exit code 75: full"), "{failed:?}");
     for (code, retried) in [("75", 1), ("67", 0)] {
         project.write("code", code);
         project.run(&["dispatch", SYMFONY_MAIL, "{}"]).succeeds();
@@ -258,4 +380,19 @@ fn sendmail_gets_the_mail_and_its_exit_code_says_whether_it_is_tried_again() {
         assert_eq!(project.log().matches("retry 1").count() - before, retried, "{}", project.log());
     }
     assert!(project.log().contains("no SendEmailMessage of Symfony"), "{}", project.log());
+}
+
+#[test]
+fn a_sendmail_that_takes_too_long_is_ended_with_what_it_has_started() {
+    let project = Project::new(CONFIG.replace("timeout: 3s", "timeout: 500ms").as_str());
+    project.write("sendmail", "#!/bin/sh\nsleep 600 & echo $! > child\necho waiting >&2\nwait\n");
+    fs::set_permissions(project.file("sendmail"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    project.write(".env", "MAILER_DSN=sendmail://default?command=./sendmail\n");
+    let failed = project.run(&["dispatch", r"Minutely\Mail", MAIL, "--transport", "sync"]).exits(1);
+    assert!(failed.stderr.contains("has not taken it within 0.5 s (`mailer.timeout`): waiting"), "{failed:?}");
+    let child = fs::read_to_string(project.file("child")).unwrap();
+    let stat = format!("/proc/{}/stat", child.trim());
+    wait_until("what sendmail has started is gone", || {
+        fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
+    });
 }

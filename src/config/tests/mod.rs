@@ -280,7 +280,7 @@ const PLACES: &[&str] = &[
     "transports: {a: {dsn: 'x:', serializer: {type_field: a, types: {@: @}, encrypt: {keys: [@], accept_plain: @}}}}",
     "serializer: @",
     "mailer: @",
-    "mailer: {dsn: @, from: @, timeout: @, files: @}",
+    "mailer: {dsn: @, from: @, timeout: @, files: @, max_attachments: @}",
     "php: @",
     "php: {classes: {A: @}}",
     "php: {classes: {@: {@: @}}}",

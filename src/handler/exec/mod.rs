@@ -7,6 +7,7 @@ mod output;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -75,26 +76,48 @@ impl Exec {
         command: impl Fn() -> Command,
     ) -> Result<(), HandlerError> {
         let (id, message_type, handler) = (Metadata::of(envelope).id, envelope.message_type(), self.program.name());
-        let output = Output::new(|line: &str| tracing::info!(id, message_type, handler, "{line}"));
-        let mut group = self.program.start(command).await?;
-        let child = group.child();
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-
-        // Concurrently: a program may print before it has read everything.
-        let streams = pin!(future::join3(feed(stdin, input), output.read(stdout), output.read(stderr)));
-        let end = pin!(group.wait(self.timeout));
-        let status = match future::select(end, streams).await {
-            Either::Left((status, streams)) => {
-                let _ = timeout(OUTPUT_TIMEOUT, streams).await;
-                status?
-            }
-            Either::Right((_, end)) => end.await?,
-        };
+        let log = |line: &str| tracing::info!(id, message_type, handler, "{line}");
+        let Ended { status, output } = run(&self.program, command, input, self.timeout, log).await?;
         match status {
-            Some(status) => self.program.failure_of(status, &output.last_lines()).map_or(Ok(()), Err),
-            None => Err(self.program.timed_out(self.timeout.unwrap_or_default(), &output.last_lines())),
+            Some(status) => self.program.failure_of(status, &output).map_or(Ok(()), Err),
+            None => Err(self.program.timed_out(self.timeout.unwrap_or_default(), &output)),
         }
     }
+}
+
+/// How a program has ended.
+pub(crate) struct Ended {
+    /// `None` if it took too long, and was ended with all that it had started.
+    pub(crate) status: Option<ExitStatus>,
+    /// The last lines that it has printed.
+    pub(crate) output: String,
+}
+
+/// Runs a program to its end with this input, for this long at most. If this is dropped before, the program is killed with all
+/// that it has started.
+pub(crate) async fn run(
+    program: &Program,
+    command: impl Fn() -> Command,
+    input: &[u8],
+    limit: Option<Duration>,
+    log: impl Fn(&str),
+) -> Result<Ended, HandlerError> {
+    let output = Output::new(log);
+    let mut group = program.start(command).await?;
+    let child = group.child();
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+
+    // Concurrently: a program may print before it has read everything.
+    let streams = pin!(future::join3(feed(stdin, input), output.read(stdout), output.read(stderr)));
+    let end = pin!(group.wait(limit));
+    let status = match future::select(end, streams).await {
+        Either::Left((status, streams)) => {
+            let _ = timeout(OUTPUT_TIMEOUT, streams).await;
+            status?
+        }
+        Either::Right((_, end)) => end.await?,
+    };
+    Ok(Ended { status, output: output.last_lines() })
 }
 
 #[async_trait]
