@@ -114,14 +114,17 @@ mod http_client;
 #[cfg(feature = "mail")]
 pub mod mail;
 pub mod message;
+mod record;
 mod schedule;
 pub mod serializer;
 mod serve;
+mod state_files;
 mod supervisor;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
 pub mod transport;
+mod tuning;
 mod worker;
 
 pub use app::{App, AppBuilder, Job, SupervisorBuilder, SupervisorHandle, WorkerBuilder, WorkerHandle};

@@ -10,8 +10,8 @@ use super::parser::{called, speaking_of};
 #[cfg(feature = "serve")]
 use super::serve;
 use super::{
-    alive, cgi, config, consume, cron, crontab, debug, dispatch, failed, init, setup, stats, status, stop_workers,
-    supervise, systemd,
+    alive, cgi, config, consume, cron, crontab, debug, dispatch, explain, failed, init, setup, stats, status,
+    stop_workers, supervise, systemd,
 };
 use crate::config::Verbosity;
 
@@ -118,6 +118,8 @@ pub(super) enum Kind {
     FailedRemove(failed::RemoveArgs),
     /// Show transports, workers and the supervisor
     Status(status::Args),
+    /// Show why there are as many workers as there are, and what would change that
+    Explain(explain::Args),
     /// Tell by the exit code whether a transport is being consumed
     Alive(alive::Args),
     /// Show the known types of messages, where they go and what handles them
@@ -131,9 +133,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether it starts workers and runs of jobs.
+    /// Whether it starts workers and runs of jobs, or tells which would be started.
     pub(super) fn starts_processes(&self) -> bool {
-        matches!(self, Self::Cron(_) | Self::Supervise(_)) || self.answers_requests()
+        matches!(self, Self::Cron(_) | Self::Supervise(_) | Self::Explain(_)) || self.answers_requests()
     }
 
     /// Symfony's names for subcommands, as what they stand for.
@@ -189,6 +191,7 @@ impl Kind {
             Self::FailedRetry(_) => &["messenger:failed:retry"],
             Self::FailedRemove(_) => &["messenger:failed:remove"],
             Self::Status(_) => &["status"],
+            Self::Explain(_) => &["explain"],
             Self::Alive(_) => &["alive"],
             Self::Debug(_) => &["debug", "debug:messenger"],
             #[cfg(feature = "encryption")]

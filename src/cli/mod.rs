@@ -13,6 +13,7 @@ mod crontab;
 mod daily_log;
 mod debug;
 mod dispatch;
+mod explain;
 mod failed;
 mod init;
 mod installation;
@@ -233,6 +234,7 @@ async fn execute(app: Application, command: &Kind, global: &GlobalArgs) -> Resul
         Kind::Stats(args) => stats::run(&app, args, &typed(command, "consume", global)).await,
         Kind::Failed(action) => failed::run(&app, action, verbosity.verbose > 0).await,
         Kind::Status(args) => status::run(&app, args).await,
+        Kind::Explain(args) => explain::run(&app, args).await,
         Kind::Alive(args) => alive::run(&app, args).await,
         Kind::Debug(args) => debug::run(&app, args),
         Kind::FailedShow(_) | Kind::FailedRetry(_) | Kind::FailedRemove(_) => Ok(End::Well),

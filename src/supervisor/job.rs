@@ -16,8 +16,8 @@ use super::headroom::JobRoom;
 use super::recovery::{DeadWorker, Role, end_leftovers, of_dead_processes, of_dead_processes_in};
 use super::slots::{LiveSlot, SlotClaim, Slots};
 use super::spawn::{HeldSlot, JOB, SpawnError, adopt_among, spawn};
-use super::state::StateError;
 use crate::config::WorkerDefinition;
+use crate::state_files::StateError;
 
 /// The slots of the jobs of one state directory.
 #[derive(Debug, Clone)]

@@ -8,9 +8,9 @@ use super::command::command_line;
 use super::leases::{Leases, is_shared};
 use super::slots::Slots;
 use super::spawn::{SpawnError, Spawned, spawn, worker_log};
-use super::state::StateError;
 use super::{Started, TickFailure};
 use crate::config::WorkerDefinition;
+use crate::state_files::StateError;
 
 /// Starts workers.
 pub(super) struct Launcher {

@@ -33,12 +33,12 @@ mod report;
 mod session;
 mod slots;
 mod spawn;
-mod state;
 #[cfg(test)]
 mod tests;
 mod tick;
 
-pub(crate) use autoscale::Plan;
+pub(crate) use crate::state_files::StateError;
+pub(crate) use autoscale::{Plan, PlannedWorkers};
 pub(crate) use connections::{ServerConnections, connections};
 pub(crate) use headroom::JobRoom;
 pub(crate) use job::{JobProcess, JobSlots, KilledRun};
@@ -50,7 +50,6 @@ pub(crate) use slots::{LiveSlot, SlotClaim, Slots, WorkerRecord};
 pub(crate) use spawn::{
     HeldSlot, REQUEST_VARIABLE, SLOT_FD_VARIABLE, SLOT_VARIABLE, adopt_slot, keep_inherited_from_children,
 };
-pub(crate) use state::StateError;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -65,6 +64,7 @@ use tokio::time::Instant;
 use crate::cache::Cache;
 use crate::config::{Config, WorkerDefinition};
 use crate::heartbeat::Heartbeats;
+use crate::record::TickRecorder;
 use crate::transport::Transports;
 use launch::Launcher;
 use leases::Leases;
@@ -108,6 +108,7 @@ pub(crate) struct Supervisor {
     pace: Pace,
     progress: Mutex<Progress>,
     logged: Mutex<Logged>,
+    recorder: Mutex<TickRecorder>,
 }
 
 impl Supervisor {
@@ -147,6 +148,7 @@ impl Supervisor {
             pace: Pace::default(),
             progress: Mutex::default(),
             logged: Mutex::default(),
+            recorder: Mutex::new(TickRecorder::new(&state_dir)),
             slots,
             state_dir,
         }

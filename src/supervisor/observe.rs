@@ -16,8 +16,8 @@ use super::headroom::Headroom;
 use super::leases::{Leases, is_shared};
 use super::refusal;
 use super::slots::{LiveSlot, Slots};
-use super::state::StateError;
 use crate::config::WorkerDefinition;
+use crate::state_files::StateError;
 use crate::transport::Transports;
 
 /// Observes the backlogs and workers of definitions. Changes nothing.

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::state::{self, Mode, StateError};
+use crate::state_files::{self, Mode, StateError};
 
 /// No slot has this name: slots are numbers.
 const FILE: &str = "refused";
@@ -21,13 +21,13 @@ const MAX_BYTES: u64 = 64 << 10;
 
 /// Writes to the folder of a definition's slots why its workers can do nothing.
 pub(super) fn write(dir: &Path, why: &str) -> Result<(), StateError> {
-    let mut file = state::open(&dir.join(FILE), Mode::ReadWrite)?;
+    let mut file = state_files::open(&dir.join(FILE), Mode::ReadWrite)?;
     file.set_len(0).and_then(|()| file.write_all(why.as_bytes())).map_err(StateError::io(dir, "written"))
 }
 
 /// Why no worker of this definition is to be started now, if so. `config` is the configuration's file.
 pub(super) fn read(dir: &Path, config: &Path) -> Option<String> {
-    let file = state::open(&dir.join(FILE), Mode::Read).ok()?;
+    let file = state_files::open(&dir.join(FILE), Mode::Read).ok()?;
     let written = file.metadata().ok()?.modified().ok()?;
     // A file from the future was written before the clock was set back, and says nothing about now.
     let old = SystemTime::now().duration_since(written).map_or(true, |age| age >= VALID_FOR);

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::autoscale::Plan;
+use super::autoscale::{Plan, PlannedWorkers};
 use crate::config::WorkerDefinition;
+use crate::record::TickLine;
 
 /// What a tick found and did.
 #[derive(Debug, Default)]
@@ -16,6 +17,25 @@ pub(crate) struct TickReport {
     pub failures: Vec<TickFailure>,
     /// How many of the wanted workers are not started for lack of room, if any, and why. Also in the plan's reasons.
     pub held_back: Option<String>,
+}
+
+impl TickReport {
+    /// What is recorded of a definition.
+    pub(super) fn line(&self, planned: &PlannedWorkers, at: i64) -> TickLine {
+        let started = self.started.iter().filter(|started| started.definition == planned.name).count();
+        let failures = self.failures.iter().filter(|failure| failure.definition == planned.name);
+        let failures: Vec<&str> = failures.map(|failure| failure.message.as_str()).collect();
+        TickLine {
+            at,
+            worker: planned.name.clone(),
+            pending: planned.pending,
+            running: planned.running,
+            desired: planned.desired,
+            started: u32::try_from(started).unwrap_or(u32::MAX),
+            why: planned.reason.clone(),
+            failed: (!failures.is_empty()).then(|| failures.join("; ")),
+        }
+    }
 }
 
 /// A worker that a tick started.

@@ -27,7 +27,7 @@ use super::process::ProcessId;
 use super::recovery::{self, WORKER_VARIABLE};
 use super::refusal;
 use super::slots::{SlotClaim, Slots};
-use super::state::{self, Mode, StateError};
+use crate::state_files::{self, Mode, StateError};
 use crate::{descriptors, threads};
 
 /// Names the worker's slot in its environment: `<definition>/<n>`.
@@ -149,7 +149,7 @@ fn record(claim: &SlotClaim, pid: u32, command: &[OsString]) -> Result<(), State
 /// Opens the log, after renaming one that is too long. Workers that have that one open go on writing to it.
 fn open_log(path: &Path) -> Result<File, StateError> {
     if let Some(dir) = path.parent() {
-        state::create_dir(dir)?;
+        state_files::create_dir(dir)?;
     }
     if path.symlink_metadata().is_ok_and(|log| log.is_file() && log.len() > LOG_ROTATED_AT) {
         let aside = path.with_added_extension("1");
@@ -157,7 +157,7 @@ fn open_log(path: &Path) -> Result<File, StateError> {
             tracing::warn!(log = %path.display(), %error, "the log could not be rotated, and grows");
         }
     }
-    state::open(path, Mode::Append)
+    state_files::open(path, Mode::Append)
 }
 
 /// Waits for the process, so that it does not stay a zombie, and logs how it ended.

@@ -9,11 +9,14 @@ use std::pin::Pin;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::Supervisor;
 use super::autoscale::{Plan, plan};
 use super::observe::Observed;
 use super::promises::Phase;
 use super::report::{Started, TickFailure, TickReport};
+use crate::clock;
 
 /// How long a transport may take to count its messages. The tick waits for all of them, so this is less than the time
 /// between two ticks.
@@ -70,6 +73,7 @@ impl Supervisor {
         };
         self.act(&mut report).await;
         self.log(&report);
+        self.record(&report);
         if budget.promises {
             if !report.started.is_empty() {
                 // A program that cannot do its work usually fails at once, every time. It is not relied on.
@@ -87,6 +91,7 @@ impl Supervisor {
         if budget.maintains {
             self.leases.maintain(&self.definitions).await;
             self.recovery.run().await;
+            self.recorder.lock().unwrap_or_else(PoisonError::into_inner).tidy(unix_seconds());
             self.note_progress();
         }
         self.plan(budget.count_timeout).await
@@ -113,6 +118,12 @@ impl Supervisor {
                 break;
             }
         }
+    }
+
+    fn record(&self, report: &TickReport) {
+        let at = unix_seconds();
+        let lines = report.plan.workers.iter().map(|planned| report.line(planned, at));
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).record(lines);
     }
 
     fn log(&self, report: &TickReport) {
@@ -147,6 +158,11 @@ fn decide(observed: Observed<'_>, has_jobs: bool) -> TickReport {
         held_back = (held > 0).then(|| format!("{held} more workers are wanted and held back: {}", headroom.why()));
     }
     TickReport { plan, started: Vec::new(), failures, held_back }
+}
+
+/// The time of day.
+fn unix_seconds() -> i64 {
+    DateTime::<Utc>::from(clock::now()).timestamp()
 }
 
 fn to_start(plan: &Plan) -> u32 {

@@ -449,3 +449,47 @@ fn workers_can_be_turned_off() {
     let run = project.run(&["cron"]).succeeds();
     assert_eq!((run.stdout, run.stderr), (String::new(), String::new()));
 }
+
+#[test]
+fn explain_says_what_was_decided_and_what_is_in_the_way() {
+    let project = Project::new(CONFIG);
+    let before = project.json(&["explain", "mail"]);
+    let in_the_way = |explained: &serde_json::Value| explained["workers"][0]["in_the_way"].as_array().unwrap().clone();
+    assert_eq!(in_the_way(&before), ["no supervisor has looked within the last hour: is the crontab line in place?"]);
+    queue(&project, "Slow", 1);
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    wait_until("a worker has the message", || !project.lines("slow").is_empty());
+    queue(&project, "Slow", 8);
+    wait_until("there are as many workers as there may be", || pids(&project).len() == 4);
+    let explained = project.json(&["explain", "mail"]);
+    let worker = &explained["workers"][0];
+    assert_eq!((&worker["name"], &worker["desired"], &worker["running"]), (&json!("mail"), &json!(3), &json!(4)));
+    assert_eq!(in_the_way(&explained), Vec::<String>::new());
+    assert_eq!(worker["would_change"], json!(["4 workers are wanted from 7 pending messages on"]));
+    let started: u64 = worker["ticks"].as_array().unwrap().iter().map(|tick| tick["started"].as_u64().unwrap()).sum();
+    assert_eq!((started, &explained["damaged"]), (4, &json!(0)));
+    let text = project.run(&["explain"]).succeeds().stdout;
+    assert!(
+        text.contains("8 or more pending, one worker per 2: max 4 wanted, 1 running, 3 to start (started 3)"),
+        "{text}"
+    );
+    project.write("go", "");
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+}
+
+#[test]
+fn explain_tells_of_workers_that_end_at_once() {
+    let project = Project::new(&CONFIG.replace("options: [", "command: ['false']\n    options: ["));
+    let mut supervisor = project.start("supervise", &["supervise"]);
+    let says_so = || project.run(&["explain"]).stdout.contains("workers end within seconds of their start");
+    wait_until("enough workers have ended", says_so);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.ends(), Some(0));
+}
+
+#[test]
+fn explain_suggests_a_worker_definition_for_a_name_that_is_none() {
+    let run = Project::new(CONFIG).run(&["explain", "mial"]).exits(2);
+    assert!(run.stderr.contains("mail"), "{}", run.stderr);
+}

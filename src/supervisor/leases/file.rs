@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::process::ProcessId;
 use super::super::slots::Slots;
-use super::super::state::{self, StateError};
+use crate::state_files::{self, StateError};
 
-/// Begins the names of temporary files, see [`state::replace`].
+/// Begins the names of temporary files, see [`state_files::replace`].
 pub(in crate::supervisor) const TEMPORARY_PREFIX: &str = ".lease-";
 
 /// A lease on a cluster slot.
@@ -48,9 +48,9 @@ impl LeaseFile {
     }
 
     pub(super) fn write(&self, lease: &Lease) -> Result<(), StateError> {
-        state::create_dir(&self.dir)?;
+        state_files::create_dir(&self.dir)?;
         let written = serde_json::to_vec(lease).map_err(Into::into);
-        let written = written.and_then(|json| state::replace(&self.path, TEMPORARY_PREFIX, &json));
+        let written = written.and_then(|json| state_files::replace(&self.path, TEMPORARY_PREFIX, &json));
         written.map_err(StateError::io(&self.path, "written"))
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::unistd::gethostname;
 
-use super::super::state::{self, Mode, StateError};
+use crate::state_files::{self, Mode, StateError};
 
 const FILE: &str = "host-id";
 /// In hexadecimal digits.
@@ -14,7 +14,7 @@ pub(super) const ID_LENGTH: usize = 16;
 
 /// This host's name in the cache that hosts share: its id, and its host name for people. Creates the state directory.
 pub(crate) fn owner(state_dir: &Path) -> Result<String, StateError> {
-    state::create_dir(state_dir)?;
+    state_files::create_dir(state_dir)?;
     Ok(owner_of(&read_or_create(state_dir)?))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn read_or_create(state_dir: &Path) -> Result<String, StateError> {
 
 /// The id, if there is one. Takes no lock, so that a process that holds one cannot delay the supervisor.
 fn read(path: &Path) -> Result<Option<String>, StateError> {
-    let file = match state::open(path, Mode::Read) {
+    let file = match state_files::open(path, Mode::Read) {
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };

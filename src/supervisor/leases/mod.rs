@@ -37,9 +37,9 @@ use futures_util::future::join_all;
 use super::process::ProcessId;
 use super::session;
 use super::slots::{LiveSlot, Slots, WorkerRecord};
-use super::state::StateError;
 use crate::cache::{Cache, CacheError};
 use crate::config::{Scope, WorkerDefinition};
+use crate::state_files::StateError;
 use file::LeaseFile;
 
 /// How much longer than its worker's time limit a lease lasts.

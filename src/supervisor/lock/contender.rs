@@ -8,9 +8,9 @@ use chrono::Utc;
 use tokio::time::Instant;
 
 use super::super::process::StuckState;
-use super::super::state::{self, Mode, StateError};
 use super::record::{FILE, LockFile, SupervisorRecord, open_existing};
 use super::{Lifetime, LockError, SupervisorLock, lifetime};
+use crate::state_files::{self, Mode, StateError};
 
 /// How many times a lock that is taken is tried, and the pause in between. `status` holds it for an instant to test
 /// whether it is free, and so does a process that was forked but has not executed its program yet. Neither is a
@@ -60,10 +60,10 @@ impl Contender<'_> {
     }
 
     fn try_take(&self) -> Result<Option<SupervisorLock>, LockError> {
-        state::create_dir(self.state_dir)?;
+        state_files::create_dir(self.state_dir)?;
         let path = self.state_dir.join(FILE);
-        let file = state::open(&path, Mode::ReadWrite)?;
-        if !state::try_lock(&file, &path)? || !state::is_at(&file, &path) {
+        let file = state_files::open(&path, Mode::ReadWrite)?;
+        if !state_files::try_lock(&file, &path)? || !state_files::is_at(&file, &path) {
             return Ok(None);
         }
         let last = LockFile::read(&file, &path)?;
@@ -93,7 +93,7 @@ impl Contender<'_> {
                 return Ok(Some(lock));
             }
             let path = self.state_dir.join(FILE);
-            let other = LockFile::read(&state::open(&path, Mode::ReadWrite)?, &path)?;
+            let other = LockFile::read(&state_files::open(&path, Mode::ReadWrite)?, &path)?;
             let Some(record) = &other.record else { return Ok(None) };
             if other.silent >= STUCK_AFTER {
                 match watched.filter(|(_, modified_at)| *modified_at == other.modified_at) {
@@ -188,6 +188,6 @@ pub(crate) fn check_owner(state_dir: &Path, config: &Path) -> Result<(), LockErr
     let Some(record) = &last.record else { return Ok(()) };
     let config = config.canonicalize().unwrap_or_else(|_| config.to_owned());
     let ours = Contender { state_dir, config: &config, lifetime: Lifetime::UntilStopped };
-    let is_in_use = || Ok::<_, StateError>(last.is_recent() || state::is_locked(&file, &path)?);
+    let is_in_use = || Ok::<_, StateError>(last.is_recent() || state_files::is_locked(&file, &path)?);
     if !ours.may_succeed(record) && is_in_use()? { Err(ours.other_configuration(record)) } else { Ok(()) }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
-use super::state::StateError;
+use crate::state_files::StateError;
 use contender::Contender;
 
 /// How long a supervisor runs.

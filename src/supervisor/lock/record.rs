@@ -10,7 +10,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::super::process::ProcessId;
-use super::super::state::{self, Mode, StateError};
+use crate::state_files::{self, Mode, StateError};
 
 pub(super) const FILE: &str = "supervisor.lock";
 /// A longer file (in bytes) was not written by [`SupervisorRecord::write`].
@@ -93,7 +93,7 @@ pub(crate) struct SupervisorStatus {
 pub(crate) fn supervisor_status(state_dir: &Path) -> Result<SupervisorStatus, StateError> {
     let path = state_dir.join(FILE);
     let Some(file) = open_existing(&path)? else { return Ok(SupervisorStatus::default()) };
-    if !state::is_locked(&file, &path)? {
+    if !state_files::is_locked(&file, &path)? {
         return Ok(SupervisorStatus::default());
     }
     let record = LockFile::read(&file, &path)?.record;
@@ -106,7 +106,7 @@ pub(crate) fn supervisor_status(state_dir: &Path) -> Result<SupervisorStatus, St
 
 /// The lock's file, if there is one.
 pub(super) fn open_existing(path: &Path) -> Result<Option<File>, StateError> {
-    match state::open(path, Mode::Read) {
+    match state_files::open(path, Mode::Read) {
         Ok(file) => Ok(Some(file)),
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -3,9 +3,9 @@
 use tempfile::TempDir;
 
 use super::super::fixture::eventually;
-use super::super::state::{self, Mode};
 use super::record::{FILE, LockFile, SupervisorRecord};
 use super::*;
+use crate::state_files::{self, Mode};
 
 async fn take(dir: &Path, config: &str, lifetime: Lifetime) -> Result<Option<SupervisorLock>, LockError> {
     SupervisorLock::take(dir, &dir.join(config), lifetime).await
@@ -22,13 +22,13 @@ fn folder() -> TempDir {
 
 /// Makes it look as if the supervisor had last made progress this many seconds ago.
 fn silent_for(dir: &Path, seconds: u64) {
-    let file = state::open(&dir.join(FILE), Mode::ReadWrite).unwrap();
+    let file = state_files::open(&dir.join(FILE), Mode::ReadWrite).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
 }
 
 fn rewrite(dir: &Path, change: impl FnOnce(&mut SupervisorRecord)) {
     let path = dir.join(FILE);
-    let file = state::open(&path, Mode::ReadWrite).unwrap();
+    let file = state_files::open(&path, Mode::ReadWrite).unwrap();
     let mut record = LockFile::read(&file, &path).unwrap().record.unwrap();
     change(&mut record);
     record.write(&file).unwrap();
@@ -154,7 +154,7 @@ async fn a_test_of_the_lock_is_not_mistaken_for_a_supervisor() {
     let dir = tempfile::tempdir().unwrap();
     let take = || take(dir.path(), "config.yaml", Lifetime::UntilStopped);
     drop(take().await.unwrap());
-    let looking = state::open(&dir.path().join(FILE), Mode::Read).unwrap();
+    let looking = state_files::open(&dir.path().join(FILE), Mode::Read).unwrap();
     looking.try_lock_shared().unwrap();
     let (lock, ()) = tokio::join!(take(), async move {
         tokio::time::sleep(Duration::from_millis(40)).await;

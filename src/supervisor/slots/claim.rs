@@ -7,8 +7,8 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::super::process::ProcessId;
-use super::super::state::{self, Mode, StateError};
 use super::{Slots, WorkerRecord};
+use crate::state_files::{self, Mode, StateError};
 
 /// How many times a slot file is created again that is deleted while it is being claimed.
 const MAX_REOPENED: u32 = 3;
@@ -28,14 +28,14 @@ impl SlotClaim {
     pub(super) fn take(slots: &Slots, definition: &str, slot: u32) -> Result<Option<Self>, StateError> {
         let path = slots.path(definition, slot);
         for _ in 0..MAX_REOPENED {
-            state::create_dir(&slots.dir_of(definition))?;
-            let file = state::open(&path, Mode::ReadWrite)?;
-            if !state::try_lock(&file, &path)? {
+            state_files::create_dir(&slots.dir_of(definition))?;
+            let file = state_files::open(&path, Mode::ReadWrite)?;
+            if !state_files::try_lock(&file, &path)? {
                 return Ok(None);
             }
             // The state directory may have been deleted since the file was opened. The lock would then be on a file
             // that no other process finds.
-            if !state::is_at(&file, &path) {
+            if !state_files::is_at(&file, &path) {
                 continue;
             }
             let (definition, is_free) = (definition.to_owned(), empty(&file, &path)?);

@@ -32,7 +32,7 @@ pub(crate) use record::WorkerRecord;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::state::{self, Mode, StateError};
+use crate::state_files::{self, Mode, StateError};
 
 /// All slots of one state directory.
 #[derive(Debug, Clone)]
@@ -118,14 +118,14 @@ impl Slots {
     /// The slot, if it has a live worker.
     pub(super) fn live_slot(&self, definition: &str, slot: u32) -> Result<Option<LiveSlot>, StateError> {
         let path = self.path(definition, slot);
-        let file = match state::open(&path, Mode::Read) {
+        let file = match state_files::open(&path, Mode::Read) {
             Ok(file) => file,
             // What is not a file never was a worker's slot. Claiming the slot reports what is wrong.
             Err(StateError::NotAFile(_)) => return Ok(None),
             Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let locked = state::is_locked(&file, &path)?;
+        let locked = state_files::is_locked(&file, &path)?;
         let record = WorkerRecord::read(&file).ok().flatten();
         let live = locked || record.as_ref().is_some_and(|record| record.process.is_alive());
         Ok(live.then(|| LiveSlot { definition: definition.to_owned(), slot, record }))

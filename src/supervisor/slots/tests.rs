@@ -58,7 +58,7 @@ fn looking_creates_nothing() {
 fn concurrent_checks_do_not_see_each_other() {
     let (_dir, slots) = slots();
     drop(claim(&slots, 0));
-    let looking = state::open(&slots.path("mail", 0), Mode::Read).unwrap();
+    let looking = state_files::open(&slots.path("mail", 0), Mode::Read).unwrap();
     looking.try_lock_shared().unwrap();
     eventually("no slot is live", || live_numbers(&slots).is_empty());
 }

@@ -44,7 +44,7 @@ pub(crate) enum StateError {
 
 impl StateError {
     /// For `map_err`: the error of doing `action` with `path`.
-    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 }
@@ -61,13 +61,13 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Creates a folder and its parents with mode 0700. An existing folder is left as it is.
-pub(super) fn create_dir(path: &Path) -> Result<(), StateError> {
+pub(crate) fn create_dir(path: &Path) -> Result<(), StateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StateError::io(path, "created"))
 }
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// The file must exist.
     Read,
     /// The file is created (mode 0600) if it does not exist.
@@ -77,7 +77,7 @@ pub(super) enum Mode {
 }
 
 /// Opens a regular file. Does not follow a symbolic link, and does not block on a named pipe.
-pub(super) fn open(path: &Path, mode: Mode) -> Result<File, StateError> {
+pub(crate) fn open(path: &Path, mode: Mode) -> Result<File, StateError> {
     let mut options = OpenOptions::new();
     match mode {
         Mode::Read => options.read(true),
@@ -98,7 +98,7 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<File, StateError> {
 
 /// Tries to take the exclusive lock of a file. `false` if another process holds a lock on it. Returns at once: see the
 /// [module](self).
-pub(super) fn try_lock(file: &File, path: &Path) -> Result<bool, StateError> {
+pub(crate) fn try_lock(file: &File, path: &Path) -> Result<bool, StateError> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -107,7 +107,7 @@ pub(super) fn try_lock(file: &File, path: &Path) -> Result<bool, StateError> {
 }
 
 /// Whether another process holds the exclusive lock of this file. Returns at once: see the [module](self).
-pub(super) fn is_locked(file: &File, path: &Path) -> Result<bool, StateError> {
+pub(crate) fn is_locked(file: &File, path: &Path) -> Result<bool, StateError> {
     // The test takes a shared lock for an instant. Shared, so that two processes that test at once do not see each
     // other. A supervisor that tries to take the lock in this instant finds it taken, and tries again at its next tick.
     match file.try_lock_shared() {
@@ -119,7 +119,7 @@ pub(super) fn is_locked(file: &File, path: &Path) -> Result<bool, StateError> {
 
 /// Replaces a file as a whole: readers see the old content or the new. The content is written to a temporary file
 /// first, whose name begins with `prefix`. Not synced: it survives a killed process, but not a power cut.
-pub(super) fn replace(path: &Path, prefix: &str, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, prefix: &str, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(prefix).tempfile_in(dir)?;
     file.write_all(content)?;
@@ -128,7 +128,7 @@ pub(super) fn replace(path: &Path, prefix: &str, content: &[u8]) -> io::Result<(
 }
 
 /// Whether this open file is still the one at this path.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.metadata()) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
         _ => false,
