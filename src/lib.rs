@@ -107,6 +107,10 @@ mod descriptors;
 mod docs;
 mod error;
 mod events;
+// For `fuzz/`.
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handler;
 mod heartbeat;
 #[cfg(feature = "http")]
