@@ -11,6 +11,7 @@
  *   MAX_RETRIES, RETRY_DELAY     of "async"
  *   SERIALIZER                   that of the messages (default messenger.transport.symfony_serializer)
  *   SLOW                         how many milliseconds handling takes (default 0)
+ *   EXTENSION                    a file with more of the application: classes, and a function App\extend(ContainerBuilder)
  *
  * Commands: dispatch BODY-AS-JSON [--delay=MS] [--times=N], count, versions, and Symfony's own messenger:*.
  */
@@ -33,6 +34,7 @@ namespace {
     foreach (['Messenger', 'Console', 'Serializer', 'PropertyAccess', 'PropertyInfo'] as $component) {
         require_once SYMFONY."/Symfony/Component/$component/autoload.php";
     }
+    require_once __DIR__.'/handler.php';
     // What a newer Symfony expects of a newer PHP.
     array_map(fn ($file) => require_once $file, glob(SYMFONY.'/Symfony/Polyfill/Php*/autoload.php'));
 }
@@ -94,18 +96,16 @@ namespace App {
         return getenv('SERIALIZER') ?: 'messenger.transport.symfony_serializer';
     }
 
+    function extension(): ?string
+    {
+        return getenv('EXTENSION') ?: null;
+    }
+
     class NoteHandler
     {
         public function __invoke(Note $note): void
         {
-            if ($note->fail) {
-                throw new \RuntimeException('PHP was told to fail');
-            }
-            usleep(1000 * (int) getenv('SLOW'));
-            if ($file = getenv('HANDLED')) {
-                $line = json_encode(['by' => 'php', 'n' => $note->n, 'text' => $note->text])."\n";
-                file_put_contents($file, $line, FILE_APPEND | LOCK_EX);
-            }
+            handle_note($note->n, $note->text, $note->fail);
         }
     }
 
@@ -225,7 +225,7 @@ namespace App {
         public function getCacheDir(): string
         {
             // For each version of Symfony and of this file.
-            return getenv('CACHE_DIR').'/symfony-'.self::VERSION.'-'.md5(serializer().md5_file(__FILE__));
+            return getenv('CACHE_DIR').'/symfony-'.self::VERSION.'-'.md5(serializer().md5_file(__FILE__).(extension() ? md5_file(extension()) : ''));
         }
 
         public function getLogDir(): string
@@ -268,12 +268,18 @@ namespace App {
                     ->addArgument(new Reference('messenger.transport.async'))
                     ->addTag('console.command');
                 $container->register(Versions::class)->addTag('console.command');
+                if (extension()) {
+                    extend($container);
+                }
             });
         }
     }
 }
 
 namespace {
+    if (App\extension()) {
+        require App\extension();
+    }
     // On Redis each worker needs a name of its own; minutely tells its workers their slot.
     $dsn = getenv('TRANSPORT_DSN');
     if (getenv('MINUTELY_SLOT') && str_starts_with($dsn, 'redis')) {

@@ -10,26 +10,32 @@ fn lines(text: &str) -> Vec<&str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
 }
 
-#[test]
-fn every_excerpt_in_the_rust_guide_is_in_its_example() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(root.join("docs/rust.md")).unwrap();
+/// Checks that each excerpt in a part of a page is in the example that the page names first. Returns how many there are.
+fn excerpts_in(page: &str) -> usize {
+    let Some((_, after)) = page.split_once("](../examples/") else { return 0 };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(after.split_once(')').unwrap().0);
+    let source = fs::read_to_string(&example).unwrap();
+    let source = lines(&source);
     let mut excerpts = 0;
-    for section in page.split("\n## ").skip(1) {
-        let Some((_, after)) = section.split_once("](../examples/") else { continue };
-        let example = root.join("examples").join(after.split_once(')').unwrap().0);
-        let source = fs::read_to_string(&example).unwrap();
-        let source = lines(&source);
-        for code in section.split("```rust\n").skip(1).map(|code| code.split_once("```").unwrap().0) {
-            for part in code.split("// …\n") {
-                let part = lines(part);
-                let found = source.windows(part.len()).any(|window| window == part);
-                assert!(found, "not in {}:\n{}", example.display(), part.join("\n"));
-                excerpts += 1;
-            }
+    for code in page.split("```rust\n").skip(1).map(|code| code.split_once("```").unwrap().0) {
+        for part in code.split("// …\n") {
+            let part = lines(part);
+            let found = source.windows(part.len()).any(|window| window == part);
+            assert!(found, "not in {}:\n{}", example.display(), part.join("\n"));
+            excerpts += 1;
         }
     }
+    excerpts
+}
+
+#[test]
+fn every_excerpt_in_the_rust_guide_is_in_its_example() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let page = fs::read_to_string(docs.join("rust.md")).unwrap();
+    let excerpts: usize = page.split("\n## ").skip(1).map(excerpts_in).sum();
     assert!(excerpts >= 9, "{excerpts}");
+    let page = fs::read_to_string(docs.join("axum.md")).unwrap();
+    assert!(excerpts_in(&page) >= 6);
 }
 
 /// The tests in the sources of a folder, by their modules and names. (Those that a macro makes are not found.)

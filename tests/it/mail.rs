@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sqlx::Connection;
 
-use crate::support::{Project, Run, Running, wait_until};
+use crate::support::{Project, Run, Running, mail_server, wait_until};
 
 const CONFIG: &str = r#"
 transports:
@@ -35,19 +35,9 @@ struct Mailing {
 impl Mailing {
     /// `None` where there is no mail server for tests, and the test is to be skipped.
     fn new(certificate: &[&str]) -> Option<Self> {
-        let installed = Command::new("/usr/bin/python3").args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status();
-        if !installed.is_ok_and(|status| status.success()) {
-            harness::skip("python3-aiosmtpd is not installed, .ci/run has its name");
-            return None;
-        }
         let project = Project::new(CONFIG);
         fs::create_dir(project.file("files")).unwrap();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/smtp_server.py");
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(script).arg(project.path()).args(certificate).current_dir(project.path());
-        let server = Running::start(&project, "smtp", command);
-        wait_until("the mail server listens", || project.file("port").exists());
-        let port = fs::read_to_string(project.file("port")).unwrap();
+        let (server, port) = mail_server::start(&project, certificate)?;
         let mailing = Self { project, port, _server: server };
         mailing.dsn(&format!("smtp://127.0.0.1:{}", mailing.port));
         Some(mailing)
@@ -63,7 +53,7 @@ impl Mailing {
     }
 
     fn mails(&self) -> Vec<Value> {
-        self.project.lines("mails").iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+        mail_server::mails(&self.project)
     }
 
     /// Handles what is due, with retries.

@@ -8,6 +8,7 @@
 #[macro_use]
 extern crate harness;
 
+mod axum_example;
 mod bad_input;
 mod buses;
 mod cache;
@@ -47,7 +48,8 @@ mod worker_on_sql;
 
 fn main() -> std::process::ExitCode {
     // They test applications by their processes, which are this program.
-    if let Some(code) = embedded::instead_of_tests().or_else(function_jobs::instead_of_tests) {
+    let program = axum_example::instead_of_tests().or_else(embedded::instead_of_tests);
+    if let Some(code) = program.or_else(function_jobs::instead_of_tests) {
         return code;
     }
     harness::run(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/", file!())))

@@ -2,6 +2,7 @@
 
 mod amqp;
 mod both;
+mod contao;
 mod php;
 mod redis;
 mod serialization;

@@ -58,6 +58,8 @@ pub struct Php {
     pub database_url: String,
     /// The service that writes its messages.
     pub serializer: &'static str,
+    /// A file of `tests/interop` with more of the application.
+    pub extension: Option<&'static str>,
 }
 
 impl Php {
@@ -65,7 +67,7 @@ impl Php {
     pub fn new(symfony: Symfony, dsns: [String; 2], database_url: &str) -> Option<Self> {
         let [transport_dsn, failure_dsn] = dsns;
         let (symfony, database_url) = (symfony.folder()?, database_url.to_owned());
-        Some(Self { symfony, transport_dsn, failure_dsn, database_url, serializer: "" })
+        Some(Self { symfony, transport_dsn, failure_dsn, database_url, serializer: "", extension: None })
     }
 
     /// What the application finds in its environment, whoever starts it.
@@ -80,6 +82,7 @@ impl Php {
             .env("HANDLED", "handled")
             .env("MAX_RETRIES", "1")
             .env("RETRY_DELAY", "10")
+            .env("EXTENSION", self.extension.map_or_else(PathBuf::new, interop))
     }
 
     /// The same application with Symfony's default: PHP's `serialize()`.
@@ -88,9 +91,8 @@ impl Php {
     }
 
     pub fn command(&self, project: &Project, arguments: &[&str]) -> Command {
-        let console: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/interop/console.php"].iter().collect();
         let mut command = Command::new("php");
-        command.arg(console).args(arguments).current_dir(project.path()).stdin(Stdio::null());
+        command.arg(interop("console.php")).args(arguments).current_dir(project.path()).stdin(Stdio::null());
         self.environment(&mut command);
         command
     }
@@ -113,4 +115,9 @@ impl Php {
     pub fn count(&self, project: &Project) -> u64 {
         self.run(project, &["count"]).stdout.trim().parse().unwrap()
     }
+}
+
+/// A file of `tests/interop`.
+fn interop(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/interop", name].iter().collect()
 }

@@ -11,8 +11,9 @@ use super::php::{Php, Symfony};
 use crate::support::databases::{Database, Server};
 use crate::support::{Run, Running, wait_until};
 
-fn on(symfony: Symfony, server: Option<Server>) -> Option<Both> {
-    let (store, database_url): (Box<dyn Any>, String) = match server {
+/// A database of a test's own, and its URL. `None` where the server is not here, and the test is to be skipped.
+pub(super) fn database(server: Option<Server>) -> Option<(Box<dyn Any>, String)> {
+    Some(match server {
         None => {
             let dir = tempfile::tempdir().unwrap();
             let url = format!("sqlite:///{}", dir.path().join("data.db").display());
@@ -26,7 +27,11 @@ fn on(symfony: Symfony, server: Option<Server>) -> Option<Both> {
             let url = database.url().replace("postgres://", "postgresql://") + parameters;
             (Box::new(database), url)
         }
-    };
+    })
+}
+
+fn on(symfony: Symfony, server: Option<Server>) -> Option<Both> {
+    let (store, database_url) = database(server)?;
     let dsns = ["async", "failed"].map(|queue| format!("doctrine://default?queue_name={queue}"));
     let php = Php::new(symfony, dsns.clone(), &database_url)?;
     Some(Both::on(store, dsns, php))

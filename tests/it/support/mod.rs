@@ -4,6 +4,7 @@ pub mod applications;
 pub mod databases;
 pub mod exchanges;
 pub mod http_server;
+pub mod mail_server;
 pub mod private_redis;
 pub mod private_servers;
 mod project;
