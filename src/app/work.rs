@@ -67,8 +67,7 @@ impl App {
         let narrowed = self.narrowed_to(transports, &options.queues)?;
         let (bus, heartbeats) = (self.bus.clone(), self.heartbeats.clone());
         let parts = &self.worker_parts;
-        let worker = Worker::new(&self.config, bus, &narrowed, parts, heartbeats, transports, options)?;
-        Ok(worker.telling(Arc::clone(&self.handlers)))
+        Ok(Worker::new(&self.config, bus, &narrowed, parts, heartbeats, transports, options)?)
     }
 
     /// A worker that handles one message, which was taken from this transport, keeps it alive, and then stops.
@@ -83,7 +82,7 @@ impl App {
         let options = ConsumeOptions { limit: Some(1), keepalive: Some(KEEPALIVE), ..ConsumeOptions::default() };
         let (bus, heartbeats, consumed) = (self.bus.clone(), self.heartbeats.clone(), [transport.to_owned()]);
         let worker = Worker::new(&self.config, bus, &transports, &self.worker_parts, heartbeats, &consumed, options)?;
-        Ok((worker.brief(true).telling(Arc::clone(&self.handlers)), taken))
+        Ok((worker.brief(true), taken))
     }
 
     /// The transports. Those to consume are limited to the given queues, if there are any.

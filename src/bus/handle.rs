@@ -7,10 +7,9 @@ use async_trait::async_trait;
 use indexmap::IndexSet;
 use serde_json::Value;
 
-use super::panic::caught;
 use super::{DispatchError, HandlingFailed, Middleware, Next};
 use crate::config::nearest;
-use crate::handler::{Handler, HandlerContext, HandlerError, Handlers};
+use crate::handler::{Handler, HandlerContext, HandlerError, Handlers, caught};
 use crate::message::{Envelope, HandledStamp, TraceContext};
 
 pub(super) struct HandleMiddleware {

@@ -89,8 +89,12 @@ pub struct Next {
 }
 
 impl Next {
-    pub(super) fn first(bus: Bus, cancellation: CancellationToken) -> Self {
-        Self { bus, position: 0, cancellation, extensions: Vec::new() }
+    pub(super) fn first(
+        bus: Bus,
+        cancellation: CancellationToken,
+        extensions: Vec<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        Self { bus, position: 0, cancellation, extensions }
     }
 
     /// The bus, to dispatch further messages.

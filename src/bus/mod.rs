@@ -19,7 +19,6 @@ mod error;
 mod handle;
 mod middleware;
 mod notify;
-mod panic;
 mod router_context;
 mod routing;
 #[cfg(feature = "validation")]
@@ -34,7 +33,6 @@ pub(crate) use chain::Parts;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
 pub use error::{DelayedFailed, DispatchError, HandlingFailed};
 pub use middleware::{Extension, Middleware, Next, from_fn};
-pub(crate) use panic::caught;
 pub(crate) use routing::Routing;
 #[cfg(feature = "validation")]
 pub(crate) use schema::add_schemas;
@@ -47,7 +45,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError};
+use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError, Place, caught};
 use crate::message::{BusNameStamp, Envelope, Message, ReceivedStamp, TraceContext};
 
 use buses::Buses;
@@ -121,7 +119,7 @@ impl Bus {
     }
 
     async fn run(&self, envelope: Envelope, cancellation: CancellationToken) -> Result<Envelope, DispatchError> {
-        Next::first(self.clone(), cancellation).run(self.traced(envelope)).await
+        Next::first(self.clone(), cancellation, Vec::new()).run(self.traced(envelope)).await
     }
 
     /// A message that is dispatched belongs to the trace that it names, or to that of what is being handled.
@@ -143,16 +141,18 @@ impl Bus {
     }
 
     /// Handles a message that was received from a transport, as its [`ReceivedStamp`](crate::message::ReceivedStamp)
-    /// says, on the bus that it names. A panic becomes an error, so that the worker can retry the message. `cancellation` tells handlers that the
-    /// worker is asked to stop.
+    /// says, on the bus that it names. A panic becomes an error, so that the worker can retry the message. `cancellation`
+    /// tells handlers that the worker is asked to stop; `place` is where the worker handles the message.
     pub(crate) async fn handle_received(
         &self,
         envelope: Envelope,
         cancellation: CancellationToken,
+        place: Arc<Place>,
     ) -> Result<Envelope, DispatchError> {
         let name = envelope.last::<BusNameStamp>().map(|stamp| stamp.bus_name);
         let bus = Self { index: self.buses.of_received(name.as_deref())?, ..self.clone() };
-        let handled = caught(bus.run(envelope, cancellation)).await;
+        let next = Next::first(bus.clone(), cancellation, vec![place]);
+        let handled = caught(next.run(bus.traced(envelope))).await;
         handled.unwrap_or_else(|text| Err(DispatchError::Panicked(text)))
     }
 }

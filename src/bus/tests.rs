@@ -12,7 +12,7 @@ use super::*;
 use crate::cache::{Cache, MemoryStore};
 use crate::config::BusesConfig;
 use crate::events::Listeners;
-use crate::handler::{HandlerError, HandlerOptions, Handlers, Verdict, from_fn};
+use crate::handler::{HandlerError, HandlerOptions, Handlers, Places, Verdict, from_fn};
 use crate::message::{
     DelayStamp, Encoded, HandledNowStamp, HandledStamp, ReceivedStamp, SentStamp, TransportNamesStamp,
 };
@@ -230,7 +230,7 @@ async fn a_received_message_is_handled_and_not_sent() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     let envelope = scene
         .bus(&[(Mail::TYPE, &["one"])])
-        .handle_received(received(&mail()), CancellationToken::default())
+        .handle_received(received(&mail()), CancellationToken::default(), Places::new(1).take())
         .await
         .unwrap();
     assert_eq!((scene.calls(), pending(&scene.one).await), (vec!["send".to_owned()], 0));
@@ -245,7 +245,9 @@ async fn a_retry_runs_only_the_handlers_that_have_not_succeeded() {
         .handler("*", "third", || panic!("at {}", "the disco"))
         .handler("*", "fourth", || Ok(()));
     let bus = scene.bus(&[]);
-    let failed_once = failed(bus.handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err());
+    let failed_once = failed(
+        bus.handle_received(received(&mail()), CancellationToken::default(), Places::new(1).take()).await.unwrap_err(),
+    );
     assert_eq!(scene.calls(), ["first", "second", "third", "fourth"]);
     assert_eq!(handled_by(&failed_once.envelope), ["second", "fourth"]);
     assert_eq!(failed_once.message(), "first: no\nthird: the handler panicked: at the disco");
@@ -253,7 +255,7 @@ async fn a_retry_runs_only_the_handlers_that_have_not_succeeded() {
 
     let wire = failed_once.envelope.encode();
     let again = Envelope::decode(&wire).unwrap().with(&ReceivedStamp { transport_name: "one".into() });
-    bus.handle_received(again, CancellationToken::default()).await.unwrap_err();
+    bus.handle_received(again, CancellationToken::default(), Places::new(1).take()).await.unwrap_err();
     assert_eq!(scene.calls(), ["first", "third"]);
 }
 
@@ -264,9 +266,11 @@ async fn every_success_is_remembered_among_many_handlers() {
         scene = scene.handler(Mail::TYPE, &format!("good {number}"), || Ok(()));
     }
     let bus = scene.bus(&[]);
-    let failed_once = failed(bus.handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err());
+    let failed_once = failed(
+        bus.handle_received(received(&mail()), CancellationToken::default(), Places::new(1).take()).await.unwrap_err(),
+    );
     scene.calls();
-    bus.handle_received(failed_once.envelope, CancellationToken::default()).await.unwrap_err();
+    bus.handle_received(failed_once.envelope, CancellationToken::default(), Places::new(1).take()).await.unwrap_err();
     assert_eq!(scene.calls(), ["bad"]);
 }
 
@@ -274,7 +278,11 @@ async fn every_success_is_remembered_among_many_handlers() {
 async fn a_message_whose_handlers_have_all_succeeded_is_done() {
     let scene = Scene::new().handler(Mail::TYPE, "send", || Ok(()));
     let stamp = HandledStamp { result: serde_json::Value::Null, handler_name: "send".into() };
-    scene.bus(&[]).handle_received(received(&mail()).with(&stamp), CancellationToken::default()).await.unwrap();
+    scene
+        .bus(&[])
+        .handle_received(received(&mail()).with(&stamp), CancellationToken::default(), Places::new(1).take())
+        .await
+        .unwrap();
     assert!(scene.calls().is_empty());
 }
 
@@ -326,7 +334,11 @@ async fn a_message_that_middleware_refuses_or_panics_on_is_not_handled() {
     let error = scene.bus(&[]).dispatch(&mail()).await.unwrap_err();
     assert_eq!(error.to_string(), "not on Sundays");
     scene.middleware = vec![Arc::new(Refuse(|| panic!("oh")))];
-    let error = scene.bus(&[]).handle_received(received(&mail()), CancellationToken::default()).await.unwrap_err();
+    let error = scene
+        .bus(&[])
+        .handle_received(received(&mail()), CancellationToken::default(), Places::new(1).take())
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "a middleware panicked: oh");
     assert!(scene.calls().is_empty());
 }

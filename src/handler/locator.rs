@@ -3,14 +3,19 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
+use tokio::time::timeout;
 
-use super::{Batch, Handler, HandlerContext, HandlerError, HandlerOptions, States};
+use super::{Handler, HandlerContext, HandlerError, HandlerOptions, States, caught};
 use crate::message::{Envelope, HandledNowStamp, Message, ReceivedStamp};
+
+/// How long handlers may take to end what they have kept. A program that stays is killed before that.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Handlers by the type or wildcard they are registered for.
 #[derive(Default, Clone)]
@@ -125,14 +130,21 @@ impl Handlers {
             .filter(move |handler| seen.insert(handler.name()))
     }
 
-    /// Tells all handlers that a worker has handled its last message.
+    /// Tells all handlers that a worker has handled its last message. A handler that panics, or takes too long, does not
+    /// keep the worker from ending.
     pub(crate) async fn worker_stopped(&self) {
-        join_all(self.all().map(|handler| handler.worker_stopped())).await;
-    }
-
-    /// The handlers that collect messages.
-    pub(crate) fn batching(&self) -> Vec<Arc<dyn Handler>> {
-        self.all().filter(|handler| handler.batch().is_some()).map(Arc::clone).collect()
+        let tell = |handler: &Arc<dyn Handler>| {
+            let handler = Arc::clone(handler);
+            async move {
+                let why = match timeout(STOP_TIMEOUT, caught(async { handler.worker_stopped().await })).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(panic)) => format!("panicked: {panic}"),
+                    Err(_) => format!("not done within {} s", STOP_TIMEOUT.as_secs()),
+                };
+                tracing::error!(handler = handler.name(), error = why, "what the handler had kept could not be ended");
+            }
+        };
+        join_all(self.all().map(tell)).await;
     }
 
     /// Whether another handler has this name.
@@ -182,10 +194,6 @@ impl Handler for Renamed {
         self.handler.worker_stopped().await;
     }
 
-    fn batch(&self) -> Option<&Batch> {
-        self.handler.batch()
-    }
-
     fn problems(&self, states: &States) -> Vec<String> {
         self.handler.problems(states)
     }
@@ -224,6 +232,38 @@ mod tests {
 
     fn names(handlers: &Handlers, message_type: &str, interfaces: &[&str]) -> Vec<String> {
         handlers.for_type(message_type, interfaces).iter().map(|found| found.handler.name().to_owned()).collect()
+    }
+
+    /// What cannot end what it has kept.
+    struct Stuck {
+        panics: bool,
+    }
+
+    #[async_trait]
+    impl Handler for Stuck {
+        fn name(&self) -> &str {
+            if self.panics { "panics" } else { "hangs" }
+        }
+
+        async fn handle(&self, _context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
+            Ok(Value::Null)
+        }
+
+        async fn worker_stopped(&self) {
+            assert!(!self.panics, "it cannot be ended");
+            std::future::pending::<()>().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_panics_or_hangs_at_the_end_does_not_keep_the_worker_from_ending() {
+        let mut handlers = Handlers::default();
+        for panics in [true, false] {
+            handlers.register("*", HandlerOptions::new(), Arc::new(Stuck { panics }));
+        }
+        let begun = tokio::time::Instant::now();
+        handlers.worker_stopped().await;
+        assert!(begun.elapsed() <= STOP_TIMEOUT + Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -17,12 +17,14 @@ mod http;
 mod locator;
 mod metadata;
 mod options;
+mod panic;
 mod program;
 mod state;
 mod stream;
 
 pub use argument::{Argument, Attempt, Due, MessageType, Stamped, State};
-pub use batch::{Batch, BatchFn, BatchHandler, BatchOptions, BatchReturn, Batched, from_batch_fn};
+pub use batch::{BatchFn, BatchHandler, BatchOptions, BatchReturn, Batched, from_batch_fn};
+pub(crate) use batch::{Place, Places};
 pub use cancellation::{CancellationToken, CurrentWorker};
 pub(crate) use configured::from_config;
 pub use context::HandlerContext;
@@ -32,6 +34,7 @@ pub(crate) use exec::{Group, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub(crate) use locator::{Handlers, matching_patterns};
 pub use options::HandlerOptions;
+pub(crate) use panic::caught;
 #[cfg(feature = "mail")]
 pub(crate) use program::{Program, with_output};
 pub use state::States;
@@ -58,12 +61,6 @@ pub trait Handler: Send + Sync {
     /// Called when a worker of this process has handled its last message: ends what was kept for the next one, such as a
     /// program that stays. Another worker may still hand it messages, and so may a dispatch.
     async fn worker_stopped(&self) {}
-
-    /// The messages that wait here for others, if it handles several at once.
-    #[doc(hidden)]
-    fn batch(&self) -> Option<&Batch> {
-        None
-    }
 
     /// Why it cannot work in this application: it needs a state that is missing, for example. Reported when the
     /// application is built, each after the handler's name.

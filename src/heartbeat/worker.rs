@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Heartbeats;
 
-/// How long withdrawing is tried again. Longer than the pause of the cache after an error, so that a cache that is
-/// locked for a moment does not make producers queue messages without a consumer.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long withdrawing may take, with what must end before it. Longer than the pause of the cache after a short error, so that
+/// a cache that is locked for a moment does not make producers queue messages without a consumer; and no longer, because the
+/// worker waits.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -93,13 +94,19 @@ impl WorkerHeartbeat {
     }
 
     /// Withdraws the heartbeats, so that producers fall back at once. The heartbeats of a worker that dies instead last
-    /// for the rest of their `ttl`.
+    /// for the rest of their `ttl`, and so do those that a cache that is down cannot withdraw in time.
     pub(crate) async fn stop(self) {
+        let Self { beats, mut task, end, receiving } = self;
+        let deadline = Instant::now() + WITHDRAW_TIMEOUT;
         // A renewal that has begun is waited for: it could otherwise be written after the withdrawal.
-        let _ = self.end.send(());
-        let _ = self.task.await;
-        let transports = self.beats.sources.iter().flatten().map(String::as_str).collect();
-        self.beats.heartbeats.withdraw_all(transports, &self.beats.owner, WITHDRAW_TIMEOUT).await;
+        let _ = end.send(());
+        if timeout_at(deadline, &mut task).await.is_err() {
+            task.abort();
+        }
+        drop(receiving);
+        let transports = beats.sources.iter().flatten().map(String::as_str).collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        beats.heartbeats.withdraw_all(transports, &beats.owner, left).await;
     }
 }
 
@@ -120,7 +127,7 @@ impl Beats {
 
 impl Heartbeats {
     /// Withdraws `owner`'s heartbeats of these transports. Tries again for `timeout` where that fails, then logs what
-    /// is left.
+    /// is left. It takes no longer, but tries each at least once.
     pub(crate) async fn withdraw_all(&self, mut transports: Vec<&str>, owner: &str, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
@@ -133,7 +140,7 @@ impl Heartbeats {
                 }
             }
             let Some(error) = last_error else { return };
-            if Instant::now() >= deadline {
+            if Instant::now() + RETRY_PAUSE > deadline {
                 let transports = failed.join(", ");
                 tracing::warn!(transports, %error, "heartbeats could not be withdrawn; they expire by themselves");
                 return;

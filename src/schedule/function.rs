@@ -16,8 +16,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::bus::{Bus, caught};
-use crate::handler::{CancellationToken, Due, Handler, HandlerContext, HandlerError, Handlers, Output};
+use crate::bus::Bus;
+use crate::handler::{CancellationToken, Due, Handler, HandlerContext, HandlerError, Handlers, Output, caught};
 use crate::message::Envelope;
 
 /// How long a function that is asked to end may take before it is dropped, as with programs.

@@ -199,8 +199,11 @@ impl Service {
         }
     }
 
-    /// Waits until nothing is done for requests any more, for at most this long. `false` if something goes on.
+    /// Waits until nothing is done for requests any more, for at most this long. `false` if something goes on. Then ends what
+    /// handlers have kept for the messages of further requests.
     pub(crate) async fn finish(&self, at_most: Duration) -> bool {
-        timeout(at_most, pin!(self.stopping.closed())).await.is_ok()
+        let is_done = timeout(at_most, pin!(self.stopping.closed())).await.is_ok();
+        self.app.handlers.worker_stopped().await;
+        is_done
     }
 }

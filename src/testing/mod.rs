@@ -289,7 +289,6 @@ impl TestApp {
         let (bus, heartbeats) = (app.bus.clone(), app.heartbeats.clone());
         let worker = Worker::new(&app.config, bus, &app.transports, &app.worker_parts, heartbeats, &queues, options);
         let worker = worker.unwrap_or_else(|error| panic!("no worker can run: {error}"));
-        let worker = worker.telling(Arc::clone(&app.handlers));
         let mut stop = StopToken::new();
         let stopper = stop.clone();
         let mut run = pin!(worker.run(WORKER, &mut stop));

@@ -14,11 +14,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::bus::caught;
 use crate::clock;
 use crate::config::{Config, HandlerAction, HandlerConfig, HookConfig};
 use crate::events::{Event, EventMessage};
-use crate::handler::{CancellationToken, Handler, HandlerContext, States, from_config};
+use crate::handler::{CancellationToken, Handler, HandlerContext, States, caught, from_config};
 use crate::message::{Envelope, ErrorDetailsStamp};
 
 /// The most events that one call tells one by one.

@@ -134,8 +134,8 @@ impl Intake {
     }
 
     /// Starts a poll if one is due, or continues the one in progress. Never waits. `at_most` is how many messages the
-    /// limits allow, `running` how many are being handled.
-    pub(super) fn poll_sources(&mut self, at_most: u64, running: usize) {
+    /// limits allow, `running` how many are being handled, `missing` how many batches of handlers wait for.
+    pub(super) fn poll_sources(&mut self, at_most: u64, running: usize, missing: usize) {
         if !self.is_polling() {
             return;
         }
@@ -145,7 +145,9 @@ impl Intake {
         while let Some(client) = self.clients.get_mut(turn) {
             let can_release = client.source.transport.releasing.is_some();
             let mut size = if can_release {
-                batch_size(self.usual_duration, free, self.concurrency, client.largest)
+                // Those that batches wait for start at once too. Where a release counts as a failure, they must be sure to.
+                let missing = if client.source.transport.prefetching.is_some() { 0 } else { missing };
+                batch_size(self.usual_duration, free, missing, self.concurrency, client.largest)
             } else {
                 free
             };
@@ -479,13 +481,12 @@ impl Intake {
     }
 }
 
-/// How many messages to receive: `free` is how many can start at once, `usual` how long one usually takes, and
-/// `largest` the bytes of the largest.
-fn batch_size(usual: Option<Duration>, free: usize, concurrency: usize, largest: usize) -> usize {
-    let Some(usual) = usual else { return free };
-    let each = BATCH_WORK.as_nanos() / usual.as_nanos().max(1);
+/// How many messages to receive: `free` is how many can start at once, `missing` how many batches of handlers wait for,
+/// `usual` how long one usually takes, and `largest` the bytes of the largest.
+fn batch_size(usual: Option<Duration>, free: usize, missing: usize, concurrency: usize, largest: usize) -> usize {
+    let each = usual.map_or(1, |usual| BATCH_WORK.as_nanos() / usual.as_nanos().max(1));
     let each = usize::try_from(each).unwrap_or(MAX_BATCH).clamp(1, MAX_BATCH);
-    let more = (each - 1).saturating_mul(concurrency);
+    let more = (each - 1).saturating_mul(concurrency).max(missing);
     let most = MAX_BATCH.min(MAX_BATCH_BYTES / largest.max(1));
     free.saturating_add(more).min(most.max(free))
 }
@@ -506,18 +507,27 @@ mod tests {
 
     #[test]
     fn a_batch_is_at_most_some_milliseconds_of_work() {
-        let size = |micros, concurrency| batch_size(Some(Duration::from_micros(micros)), concurrency, concurrency, 1);
-        assert_eq!(batch_size(None, 1, 1, 1), 1, "nothing is known yet");
+        let size =
+            |micros, concurrency| batch_size(Some(Duration::from_micros(micros)), concurrency, 0, concurrency, 1);
+        assert_eq!(batch_size(None, 1, 0, 1, 1), 1, "nothing is known yet");
         assert_eq!(size(1_000_000, 1), 1, "slow handlers share fairly");
         assert_eq!(size(5_000, 1), 4);
         assert_eq!(size(5_000, 3), 12);
         assert_eq!(size(1, 1), MAX_BATCH);
-        assert_eq!(batch_size(Some(Duration::ZERO), 500, 500, 1), 500, "never fewer than can start at once");
+        assert_eq!(batch_size(Some(Duration::ZERO), 500, 0, 500, 1), 500, "never fewer than can start at once");
+    }
+
+    #[test]
+    fn what_batches_of_handlers_wait_for_is_received_at_once_however_slow_they_are() {
+        assert_eq!(batch_size(None, 1, 49, 1, 1), 50);
+        assert_eq!(batch_size(Some(Duration::from_secs(5)), 1, 49, 1, 1), 50);
+        assert_eq!(batch_size(Some(Duration::from_secs(5)), 1, 9_999, 1, 1), MAX_BATCH);
+        assert_eq!(batch_size(None, 1, 49, 1, 1 << 20), 8);
     }
 
     #[test]
     fn a_batch_of_large_messages_is_small() {
-        let size = |largest, concurrency| batch_size(Some(Duration::ZERO), concurrency, concurrency, largest);
+        let size = |largest, concurrency| batch_size(Some(Duration::ZERO), concurrency, 0, concurrency, largest);
         assert_eq!(size(0, 1), MAX_BATCH);
         assert_eq!(size(1 << 20, 1), 8);
         assert_eq!(size(1 << 30, 1), 1);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::reporting::{Fate, Reporter};
 use super::settle::FailureAction;
@@ -14,7 +14,7 @@ use super::{OnFailure, Source, StopToken};
 use crate::bus::{Bus, DispatchError};
 use crate::clock;
 use crate::events::{Event, EventMessage};
-use crate::handler::Verdict;
+use crate::handler::{Place, Verdict};
 use crate::message::{
     DelayStamp, Encoded, Envelope, ErrorDetailsStamp, ReceivedStamp, RedeliveryStamp, SentToFailureTransportStamp,
     TransportMessageIdStamp,
@@ -88,8 +88,8 @@ pub(super) async fn handle(
     received: Received,
     stop: StopToken,
     reporter: Arc<Reporter>,
+    place: Arc<Place>,
 ) -> Finished {
-    let started = Instant::now();
     let id = received.id;
     let mut message = None;
     let outcome = match received.message {
@@ -102,13 +102,13 @@ pub(super) async fn handle(
                     reporter.tell(&Event::MessageReceived { message: &received });
                     message = Some(received);
                 }
-                Handling { source: &source, id: &id, stop: &stop, serializer: &*serializer }
+                Handling { source: &source, id: &id, stop: &stop, place: &place, serializer: &*serializer }
                     .handle(&bus, envelope, encoded)
                     .await
             }
         },
     };
-    Finished { took: started.elapsed(), outcome, source, id, message }
+    Finished { took: place.worked(), outcome, source, id, message }
 }
 
 fn event_message(source: &Source, id: &MessageId, envelope: Envelope) -> Box<EventMessage> {
@@ -177,6 +177,7 @@ struct Handling<'a> {
     source: &'a Source,
     id: &'a MessageId,
     stop: &'a StopToken,
+    place: &'a Arc<Place>,
     /// What has read the message. It writes it again.
     serializer: &'a dyn Serializer,
 }
@@ -195,7 +196,7 @@ impl Handling<'_> {
             received.add(&ReceivedStamp { transport_name });
         }
         let message_type = envelope.message_type().to_owned();
-        match bus.handle_received(received, self.stop.cancellation()).await {
+        match bus.handle_received(received, self.stop.cancellation(), Arc::clone(self.place)).await {
             Ok(_) => {
                 tracing::debug!(id = %self.id, message_type, transport = self.source.name, "handled");
                 Outcome::Handled

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use crate::bus::caught;
-use crate::handler::{HandlerError, Handlers, States};
+use crate::handler::{HandlerError, Handlers, States, caught};
 
 type Reset = Arc<dyn Fn(States) -> BoxFuture<'static, Result<(), HandlerError>> + Send + Sync>;
 

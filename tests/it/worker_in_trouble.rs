@@ -143,6 +143,22 @@ fn a_store_that_hangs_delays_neither_the_others_nor_the_end() {
     }
 }
 
+#[test]
+fn a_worker_stops_soon_although_its_cache_is_down() {
+    let (_server, hanging) = silent();
+    for cache in [hanging.as_str(), "127.0.0.1:1"] {
+        let project = Project::new(&format!("cache: 'redis://{cache}'\n{CONFIG}"));
+        let mut worker = project.start("worker", &["consume", "high", "--sleep=50ms"]);
+        dispatch(&project, "Note", "1");
+        wait_until("it works", || project.lines("handled").len() == 1);
+        wait_until("it knows", || project.log().contains("no heartbeat"));
+        worker.signal(Signal::SIGTERM);
+        let asked = Instant::now();
+        assert_eq!(worker.ends(), Some(0), "{cache}");
+        assert!(asked.elapsed() < Duration::from_secs(4), "{cache}: {:?}", asked.elapsed());
+    }
+}
+
 /// Waits until the handler runs, and returns its process group.
 fn handler(project: &Project) -> Pid {
     wait_until("it is being handled", || project.lines("pid").len() == 1);

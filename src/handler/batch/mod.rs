@@ -1,28 +1,29 @@
 //! Handlers that get several messages at once.
 //!
-//! Each message is handled by its worker as ever, and waits in the [`Batch`] of its handler until that is complete: then the
-//! last one takes all of them to the handler, and each gets its own result. So each message is acknowledged, retried and
-//! moved by itself. Messages that wait do not count for the worker's concurrency.
+//! Each message is handled by its worker as ever, and waits in the [`Batch`](collecting::Batch) of its handler until that is
+//! complete: then the last one takes all of them to the handler, and each gets its own result. So each message is
+//! acknowledged, retried and moved by itself. Messages that wait do not count for the worker's concurrency, and the batch
+//! counts as one message. Each worker has batches of its own.
+
+mod collecting;
+mod places;
+
+pub(crate) use places::{Place, Places};
 
 use std::fmt::Display;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::mem::take;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use serde_json::Value;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use self::collecting::{Answered, Entry, Joined};
+use self::places::HandlerId;
+use super::panic::caught;
 use super::{Handler, HandlerContext, HandlerError, HandlerReturn, Verdict};
-use crate::message::{Envelope, Message, ReceivedStamp};
-
-/// A batch with messages of this size is complete, in bytes of their bodies.
-const MAX_BYTES: usize = 8 << 20;
+use crate::message::{Envelope, Message};
 
 /// How long a batch waits for further messages, where nothing else is said.
 pub(crate) const WAIT: Duration = Duration::from_secs(1);
@@ -146,16 +147,15 @@ fn without_result() -> HandlerError {
 /// A handler that collects messages for one that takes several at once.
 pub struct Batched<H> {
     handler: H,
-    batch: Batch,
+    options: BatchOptions,
+    /// By which workers find the batch that they collect for it.
+    id: HandlerId,
 }
 
 impl<H: BatchHandler> Batched<H> {
     /// Collects messages for this handler.
     pub fn new(options: BatchOptions, handler: H) -> Self {
-        Self {
-            handler,
-            batch: Batch { options, waiting: Mutex::default(), flush: Notify::new(), added: Notify::new() },
-        }
+        Self { handler, options, id: HandlerId::new() }
     }
 }
 
@@ -167,185 +167,75 @@ impl<H: BatchHandler> Handler for Batched<H> {
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
         // Nobody brings further messages to a dispatch, which waits for its result.
-        if context.envelope().last::<ReceivedStamp>().is_none() {
+        let Some(place) = context.extension::<Place>() else {
             let results = self.handler.handle(std::slice::from_ref(context.envelope()), context).await;
             return results.into_iter().next().unwrap_or_else(|| Err(without_result()));
-        }
-        let answer = match self.batch.join(context.envelope()).await {
+        };
+        let batch = place.batch(self.id, self.options);
+        let answer = match batch.join(context.envelope(), place).await {
             Joined::Answered(answer) => answer,
             Joined::Leads(entries, answer) => {
-                self.run(entries, context).await;
+                self.run(entries, context, place).await;
                 answer.await
             }
         };
-        // The one that ran the batch was dropped.
-        answer.unwrap_or_else(|_| {
-            let error = HandlerError::failed("the batch with this message was broken off");
-            Err(HandlerError { verdict: Verdict::Interrupted { if_stopping: true }, ..error })
-        })
+        match answer {
+            Ok(Answered { result, took }) => {
+                place.include(took);
+                result
+            }
+            // The one that ran the batch was dropped.
+            Err(_) => {
+                let error = HandlerError::failed("the batch with this message was broken off");
+                Err(HandlerError { verdict: Verdict::Interrupted { if_stopping: true }, ..error })
+            }
+        }
     }
 
     async fn worker_stopped(&self) {
         self.handler.worker_stopped().await;
     }
-
-    fn batch(&self) -> Option<&Batch> {
-        Some(&self.batch)
-    }
 }
 
 impl<H: BatchHandler> Batched<H> {
-    async fn run(&self, entries: Vec<Entry>, context: &HandlerContext<'_>) {
+    async fn run(&self, entries: Vec<Entry>, context: &HandlerContext<'_>, place: &Place) {
         // Without those whose message was given up meanwhile.
         let (messages, answers): (Vec<Envelope>, Vec<_>) = entries
             .into_iter()
             .filter(|entry| !entry.answer.is_closed())
             .map(|entry| (entry.message, entry.answer))
             .unzip();
-        if messages.is_empty() {
-            return;
+        let Ok(count @ 1..) = u32::try_from(messages.len()) else { return };
+        let begun = Instant::now();
+        let handled = caught(self.handler.handle(&messages, context)).await;
+        let took = begun.elapsed();
+        place.exclude(took);
+        if handled.as_ref().is_ok_and(|results| results.len() > messages.len()) {
+            let (handler, results) = (self.handler.name(), handled.as_ref().map_or(0, Vec::len));
+            tracing::warn!(
+                handler,
+                results,
+                messages = count,
+                "a handler has returned more results than it got messages"
+            );
         }
-        let handled = AssertUnwindSafe(self.handler.handle(&messages, context)).catch_unwind().await;
-        let mut results = handled.map(Vec::into_iter).ok();
+        let mut results = handled.map(Vec::into_iter);
         for answer in answers {
             let result = match &mut results {
-                Some(results) => results.next().unwrap_or_else(|| Err(without_result())),
-                None => Err(HandlerError {
+                Ok(results) => results.next().unwrap_or_else(|| Err(without_result())),
+                Err(panic) => Err(HandlerError {
                     class: "minutely::handler::Panicked".to_owned(),
-                    ..HandlerError::failed("the handler panicked with this message in its batch")
+                    ..HandlerError::failed(format!("the handler panicked with this message in its batch: {panic}"))
                 }),
             };
-            let _ = answer.send(result);
-        }
-    }
-}
-
-/// The messages that wait for a handler of several at once.
-pub struct Batch {
-    options: BatchOptions,
-    waiting: Mutex<Waiting>,
-    /// Tells those that wait that nobody else comes.
-    flush: Notify,
-    /// Tells the worker that a message waits.
-    added: Notify,
-}
-
-/// The batch that is not complete yet.
-#[derive(Default)]
-struct Waiting {
-    /// How many batches were complete before.
-    number: u64,
-    /// How many messages have joined, those of earlier batches included.
-    joined: u64,
-    entries: Vec<Entry>,
-    /// The size of their bodies.
-    bytes: usize,
-}
-
-struct Entry {
-    id: u64,
-    message: Envelope,
-    answer: oneshot::Sender<Result<Value, HandlerError>>,
-}
-
-type Answer = oneshot::Receiver<Result<Value, HandlerError>>;
-
-/// What became of a message that has waited.
-enum Joined {
-    /// Another one of its batch has had it handled.
-    Answered(Result<Result<Value, HandlerError>, oneshot::error::RecvError>),
-    /// These are for the caller to have handled. The answer to its own message is there after that, or as soon as another has
-    /// it handled.
-    Leads(Vec<Entry>, Answer),
-}
-
-impl Batch {
-    /// How many messages wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().entries.len()
-    }
-
-    /// Lets the messages that wait be handled now.
-    pub(crate) fn flush(&self) {
-        self.flush.notify_waiters();
-    }
-
-    /// Returns when a message has begun to wait.
-    pub(crate) async fn added(&self) {
-        self.added.notified().await;
-    }
-
-    /// Adds a message, and waits until its batch is complete.
-    async fn join(&self, message: &Envelope) -> Joined {
-        let (sender, mut answer) = oneshot::channel();
-        // Before the message is there, so that no flush is missed.
-        let flushed = self.flush.notified();
-        let place = {
-            let mut waiting = self.lock();
-            let (number, id) = (waiting.number, waiting.joined);
-            waiting.joined += 1;
-            waiting.bytes = waiting.bytes.saturating_add(message.body().len());
-            waiting.entries.push(Entry { id, message: message.clone(), answer: sender });
-            if waiting.entries.len() >= self.options.size || waiting.bytes >= MAX_BYTES {
-                return Joined::Leads(waiting.complete(), answer);
-            }
-            // Made last: dropping it locks as well.
-            Place { batch: self, number, id }
-        };
-        self.added.notify_one();
-        let deadline = Instant::now() + self.options.wait;
-        tokio::select! {
-            answer = &mut answer => return Joined::Answered(answer),
-            () = sleep_until(deadline) => {}
-            () = flushed => {}
-        }
-        Joined::Leads(place.complete(), answer)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// Takes the batch as it is. The next message begins another one.
-    fn complete(&mut self) -> Vec<Entry> {
-        self.number += 1;
-        self.bytes = 0;
-        take(&mut self.entries)
-    }
-}
-
-/// The place of a message in a batch that is not complete. When this is dropped, the message waits no more.
-struct Place<'a> {
-    batch: &'a Batch,
-    number: u64,
-    id: u64,
-}
-
-impl Place<'_> {
-    /// Takes the batch, unless another one of its messages has.
-    fn complete(&self) -> Vec<Entry> {
-        let mut waiting = self.batch.lock();
-        if waiting.number == self.number { waiting.complete() } else { Vec::new() }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut waiting = self.batch.lock();
-        if waiting.number == self.number
-            && let Some(at) = waiting.entries.iter().position(|entry| entry.id == self.id)
-        {
-            let entry = waiting.entries.remove(at);
-            waiting.bytes = waiting.bytes.saturating_sub(entry.message.body().len());
+            let _ = answer.send(Answered { result, took: took / count });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use serde::{Deserialize, Serialize};
 
@@ -423,5 +313,79 @@ routing: {Index: pages}
         let begun = Instant::now();
         app.dispatch(&Index { page: 1 }).to(Vec::<String>::new()).await.unwrap();
         assert_eq!((sizes.lock().unwrap().as_slice(), begun.elapsed()), (&[1][..], Duration::ZERO));
+    }
+
+    const TWO: &str = "
+transports: {a: 'redis://localhost/a', b: 'redis://localhost/b'}
+";
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_of_one_process_have_batches_of_their_own() {
+        let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let seen = Arc::clone(&sizes);
+        let index = move |pages: Vec<Index>| {
+            seen.lock().unwrap().push(pages.len());
+            async {}
+        };
+        let options = BatchOptions::new(2).wait(Duration::from_secs(5));
+        let app = App::builder().config_text(TWO).handle_batch("index", options, index).test();
+        let app = app.unwrap_or_else(|error| panic!("{error}"));
+        for transport in ["a", "b"] {
+            app.dispatch(&Index { page: 1 }).to([transport]).await.unwrap();
+        }
+        let workers = ["a", "b"].map(|transport| app.worker([transport]).limit(1).spawn().unwrap());
+        for worker in workers {
+            assert_eq!(worker.wait().await.unwrap().handled, 1);
+        }
+        assert_eq!(*sizes.lock().unwrap(), [1, 1], "what one worker collects is not in the hands of the other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_a_batch_is_within_the_concurrency() {
+        let (now, most) = (Arc::new(Mutex::new(0_usize)), Arc::new(Mutex::new(0_usize)));
+        let (running, highest) = (Arc::clone(&now), Arc::clone(&most));
+        let index = |_: Vec<Index>| async {};
+        let log = move |_: Index| {
+            let (running, highest) = (Arc::clone(&running), Arc::clone(&highest));
+            async move {
+                let count = {
+                    let mut running = running.lock().unwrap();
+                    *running += 1;
+                    *running
+                };
+                let before = *highest.lock().unwrap();
+                *highest.lock().unwrap() = before.max(count);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                *running.lock().unwrap() -= 1;
+            }
+        };
+        let options = BatchOptions::new(10);
+        let app = App::builder().config_text(TWO).handle_batch("index", options, index).handle_named("log", log).test();
+        let app = app.unwrap_or_else(|error| panic!("{error}"));
+        for page in 0..20 {
+            app.dispatch(&Index { page }).to(["a"]).await.unwrap();
+        }
+        let summary = app.worker(["a"]).concurrency(2).limit(20).spawn().unwrap().wait().await.unwrap();
+        assert_eq!((summary.handled, *most.lock().unwrap()), (20, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_batch_is_shared_and_that_before_it_counts_for_nobody() {
+        let index = |_: Vec<Index>| tokio::time::sleep(Duration::from_millis(100));
+        let handler = from_batch_fn("index", BatchOptions::new(2).wait(Duration::from_secs(600)), index);
+        let places = Places::new(1);
+        let (states, token) = (super::super::States::default(), super::super::CancellationToken::default());
+        let message = Envelope::new(&Index { page: 1 }).unwrap();
+        let handle = async |after| {
+            tokio::time::sleep(Duration::from_secs(after)).await;
+            let place = places.take();
+            let extensions: [&(dyn std::any::Any + Send + Sync); 1] = [&*place];
+            let context = HandlerContext::new(&message, &states, &token, &extensions);
+            handler.handle(&context).await.unwrap();
+            place.worked()
+        };
+        let (first, second) = tokio::join!(handle(0), handle(10));
+        assert_eq!((first.as_millis(), second.as_millis()), (50, 50));
+        assert_eq!(places.away(), 0);
     }
 }
