@@ -40,7 +40,7 @@ pub(crate) const OPTIONS: [Definition; 21] = [
         &["true", "1", "on", "yes"],
         "the broker is always verified; name its authority with `cacert`",
     ),
-    Definition::refused("sasl_method", &["0"], "users log in with name and password (PLAIN), and no other way"),
+    SASL_METHOD.definition,
 ];
 const HOST: Setting<Option<String>> = Setting::text("host", "", "the broker, if the DSN names none").or("`localhost`");
 const PORT: Setting<Option<u64>> =
@@ -51,6 +51,13 @@ const USER: Setting<Option<String>> = Setting::text("user", "", "the user, if th
 const LOGIN: Setting<Option<String>> = Setting::text("login", "", "the same as `user`").or("`guest`");
 const PASSWORD: Setting<Option<String>> =
     Setting::text("password", "", "the password, if the DSN has none").or("`guest`");
+const SASL_METHOD: Setting<String> = Setting::text(
+    "sasl_method",
+    "0",
+    "how to log in, by the number that php-amqp has for it or by its name: 0 `plain`, with user and password; 1 `external`, \
+     with the client's certificate `cert`",
+)
+.matching("0|1|plain|external|PLAIN|EXTERNAL", "0 (plain) or 1 (external)");
 const CONNECT_TIMEOUT: Setting<Duration> =
     Setting::timeout("connect_timeout", "10", "seconds that connecting may take");
 const HEARTBEAT: Setting<Option<u64>> =
@@ -81,6 +88,8 @@ pub(crate) struct Address {
     pub(super) user: String,
     pub(super) password: String,
     pub(super) tls: Option<Tls>,
+    /// The broker takes the user from the client's certificate.
+    pub(super) external_login: bool,
     pub(super) connection_name: String,
     pub(super) heartbeat: Option<u16>,
     pub(super) frame_max: Option<u32>,
@@ -108,6 +117,13 @@ impl Address {
         let (login, user, password) = (options.get(&LOGIN), options.get(&USER), options.get(&PASSWORD));
         let port = nonzero(&PORT, options);
         let tls = Tls::read_files(spec, options, is_tls);
+        let method = options.get(&SASL_METHOD);
+        let external_login = method == "1" || method.eq_ignore_ascii_case("external");
+        if external_login && tls.as_ref().is_none_or(|tls| tls.identity.is_none()) {
+            let message =
+                "sasl_method: EXTERNAL logs in by the client's certificate: it needs amqps:, `cert` and `key`";
+            options.refuse("sasl_method", message);
+        }
         let address = Self {
             host: Some(dsn.host().to_owned())
                 .filter(|host| !host.is_empty())
@@ -118,6 +134,7 @@ impl Address {
             user: dsn.user().map(str::to_owned).or(login).or(user).unwrap_or_else(|| "guest".to_owned()),
             password: dsn.password().map(str::to_owned).or(password).unwrap_or_else(|| "guest".to_owned()),
             tls,
+            external_login,
             connection_name: options.get(&CONNECTION_NAME),
             heartbeat: nonzero(&HEARTBEAT, options),
             frame_max: nonzero(&FRAME_MAX, options),

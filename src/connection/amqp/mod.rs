@@ -4,7 +4,7 @@ mod address;
 mod error;
 mod stream;
 
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
@@ -69,6 +69,7 @@ impl AmqpConnection {
                 frame_max: self.address.frame_max,
                 channel_max: self.address.channel_max,
                 heartbeat: self.address.heartbeat,
+                auth_mechanism: self.address.external_login.then_some(SASLMechanism::External),
                 ..AMQPQueryString::default()
             },
         };

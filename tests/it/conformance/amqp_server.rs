@@ -420,7 +420,7 @@ async fn a_connection_that_is_cut_loses_nothing() {
 }
 
 /// A certificate for `localhost` that an authority of its own has signed, and the key: the files of all three.
-fn certificate(dir: &Path) -> Option<[PathBuf; 3]> {
+pub(super) fn certificate(dir: &Path) -> Option<[PathBuf; 3]> {
     let [authority, certificate, key] = ["authority", "certificate", "key"].map(|name| dir.join(format!("{name}.pem")));
     let (authority_key, request) = (dir.join("authority.key"), dir.join("request.pem"));
     let made = |command: &mut Command| match command.output() {
@@ -510,7 +510,9 @@ fn options_are_refused_by_name_and_with_the_reason() {
         ("amqps://u:hunter2@h", "{cacert: /no/such/file}", "cannot be read"),
         ("amqp://u:hunter2@h", "{heartbeat: soon}", "heartbeat is a whole number"),
         ("amqp://u:hunter2@h", "{confirm_timeout: soon}", "confirm_timeout is a number of seconds"),
-        ("amqp://u:hunter2@h", "{sasl_method: 1}", "sasl_method"),
+        ("amqp://u:hunter2@h", "{sasl_method: 1}", "EXTERNAL logs in by the client's certificate"),
+        ("amqps://u:hunter2@h", "{sasl_method: external}", "it needs amqps:, `cert` and `key`"),
+        ("amqp://u:hunter2@h", "{sasl_method: 2}", "0 (plain) or 1 (external)"),
         ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {binding_keys: []}}}}", "needs binding_keys"),
         ("amqp://u:hunter2@h", "{exchange: {bindings: {b: {keys: [x]}}}}", "unknown key \"keys\""),
         ("amqp://u:hunter2@h", "{exchange: {name: '', bindings: {b: {binding_keys: ['']}}}}", "default exchange"),

@@ -4,6 +4,7 @@
 //! A new transport is a new `Kind` in `stage.rs` and a `conformance!` here. What every transport does is added to the
 //! suite.
 
+mod amqp_login;
 mod amqp_negotiation;
 mod amqp_server;
 mod mysql_server;

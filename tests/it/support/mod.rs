@@ -5,6 +5,7 @@ pub mod databases;
 pub mod exchanges;
 pub mod http_server;
 pub mod mail_server;
+pub mod private_broker;
 pub mod private_redis;
 pub mod private_servers;
 mod project;
