@@ -94,8 +94,12 @@ const PREFIX: Setting<String> = Setting::text("prefix", "minutely:", "what keys 
 /// A cache on a Redis server, or all mistakes in its description.
 pub(super) fn on_redis(spec: &TransportSpec, connections: &Connections) -> Result<Arc<dyn CacheStore>, Vec<Problem>> {
     let mut options = spec.options();
-    let address = Address::read_with_database(spec, &mut options);
+    let mut address = Address::read_with_database(spec, &mut options);
     let prefix = options.get(&PREFIX);
+    if !address.select_node(&prefix) {
+        let message = "prefix: in a cluster, it needs braces, such as {minutely}: keys with the same text in braces are on one node";
+        options.refuse("prefix", message);
+    }
     options.finish()?;
     let connection = connections.redis(address).map_err(|error| vec![spec.dsn_problem(error.to_string())])?;
     Ok(Arc::new(RedisStore { connection, prefix }))

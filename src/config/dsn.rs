@@ -4,6 +4,7 @@
 //! `redis://secret@/run/redis.sock` has a password but no host. A URL parser refuses all of them. So the structure is
 //! parsed here, and only escapes and query parameters are read as in a URL.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -64,6 +65,7 @@ impl Dsn {
             return Err(DsnError::Fragment);
         }
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = &*one_authority(scheme, place);
         let (authority, path) = match place.strip_prefix("//") {
             Some(place) => place.split_at(place.find('/').unwrap_or(place.len())),
             None => ("", place),
@@ -136,6 +138,24 @@ impl Dsn {
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
+}
+
+/// `//one:1/a,scheme://user@two:2/b`, several DSNs as Symfony reads them, as one: `//one:1,two:2/b`. The login is that of
+/// the first, the path that of the last.
+fn one_authority<'t>(scheme: &str, place: &'t str) -> Cow<'t, str> {
+    let separator = format!(",{scheme}://");
+    let Some((first, others)) = place.strip_prefix("//").and_then(|place| place.split_once(&separator)) else {
+        return Cow::Borrowed(place);
+    };
+    let parts = |dsn: &'t str| dsn.split_at(dsn.find('/').unwrap_or(dsn.len()));
+    let (mut joined, mut last) = (format!("//{}", parts(first).0), "");
+    for dsn in others.split(&separator) {
+        let (authority, path) = parts(dsn);
+        joined.push(',');
+        joined.push_str(authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts));
+        last = path;
+    }
+    Cow::Owned(joined + last)
 }
 
 fn segments(path: &str) -> Result<Vec<String>, DsnError> {
@@ -268,6 +288,10 @@ mod tests {
         let dsn = parse("redis://one:6379,two:6380,three/messages");
         let hosts: Vec<_> = dsn.hosts().iter().map(|host| (host.name.as_str(), host.port)).collect();
         assert_eq!(hosts, [("one", Some(6379)), ("two", Some(6380)), ("three", None)]);
+        let same = parse("redis://one:6379,redis://two:6380/old,redis://u:p@three/messages");
+        assert_eq!((same.hosts(), same.path()), (dsn.hosts(), "/messages"));
+        let dsn = parse("redis://:p@one,redis://:p@two");
+        assert_eq!((dsn.password(), dsn.hosts().len(), dsn.path()), (Some("p"), 2, ""));
     }
 
     #[test]

@@ -24,6 +24,12 @@ impl Location {
         Self::of(&path.to_string(), part)
     }
 
+    /// Several servers that stand for one: `main@one:26379,two:26379/part`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn on_several(servers: &str, part: impl fmt::Display) -> Self {
+        Self::of(servers, part)
+    }
+
     fn of(server: &str, part: impl fmt::Display) -> Self {
         Self { text: format!("{server}/{part}").into(), server: server.len() }
     }

@@ -29,6 +29,7 @@ mod interop;
 mod limits;
 mod mail;
 mod own_transports_options;
+mod redis_behind_others;
 mod schema;
 mod serializers;
 mod serve;

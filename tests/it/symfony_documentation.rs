@@ -112,7 +112,7 @@ const FILES: &[(&str, Expected)] = &[
 const IN_MEMORY: Expected =
     &["warning: transports.async: messages on in-memory:// are seen by no other process, and lost"];
 const CLUSTER: Expected =
-    &["error: transports.async.dsn: it names several hosts, a cluster: name one server. In a cluster "];
+    &["error: transports.async.dsn: in a cluster, the stream \"messages\" and its delayed messages, "];
 
 /// Each form of a DSN.
 const DSNS: &[(&str, Expected)] = &[

@@ -61,7 +61,7 @@ impl RedisFailure {
 
 /// Whether the next request needs a new connection. The server's name may lead to another server by now.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
-    let wrong_server = says(error, "READONLY") || says(error, "NOAUTH");
+    let wrong_server = ["READONLY", "NOAUTH", "MOVED", "CLUSTERDOWN"].iter().any(|word| says(error, word));
     error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() || wrong_server
 }
 
@@ -94,6 +94,9 @@ fn advice(error: &RedisError) -> &'static str {
         ("RESP3NotSupported", TOO_OLD),
         ("timed out", "; is that its port, and is it rediss: exactly where the server speaks TLS?"),
         ("READONLY", "; this is a replica: connect to the primary"),
+        ("MOVED", "; another node of the cluster has these keys: the next request finds it if `cluster` is set"),
+        ("ASK", "; these keys are being moved to another node of the cluster: try again"),
+        ("CLUSTERDOWN", "; the cluster has lost nodes, see CLUSTER INFO"),
         ("OOM", "; the server's memory is full (maxmemory)"),
         ("MISCONF", "; the server cannot write to its disk"),
         ("max number of clients", "; see the server's maxclients"),

@@ -9,13 +9,15 @@
 
 mod address;
 mod error;
+mod search;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value,
+};
 use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::address::{Address, OPTIONS};
@@ -25,14 +27,14 @@ use super::Location;
 use super::notifier::Notifier;
 use crate::threads;
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a response may take. Ends the wait for a server that is gone without closing the connection.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A connection to a server. Opens with the first request.
+///
+/// Where several servers are named, each connection is to the one that has the keys then: the primary that sentinels know,
+/// or a node of a cluster.
 pub(crate) struct RedisConnection {
-    client: Client,
+    address: Address,
+    /// For the server, if it is always the same.
+    client: Option<Client>,
     location: Location,
     open: Mutex<Option<Open>>,
     /// The keys whose changes are waited for.
@@ -52,11 +54,9 @@ impl RedisConnection {
         // The first to install a TLS provider wins; any provider works here.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
-            client: match address.certificates() {
-                Some(certificates) => Client::build_with_tls(address.connection_info()?, certificates)?,
-                None => Client::open(address.connection_info()?)?,
-            },
+            client: address.client()?,
             location: address.location(),
+            address: address.clone(),
             open: Mutex::new(None),
             changes: Arc::default(),
             reports_changes: Arc::default(),
@@ -157,16 +157,31 @@ impl RedisConnection {
             }
             Ok::<_, std::convert::Infallible>(())
         };
-        if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } =
-            self.client.get_connection_info().addr()
+        // Ends the wait for a server that is gone without closing the connection.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.address.connect_timeout))
+            .set_response_timeout(Some(self.address.answer_timeout))
+            .set_push_sender(push);
+        let client = self.find_server().await?;
+        if let ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } = client.get_connection_info().addr()
         {
             threads::wait_for_lookup_thread(host).await?;
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT))
-            .set_push_sender(push);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if self.client.is_none() && !search::is_primary(&mut connection).await? {
+            let why = "the primary has changed, and not all servers know yet";
+            return Err((ErrorKind::Client, why).into());
+        }
+        Ok(connection)
+    }
+
+    /// The server that has the keys now.
+    async fn find_server(&self) -> RedisResult<Client> {
+        match (&self.client, self.address.several()) {
+            (Some(client), _) => Ok(client.clone()),
+            (None, Some(several)) => search::find(&self.address, several).await,
+            (None, None) => Err((ErrorKind::InvalidClientConfig, "no server is named").into()),
+        }
     }
 
     /// Asks the server to report changes. If it does not allow or support that, consumers poll.

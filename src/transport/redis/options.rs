@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::options::REDELIVER_TIMEOUT;
+use super::DELAYED_SET;
 use super::entry::Wrapping;
 use crate::config::{Definition, OptionReader, Setting, TransportSpec};
 use crate::connection::redis::Address;
@@ -75,17 +76,23 @@ pub(super) struct Queue {
 
 /// Reads a transport's description, and reports mistakes to `options`.
 pub(super) fn read(spec: &TransportSpec, options: &mut OptionReader<'_>) -> (Address, Queue) {
-    let address = Address::read(spec, options);
+    let mut address = Address::read(spec, options);
     // With a socket, the whole path is the socket's.
-    let path = if spec.dsn.host().is_empty() { "" } else { spec.dsn.path() };
+    let path = if address.is_socket() { "" } else { spec.dsn.path() };
     let mut parts = path.split('/').skip(1).map(|part| if part.is_empty() { None } else { Some(part.to_owned()) });
     let mut part = || parts.next().flatten();
     let stream = part().unwrap_or_else(|| options.get(&STREAM));
     let group = part().unwrap_or_else(|| options.get(&GROUP));
     let consumer = part().or_else(|| options.get(&CONSUMER));
-    // Of a cluster's hosts, each may have a scheme, which is not to be told as a path.
-    if parts.next().is_some() && spec.dsn.hosts().len() < 2 {
+    if parts.next().is_some() {
         options.push(spec.dsn_problem("its path is /stream/group/consumer, and no more"));
+    }
+    if !address.select_node(&stream) {
+        options.push(spec.dsn_problem(format!(
+            "in a cluster, the stream \"{stream}\" and its delayed messages, \"{stream}{DELAYED_SET}\", would be on different \
+             nodes, and no step could change both: name it with braces, here and in other applications, such as \
+             {{{stream}}}. Keys with the same text in braces are on the same node"
+        )));
     }
     let wrapping = match options.get(&SERIALIZER).as_str() {
         "1" => Wrapping::Php,

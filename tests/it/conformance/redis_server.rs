@@ -592,6 +592,23 @@ fn symfonys_dsns_are_understood() {
 }
 
 #[test]
+async fn a_server_that_says_nothing_is_given_up_after_the_timeouts() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let Some(server) = PrivateRedis::start(&[]) else { return };
+    let open = |address: String, options: &str| open("a", &format!("redis://{address}/s"), options, Path::new("/"));
+    let begun = Instant::now();
+    let transport = open(silent.local_addr().unwrap().to_string(), "{timeout: 0.2}");
+    error_text(transport.send(&message("{}"), Duration::ZERO).await);
+
+    let transport = open(format!("127.0.0.1:{}", server.port()), "{read_timeout: 0.2}");
+    send(&transport, "1").await;
+    redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.connect().unwrap()).unwrap();
+    error_text(transport.send(&message("{}"), Duration::ZERO).await);
+    // By default it would be ten seconds and thirty.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn mistakes_are_named() {
     for (dsn, expected) in [
         ("redis://hunter2@h/s?strem=a", "unknown option \"strem\", did you mean \"stream\"?"),
@@ -599,10 +616,14 @@ fn mistakes_are_named() {
         ("redis://h/s?dbindex=main", "dbindex is a whole number"),
         ("redis://h/s?claim_interval=1m", "claim_interval is a whole number"),
         ("redis://h/s?redeliver_timeout=1h", "redeliver_timeout is a whole number of seconds"),
-        ("redis://h/s?sentinel_master=main", "Sentinel is not asked"),
-        ("redis://h1,h2/s", "several hosts, a cluster"),
-        ("redis://h1:6379,redis://h2:6379", "several hosts, a cluster"),
-        ("redis://h?host[]=h2", "host: the server is named before the path"),
+        ("redis://h/s?sentinel_master=main&redis_sentinel=other", "have different values"),
+        ("redis://h/s?sentinel_master=main&cluster=1", "a cluster has no sentinels"),
+        ("redis://h1,h2/s", "the stream \"s\" and its delayed messages, \"s__queue\", would be on different nodes"),
+        ("redis://h1:6379,redis://h2:6379", "name it with braces"),
+        ("redis://h/s?cluster=1", "name it with braces"),
+        ("redis://h1,h2/{s}?dbindex=1", "a cluster has only the database 0"),
+        ("redis://h?host[]=h2", "name all of them in one place"),
+        ("redis:?host[h2:port]", "host is a map of servers"),
         ("redis://h/a/b/c/d?auth=hunter2", "its path is /stream/group/consumer"),
         ("redis://h/s?stream_max_entries=10", "stream_max_entries drops the oldest messages"),
         ("redis://h/s/g/c", "share the name `consumer`"),
@@ -610,5 +631,17 @@ fn mistakes_are_named() {
         let problems = check(dsn);
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{dsn}: {problems:?}");
         assert!(!problems.concat().contains("hunter2"), "{dsn}: {problems:?}");
+    }
+    for dsn in [
+        "redis://h1,h2/{s}",
+        "redis://h1:6379,redis://h2:6379/app:{s}/group",
+        "redis:?host[h1:6379]&host[h2]&stream={s}",
+        "redis://h/{s}?cluster=1",
+        "redis://h:26379/s?sentinel_master=main",
+        "redis:?host[h1:26379]&host[h2:26379]&redis_sentinel=main",
+        "redis:?host[]=h1:26379&host[]=h2:26379&sentinel_master=main&dbindex=1",
+        "redis://h/s?sentinel_master=&timeout=2.5&read_timeout=5",
+    ] {
+        assert_eq!(check(dsn), Vec::<String>::new(), "{dsn}");
     }
 }

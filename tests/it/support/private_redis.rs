@@ -16,18 +16,40 @@ pub struct PrivateRedis {
     port: u16,
     process: Option<Child>,
     options: Vec<String>,
+    /// The file of a sentinel, which it writes to.
+    sentinel: Option<PathBuf>,
 }
 
 impl PrivateRedis {
+    /// A sentinel, which takes the primary `main` for dead after half a second of silence.
+    pub fn start_sentinel(primary: &Self) -> Option<Self> {
+        let settings = format!(
+            "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 2000\n",
+            primary.port
+        );
+        Self::start_with(Some(&settings), &[])
+    }
+
     /// With further arguments. None where the server is not installed, and the test is to be skipped.
     pub fn start(options: &[&str]) -> Option<Self> {
+        Self::start_with(None, options)
+    }
+
+    fn start_with(sentinel: Option<&str>, options: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").output().is_err() {
             skip("redis-server is not installed");
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = Self { dir: tempfile::tempdir().unwrap(), port, process: None, options };
+        let dir = tempfile::tempdir().unwrap();
+        let sentinel = sentinel.map(|settings| {
+            let file = dir.path().join("sentinel.conf");
+            fs::write(&file, settings).unwrap();
+            file
+        });
+        let mut server = Self { dir, port, process: None, options, sentinel };
         server.start_again();
         Some(server)
     }
@@ -59,15 +81,14 @@ impl PrivateRedis {
     /// Starts it after [`PrivateRedis::kill`], and waits until it answers.
     pub fn start_again(&mut self) {
         let mut command = Command::new("redis-server");
-        command.arg("--port").arg(self.port.to_string()).args([
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-        ]);
-        command.args(["--appendfsync", "always", "--dir"]).arg(self.dir.path()).arg("--unixsocket").arg(self.socket());
+        command.args(self.sentinel.as_deref());
+        command.arg("--port").arg(self.port.to_string()).args(["--bind", "127.0.0.1", "--dir"]).arg(self.dir.path());
+        if self.sentinel.is_some() {
+            command.arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+            command.arg("--unixsocket").arg(self.socket());
+        }
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         let log = command.args(&self.options).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.process = Some(log.spawn().unwrap());
