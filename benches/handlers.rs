@@ -84,7 +84,8 @@ fn measure(store: &str, folder: &Path, messages: u32, ours: &dyn Fn(&str) -> Str
     let symfonys_rate = symfony.as_ref().ok().map(|used| rate(messages, used));
     print(store, "Symfony's worker", messages, symfony, symfonys_rate);
     for (way, share) in [("stream", messages), ("exec", (messages / 10).max(1))] {
-        print(store, way, share, by(way, folder, messages, share, &ours(way)), symfonys_rate);
+        let name = format!("{store}.{way}");
+        print(store, way, share, by(way, folder.join(name), messages, share, &ours(way)), symfonys_rate);
     }
 }
 
@@ -105,16 +106,16 @@ fn rate(messages: u32, used: &Used) -> f64 {
     f64::from(messages) / used.time.as_secs_f64()
 }
 
-/// One of minutely's ways. `share` of the messages are handled.
-fn by(way: &str, folder: &Path, messages: u32, share: u32, dsn: &str) -> Result<Used, String> {
+/// One of minutely's ways, in a folder of its own. `share` of the messages are handled.
+fn by(way: &str, folder: PathBuf, messages: u32, share: u32, dsn: &str) -> Result<Used, String> {
     let program = manifest_file(&format!("benches/php/{way}.php"));
     let config = json!({
         "transports": {"async": dsn},
         "routing": {"*": "async"},
         "handlers": {"*": {way: ["php", program]}},
     });
-    let file = folder.join(format!("{way}.json"));
-    fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+    let file = folder.join("config.json");
+    fs::create_dir(&folder).and_then(|()| fs::write(&file, config.to_string())).map_err(|error| error.to_string())?;
     let app = App::builder().config_file(&file).build().map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
@@ -126,7 +127,7 @@ fn by(way: &str, folder: &Path, messages: u32, share: u32, dsn: &str) -> Result<
     })?;
     drop(app);
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let handled = folder.join(format!("{way}.handled"));
+    let handled = folder.join("handled");
     let mut worker = Command::new(program);
     worker.args(["consume", "async", "-q", "--config"]).arg(&file).arg(format!("--limit={share}"));
     let used = run(worker.env("HANDLED", &handled))?;
