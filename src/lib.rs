@@ -97,6 +97,7 @@ pub mod bus;
 // For `tests/it`, which holds every store of the cache to one suite.
 #[doc(hidden)]
 pub mod cache;
+mod causes;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -117,6 +118,7 @@ mod heartbeat;
 mod http_client;
 #[cfg(feature = "mail")]
 pub mod mail;
+mod memory;
 pub mod message;
 mod record;
 mod schedule;

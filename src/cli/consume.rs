@@ -22,7 +22,8 @@ On a failure transport, messages that fail all their retries again stay there, p
 started by hand and consumes only failure transports first tries each parked message once.
 
 A worker finishes its current messages before it stops. It stops at a limit, on SIGTERM, SIGINT or SIGQUIT (or as \
-`stop_worker_on_signals` says), when a handler asks for it, or when `minutely stop-workers` does. A second signal ends it at once; its current messages are then delivered again.
+`stop_worker_on_signals` says), when a handler asks for it, or when `minutely stop-workers` does. A second signal ends it at once; its current messages are then delivered again, \
+by the supervisor's next tick where there is one, and otherwise after the transport's `redeliver_timeout` (AMQP: at once).
 
 It stops with exit code 3 and leaves the messages where they are if there are no handlers at all, or none for any of \
 the first ten messages of a transport: those messages are another application's.
@@ -99,7 +100,7 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
                 result = &mut run => break result,
                 () = signals.next() => {
                     if std::mem::replace(&mut signalled, true) {
-                        return Err(Failure::Failed("stopped at once; its current messages are delivered again".to_owned()));
+                        return Err(Failure::Failed(stopped_at_once(app, &transports, &at_signal, slot.is_some())));
                     }
                     at_signal.request(StopReason::OsSignal);
                 }
@@ -117,6 +118,35 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let end = summary.problem.map_or(End::Well, |why| stuck(slot.as_ref(), &why));
     drop(slot);
     Ok(end)
+}
+
+/// What a worker leaves that a second signal ends, and when that goes on. `is_supervised`: a supervisor knows its messages.
+fn stopped_at_once(app: &App, transports: &[String], stop: &StopToken, is_supervised: bool) -> String {
+    const STOPPED: &str = "stopped at once";
+    if stop.has_finished() {
+        return format!(
+            "{STOPPED}; all its messages were done, and hooks or programs that had not ended yet were ended"
+        );
+    }
+    if is_supervised {
+        return format!("{STOPPED}; its current messages are delivered again by the supervisor's next tick");
+    }
+    let mut times: Vec<(String, String)> = Vec::new();
+    for name in transports {
+        let Ok(transport) = app.transports.target(name) else { continue };
+        // A broker that notices needs none.
+        let after = transport.keeping_alive.as_ref().map(|keeping| keeping.redeliver_timeout());
+        let when = after.map_or("at once".to_owned(), |after| format!("after redeliver_timeout ({after:?})"));
+        match times.iter_mut().find(|(_, known)| *known == when) {
+            Some((names, _)) => names.push_str(&format!(", {name}")),
+            None => times.push((name.clone(), when)),
+        }
+    }
+    let when: Vec<String> = match times.as_slice() {
+        [(_, when)] => vec![when.clone()],
+        several => several.iter().map(|(names, when)| format!("{when} from {names}")).collect(),
+    };
+    format!("{STOPPED}; its current messages are delivered again {}", when.join(", "))
 }
 
 /// The transports to consume, all of which exist.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::Value;
 
+use super::buses::read_bus_name;
 use super::definition::{Definition, Kind, Missing, Setting};
 use super::env::Environment;
 use super::environments::Origins;
@@ -16,7 +17,7 @@ use super::problem::{Problem, Problems};
 use super::routes::check_type;
 use super::section::{Node, Reader, join};
 use super::workers::read_name;
-use super::{CatchUp, Config, JobAction, JobConfig, JobScope, Overlap, Secret};
+use super::{BusesConfig, CatchUp, Config, JobAction, JobConfig, JobScope, Overlap, Secret};
 
 /// The key `cron`.
 pub(super) const CRON: Definition = Definition {
@@ -67,10 +68,11 @@ const DISPATCH: Definition =
         .or("none: `command` or `http`");
 const HTTP: Definition = Definition::new("http", REQUEST, "a URL to request; any other answer than 2xx is a failure")
     .or("none: `command` or `dispatch`");
-const MESSAGE: &[Definition] = &[TYPE, BODY];
+const MESSAGE: &[Definition] = &[TYPE, BODY, BUS];
 const TYPE: Definition =
     Definition::new("type", Kind::Text("type"), "the message's type").required().example(r"App\Message\CleanUp");
 const BODY: Definition = Definition::new("body", Kind::Anything, "the message, written as YAML").or("`{}`");
+const BUS: Definition = Definition::new("bus", Kind::Text("bus"), "dispatches it on this bus").or("`default_bus`");
 const TIMEZONE: Definition =
     Definition::new("timezone", Kind::Text("text"), "the time zone of the schedule, such as `Europe/Vienna`")
         .or("the system's");
@@ -114,7 +116,7 @@ pub(crate) fn add_job(name: &str, settings: serde_yaml::Mapping, config: &mut Co
         Reader { placeholders, dir: &config.dir, problems: Problems::new(&problems.file), origins: Origins::default() };
     let mut settings = settings;
     settings.insert("name".into(), name.into());
-    let job = read_one(Node::new(&path, settings.into()), true, &mut reader);
+    let job = read_one(Node::new(&path, settings.into()), true, &config.buses, &mut reader);
     let mut found = reader.problems;
     if let Some(other) = config.jobs.iter().find(|other| other.name == name) {
         let why = format!("{} has this name already; give one of them another", other.path);
@@ -125,9 +127,9 @@ pub(crate) fn add_job(name: &str, settings: serde_yaml::Mapping, config: &mut Co
 }
 
 /// All jobs.
-pub(super) fn read_jobs(node: Node, reader: &mut Reader) -> Vec<JobConfig> {
+pub(super) fn read_jobs(node: Node, buses: &BusesConfig, reader: &mut Reader) -> Vec<JobConfig> {
     let items = node.items("a list of jobs, or [] for none", reader).unwrap_or_default();
-    let jobs: Vec<JobConfig> = items.into_iter().filter_map(|item| read_one(item, false, reader)).collect();
+    let jobs: Vec<JobConfig> = items.into_iter().filter_map(|item| read_one(item, false, buses, reader)).collect();
     let mut names: HashMap<&str, &str> = HashMap::new();
     for job in &jobs {
         if let Some(other) = names.insert(&job.name, &job.path) {
@@ -137,7 +139,7 @@ pub(super) fn read_jobs(node: Node, reader: &mut Reader) -> Vec<JobConfig> {
     jobs
 }
 
-fn read_one(node: Node, is_function: bool, reader: &mut Reader) -> Option<JobConfig> {
+fn read_one(node: Node, is_function: bool, buses: &BusesConfig, reader: &mut Reader) -> Option<JobConfig> {
     let mut section =
         node.section(JOB, "a mapping with `name`, `schedule` and `command`, `dispatch` or `http`", reader)?;
     let path = section.path.clone();
@@ -171,7 +173,7 @@ fn read_one(node: Node, is_function: bool, reader: &mut Reader) -> Option<JobCon
     let action = if is_function {
         only_settings(given.into_iter().map(|(_, node)| node).chain(environment), reader)
     } else {
-        read_action(given, environment, &path, reader)
+        read_action(given, environment, &path, buses, reader)
     };
     let timeout = timeout.or(matches!(action, Some(JobAction::Http(_))).then_some(HTTP_TIMEOUT));
     let timezone = match timezone {
@@ -223,6 +225,7 @@ fn read_action(
     mut given: Vec<(&str, Node)>,
     environment: Option<Node>,
     path: &str,
+    buses: &BusesConfig,
     reader: &mut Reader,
 ) -> Option<JobAction> {
     if given.is_empty() {
@@ -242,7 +245,7 @@ fn read_action(
         reader.error(&environment.path, format!("belongs to a `command`; `{key}` has no environment"));
     }
     let action = match key {
-        "dispatch" => read_message(node, reader),
+        "dispatch" => read_message(node, buses, reader),
         "http" => read_request(node, reader).map(JobAction::Http),
         _ => {
             let environment = environment.map(|node| read_environment(node, reader)).unwrap_or_default();
@@ -252,10 +255,11 @@ fn read_action(
     action.filter(|_| is_alone)
 }
 
-fn read_message(node: Node, reader: &mut Reader) -> Option<JobAction> {
+fn read_message(node: Node, buses: &BusesConfig, reader: &mut Reader) -> Option<JobAction> {
     let mut section =
         node.section(MESSAGE, r"a message, such as {type: App\Message\CleanUp, body: {days: 30}}", reader)?;
     let body = section.take("body");
+    let bus = section.take("bus").map(|node| read_bus_name(&node, buses, reader));
     let message_type = section.require(&TYPE, reader).and_then(|node| {
         let message_type = node.filled_text("a message's type", reader)?;
         check_type(&message_type, &node.path, reader);
@@ -274,7 +278,9 @@ fn read_message(node: Node, reader: &mut Reader) -> Option<JobAction> {
             }
         }
     };
-    Some(JobAction::Dispatch { message_type: message_type?, body })
+    // One that does not exist has been reported.
+    let bus = bus.map_or(Some(None), |bus| bus.map(Some))?;
+    Some(JobAction::Dispatch { message_type: message_type?, body, bus })
 }
 
 fn read_environment(node: Node, reader: &mut Reader) -> IndexMap<String, Secret> {

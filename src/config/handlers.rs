@@ -89,7 +89,7 @@ const MAX_MEMORY: Definition = Definition::new(
 const BATCH: Definition = Definition::new(
     "batch",
     Kind::Section(BATCH_KEYS),
-    "with `exec` and `stream`: the program gets several messages at once",
+    "with `exec`, `stream` and `http`: the program or server gets several messages at once",
 );
 const BATCH_KEYS: &[Definition] = &[SIZE.definition, WAIT.definition];
 const SIZE: Setting<u64> = Setting::whole("size", 1, 10_000, "10", "at most so many");
@@ -173,8 +173,8 @@ fn read_one(
             reader.error(&node.path, format!("belongs to `stream`; with `{key}` there is no program that stays"));
         }
     }
-    if let Some(node) = batch.as_ref().filter(|_| ![EXEC.name, STREAM.name].contains(&key)) {
-        reader.error(&node.path, format!("belongs to `exec` or `stream`; `{key}` gets one message at a time"));
+    if let Some(node) = batch.as_ref().filter(|_| ![EXEC.name, STREAM.name, HTTP.name].contains(&key)) {
+        reader.error(&node.path, format!("belongs to `exec`, `stream` or `http`; `{key}` gets one message at a time"));
     }
     let batch = batch.and_then(|node| {
         let mut section = node.section(BATCH_KEYS, "a mapping such as {size: 50, wait: 1s}", reader)?;

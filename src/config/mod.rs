@@ -358,6 +358,8 @@ pub(crate) enum JobAction {
         message_type: String,
         /// The message.
         body: serde_json::Value,
+        /// The bus, if it is not the default one.
+        bus: Option<String>,
     },
     /// It requests a URL.
     Http(HttpRequest),

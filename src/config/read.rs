@@ -150,7 +150,7 @@ fn read_root(root: Mapping, file: &Path, environment: &Environment, reader: &mut
     let handlers = sources.entries("handlers", "a mapping of types to handlers", reader);
     let handlers = read_handlers(handlers, &transports, &buses, reader);
     let hooks = sources.one("hooks", reader).map(|node| read_hooks(node, reader)).unwrap_or_default();
-    let jobs = sources.one("cron", reader).map(|node| read_jobs(node, reader)).unwrap_or_default();
+    let jobs = sources.one("cron", reader).map(|node| read_jobs(node, &buses, reader)).unwrap_or_default();
     let serve = sources.one("serve", reader).map(|node| read_serve(node, reader)).unwrap_or_default();
     let state_dir = sources.one("state_dir", reader).and_then(|node| node.filled_text("the path of a folder", reader));
     let serializer = sources.one("serializer", reader).and_then(|node| read_serializer(node, reader));

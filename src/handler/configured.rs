@@ -20,6 +20,10 @@ pub(crate) fn from_config(config: &HandlerConfig, dir: &Path) -> Arc<dyn Handler
         match &config.action {
             HandlerAction::Exec(config) => return Arc::new(Batched::new(options, Exec::new(config, dir))),
             HandlerAction::Stream(config) => return Arc::new(Batched::new(options, Stream::new(config, dir))),
+            #[cfg(feature = "http")]
+            HandlerAction::Http { request, timeout } => {
+                return Arc::new(Batched::new(options, Http::new(request, *timeout)));
+            }
             // Refused where the configuration is read.
             _ => {}
         }

@@ -30,7 +30,7 @@ pub(crate) use configured::from_config;
 pub use context::HandlerContext;
 #[cfg(feature = "mail")]
 pub(crate) use exec::{Ended, run};
-pub(crate) use exec::{Group, Output};
+pub(crate) use exec::{Group, OUTPUT_TIMEOUT, Output};
 pub use function::{FunctionHandler, HandlerFn, HandlerReturn, from_fn};
 pub(crate) use locator::{Handlers, matching_patterns};
 pub use options::HandlerOptions;
@@ -46,6 +46,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+
+use crate::causes::{append, causes};
 
 /// Handles messages. Runs at least once per message, and again after a crash, so it must be safe to repeat.
 #[async_trait]
@@ -233,7 +235,7 @@ struct Mark {
 }
 
 impl Mark {
-    fn of(verdict: Verdict) -> Self {
+    const fn of(verdict: Verdict) -> Self {
         Self { verdict, stops_worker: false }
     }
 }
@@ -255,21 +257,9 @@ impl Error for Mark {}
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error = error.into();
-        let mut message = error.to_string();
-        let mut mark = &Mark::of(Verdict::Retry);
-        let mut source = error.source();
-        while let Some(cause) = source {
-            if let Some(found) = cause.downcast_ref::<Mark>() {
-                mark = found;
-                break;
-            }
-            let cause_text = cause.to_string();
-            // Many errors repeat their cause in their own text.
-            if !message.contains(&cause_text) {
-                message = format!("{message}: {cause_text}");
-            }
-            source = cause.source();
-        }
+        let mark = causes(&*error).find_map(|cause| cause.downcast_ref::<Mark>());
+        let mark = mark.unwrap_or(&const { Mark::of(Verdict::Retry) });
+        let message = append(error.to_string(), causes(&*error).take_while(|cause| !cause.is::<Mark>()));
         let failed = Self { verdict: mark.verdict, stops_worker: mark.stops_worker, ..Self::failed(message) };
         let class = type_name::<E>();
         // The type of a text, of a box around any error, or of a verdict, is not the kind of the error.

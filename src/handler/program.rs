@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use super::exec::Group;
-use super::{HandlerError, Verdict};
+use super::{CancellationToken, HandlerError, Verdict};
 use crate::threads;
 
 /// Variables that are for this process alone. A handler that runs minutely itself must not mistake the worker's slot for
@@ -81,20 +81,30 @@ impl Program {
         command
     }
 
-    /// Starts it. Waits if the system refuses a process (or an open file): that is not the message's fault.
-    pub(crate) async fn start(&self, command: impl Fn() -> Command) -> Result<Group, HandlerError> {
+    /// Starts it. Waits if the system refuses a process (or an open file), until the worker is asked to stop: that is not the
+    /// message's fault.
+    pub(crate) async fn start(
+        &self,
+        command: impl Fn() -> Command,
+        cancellation: &CancellationToken,
+    ) -> Result<Group, HandlerError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut pause = FIRST_PAUSE;
         loop {
             let refused = match Group::start(&mut command()) {
-                Err(error) if threads::is_refusal(&error) && Instant::now() < deadline => error,
+                Err(error)
+                    if threads::is_refusal(&error) && Instant::now() < deadline && !cancellation.is_cancelled() =>
+                {
+                    error
+                }
                 started => return started.map_err(|error| self.not_started(&error)),
             };
             if pause == FIRST_PAUSE {
                 let (handler, advice) = (&self.name, threads::advice(&refused));
                 tracing::warn!(handler, "waiting for a process for the handler{advice}");
             }
-            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            // One that is cancelled tries once more, and then says what the system has refused.
+            let _ = timeout(pause.mul_f64(0.5 + fastrand::f64()), cancellation.cancelled()).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
         }
     }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use crate::causes::{append, causes};
 use crate::connection::trust::NoAuthorities;
 use crate::threads;
 
@@ -43,12 +44,14 @@ impl HttpError {
         if let Some(refusal) = refusal(error).filter(|_| error.is_connect()) {
             return Self::Refused(refusal);
         }
-        let causes = causes(error);
+        // Hyper's own text says only in which step it was. The outermost cause is one of hyper's too.
+        let causes = append(String::new(), causes(error));
         if error.is_connect() { Self::Connect(causes) } else { Self::NoAnswer(causes) }
     }
 
     pub(super) fn from_body(error: &hyper::Error) -> Self {
-        let causes = causes(error);
+        // Hyper's own text says only in which step it was. The outermost cause is one of hyper's too.
+        let causes = append(String::new(), causes(error));
         Self::Body(if causes.is_empty() { error.to_string() } else { causes })
     }
 }
@@ -66,21 +69,6 @@ fn refusal(error: &(dyn Error + 'static)) -> Option<io::Error> {
         cause = within.map(|within| within as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
-}
-
-/// What is behind an error; hyper's own text says only in which step it was. The outermost cause is one of hyper's too.
-fn causes(error: &dyn Error) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Many errors repeat their cause in their own text.
-        if !texts.iter().any(|known| known.contains(&text)) {
-            texts.push(text);
-        }
-        cause = error.source();
-    }
-    texts.join(": ")
 }
 
 #[cfg(test)]

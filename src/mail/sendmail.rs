@@ -8,7 +8,7 @@ use tokio::process::Command;
 use super::draft::Prepared;
 use super::error::MailError;
 use crate::config::{Dsn, Problem};
-use crate::handler::{Ended, HandlerError, Program, run, with_output};
+use crate::handler::{CancellationToken, Ended, HandlerError, Program, run, with_output};
 
 /// The program, if none is named.
 const PROGRAM: &str = "/usr/sbin/sendmail";
@@ -48,8 +48,9 @@ impl Sendmail {
         let (file, handler) = (&self.file, self.program.name());
         let log = |line: &str| tracing::info!(handler, "{line}");
         let command = || self.command(mail);
-        let ended = run(&self.program, command, &local_lines(&mail.content), Some(self.timeout), log).await?;
-        let Ended { status, output } = ended;
+        let (content, never) = (local_lines(&mail.content), CancellationToken::default());
+        let Ended { status, output, .. } =
+            run(&self.program, command, &content, Some(self.timeout), log, &never).await?;
         let Some(status) = status else {
             let seconds = self.timeout.as_secs_f64();
             let why = format!("{file} has not taken it within {seconds} s (`mailer.timeout`)");

@@ -21,7 +21,7 @@ use super::shared_state::{LEASE, Outcome, RENEW_LEASE, Run, SharedState, parse_t
 use crate::bus::Bus;
 use crate::cache::CacheError;
 use crate::config::JobAction;
-use crate::handler::{Due, Group, Output, Verdict};
+use crate::handler::{Due, Group, OUTPUT_TIMEOUT, Output, Verdict};
 use crate::message::Envelope;
 use crate::supervisor::{HeldSlot, SLOT_FD_VARIABLE, SLOT_VARIABLE, WORKER_VARIABLE};
 use crate::threads;
@@ -36,9 +36,6 @@ const DUE_VARIABLE: &str = "MINUTELY_JOB_DUE";
 /// How long the start of a program is tried while the system refuses processes, and how often about.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const START_PAUSE: Duration = Duration::from_millis(500);
-
-/// How long output is read on when the program has ended.
-const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The end of a run is recorded until its lease has expired anyway, and tried so often.
 const RECORD_TIMEOUT: Duration = LEASE;
@@ -261,8 +258,8 @@ impl Runner<'_> {
             // Refused where the configuration is read.
             #[cfg(not(feature = "http"))]
             JobAction::Http(_) => Ended::new(Outcome::Failed, "HTTP is not in this build".to_owned()),
-            JobAction::Dispatch { message_type, body } => {
-                match self.in_time(self.dispatch(message_type, body), stop).await {
+            JobAction::Dispatch { message_type, body, bus } => {
+                match self.in_time(self.dispatch(message_type, body, bus.as_deref()), stop).await {
                     InTime::Ended(ended) => {
                         ended.output.lines().for_each(line);
                         ended
@@ -426,8 +423,12 @@ impl Runner<'_> {
         Ended { output: running.last_lines(), ..ended }
     }
 
-    async fn dispatch(&self, message_type: &str, body: &serde_json::Value) -> Ended {
-        match self.bus.dispatch_envelope(Envelope::from_json(message_type, body.to_string())).await {
+    async fn dispatch(&self, message_type: &str, body: &serde_json::Value, bus: Option<&str>) -> Ended {
+        let bus = match bus.map(|name| self.bus.named(name)).transpose() {
+            Ok(bus) => bus.unwrap_or_else(|| self.bus.clone()),
+            Err(error) => return Ended::new(Outcome::Failed, error.to_string()),
+        };
+        match bus.dispatch_envelope(Envelope::from_json(message_type, body.to_string())).await {
             Err(error) => Ended::new(Outcome::Failed, error.to_string()),
             Ok(dispatched) => {
                 let queued = dispatched.queued().into_iter().map(|queued| format!("queued on {}", queued.queued_on));

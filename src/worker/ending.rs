@@ -51,6 +51,7 @@ impl Run<'_> {
         }
         let worker = self.worker;
         worker.close_connections().await;
+        stop.finished();
         // Last, as handlers may take their time.
         worker.parts.handlers.worker_stopped().await;
         problem

@@ -2,7 +2,7 @@
 //!
 //! A hook never delays a message. Each has a task of its own, which makes one call at a time; what happens during a call, and
 //! until [`every`](HookConfig) has passed, waits for the next call, which tells all of it at once. The first
-//! [`MOST_EVENTS`] are told one by one, and the others are counted.
+//! [`MOST_EVENTS`] are told one by one, as are the worker's start and end, and the others are counted.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -134,7 +134,9 @@ impl Queue {
     fn add(&self, event: &Event<'_>) {
         let Some(name) = name_of(event).filter(|name| self.hook.config.on.iter().any(|on| on == name)) else { return };
         let mut waiting = self.waiting();
-        if waiting.events.len() < MOST_EVENTS {
+        // One of each, and what nobody wants to miss.
+        let is_of_worker = matches!(event, Event::WorkerStarted { .. } | Event::WorkerStopped { .. });
+        if is_of_worker || waiting.events.len() < MOST_EVENTS {
             waiting.events.push(record(name, event, self.hook.config.include_body));
         } else {
             waiting.left_out += 1;
@@ -366,5 +368,20 @@ mod tests {
         let events = calls[0]["events"].as_array().unwrap();
         assert_eq!((&events[0]["body"], &events[0]["kept_on"]), (&json!({ "a": 1 }), &"failed".into()));
         assert_eq!(events[1]["body_length"], LONGEST_BODY + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_worker_is_told_whatever_else_happens() {
+        let (hooks, noted) = hooks(&["failed", "worker_stopped"], false);
+        let running = hooks.start("w");
+        let (message, error) = (message("{}"), error());
+        for _ in 0..60 {
+            running.tell(&Event::MessageFailed { message: &message, error: &error, will_retry: true });
+        }
+        running.tell(&Event::WorkerStopped { handled: 0, failed: 60, reason: "asked" });
+        running.finish().await;
+        let calls = std::mem::take(&mut *noted.0.lock().unwrap());
+        let last = calls[0]["events"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["event"], &calls[0]["left_out"]), (&"worker_stopped".into(), &10.into()));
     }
 }

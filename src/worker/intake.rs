@@ -273,7 +273,9 @@ impl Intake {
                 client.limit_ended();
                 self.add_received(index, messages);
             }
-            Response::NothingPrefetched => {}
+            Response::NothingPrefetched | Response::GivenBack => {}
+            // The client has taken the permits out.
+            Response::Permitted(received, _) => return self.handle_response(index, Response::Received(received)),
             Response::NoPermit(time) => {
                 client.mark_healthy();
                 let (until, is_new) = client.limit_for(time);

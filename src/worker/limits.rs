@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::time::Instant;
 
 use super::far_future;
 use crate::config::ConsumeOptions;
+use crate::memory;
 
 /// The shortest interval between two checks of this process's memory. A check takes some tens of microseconds.
 const MEMORY_CHECK: Duration = Duration::from_millis(250);
@@ -108,17 +108,8 @@ impl LimitTracker {
             return false;
         }
         self.memory_checked = Some(Instant::now());
-        resident_memory().is_some_and(|bytes| bytes > limit)
+        memory::resident(std::process::id()).is_some_and(|bytes| bytes > limit)
     }
-}
-
-/// This process's resident memory in bytes. Reads a small file under `/proc`.
-fn resident_memory() -> Option<u64> {
-    let pid = Pid::from_u32(std::process::id());
-    let mut system = System::new().ok()?;
-    let what = ProcessRefreshKind::nothing().with_memory();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
-    system.process(pid).map(sysinfo::Process::memory)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::Instant;
 
 use super::Source;
-use super::rate_limit::Permits;
+use super::rate_limit::{Permits, Taken};
 use super::tracker::InFlightTracker;
 use crate::transport::{MessageId, Received, TransportError};
 
@@ -35,6 +35,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(super) enum Response {
     /// The messages that were received.
     Received(Result<Vec<Received>, TransportError>),
+    /// The same, and what was not needed of the permits to receive them.
+    Permitted(Result<Vec<Received>, TransportError>, Option<Taken>),
+    /// Permits that were not needed are given back.
+    GivenBack,
     /// The rate limit is reached: there is no permit for this time.
     NoPermit(Duration),
     /// Prefetching was stopped, and nothing was prefetched. Tells nothing about the store: it may not even be connected.
@@ -81,6 +85,10 @@ pub(super) struct SourceClient {
     /// Its last response took long: the other sources do not wait for the next one.
     is_slow: bool,
     receive_call: Option<Call>,
+    /// With a rate limit: whether to count before permits are taken, as the last look has found no message.
+    counts_first: bool,
+    /// Gives back permits.
+    permit_call: Option<Call>,
     /// Acknowledges or releases messages.
     flush_call: Option<Call>,
     keepalive_call: Option<Call>,
@@ -107,6 +115,8 @@ impl SourceClient {
             next_flush: Instant::now(),
             is_slow: false,
             receive_call: None,
+            counts_first: true,
+            permit_call: None,
             flush_call: None,
             keepalive_call: None,
             to_acknowledge: Vec::new(),
@@ -143,7 +153,8 @@ impl SourceClient {
         }
         let source = Arc::clone(&self.source);
         self.failing_since.get_or_insert_with(Instant::now);
-        self.receive_call = Call::new(async move { receive(&source, up_to).await });
+        let counts_first = self.counts_first;
+        self.receive_call = Call::new(async move { receive(&source, up_to, counts_first).await });
     }
 
     /// When messages may be received again.
@@ -176,7 +187,8 @@ impl SourceClient {
         self.receive_call = Call::new(async move {
             let before = match before {
                 Some(call) => match call.response.await {
-                    Response::Received(received) => Some(received),
+                    // One whose permits are not needed is rare here, and they are free again with the next window.
+                    Response::Received(received) | Response::Permitted(received, _) => Some(received),
                     _ => None,
                 },
                 None => None,
@@ -332,12 +344,40 @@ impl SourceClient {
         });
     }
 
+    /// Gives back permits that were not needed. Nothing waits for that.
+    fn give_back(&mut self, unneeded: Taken) {
+        let (source, before) = (Arc::clone(&self.source), self.permit_call.take());
+        let give_back = async move {
+            if let Some(before) = before {
+                before.response.await;
+            }
+            if let Some(limiter) = &source.limiter {
+                limiter.give_back(unneeded).await;
+            }
+            Response::GivenBack
+        };
+        self.permit_call = Call::new(give_back);
+    }
+
     /// Polls the calls in progress for the next response.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Response> {
-        for call in [&mut self.flush_call, &mut self.receive_call, &mut self.keepalive_call] {
+        self.poll_calls(context).map(|response| match response {
+            Response::Permitted(received, unneeded) => {
+                self.counts_first = received.as_ref().is_ok_and(Vec::is_empty);
+                if let Some(unneeded) = unneeded {
+                    self.give_back(unneeded);
+                }
+                Response::Received(received)
+            }
+            other => other,
+        })
+    }
+
+    fn poll_calls(&mut self, context: &mut Context<'_>) -> Poll<Response> {
+        for call in [&mut self.flush_call, &mut self.receive_call, &mut self.keepalive_call, &mut self.permit_call] {
             let Some(Call { since, response }) = call else { continue };
             if let Poll::Ready(response) = response.poll_unpin(context) {
-                if !matches!(response, Response::KeptAlive(..)) {
+                if !matches!(response, Response::KeptAlive(..) | Response::GivenBack) {
                     self.is_slow = since.elapsed() > RESPONSE_TIMEOUT;
                 }
                 *call = None;
@@ -351,23 +391,27 @@ impl SourceClient {
     /// none. A store that has been hanging for long is not waited for. One that is about to respond is: the messages
     /// that it has handed out would otherwise stay in flight without a consumer.
     pub(super) fn busy_until(&self) -> Option<Instant> {
-        let calls = [&self.receive_call, &self.flush_call].into_iter().flatten().map(|call| call.since);
-        calls.chain(self.flush_at()).max().map(|since| since + SHUTDOWN_TIMEOUT)
+        let calls = [&self.receive_call, &self.flush_call, &self.permit_call].into_iter().flatten();
+        calls.map(|call| call.since).chain(self.flush_at()).max().map(|since| since + SHUTDOWN_TIMEOUT)
     }
 }
 
-/// Receives messages: with a rate limit, no more than there are permits for. Those that are not needed are given back at once.
-async fn receive(source: &Source, up_to: usize) -> Response {
+/// Receives messages: with a rate limit, no more than there are permits for. `counts_first` looks whether there are any, where
+/// the store can count, before permits are taken in vain.
+async fn receive(source: &Source, up_to: usize, counts_first: bool) -> Response {
     let Some(limiter) = &source.limiter else { return Response::Received(source.receiver.receive(up_to).await) };
+    if counts_first
+        && let Some(counting) = &source.transport.counting
+        && let Ok(0) = counting.pending(1).await
+    {
+        return Response::Received(Ok(Vec::new()));
+    }
     match limiter.take(up_to).await {
         Permits::Wait(time) => Response::NoPermit(time),
-        Permits::Taken(permits) => {
-            let received = source.receiver.receive(permits).await;
-            let used = received.as_ref().map_or(0, Vec::len);
-            if used < permits {
-                limiter.give_back(permits - used).await;
-            }
-            Response::Received(received)
+        Permits::Taken(taken) => {
+            let received = source.receiver.receive(taken.permits).await;
+            let needed = received.as_ref().map_or(0, Vec::len);
+            Response::Permitted(received, taken.without_needed(needed))
         }
     }
 }

@@ -32,11 +32,13 @@ struct State {
     reason: Option<StopReason>,
     /// Whether the worker is ending, so that failed operations are not tried again.
     is_ending: bool,
+    /// Whether it has no message in hand any more, and will have none.
+    has_finished: bool,
 }
 
 impl Default for StopToken {
     fn default() -> Self {
-        let (sender, receiver) = watch::channel(State { reason: None, is_ending: false });
+        let (sender, receiver) = watch::channel(State { reason: None, is_ending: false, has_finished: false });
         Self { sender: Arc::new(sender), receiver, cancellation: CancellationToken::new() }
     }
 }
@@ -79,6 +81,16 @@ impl StopToken {
     /// The worker is ending: from now on, failed operations are not tried again.
     pub(super) fn stop_retrying(&self) {
         self.sender.send_modify(|state| state.is_ending = true);
+    }
+
+    /// The worker has finished its last message.
+    pub(super) fn finished(&self) {
+        self.sender.send_modify(|state| state.has_finished = true);
+    }
+
+    /// Whether the worker has finished its last message, and only ends what is left: hooks, for example.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.receiver.borrow().has_finished
     }
 
     /// Whether to try failed operations again.

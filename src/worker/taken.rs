@@ -44,11 +44,16 @@ pub(crate) fn only(
         only.retrying = Some(taken.clone());
     }
     // It waits for no other message.
-    (only.waking, only.prefetching, only.queues) = (None, None, None);
+    (only.waking, only.prefetching, only.queues, only.counting) = (None, None, None, None);
     Some((only, taken))
 }
 
 impl Taken {
+    /// Whether a worker has taken the message. It does not while there is no permit for it.
+    pub(crate) fn was_received(&self) -> bool {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// The error with which the message failed again and was kept.
     pub(crate) fn error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -162,6 +162,23 @@ cron: [{name: note, schedule: every 1s, dispatch: {type: App\Note, body: {days: 
 }
 
 #[test]
+fn a_job_dispatches_on_the_bus_that_it_names() {
+    let project = Project::new(
+        r#"
+default_bus: command.bus
+buses: {command.bus: {}, event.bus: {}}
+handlers:
+  'App\Note':
+    - {exec: [sh, -c, 'echo command >> handled'], bus: command.bus}
+    - {exec: [sh, -c, 'echo event >> handled'], bus: event.bus}
+cron: [{name: note, schedule: daily, dispatch: {type: App\Note, bus: event.bus}}]
+"#,
+    );
+    project.run(&["cron", "run", "note"]).succeeds();
+    assert_eq!(project.lines("handled"), ["event"]);
+}
+
+#[test]
 fn several_hosts_run_each_due_time_once_and_one_that_is_killed_leaves_no_gap() {
     let shared = tempfile::tempdir().unwrap();
     let dir = shared.path().display();

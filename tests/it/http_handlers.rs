@@ -97,6 +97,39 @@ fn a_server_that_hangs_or_answers_without_end_does_no_harm() {
     assert_eq!((project.pending("mail"), project.pending("failed")), (0, 0), "2xx means that it is handled");
 }
 
+#[test]
+fn several_messages_are_one_request_and_each_has_its_own_result() {
+    // The number of the batch's message is not that in its body.
+    let server = HttpServer::start(|request, to| {
+        let list: serde_json::Value = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let answers = list.as_array().unwrap().iter().map(|message| match message["body"]["n"].as_u64() {
+            Some(2) => format!(r#"{{"id":{},"error":"not two","retry":false}}"#, message["id"]),
+            _ => format!(r#"{{"id":{},"ok":true}}"#, message["id"]),
+        });
+        let answers: Vec<String> = answers.chain([r#"{"id":99,"ok":true}"#.to_owned()]).collect();
+        answer(to, "200 OK", "", &format!("[{}]", answers.join(",")));
+    });
+    let handler = format!("  Index: {{http: '{}', batch: {{size: 10, wait: 60s}}}}", server.url("/"));
+    let project = self::project(&handler);
+    for n in 1..=4 {
+        project.run(&["dispatch", "Index", &format!("{{\"n\":{n}}}")]).succeeds();
+    }
+    consume(&project, 4);
+    let [request] = &server.requests()[..] else { panic!("{:?}", server.requests()) };
+    assert!(request.to_lowercase().contains("\r\nminutely-batch: 4\r\n"), "{request}");
+    assert_eq!((project.pending("mail"), project.pending("failed")), (0, 1));
+    let log = project.log();
+    assert!(log.contains("not two") && log.contains("left aside"), "{log}");
+
+    let down = HttpServer::answering("503 Service Unavailable", "");
+    let project = self::project(&handler.replace(&server.url("/"), &down.url("/")));
+    for _ in 0..2 {
+        project.run(&["dispatch", "Index", "{}"]).succeeds();
+    }
+    consume(&project, 4);
+    assert_eq!((project.pending("mail"), project.pending("failed")), (0, 2), "each has had its retry");
+}
+
 const RUN_COMMAND: &str = r"Symfony\Component\Console\Messenger\RunCommandMessage";
 const RUN_PROCESS: &str = r"Symfony\Component\Process\Messenger\RunProcessMessage";
 const PING_WEBHOOK: &str = r"Symfony\Component\HttpClient\Messenger\PingWebhookMessage";

@@ -96,6 +96,49 @@ fn a_handler_without_descriptors_waits_and_uses_up_no_retry() {
     assert_eq!(project.lines("handled"), ["1 {\"a\":1}"]);
 }
 
+/// A worker with a stream program that has a message, and another message whose process the system refuses.
+fn refused_beside_a_busy_one(project: &Project) -> Running {
+    project.write(
+        "worker.sh",
+        "while read -r line; do echo $$ >> got; while [ ! -e go ]; do sleep 0.02; done; echo '{\"ok\":true}'; done\n",
+    );
+    project.run(&["dispatch", "Greet", "{}"]).succeeds();
+    let worker = project.start("worker", &["consume", "mail", "--concurrency=2", "--sleep=20ms"]);
+    wait_until("the program has a message", || project.lines("got").len() == 1);
+    let in_use = fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count();
+    bound_descriptors(worker.pid(), in_use + 3);
+    project.run(&["dispatch", "Greet", "{}"]).succeeds();
+    wait_until("the other waits for descriptors", || project.log().contains("waiting for a process"));
+    worker
+}
+
+const GREETING: &str =
+    "transports: {mail: 'sqlite:q.db'}\nrouting: {'*': mail}\nhandlers: {Greet: {stream: [sh, worker.sh]}}\n";
+
+#[test]
+fn a_message_gets_the_program_that_has_answered_where_no_other_can_be_started() {
+    let project = Project::new(GREETING);
+    let _worker = refused_beside_a_busy_one(&project);
+    project.write("go", "");
+    let begun = std::time::Instant::now();
+    wait_until("both are handled", || project.lines("got").len() == 2);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(project.lines("got")[0], project.lines("got")[1], "by the same process");
+}
+
+#[test]
+fn a_worker_that_stops_does_not_wait_for_a_program_that_cannot_be_started() {
+    let project = Project::new(GREETING);
+    let mut worker = refused_beside_a_busy_one(&project);
+    worker.signal(Signal::SIGTERM);
+    wait_until("it is put back", || project.log().contains("without using up a retry"));
+    let begun = std::time::Instant::now();
+    project.write("go", "");
+    assert_eq!(worker.ends(), Some(0));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    wait_until("it is there for others", || project.pending("mail") == 1);
+}
+
 #[test]
 fn a_long_state_dir_does_not_keep_messages_from_being_queued() {
     let config = format!(

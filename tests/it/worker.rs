@@ -82,6 +82,8 @@ fn a_second_signal_ends_the_worker_and_the_program_it_waits_for() {
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.ends(), Some(1));
     wait_until("nothing runs any more", || project.processes().is_empty());
+    let said = std::fs::read_to_string(project.file("worker.err")).unwrap();
+    assert!(said.contains("delivered again after redeliver_timeout (3600s)"), "{said}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{
 use crate::cli::Failure;
 use crate::cli::output::{self, Format, FormatArg};
 use crate::cli::signals::Signals;
+use crate::config::RateLimit;
 use crate::transport::Received;
 use crate::worker::{StopReason, StopToken, owner};
 
@@ -52,6 +53,8 @@ enum Retried {
     FailedAgain(Option<String>),
     /// Not begun, because the program was asked to stop.
     Stopped,
+    /// Not begun, because of the transport's rate limit.
+    NoPermit,
 }
 
 /// What to do with a message.
@@ -197,6 +200,10 @@ impl Retry<'_> {
                 }
             }
             Retried::Stopped => self.count.not_tried += 1,
+            Retried::NoPermit => {
+                output::error(&self.no_permit(&id.0));
+                (self.is_stopping, self.count.not_tried) = (true, self.count.not_tried + 1);
+            }
         }
         Ok(!self.is_stopping)
     }
@@ -272,10 +279,25 @@ impl Retry<'_> {
         };
         match (summary.handled, summary.failed) {
             (0, 0) if self.is_stopping => Ok(Retried::Stopped),
+            (0, 0) if !taken.was_received() && self.rate_limit().is_some() => Ok(Retried::NoPermit),
             (0, 0) => Err(Failure::Failed(summary.problem.unwrap_or_else(|| "the message was not handled".to_owned()))),
             (0, _) => Ok(Retried::FailedAgain(taken.error())),
             _ => Ok(taken.why_not_removed().map_or(Retried::Handled, Retried::NotRemoved)),
         }
+    }
+
+    fn rate_limit(&self) -> Option<&RateLimit> {
+        self.app.config.transports.get(&self.failures.name)?.rate_limit.as_ref()
+    }
+
+    fn no_permit(&self, id: &str) -> String {
+        let numbers = |limit: &RateLimit| format!(" ({} in {:?})", limit.limit, limit.interval);
+        format!(
+            "message {} was not tried: the rate limit of transport \"{}\"{} is reached, or its cache does not answer; try again later",
+            escaped(id),
+            self.failures.name,
+            self.rate_limit().map(numbers).unwrap_or_default()
+        )
     }
 
     fn end(self) -> Result<End> {

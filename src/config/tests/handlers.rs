@@ -73,8 +73,8 @@ fn mistakes_in_handlers_are_told() {
         ("handlers: {A: {http: 'ftp://u:hunter2@h'}}", "handlers.A.http: must be a URL that begins with https://"),
         ("handlers: {A: {http: {url: 'http://h', method: GET}}}", "handlers.A.http.method: must be one of POST, PUT"),
         (
-            "handlers: {A: {http: 'http://h', batch: {}}}",
-            "handlers.A.batch: belongs to `exec` or `stream`; `http` gets one",
+            r"handlers: {'Symfony\Component\Process\Messenger\RunProcessMessage': {builtin: true, batch: {}}}",
+            r"handlers.Symfony\Component\Process\Messenger\RunProcessMessage.batch: belongs to `exec`, `stream` or `http`; `builtin` gets",
         ),
         (
             "handlers: {A: {exec: [a], batch: {size: 0}}}",

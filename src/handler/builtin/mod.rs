@@ -1,7 +1,6 @@
 //! Handlers for messages that Symfony brings along: what the message says is run or requested, if the configuration
 //! wants that.
 
-mod captured;
 mod run_command;
 mod run_process;
 #[cfg(feature = "http")]
@@ -15,6 +14,7 @@ pub(super) use webhook::PingWebhook;
 use serde::de::DeserializeOwned;
 
 use super::HandlerError;
+use super::metadata::Metadata;
 use crate::message::Envelope;
 
 /// The message in an envelope. `keys` names what it must have, for an error.
@@ -29,6 +29,12 @@ fn read<T: DeserializeOwned>(envelope: &Envelope, keys: &str) -> Result<T, Handl
         let message = format!("the body of {} cannot be understood: {why}", envelope.message_type());
         HandlerError { class: "minutely::handler::WrongBody".to_owned(), ..HandlerError::unrecoverable(message) }
     })
+}
+
+/// Logs what a program prints for a message.
+fn log_of(envelope: &Envelope, handler: &str) -> impl Fn(&str) {
+    let (id, message_type) = (Metadata::of(envelope).id, envelope.message_type());
+    move |line: &str| tracing::info!(id, message_type, handler, "{line}")
 }
 
 #[cfg(test)]

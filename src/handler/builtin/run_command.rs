@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{captured, read};
+use super::{log_of, read};
+use crate::handler::exec;
 use crate::handler::program::Program;
 use crate::handler::{Handler, HandlerContext, HandlerError, Verdict};
 
@@ -59,12 +60,13 @@ impl Handler for RunCommand {
             return Err(HandlerError::unrecoverable("the message names no command"));
         }
         let program = Program::new("console", &[self.console.clone(), words].concat(), &self.dir);
-        let ran = captured::run(&program, || program.command(), b"", self.timeout, context.envelope()).await?;
+        let (limit, log) = (self.timeout, log_of(context.envelope(), program.name()));
+        let ran = exec::run(&program, || program.command(), b"", limit, log, context.cancellation()).await?;
         let Some(status) = ran.status else {
-            return Err(program.timed_out(self.timeout.unwrap_or_default(), &ran.last_lines));
+            return Err(program.timed_out(self.timeout.unwrap_or_default(), &ran.output));
         };
-        let context = json!({ "exitCode": status.code(), "output": ran.output + &ran.error_output });
-        let Some(mut failure) = program.failure_of(status, &ran.last_lines) else { return Ok(context) };
+        let context = json!({ "exitCode": status.code(), "output": ran.stdout + &ran.stderr });
+        let Some(mut failure) = program.failure_of(status, &ran.output) else { return Ok(context) };
         let Some(code) = status.code() else { return Err(failure) };
         let throws = message.throw_on_failure || (code == UNCAUGHT && !message.catch_exceptions);
         if !throws {

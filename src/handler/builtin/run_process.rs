@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{captured, read};
+use super::{log_of, read};
+use crate::handler::exec;
 use crate::handler::program::Program;
 use crate::handler::{Handler, HandlerContext, HandlerError, Verdict};
 
@@ -77,12 +78,13 @@ impl Handler for RunProcess {
             }
             command
         };
-        let ran = captured::run(&program, command, input.as_bytes(), limit, context.envelope()).await?;
+        let log = log_of(context.envelope(), program.name());
+        let ran = exec::run(&program, command, input.as_bytes(), limit, log, context.cancellation()).await?;
         let Some(status) = ran.status else {
-            return Err(program.timed_out(limit.unwrap_or_default(), &ran.last_lines));
+            return Err(program.timed_out(limit.unwrap_or_default(), &ran.output));
         };
-        match program.failure_of(status, &ran.last_lines) {
-            None => Ok(json!({ "exitCode": status.code(), "output": ran.output, "errorOutput": ran.error_output })),
+        match program.failure_of(status, &ran.output) {
+            None => Ok(json!({ "exitCode": status.code(), "output": ran.stdout, "errorOutput": ran.stderr })),
             // The exit codes of programs at large say nothing about retries, nor to the worker.
             Some(failure) if matches!(failure.verdict, Verdict::Interrupted { .. }) => Err(failure),
             Some(failure) => Err(HandlerError { verdict: Verdict::Retry, stops_worker: false, ..failure }),

@@ -15,7 +15,7 @@ use url::{Url, form_urlencoded};
 use super::read;
 use crate::clock;
 use crate::config::{HttpRequest, HttpUrl, Secret};
-use crate::handler::http::{answer, failure, not_answered, read_answer};
+use crate::handler::http::{LONGEST_ANSWER, answer, failure, not_answered, read_answer};
 use crate::handler::{Handler, HandlerContext, HandlerError, Verdict};
 use crate::http_client::HttpClient;
 
@@ -56,7 +56,7 @@ impl PingWebhook {
         let client = self.client.get_or_init(HttpClient::new);
         let mut response = client.send(request).await.map_err(|error| not_answered(&format!("{what}: "), &error))?;
         let verdict = answer::verdict(response.status, &response.headers, clock::now());
-        let (body, _) = read_answer(&mut response).await;
+        let (body, _) = read_answer(&mut response, LONGEST_ANSWER).await;
         let content = String::from_utf8_lossy(&body[..body.len().min(KEPT)]).into_owned();
         let status = response.status.as_u16();
         match verdict.filter(|_| throws) {

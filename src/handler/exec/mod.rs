@@ -3,33 +3,25 @@
 
 mod group;
 mod output;
+mod run;
 
-use std::io;
 use std::path::Path;
-use std::pin::pin;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{self, Either};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStdin, Command};
-use tokio::time::timeout;
+use tokio::process::Command;
 
 use super::metadata::{Metadata, headers_within};
 use super::program::Program;
-use super::stream::protocol;
-use super::{BatchHandler, Handler, HandlerContext, HandlerError};
+use super::stream::batch::Requests;
+use super::{BatchHandler, CancellationToken, Handler, HandlerContext, HandlerError};
 use crate::config::ExecConfig;
 use crate::message::{Envelope, TraceContext};
 
 pub(crate) use group::{GRACE, Group};
 pub(crate) use output::Output;
-
-/// How long output is still read after the program has ended. What it printed is there at once, but processes that it
-/// left in the background may keep the pipe open for ever.
-const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) use run::{Ended, OUTPUT_TIMEOUT, run};
 
 /// The largest size of `MINUTELY_HEADERS`, in bytes. Linux refuses variables of 128 KiB or more, and all variables
 /// share their space with the arguments.
@@ -63,61 +55,22 @@ impl Exec {
         command
     }
 
-    /// Runs the program for one message.
-    async fn run(&self, envelope: &Envelope, trace: Option<&TraceContext>) -> Result<(), HandlerError> {
-        self.run_with(envelope, envelope.body(), || self.command(envelope, trace)).await
-    }
-
     /// Runs the program with this input. The log names the message in the envelope.
     async fn run_with(
         &self,
         envelope: &Envelope,
         input: &[u8],
         command: impl Fn() -> Command,
+        cancellation: &CancellationToken,
     ) -> Result<(), HandlerError> {
         let (id, message_type, handler) = (Metadata::of(envelope).id, envelope.message_type(), self.program.name());
         let log = |line: &str| tracing::info!(id, message_type, handler, "{line}");
-        let Ended { status, output } = run(&self.program, command, input, self.timeout, log).await?;
+        let Ended { status, output, .. } = run(&self.program, command, input, self.timeout, log, cancellation).await?;
         match status {
             Some(status) => self.program.failure_of(status, &output).map_or(Ok(()), Err),
             None => Err(self.program.timed_out(self.timeout.unwrap_or_default(), &output)),
         }
     }
-}
-
-/// How a program has ended.
-pub(crate) struct Ended {
-    /// `None` if it took too long, and was ended with all that it had started.
-    pub(crate) status: Option<ExitStatus>,
-    /// The last lines that it has printed.
-    pub(crate) output: String,
-}
-
-/// Runs a program to its end with this input, for this long at most. If this is dropped before, the program is killed with all
-/// that it has started.
-pub(crate) async fn run(
-    program: &Program,
-    command: impl Fn() -> Command,
-    input: &[u8],
-    limit: Option<Duration>,
-    log: impl Fn(&str),
-) -> Result<Ended, HandlerError> {
-    let output = Output::new(log);
-    let mut group = program.start(command).await?;
-    let child = group.child();
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-
-    // Concurrently: a program may print before it has read everything.
-    let streams = pin!(future::join3(feed(stdin, input), output.read(stdout), output.read(stderr)));
-    let end = pin!(group.wait(limit));
-    let status = match future::select(end, streams).await {
-        Either::Left((status, streams)) => {
-            let _ = timeout(OUTPUT_TIMEOUT, streams).await;
-            status?
-        }
-        Either::Right((_, end)) => end.await?,
-    };
-    Ok(Ended { status, output: output.last_lines() })
 }
 
 #[async_trait]
@@ -127,7 +80,9 @@ impl Handler for Exec {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        self.run(context.envelope(), context.trace()).await.map(|()| Value::Null)
+        let (envelope, trace) = (context.envelope(), context.trace());
+        let command = || self.command(envelope, trace);
+        self.run_with(envelope, envelope.body(), command, context.cancellation()).await.map(|()| Value::Null)
     }
 }
 
@@ -138,51 +93,19 @@ impl BatchHandler for Exec {
         self.program.name()
     }
 
-    async fn handle(&self, messages: &[Envelope], _: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
-        // Each message belongs to its own trace. Variables only have room for one: that of the first.
-        let traces: Vec<_> = messages.iter().map(|of| TraceContext::of(of).map(|cause| cause.child())).collect();
-        let (input, unwritable) = lines(messages, &traces);
-        let handled = match (0..messages.len()).find(|at| unwritable[*at].is_none()) {
-            None => Ok(()),
-            Some(at) => {
-                let (first, trace) = (&messages[at], traces[at].as_ref());
-                let count = unwritable.iter().filter(|error| error.is_none()).count();
-                let command = || {
-                    let mut command = self.command(first, trace);
-                    command.env("MINUTELY_BATCH", count.to_string());
-                    command
-                };
-                self.run_with(first, &input, command).await
-            }
+    async fn handle(&self, messages: &[Envelope], context: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
+        let requests = Requests::new(messages, 1);
+        let Some(first) = requests.first(messages) else { return requests.results(Ok(Vec::new())) };
+        let (input, count) = ([requests.lines.join(&b'\n'), vec![b'\n']].concat(), requests.ids.len());
+        // Variables only have room for one trace: that of the first.
+        let trace = TraceContext::of(first).map(|cause| cause.child());
+        let command = || {
+            let mut command = self.command(first, trace.as_ref());
+            command.env("MINUTELY_BATCH", count.to_string());
+            command
         };
-        let of = |error: Option<HandlerError>| error.map_or_else(|| handled.clone().map(|()| Value::Null), Err);
-        unwritable.into_iter().map(of).collect()
-    }
-}
-
-/// A line for each message that can be written, and for each message why it cannot.
-fn lines(messages: &[Envelope], traces: &[Option<TraceContext>]) -> (Vec<u8>, Vec<Option<HandlerError>>) {
-    let (mut lines, mut unwritable) = (Vec::new(), Vec::new());
-    for (n, (message, trace)) in (1..).zip(messages.iter().zip(traces)) {
-        match protocol::request(n, message, trace.as_ref()) {
-            Ok(line) => {
-                lines.extend(line);
-                lines.push(b'\n');
-                unwritable.push(None);
-            }
-            Err(error) => unwritable.push(Some(error)),
-        }
-    }
-    (lines, unwritable)
-}
-
-/// Writes the body to the program's standard input. A program need not read all of it.
-pub(crate) async fn feed(stdin: Option<ChildStdin>, body: &[u8]) {
-    if let Some(mut stdin) = stdin
-        && let Err(error) = stdin.write_all(body).await
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        tracing::warn!(%error, "the body could not be written to the program's standard input");
+        let handled = self.run_with(first, &input, command, context.cancellation()).await;
+        requests.results(handled.map(|()| vec![Ok(Value::Null); count]))
     }
 }
 

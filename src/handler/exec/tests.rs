@@ -4,11 +4,12 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::group::GRACE;
 use super::output::KEPT_BYTES;
 use super::*;
-use crate::handler::Verdict;
+use crate::handler::{States, Verdict};
 use crate::message::{DelayStamp, ErrorDetailsStamp, Headers, ReceivedStamp, RedeliveryStamp, TransportMessageIdStamp};
 
 /// How long a test waits for what must happen.
@@ -30,7 +31,13 @@ fn message(body: impl Into<bytes::Bytes>) -> Envelope {
 }
 
 async fn run(exec: &Exec, envelope: &Envelope) -> Result<(), HandlerError> {
-    timeout(DEADLINE, exec.run(envelope, None)).await.expect("the handler hangs")
+    timeout(DEADLINE, handle(exec, envelope)).await.expect("the handler hangs")
+}
+
+async fn handle(exec: &Exec, envelope: &Envelope) -> Result<(), HandlerError> {
+    let (states, cancellation) = (States::default(), CancellationToken::default());
+    let context = HandlerContext::new(envelope, &states, &cancellation, &[]);
+    Handler::handle(exec, &context).await.map(drop)
 }
 
 async fn failure_of(script: &str) -> HandlerError {
@@ -231,7 +238,7 @@ async fn a_program_that_ignores_sigterm_is_killed() {
 #[tokio::test]
 async fn dropping_the_future_kills_all_that_was_started() {
     let (dir, exec) = shell("trap '' TERM; sleep 600 & echo $! > grandchild; wait");
-    let handling = tokio::spawn(async move { exec.run(&message("{}"), None).await });
+    let handling = tokio::spawn(async move { handle(&exec, &message("{}")).await });
     let grandchild = pid_in(&dir, "grandchild").await;
     assert!(is_alive(grandchild));
     handling.abort();

@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime};
 use chrono::DateTime;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, RETRY_AFTER};
+use serde_json::Value;
 
-use crate::handler::Verdict;
+use super::failure;
+use crate::handler::stream::batch::{Answers, read_answers};
+use crate::handler::{HandlerError, Verdict};
 
 /// A shorter delay is none: the retry strategy's is used.
 const SHORTEST_DELAY: Duration = Duration::from_secs(1);
@@ -24,6 +27,25 @@ pub(in crate::handler) fn verdict(status: StatusCode, headers: &HeaderMap, now: 
         (408 | 425 | 429, _) => Some(Verdict::Retry),
         (400..=499, _) => Some(Verdict::Unrecoverable),
         _ => Some(Verdict::Retry),
+    }
+}
+
+/// What the body of an answer with 2xx says about the messages of a batch. Where it says nothing about them, all are handled.
+pub(super) fn of_batch(ids: &[u64], body: &[u8], longest: usize) -> Result<Answers, HandlerError> {
+    let unclear = |why: String| {
+        let text = format!("what the answer says about the messages of the batch cannot be understood: {why}");
+        Err(failure("NoAnswer", Verdict::Retry, text))
+    };
+    let speaks = match body.trim_ascii_start().first() {
+        Some(b'[') => true,
+        Some(b'{') if body.len() <= longest => serde_json::from_slice::<Value>(body)
+            .is_ok_and(|answer| ["ok", "error"].iter().any(|key| answer.get(*key).is_some())),
+        _ => false,
+    };
+    match speaks {
+        true if body.len() > longest => unclear(format!("it is longer than {longest} bytes")),
+        true => read_answers(ids, body).or_else(unclear),
+        false => Ok(vec![Ok(Value::Null); ids.len()]),
     }
 }
 
@@ -76,6 +98,23 @@ mod tests {
         ] {
             assert_eq!((of(429, Some(value)), of(503, Some(value))), (expected, expected), "{value}");
             assert_eq!(of(500, Some(value)), Some(Verdict::Retry));
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_batch_speaks_for_each_message_or_for_all() {
+        let of = |body: &str| {
+            let answers = of_batch(&[1, 2], body.as_bytes(), 1000).map_err(|error| error.message)?;
+            Ok::<_, String>(answers.iter().map(Result::is_ok).collect::<Vec<_>>())
+        };
+        for body in ["", "thanks", r#"{"status":"accepted"}"#, r#"{"ok":true}"#, "7", &" ".repeat(2000), "{"] {
+            assert_eq!(of(body), Ok(vec![true, true]), "{body}");
+        }
+        assert_eq!(of(r#"{"error":"down"}"#), Ok(vec![false, false]));
+        assert_eq!(of(r#"[{"id":2,"error":"no"},{"id":1,"ok":true}]"#), Ok(vec![true, false]));
+        assert_eq!(of(r#"[{"id":2,"ok":true}]"#), Ok(vec![false, true]));
+        for (body, why) in [("[", "EOF"), (&format!("[{}", " ".repeat(2000)), "longer than 1000 bytes")] {
+            assert!(of(body).unwrap_err().contains(why), "{body:.10}");
         }
     }
 }

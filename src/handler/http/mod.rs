@@ -1,4 +1,5 @@
-//! A URL as a handler: the message is sent there, and the status of the answer is the result.
+//! A URL as a handler: the message is sent there, and the status of the answer is the result. Several messages at once are one
+//! request, whose answer may say something about each.
 
 pub(super) mod answer;
 
@@ -12,7 +13,8 @@ use tokio::time::timeout;
 use super::exec::Output;
 use super::metadata::{Metadata, headers_within};
 use super::program::with_output;
-use super::{Handler, HandlerContext, HandlerError, Verdict};
+use super::stream::batch::Requests;
+use super::{BatchHandler, Handler, HandlerContext, HandlerError, Verdict};
 use crate::clock;
 use crate::config::{HttpRequest, Secret};
 use crate::http_client::{HttpClient, HttpError, Response};
@@ -23,7 +25,10 @@ use crate::threads;
 const MAX_HEADERS: usize = 4096;
 
 /// How much of an answer is read, in bytes: a longer one is no result.
-const LONGEST_ANSWER: usize = 64 * 1024;
+pub(super) const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// The same for the answer to a batch: a longer one says nothing about its messages.
+const LONGEST_ANSWERS: usize = 1 << 20;
 
 /// Requests a URL for each message.
 pub(crate) struct Http {
@@ -58,6 +63,11 @@ impl Http {
             ("traceparent", trace.map(TraceContext::to_string).unwrap_or_default()),
             ("tracestate", trace.and_then(TraceContext::state).unwrap_or_default().to_owned()),
         ];
+        Ok(self.request_with(own, body))
+    }
+
+    /// The request with this body, and with these headers where it has none of their names.
+    fn request_with<const N: usize>(&self, own: [(&str, String); N], body: String) -> HttpRequest {
         let mut request = self.request.clone();
         for (name, value) in own {
             let is_set = request.headers.keys().any(|set| set.eq_ignore_ascii_case(name));
@@ -66,12 +76,18 @@ impl Http {
             }
         }
         request.body = Some(Secret(body));
-        Ok(request)
+        request
     }
 
-    async fn call(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let envelope = context.envelope();
-        let request = self.request(envelope, context.trace())?;
+    /// Sends a request. Returns the body of an answer that says that it is handled. The log names the message in the envelope.
+    async fn call(&self, request: HttpRequest, envelope: &Envelope, longest: usize) -> Result<Vec<u8>, HandlerError> {
+        let call = self.answer(request, envelope, longest);
+        timeout(self.timeout, call)
+            .await
+            .unwrap_or_else(|_| Err(failure("TimedOut", Verdict::Retry, format!("timed out after {:?}", self.timeout))))
+    }
+
+    async fn answer(&self, request: HttpRequest, envelope: &Envelope, longest: usize) -> Result<Vec<u8>, HandlerError> {
         let client = self.client.get_or_init(HttpClient::new);
         let mut response = client.send_whole(&request).await.map_err(|error| not_answered("", &error))?;
         let verdict = answer::verdict(response.status, &response.headers, clock::now());
@@ -79,11 +95,11 @@ impl Http {
         if response.url != request.url {
             text = format!("{text} (redirected to {})", response.url);
         }
-        let (body, ended) = read_answer(&mut response).await;
+        let (body, ended) = read_answer(&mut response, longest).await;
         let Some(verdict) = verdict else {
             // It may be that its server has failed while it was answering.
             ended.map_err(|error| failure("NoAnswer", Verdict::Retry, format!("{text}, but {error}")))?;
-            return Ok(result(body));
+            return Ok(body);
         };
         let (id, message_type) = (Metadata::of(envelope).id, envelope.message_type());
         let output = Output::new(|line: &str| tracing::info!(id, message_type, handler = self.name, "{line}"));
@@ -102,18 +118,37 @@ impl Handler for Http {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        timeout(self.timeout, self.call(context))
-            .await
-            .unwrap_or_else(|_| Err(failure("TimedOut", Verdict::Retry, format!("timed out after {:?}", self.timeout))))
+        let request = self.request(context.envelope(), context.trace())?;
+        self.call(request, context.envelope(), LONGEST_ANSWER).await.map(result)
     }
 }
 
-/// Reads an answer, or its beginning.
-pub(super) async fn read_answer(response: &mut Response) -> (Vec<u8>, Result<(), HttpError>) {
+/// Several messages: a list of them, as for a program that stays, and an answer that may say something about each.
+#[async_trait]
+impl BatchHandler for Http {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn handle(&self, messages: &[Envelope], _: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
+        let requests = Requests::new(messages, 1);
+        let Some(first) = requests.first(messages) else { return requests.results(Ok(Vec::new())) };
+        // Written as JSON, which is UTF-8.
+        let list = String::from_utf8_lossy(&requests.list()).into_owned();
+        let count = ("Minutely-Batch", requests.ids.len().to_string());
+        let request = self.request_with([("Content-Type", "application/json".to_owned()), count], list);
+        let answered = self.call(request, first, LONGEST_ANSWERS).await;
+        let answered = answered.and_then(|body| answer::of_batch(&requests.ids, &body, LONGEST_ANSWERS));
+        requests.results(answered)
+    }
+}
+
+/// Reads an answer, or its beginning: a little more than `longest`.
+pub(super) async fn read_answer(response: &mut Response, longest: usize) -> (Vec<u8>, Result<(), HttpError>) {
     let mut body = Vec::new();
-    while body.len() <= LONGEST_ANSWER {
+    while body.len() <= longest {
         match response.chunk().await {
-            Ok(Some(bytes)) => body.extend_from_slice(&bytes[..bytes.len().min(LONGEST_ANSWER + 1)]),
+            Ok(Some(bytes)) => body.extend_from_slice(&bytes[..bytes.len().min(longest + 1)]),
             Ok(None) => break,
             Err(error) => return (body, Err(error)),
         }

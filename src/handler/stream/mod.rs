@@ -3,8 +3,9 @@
 //! Each message that is being handled has a process of its own. A process that has answered waits for the next message, so
 //! that there are never more than messages are handled at once.
 
+pub(super) mod batch;
 mod process;
-pub(super) mod protocol;
+mod protocol;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +16,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::batch::{Answers, Requests};
 use self::process::{About, NoAnswer, Process};
 use super::metadata::Metadata;
 use super::program::{Program, with_output};
 use super::{BatchHandler, CancellationToken, Handler, HandlerContext, HandlerError, Verdict};
 use crate::config::StreamConfig;
-use crate::message::{Envelope, TraceContext};
+use crate::message::Envelope;
 
 /// The pause before a program is started again that has ended without an answer. It doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +45,8 @@ pub(crate) struct Stream {
     max_messages: Option<u64>,
     max_memory: Option<u64>,
     pool: Mutex<Pool>,
+    /// A process has answered.
+    freed: Notify,
 }
 
 /// The processes that have no message at the moment.
@@ -58,9 +63,6 @@ struct Pool {
     last_id: u64,
 }
 
-/// What the program says about each of the messages.
-type Answers = Vec<Result<Value, HandlerError>>;
-
 /// What goes to the program at once.
 struct Messages<'a> {
     /// For the log.
@@ -76,7 +78,7 @@ impl Messages<'_> {
     fn read_answers(&self, line: &[u8]) -> Result<Answers, String> {
         match self.ids.as_slice() {
             [id] if !self.is_list => Ok(vec![protocol::read_answer(*id, line)?]),
-            ids => protocol::read_answers(ids, line),
+            ids => batch::read_answers(ids, line),
         }
     }
 }
@@ -95,20 +97,41 @@ impl Stream {
         let StreamConfig { program, timeout, max_messages, max_memory } = config;
         let program = Program::new("stream", program, dir);
         let (timeout, max_messages, max_memory) = (*timeout, *max_messages, *max_memory);
-        Self { program, timeout, max_messages, max_memory, pool: Mutex::default() }
+        Self { program, timeout, max_messages, max_memory, pool: Mutex::default(), freed: Notify::new() }
     }
 
     /// Has messages handled at once: one, or where the program gets lists a list.
     async fn run(&self, messages: Messages<'_>, context: &HandlerContext<'_>) -> Result<Answers, HandlerError> {
-        if let Some(process) = self.take_idle()
-            && let Exchange::Answered(answers) = self.exchange(process, &messages).await
-        {
-            return answers;
+        loop {
+            let process = self.process(context.cancellation()).await?;
+            // Only one that was used can have ended before, so the one that is started after all those is the last.
+            if let Exchange::Answered(answers) = self.exchange(process, &messages).await {
+                return answers;
+            }
         }
-        let process = self.start(context.cancellation()).await?;
-        match self.exchange(process, &messages).await {
-            Exchange::Answered(answers) => answers,
-            Exchange::EndedBefore => Err(self.ended("")),
+    }
+
+    /// A process that waits for a message, or a new one. Where that cannot be started yet, whichever is there first.
+    async fn process(&self, cancellation: &CancellationToken) -> Result<Process, HandlerError> {
+        if let Some(process) = self.take_idle() {
+            return Ok(process);
+        }
+        tokio::select! {
+            biased;
+            started = self.start(cancellation) => started,
+            process = self.next_idle() => Ok(process),
+        }
+    }
+
+    /// The next process that has answered.
+    async fn next_idle(&self) -> Process {
+        loop {
+            // Before the look, so that none is missed.
+            let freed = self.freed.notified();
+            if let Some(process) = self.take_idle() {
+                return process;
+            }
+            freed.await;
         }
     }
 
@@ -117,11 +140,12 @@ impl Stream {
         let envelope = messages.first;
         let about = About { id: Metadata::of(envelope).id, message_type: envelope.message_type().to_owned() };
         let answered = timeout(limit, process.exchange(about, &messages.line)).await;
-        let output = process.last_lines();
-        let nonsense = |line: &[u8], why: &str| {
+        // Its last lines are those until its end.
+        let nonsense = async |mut process: Process, line: &[u8], why: &str| {
+            process.end().await;
             let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]).into_owned();
             let what = format!("the program has written what is no answer ({why}): {shown:?}");
-            self.program.failure("NoAnswer", Verdict::Retry, with_output(what, &output))
+            self.program.failure("NoAnswer", Verdict::Retry, with_output(what, &process.last_lines()))
         };
         let failure = match answered {
             Ok(Ok(line)) => match messages.read_answers(&line) {
@@ -129,31 +153,29 @@ impl Stream {
                     self.put_back(process);
                     return Exchange::Answered(Ok(answers));
                 }
-                Err(why) => {
-                    process.end().await;
-                    nonsense(&line, &why)
+                Err(why) => nonsense(process, &line, &why).await,
+            },
+            Ok(Err(NoAnswer::Ended(Some(status)))) => {
+                let output = process.last_lines();
+                match self.program.failure_of(status, &output) {
+                    None if was_used => return Exchange::EndedBefore,
+                    None => self.ended(&output),
+                    Some(failure) => failure,
                 }
-            },
-            Ok(Err(NoAnswer::Ended(Some(status)))) => match self.program.failure_of(status, &output) {
-                None if was_used => return Exchange::EndedBefore,
-                None => self.ended(&output),
-                Some(failure) => failure,
-            },
+            }
             Ok(Err(NoAnswer::Ended(None))) => {
                 let what = "the program has closed its standard output without an answer".to_owned();
-                self.program.failure("Ended", Verdict::Retry, with_output(what, &output))
+                self.program.failure("Ended", Verdict::Retry, with_output(what, &process.last_lines()))
             }
             Ok(Err(NoAnswer::TooLong(beginning))) => {
-                process.end().await;
-                nonsense(&beginning, "its line is longer than 1 MiB")
+                nonsense(process, &beginning, "its line is longer than 1 MiB").await
             }
             Ok(Err(NoAnswer::Io(error))) => {
-                process.end().await;
-                nonsense(b"", &format!("its output cannot be read: {error}"))
+                nonsense(process, b"", &format!("its output cannot be read: {error}")).await
             }
             Err(_) => {
                 process.end().await;
-                self.program.timed_out(limit, &output)
+                self.program.timed_out(limit, &process.last_lines())
             }
         };
         if !was_used {
@@ -186,7 +208,7 @@ impl Stream {
             command.env(VARIABLE, "1");
             command
         };
-        let group = self.program.start(command).await.inspect_err(|_| self.pool().note_failure())?;
+        let group = self.program.start(command, cancellation).await.inspect_err(|_| self.pool().note_failure())?;
         let process = Process::new(self.program.name().to_owned(), group);
         process.ok_or_else(|| self.program.failure("NotStarted", Verdict::Retry, "it has no pipes".to_owned()))
     }
@@ -215,13 +237,17 @@ impl Stream {
             pool.ending.spawn(process.finish());
         } else {
             pool.idle.push(process);
+            drop(pool);
+            self.freed.notify_one();
         }
     }
 
-    fn next_id(&self) -> u64 {
+    /// The first of so many numbers for messages.
+    fn next_ids(&self, count: usize) -> u64 {
         let mut pool = self.pool();
-        pool.last_id += 1;
-        pool.last_id
+        let first = pool.last_id + 1;
+        pool.last_id += count as u64;
+        first
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
@@ -244,7 +270,7 @@ impl Handler for Stream {
     }
 
     async fn handle(&self, context: &HandlerContext<'_>) -> Result<Value, HandlerError> {
-        let (id, first) = (self.next_id(), context.envelope());
+        let (id, first) = (self.next_ids(1), context.envelope());
         let mut line = protocol::request(id, first, context.trace())?;
         line.push(b'\n');
         let mut answers = self.run(Messages { first, ids: vec![id], line, is_list: false }, context).await?;
@@ -264,36 +290,12 @@ impl BatchHandler for Stream {
     }
 
     async fn handle(&self, messages: &[Envelope], context: &HandlerContext<'_>) -> Vec<Result<Value, HandlerError>> {
-        let mut results: Vec<Option<Result<Value, HandlerError>>> = Vec::with_capacity(messages.len());
-        let (mut ids, mut line, mut first) = (Vec::new(), Vec::new(), None);
-        for message in messages {
-            let id = self.next_id();
-            // Each message belongs to its own trace.
-            let trace = TraceContext::of(message).map(|cause| cause.child());
-            match protocol::request(id, message, trace.as_ref()) {
-                Ok(request) => {
-                    line.push(if ids.is_empty() { b'[' } else { b',' });
-                    line.extend(request);
-                    ids.push(id);
-                    first = first.or(Some(message));
-                    results.push(None);
-                }
-                Err(error) => results.push(Some(Err(error))),
-            }
-        }
-        line.extend(b"]\n");
-        let count = ids.len();
-        let answers = match first {
-            None => Vec::new(),
-            Some(first) => {
-                let answered = self.run(Messages { first, ids, line, is_list: true }, context).await;
-                answered.unwrap_or_else(|error| vec![Err(error); count])
-            }
-        };
-        let mut answers = answers.into_iter();
-        let each =
-            results.into_iter().map(|known| known.or_else(|| answers.next()).unwrap_or_else(|| Err(self.ended(""))));
-        each.collect()
+        let requests = Requests::new(messages, self.next_ids(messages.len()));
+        let Some(first) = requests.first(messages) else { return requests.results(Ok(Vec::new())) };
+        let (ids, mut line) = (requests.ids.clone(), requests.list());
+        line.push(b'\n');
+        let answered = self.run(Messages { first, ids, line, is_list: true }, context).await;
+        requests.results(answered)
     }
 
     async fn worker_stopped(&self) {

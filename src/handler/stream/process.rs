@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, Either};
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::handler::exec::{GRACE, Group, Output};
+use crate::handler::exec::{GRACE, Group, OUTPUT_TIMEOUT, Output};
+use crate::memory;
 
 /// The longest line that a program may write as an answer.
 const LONGEST_LINE: usize = 1 << 20;
-
-/// How long output is still read after the program has ended, as with `exec`.
-const OUTPUT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a program that has closed its output may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,6 +103,8 @@ impl Process {
 
     /// Gives it a line, and returns the line that it answers, without its end. `about` is for its log.
     pub(super) async fn exchange(&mut self, about: About, request: &[u8]) -> Result<Vec<u8>, NoAnswer> {
+        // What it had printed before its last answer, and has not been read yet, belongs to that message.
+        tokio::task::yield_now().await;
         // A line that came after the last answer, and has no end.
         self.log.output.end_line(&self.log.line);
         *self.log.about.lock().unwrap_or_else(PoisonError::into_inner) = about;
@@ -161,11 +160,7 @@ impl Process {
 
     /// The memory that it uses, in bytes, without that of processes that it has started.
     pub(super) fn memory(&mut self) -> Option<u64> {
-        let pid = Pid::from_u32(self.group.child().id()?);
-        let mut system = System::new().ok()?;
-        let what = ProcessRefreshKind::nothing().with_memory();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
-        system.process(pid).map(sysinfo::Process::memory)
+        memory::resident(self.group.child().id()?)
     }
 
     /// Lets it end by itself, because no further message comes; asks it to (SIGTERM) if it does not, and kills it at last.
@@ -175,8 +170,8 @@ impl Process {
         let _ = timeout(OUTPUT_TIMEOUT, &mut self.reading).await;
     }
 
-    /// Ends it and all that it has started: it is in the middle of something.
-    pub(super) async fn end(mut self) {
+    /// Ends it and all that it has started: it is in the middle of something. All that it has printed has been read by then.
+    pub(super) async fn end(&mut self) {
         self.group.end().await;
         let _ = timeout(OUTPUT_TIMEOUT, &mut self.reading).await;
     }

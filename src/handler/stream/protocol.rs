@@ -1,6 +1,5 @@
 //! The lines that go to a stream program and come from it: see `docs/stream.md`.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -35,11 +34,7 @@ struct Request<'a> {
 }
 
 /// The line for a message, without its end. `trace` is the span that handles it.
-pub(in crate::handler) fn request(
-    id: u64,
-    envelope: &Envelope,
-    trace: Option<&TraceContext>,
-) -> Result<Vec<u8>, HandlerError> {
+pub(super) fn request(id: u64, envelope: &Envelope, trace: Option<&TraceContext>) -> Result<Vec<u8>, HandlerError> {
     // It is JSON if it was received; one dispatched in code may be anything.
     let body = serde_json::from_slice(envelope.body())
         .map_err(|error| HandlerError::unrecoverable(format!("the message's body is not JSON: {error}")))?;
@@ -75,8 +70,8 @@ fn without_unicodes_line_ends(line: Vec<u8>) -> Vec<u8> {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    id: Option<u64>,
+pub(super) struct Answer {
+    pub(super) id: Option<u64>,
     #[serde(default)]
     ok: bool,
     #[serde(default)]
@@ -95,34 +90,6 @@ struct Answer {
     stop_worker: bool,
 }
 
-/// What the answers to a batch say, in the order of its messages. An error says why they are none.
-pub(super) fn read_answers(ids: &[u64], line: &[u8]) -> Result<Vec<Result<Value, HandlerError>>, String> {
-    if line.trim_ascii_start().first() == Some(&b'{') {
-        // One for all of them.
-        let answer: Answer = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        if answer.id.is_some() {
-            return Err("it is for one message, and a batch needs a list of answers".to_owned());
-        }
-        return Ok(vec![understand(answer)?; ids.len()]);
-    }
-    let answers: Vec<Box<RawValue>> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let (of_batch, mut by_id) = (HashSet::<_>::from_iter(ids), HashMap::new());
-    for answer in answers {
-        let answer: Answer = match answer.get().starts_with('{') {
-            true => serde_json::from_str(answer.get()).map_err(|error| error.to_string())?,
-            false => return Err("one of its answers is no JSON object".to_owned()),
-        };
-        let Some(id) = answer.id.filter(|id| of_batch.contains(id)) else {
-            return Err("one of its answers has not the `id` of a message in the batch".to_owned());
-        };
-        if by_id.insert(id, understand(answer)?).is_some() {
-            return Err(format!("it has two answers to message {id}"));
-        }
-    }
-    let missing = || Err(HandlerError::failed("the program has not answered this message of its batch"));
-    Ok(ids.iter().map(|id| by_id.remove(id).unwrap_or_else(missing)).collect())
-}
-
 /// What an answer to the message `id` says. An error says why it is none.
 pub(super) fn read_answer(id: u64, line: &[u8]) -> Result<Result<Value, HandlerError>, String> {
     if line.trim_ascii_start().first() != Some(&b'{') {
@@ -135,7 +102,7 @@ pub(super) fn read_answer(id: u64, line: &[u8]) -> Result<Result<Value, HandlerE
     understand(answer)
 }
 
-fn understand(answer: Answer) -> Result<Result<Value, HandlerError>, String> {
+pub(super) fn understand(answer: Answer) -> Result<Result<Value, HandlerError>, String> {
     if let (true, None) = (answer.ok, &answer.error) {
         return Ok(Ok(answer.result));
     }
@@ -174,7 +141,7 @@ fn read_delay(delay: &Value) -> Result<Duration, String> {
 }
 
 /// The beginning of a text.
-fn cut(mut text: String, most: usize) -> String {
+pub(super) fn cut(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text
 }
@@ -237,31 +204,6 @@ mod tests {
         assert!(of(r#"{"error":"e","stop_worker":true}"#).unwrap_err().stops_worker);
         let error = of(&format!(r#"{{"error":"{}","class":"App\\Broken","code":7}}"#, "é".repeat(5000))).unwrap_err();
         assert_eq!((error.class.as_str(), error.code, error.message.len()), (r"App\Broken", 7, LONGEST_ERROR));
-    }
-
-    #[test]
-    fn a_batch_is_answered_message_by_message_or_as_a_whole() {
-        let of = |line: &str| {
-            let answers = read_answers(&[3, 4], line.as_bytes())?;
-            Ok(answers.into_iter().map(|answer| answer.map_err(|error| error.message)).collect::<Vec<_>>())
-        };
-        let both = of(r#"[{"id":4,"error":"e"},{"id":3,"ok":true,"result":1}]"#);
-        assert_eq!(both, Ok(vec![Ok(1.into()), Err("e".to_owned())]));
-        assert_eq!(of(r#"{"ok":true}"#), Ok(vec![Ok(Value::Null), Ok(Value::Null)]));
-        assert_eq!(of(r#"{"error":"all"}"#), Ok(vec![Err("all".to_owned()), Err("all".to_owned())]));
-        let missing = of(r#"[{"id":4,"ok":true}]"#).unwrap();
-        assert!(missing[0].as_ref().unwrap_err().contains("has not answered this message"), "{missing:?}");
-        for (line, why) in [
-            ("[[]]", "one of its answers is no JSON object"),
-            (r#"[{"ok":true}]"#, "has not the `id`"),
-            (r#"[{"id":5,"ok":true}]"#, "has not the `id`"),
-            (r#"[{"id":3,"ok":true},{"id":3,"ok":true}]"#, "two answers to message 3"),
-            (r#"{"id":3,"ok":true}"#, "needs a list"),
-            ("ok", "expected"),
-        ] {
-            let error: String = of(line).unwrap_err();
-            assert!(error.contains(why), "{line}: {error}");
-        }
     }
 
     #[test]

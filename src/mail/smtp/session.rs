@@ -12,6 +12,7 @@ use lettre::transport::smtp::response::{Category, Code, Severity};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Encryption, Smtp};
+use crate::causes::{append, causes};
 use crate::mail::draft::Prepared;
 use crate::mail::error::MailError;
 
@@ -281,15 +282,6 @@ impl Smtp {
 }
 
 /// The error with what is behind it, each once.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    append(error.to_string(), causes(error))
 }

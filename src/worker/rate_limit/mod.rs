@@ -84,10 +84,26 @@ struct State {
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Permits {
-    /// This many messages may be begun.
-    Taken(usize),
+    /// Messages may be begun.
+    Taken(Taken),
     /// None now; ask again after this time.
     Wait(Duration),
+}
+
+/// Permits to begin messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) permits: usize,
+    /// The window that they are of.
+    window: u64,
+}
+
+impl Taken {
+    /// Keeps as many as are needed, and returns the others.
+    pub(super) fn without_needed(self, needed: usize) -> Option<Self> {
+        let permits = self.permits.saturating_sub(needed);
+        (permits > 0).then_some(Self { permits, ..self })
+    }
 }
 
 impl RateLimiter {
@@ -98,25 +114,27 @@ impl RateLimiter {
     /// Takes up to this many permits, but not too many at once. While the cache is down, there are none.
     pub(super) async fn take(&self, wanted: usize) -> Permits {
         let most = (self.limit.limit / SHARE).max(1).min(wanted as u64);
-        let mut left = Duration::ZERO;
+        let (mut left, mut window) = (Duration::ZERO, 0);
         let taken = self.change(|usage| {
             let permits = usage.free(&self.limit).min(most);
-            left = usage.wait(&self.limit);
+            (left, window) = (usage.wait(&self.limit), usage.window);
             (permits > 0).then(|| (usage.with(permits), permits))
         });
         let taken = taken.await;
         self.report(taken.as_ref().err());
         match taken {
-            Ok(Changed::To(permits)) => Permits::Taken(usize::try_from(permits).unwrap_or(wanted)),
+            Ok(Changed::To(permits)) => {
+                Permits::Taken(Taken { permits: usize::try_from(permits).unwrap_or(wanted), window })
+            }
             Ok(Changed::Not) => Permits::Wait(left + SPREAD.mul_f64(fastrand::f64())),
             Ok(Changed::Lost) => Permits::Wait(LONG_PAUSE.mul_f64(0.5 + fastrand::f64())),
             Err(_) => Permits::Wait(CACHE_DOWN),
         }
     }
 
-    /// Gives back permits that were not needed. If that fails, they are lost.
-    pub(super) async fn give_back(&self, permits: usize) {
-        let given = self.change(|usage| Some((usage.without(permits as u64), 0)));
+    /// Gives back permits that were not needed. If that fails, or their window is over, they are lost.
+    pub(super) async fn give_back(&self, unneeded: Taken) {
+        let given = self.change(|usage| Some((usage.without(unneeded.permits as u64, unneeded.window)?, 0)));
         if let Err(error) = given.await {
             tracing::debug!(%error, limiter = self.limit.name, "permits could not be given back");
         }
@@ -176,8 +194,8 @@ impl RateLimiter {
 
     /// Whether this is the next entry. A value differs from all others, so that nobody else's is taken for it.
     async fn write(&self, number: u64, usage: Usage) -> Result<bool, CacheError> {
-        let Usage { used, previous, since } = usage;
-        let value = format!("{used} {previous} {} {:016x}", since.as_micros(), fastrand::u64(..));
+        let Usage { used, previous, since, window } = usage;
+        let value = format!("{used} {previous} {} {window} {:016x}", since.as_micros(), fastrand::u64(..));
         let ttl = Usage::forgotten_after(&self.limit).saturating_add(KEPT_LONGER);
         let is_next = self.cache.claim(&self.group, &key(number), &value, ttl).await?;
         if is_next {
@@ -221,9 +239,11 @@ fn key(number: u64) -> String {
 fn parse(value: &str) -> Usage {
     let mut numbers = value.split(' ').map(|number| number.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
-    match (next(), next(), next()) {
-        (Some(used), Some(previous), Some(since)) => Usage { used, previous, since: Duration::from_micros(since) },
-        _ => Usage { used: u64::from(u32::MAX), previous: 0, since: Duration::ZERO },
+    match (next(), next(), next(), next()) {
+        (Some(used), Some(previous), Some(since), Some(window)) => {
+            Usage { used, previous, since: Duration::from_micros(since), window }
+        }
+        _ => Usage { used: u64::from(u32::MAX), ..Usage::default() },
     }
 }
 
@@ -245,7 +265,7 @@ mod tests {
         let mut sum = 0;
         loop {
             match limiter.take(100).await {
-                Permits::Taken(permits) => sum += permits,
+                Permits::Taken(taken) => sum += taken.permits,
                 Permits::Wait(time) if time < Duration::from_secs(5) => tokio::time::sleep(time).await,
                 Permits::Wait(_) => return sum,
             }
@@ -268,14 +288,20 @@ mod tests {
     async fn what_is_given_back_can_be_taken_and_a_window_is_over_when_it_is_over() {
         let cache = Arc::new(Cache::new(Arc::new(MemoryStore::default())));
         let limiter = RateLimiter::new(Arc::clone(&cache), limit(2, 60));
-        assert_eq!(limiter.take(9).await, Permits::Taken(1), "a small part of the limit at once");
-        assert_eq!(limiter.take(1).await, Permits::Taken(1));
+        let one = |window| Permits::Taken(Taken { permits: 1, window });
+        assert_eq!(limiter.take(9).await, one(0), "a small part of the limit at once");
+        assert_eq!(limiter.take(1).await, one(0));
         let Permits::Wait(time) = limiter.take(1).await else { panic!("a third permit") };
         assert!(time >= Duration::from_secs(59) && time < Duration::from_secs(61), "{time:?}");
-        limiter.give_back(1).await;
-        assert_eq!(RateLimiter::new(cache, limit(2, 60)).take(1).await, Permits::Taken(1), "by any worker");
+        limiter.give_back(Taken { permits: 1, window: 0 }).await;
+        assert_eq!(RateLimiter::new(cache, limit(2, 60)).take(1).await, one(0), "by any worker");
         tokio::time::sleep(time).await;
-        assert_eq!(limiter.take(1).await, Permits::Taken(1));
+        assert_eq!((limiter.take(1).await, limiter.take(1).await), (one(1), one(1)));
+        limiter.give_back(Taken { permits: 2, window: 0 }).await;
+        assert!(
+            matches!(limiter.take(1).await, Permits::Wait(_)),
+            "what comes back late makes no room in the next window"
+        );
         assert!(limiter.cache.list("rate-limit/mails").await.unwrap().len() <= 18, "earlier entries are removed");
     }
 }

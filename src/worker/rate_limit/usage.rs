@@ -13,6 +13,8 @@ pub(super) struct Usage {
     pub(super) previous: u64,
     /// How long ago the window began, or tokens were last added.
     pub(super) since: Duration,
+    /// How often a window has begun, or tokens were added: what was taken before is not given back after.
+    pub(super) window: u64,
 }
 
 impl Usage {
@@ -25,16 +27,18 @@ impl Usage {
         }
         let nanos = u64::try_from(since.as_nanos() % limit.interval.as_nanos().max(1)).unwrap_or_default();
         let rest = Duration::from_nanos(nanos);
+        let window = self.window.saturating_add(intervals);
+        let unused = Self { window, ..Self::default() };
         match limit.policy {
             RatePolicy::TokenBucket(amount) => {
                 let used = self.used.saturating_sub(intervals.saturating_mul(amount));
                 // A full bucket waits for no tokens: the next interval begins when one is taken.
                 let since = if used == 0 { Duration::ZERO } else { rest };
-                Self { used, previous: 0, since }
+                Self { used, previous: 0, since, window }
             }
-            RatePolicy::FixedWindow => Self::default(),
-            RatePolicy::SlidingWindow if intervals == 1 => Self { used: 0, previous: self.used, since: rest },
-            RatePolicy::SlidingWindow => Self::default(),
+            RatePolicy::FixedWindow => unused,
+            RatePolicy::SlidingWindow if intervals == 1 => Self { used: 0, previous: self.used, since: rest, window },
+            RatePolicy::SlidingWindow => unused,
         }
     }
 
@@ -57,9 +61,10 @@ impl Usage {
         Self { used: self.used.saturating_add(permits), since, ..self }
     }
 
-    /// With these permits given back.
-    pub(super) fn without(self, permits: u64) -> Self {
-        Self { used: self.used.saturating_sub(permits), ..self }
+    /// With these permits given back, which were taken in this window. `None` if that is over: they would loosen the limit of
+    /// another one.
+    pub(super) fn without(self, permits: u64, window: u64) -> Option<Self> {
+        (self.window == window).then(|| Self { used: self.used.saturating_sub(permits), ..self })
     }
 
     /// How long it takes until a permit is free, if none is.
@@ -145,12 +150,31 @@ mod tests {
     }
 
     #[test]
+    fn permits_are_given_back_to_the_window_that_they_were_taken_in() {
+        for policy in [RatePolicy::FixedWindow, RatePolicy::TokenBucket(2), RatePolicy::SlidingWindow] {
+            let limit = limit(4, policy);
+            let taken = Usage::default().with(3);
+            let within = taken.after(9 * SECOND, &limit).without(2, taken.window).unwrap();
+            assert_eq!(within.free(&limit), 3, "{policy:?}");
+            // Others have taken what the next one allows.
+            let later = taken.after(11 * SECOND, &limit);
+            let later = later.with(later.free(&limit));
+            assert_eq!(later.without(2, taken.window), None, "{policy:?}");
+        }
+    }
+
+    #[test]
     fn after_the_wait_a_permit_is_free_and_not_before() {
         for policy in [RatePolicy::FixedWindow, RatePolicy::TokenBucket(2), RatePolicy::SlidingWindow] {
             let limit = limit(4, policy);
             for usage in [
-                Usage { used: 4, previous: 0, since: 3 * SECOND },
-                Usage { used: 4, previous: if policy == RatePolicy::SlidingWindow { 2 } else { 0 }, since: SECOND },
+                Usage { used: 4, since: 3 * SECOND, ..Usage::default() },
+                Usage {
+                    used: 4,
+                    previous: if policy == RatePolicy::SlidingWindow { 2 } else { 0 },
+                    since: SECOND,
+                    window: 7,
+                },
             ] {
                 assert_eq!(usage.free(&limit), 0, "{policy:?} {usage:?}");
                 let wait = usage.wait(&limit);
@@ -163,7 +187,7 @@ mod tests {
             }
         }
         let sliding = limit(4, RatePolicy::SlidingWindow);
-        let usage = Usage { used: 2, previous: 4, since: 3 * SECOND };
+        let usage = Usage { used: 2, previous: 4, since: 3 * SECOND, window: 0 };
         assert_eq!(usage.free(&sliding), 0);
         assert!(usage.after(usage.wait(&sliding), &sliding).free(&sliding) > 0);
     }
