@@ -88,10 +88,11 @@ pub(crate) fn dispatch_report(dispatched: &Dispatched) -> Value {
             "reason": stamp.reason,
         })
     });
+    let outcome = if dispatched.is_unhandled() { "unhandled" } else { "handled" };
     let handled = dispatched
         .handled_now()
         .into_iter()
-        .map(|stamp| json!({ "outcome": "handled", "transport": stamp.transport, "id": null, "reason": stamp.reason }));
+        .map(|stamp| json!({ "outcome": outcome, "transport": stamp.transport, "id": null, "reason": stamp.reason }));
     let all: Vec<_> = queued.chain(handled).collect();
     let nothing = || if dispatched.is_duplicate() { json!({ "outcome": "duplicate" }) } else { json!({}) };
     let mut report = all.first().cloned().unwrap_or_else(nothing);

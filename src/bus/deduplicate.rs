@@ -25,6 +25,11 @@ const OWNER: &str = "X-Minutely-Claim";
 /// How long a claim without an end lasts: ten years.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// The pauses before a claim that could not be given up is tried to be given up again: for two minutes.
+const RELEASE_PAUSES: [Duration; 5] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(40), LAST_PAUSE];
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
 pub(super) struct Deduplicate {
     pub(super) cache: Arc<Cache>,
 }
@@ -96,10 +101,23 @@ impl Deduplicate {
         result
     }
 
+    /// Tries again in the background if the cache does not answer: nobody waits for that.
     async fn release(&self, key: &str, owner: &str) {
-        if let Err(error) = self.cache.unclaim(GROUP, &name(key), owner).await {
-            tracing::warn!(%error, "a deduplication key could not be released: messages with it are dropped until its time is over");
-        }
+        let Err(error) = self.cache.unclaim(GROUP, &name(key), owner).await else { return };
+        tracing::info!(%error, "a deduplication key could not be released; it is tried again");
+        let (cache, name, owner) = (Arc::clone(&self.cache), name(key), owner.to_owned());
+        tokio::spawn(async move {
+            for pause in RELEASE_PAUSES {
+                tokio::time::sleep(pause).await;
+                match cache.unclaim(GROUP, &name, &owner).await {
+                    Ok(()) => return,
+                    Err(error) if pause == LAST_PAUSE => {
+                        tracing::warn!(%error, "a deduplication key could not be released: messages with it are dropped until its time is over");
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
     }
 }
 
@@ -114,4 +132,60 @@ fn ttl(stamp: &DeduplicateStamp) -> Duration {
     let seconds = stamp.ttl.unwrap_or(f64::INFINITY);
     // What is negative or no number ends at once.
     if seconds > FOR_EVER.as_secs_f64() { FOR_EVER } else { Duration::try_from_secs_f64(seconds).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::cache::{CacheEntry, CacheError, CacheStore, MemoryStore};
+
+    /// Does not answer so many times when a claim is given up.
+    struct Down(MemoryStore, AtomicU32);
+
+    #[async_trait]
+    impl CacheStore for Down {
+        async fn put(&self, group: &str, key: &str, value: &str, ttl: Duration) -> Result<(), CacheError> {
+            self.0.put(group, key, value, ttl).await
+        }
+
+        async fn remove(&self, group: &str, key: &str) -> Result<(), CacheError> {
+            self.0.remove(group, key).await
+        }
+
+        async fn list(&self, group: &str) -> Result<Vec<CacheEntry>, CacheError> {
+            self.0.list(group).await
+        }
+
+        async fn claim(&self, group: &str, key: &str, owner: &str, ttl: Duration) -> Result<bool, CacheError> {
+            self.0.claim(group, key, owner, ttl).await
+        }
+
+        async fn unclaim(&self, group: &str, key: &str, owner: &str) -> Result<(), CacheError> {
+            let left = self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            match left {
+                Ok(_) => {
+                    let source = Box::new(std::io::Error::other("down"));
+                    Err(CacheError { location: self.location(), action: "written", known: false, source })
+                }
+                Err(_) => self.0.unclaim(group, key, owner).await,
+            }
+        }
+
+        fn location(&self) -> String {
+            self.0.location()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_could_not_be_released_is_released_when_the_cache_is_back() {
+        let store = Down(MemoryStore::default(), AtomicU32::new(2));
+        let deduplicate = Deduplicate { cache: Arc::new(Cache::new(Arc::new(store))) };
+        let claim = async |owner| deduplicate.cache.claim(GROUP, &name("key"), owner, FOR_EVER).await.unwrap();
+        assert!(claim("first").await);
+        deduplicate.release("key", "first").await;
+        tokio::time::sleep(Duration::from_secs(125)).await;
+        assert!(claim("second").await);
+    }
 }

@@ -13,7 +13,7 @@ use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
 use crate::message::{
     DelayStamp, DispatchAfterCurrentBusStamp, DuplicateStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp,
-    Stamp, TraceContext, TransportNamesStamp,
+    Stamp, TraceContext, TransportNamesStamp, UnhandledStamp,
 };
 
 /// A message that is dispatched when this is awaited.
@@ -140,7 +140,8 @@ impl Dispatched {
             .collect()
     }
 
-    /// Why it was handled during the dispatch, for each transport that did not queue it. Empty if it was only queued.
+    /// Why it was handled during the dispatch, for each transport that did not queue it. Empty if it was only queued. There may
+    /// have been no handler ([`is_unhandled`](Self::is_unhandled)).
     pub fn handled_now(&self) -> Vec<HandledNow> {
         let stamps = self.envelope.all::<HandledNowStamp>().into_iter();
         stamps
@@ -197,7 +198,13 @@ impl Dispatched {
 
     /// Whether it was handled during the dispatch.
     pub fn is_handled(&self) -> bool {
-        self.envelope.last::<HandledNowStamp>().is_some()
+        self.envelope.last::<HandledNowStamp>().is_some() && !self.is_unhandled()
+    }
+
+    /// Whether it was to be handled during the dispatch, and there is no handler for it. Its bus allows that
+    /// (`allow_no_handlers`): nobody is interested in this event.
+    pub fn is_unhandled(&self) -> bool {
+        self.envelope.last::<UnhandledStamp>().is_some()
     }
 
     /// The message with all its stamps.

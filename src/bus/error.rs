@@ -29,7 +29,7 @@ pub enum DispatchError {
     #[error(
         "there is no handler for messages of type \"{message_type}\"{}{}",
         did_you_mean(nearest.as_deref()),
-        elsewhere(only_from)
+        elsewhere(only_from, bus, only_on)
     )]
     NoHandler {
         /// Its type.
@@ -38,6 +38,10 @@ pub enum DispatchError {
         nearest: Option<String>,
         /// The transports whose messages of this type have handlers: this one was received from another.
         only_from: Vec<String>,
+        /// The buses on which messages of this type have handlers.
+        only_on: Vec<String>,
+        /// The bus that this one was dispatched on.
+        bus: String,
     },
     /// One or more of its handlers failed.
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
@@ -216,11 +220,14 @@ fn yet_queued(sent: &[SentStamp]) -> String {
     }
 }
 
-fn elsewhere(transports: &[String]) -> String {
-    if transports.is_empty() {
+fn elsewhere(transports: &[String], bus: &str, buses: &[String]) -> String {
+    if !transports.is_empty() {
+        return format!(" from this transport: its handlers are for those from {}", transports.join(", "));
+    }
+    if buses.is_empty() {
         return String::new();
     }
-    format!(" from this transport: its handlers are for those from {}", transports.join(", "))
+    format!(" on the bus \"{bus}\": its handlers are for those on {}", buses.join(", "))
 }
 
 fn did_you_mean(name: Option<&str>) -> String {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{DispatchError, HandlingFailed, Middleware, Next};
 use crate::config::nearest;
 use crate::handler::{Handler, HandlerContext, HandlerError, Handlers, caught};
-use crate::message::{Envelope, HandledStamp, TraceContext};
+use crate::message::{Envelope, HandledStamp, TraceContext, UnhandledStamp};
 
 pub(super) struct HandleMiddleware {
     pub(super) handlers: Arc<Handlers>,
@@ -30,10 +30,10 @@ impl Middleware for HandleMiddleware {
                 bus = next.bus().name(),
                 "there is no handler for it"
             );
-            return next.run(envelope).await;
+            return next.run(envelope.with(&UnhandledStamp {})).await;
         }
         if handlers.is_empty() {
-            return Err(self.no_handler(&envelope));
+            return Err(self.no_handler(&envelope, next.bus().name()));
         }
         let done: Vec<String> = envelope.all::<HandledStamp>().into_iter().map(|stamp| stamp.handler_name).collect();
         let mut envelope = envelope;
@@ -71,14 +71,23 @@ impl Middleware for HandleMiddleware {
 }
 
 impl HandleMiddleware {
-    fn no_handler(&self, envelope: &Envelope) -> DispatchError {
+    fn no_handler(&self, envelope: &Envelope, bus: &str) -> DispatchError {
         let message_type = envelope.message_type().to_owned();
-        let elsewhere = self.handlers.for_type(&message_type, envelope.interfaces()).into_iter();
-        let only_from: IndexSet<&String> = elsewhere.flat_map(|handler| &handler.options.from_transports).collect();
-        let only_from: Vec<String> = only_from.into_iter().cloned().collect();
+        let elsewhere = self.handlers.for_type(&message_type, envelope.interfaces());
+        let (here, other_buses): (Vec<_>, Vec<_>) =
+            elsewhere.into_iter().partition(|handler| handler.options.is_on(bus));
+        let only_from: IndexSet<String> =
+            here.iter().flat_map(|handler| &handler.options.from_transports).cloned().collect();
+        let only_on: IndexSet<String> = other_buses.iter().filter_map(|handler| handler.options.bus.clone()).collect();
         let known = self.handlers.iter().map(|(pattern, _)| pattern).filter(|pattern| !pattern.ends_with('*'));
-        let nearest = nearest(&message_type, known).filter(|_| only_from.is_empty()).map(str::to_owned);
-        DispatchError::NoHandler { message_type, nearest, only_from }
+        let nearest = nearest(&message_type, known).filter(|_| only_from.is_empty() && only_on.is_empty());
+        DispatchError::NoHandler {
+            nearest: nearest.map(str::to_owned),
+            only_from: only_from.into_iter().collect(),
+            only_on: only_on.into_iter().collect(),
+            bus: bus.to_owned(),
+            message_type,
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::{DispatchError, Middleware, Next};
+use crate::config::Problem;
 use crate::handler::{Handlers, matching_patterns};
-use crate::message::{Envelope, Message, ValidationStamp};
+use crate::message::{Envelope, Message, ReceivedStamp, ValidationStamp};
 
 /// How many violations of a message are told. There may be as many as it has values.
 const MOST_TOLD: usize = 20;
@@ -134,6 +135,7 @@ impl Validation {
             return Vec::new();
         }
         let groups = envelope.last::<ValidationStamp>().map(|stamp| stamp.groups).unwrap_or_default();
+        let is_received = envelope.last::<ReceivedStamp>().is_some();
         let is_asked_for = |group: &Option<String>| match group {
             Some(group) => groups.contains(group),
             None => groups.is_empty() || groups.iter().any(|group| group == ValidationStamp::DEFAULT),
@@ -141,7 +143,22 @@ impl Validation {
         let message_type = envelope.message_type();
         let patterns = matching_patterns(message_type, &self.handlers.interfaces(message_type, envelope.interfaces()));
         let checks = patterns.iter().filter_map(|pattern| self.checks.by_pattern.get(pattern)).flatten();
-        let checks = checks.filter(|(group, _)| is_asked_for(group));
+        let checks: Vec<_> = checks.collect();
+        // One that was received may have groups that the sender knows, PHP for example.
+        if !is_received && !checks.is_empty() {
+            let unknown = unknown_groups(&groups, checks.iter().filter_map(|(group, _)| group.as_deref()));
+            if !unknown.is_empty() {
+                return unknown;
+            }
+        }
+        let checks = checks.into_iter().filter(|(group, _)| is_asked_for(group));
         checks.flat_map(|(_, check)| check(envelope)).take(MOST_TOLD).collect()
     }
+}
+
+/// Groups that no check of the message belongs to would check nothing.
+fn unknown_groups<'a>(asked: &[String], known: impl Iterator<Item = &'a str>) -> Vec<Violation> {
+    let known: IndexSet<&str> = [ValidationStamp::DEFAULT].into_iter().chain(known).collect();
+    let unknown = asked.iter().filter(|group| !known.contains(group.as_str()));
+    unknown.map(|group| Problem::unknown("", "validation group", group, known.iter().copied()).message.into()).collect()
 }

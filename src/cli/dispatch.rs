@@ -102,8 +102,9 @@ fn print(dispatched: &Dispatched) {
         let why = stamp.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         output::line(format_args!("queued on {} as {}{why}", stamp.queued_on, stamp.id));
     }
+    let handled = if dispatched.is_unhandled() { "not handled, there is no handler for it" } else { "handled now" };
     for stamp in dispatched.handled_now() {
-        output::line(format_args!("handled now: {}", stamp.reason));
+        output::line(format_args!("{handled}: {}", stamp.reason));
     }
     for HandlerResult { handler, result, .. } in dispatched.results().into_iter().filter(|one| !one.result.is_null()) {
         output::line(format_args!("{handler} returned {result}"));

@@ -22,24 +22,24 @@ const BUS: &[Definition] = &[DEFAULT_MIDDLEWARE, MIDDLEWARE];
 const DEFAULT_MIDDLEWARE: Definition = Definition::new(
     "default_middleware",
     Kind::Either(&[Kind::Flag, Kind::Choice(&["allow_no_handlers"]), Kind::Section(DEFAULTS)]),
-    "whether messages pass the usual middleware, which sends and handles them",
+    "whether messages pass the usual middleware, which sends and handles them; `allow_no_handlers`: yes, and a message may have no handler",
 )
 .or("true");
 const MIDDLEWARE: Definition = Definition::new(
     "middleware",
     Kind::OneOrMore(&Kind::Either(&[Kind::Text("name"), Kind::Map(&Kind::Anything)])),
-    "further middleware, in this order, before a message is sent or handled",
+    "the names of further middleware, which messages pass in this order before they are sent or handled",
 );
 const DEFAULTS: &[Definition] = &[ENABLED.definition, ALLOW_NO_HANDLERS.definition, ALLOW_NO_SENDERS.definition];
-const ENABLED: Setting<bool> = Setting::flag("enabled", "true", "the same as the value alone");
+const ENABLED: Setting<bool> = Setting::flag("enabled", "true", "`false`: messages pass none of the usual middleware");
 const ALLOW_NO_HANDLERS: Setting<bool> =
-    Setting::flag("allow_no_handlers", "false", "a message may have no handler: for events");
+    Setting::flag("allow_no_handlers", "false", "a message need not have a handler: for events");
 const ALLOW_NO_SENDERS: Setting<bool> =
-    Setting::flag("allow_no_senders", "true", "a message that is not routed is handled at once, and no mistake");
+    Setting::flag("allow_no_senders", "true", "a message need not be routed to a transport: it is handled at once");
 
 /// The key `default_bus`.
 pub(super) const DEFAULT: Definition =
-    Definition::new("default_bus", Kind::Text("bus"), "the bus that is meant where none is named")
+    Definition::new("default_bus", Kind::Text("bus"), "the bus on which a message is dispatched where none is named")
         .or("the only one of `buses`");
 
 const FORM: &str = "a bus such as `middleware: [validation]`";

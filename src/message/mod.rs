@@ -24,7 +24,7 @@ pub use stamp::{
     AmqpAttributes, AmqpStamp, BusNameStamp, DeduplicateStamp, DelayStamp, DispatchAfterCurrentBusStamp,
     DuplicateStamp, ErrorDetailsStamp, HandledNowStamp, HandledStamp, HandlerArgumentsStamp, ReceivedStamp,
     RedeliveryStamp, RouterContextStamp, SentStamp, SentToFailureTransportStamp, SerializerStamp, Stamp,
-    TransportMessageIdStamp, TransportNamesStamp, ValidationStamp,
+    TransportMessageIdStamp, TransportNamesStamp, UnhandledStamp, ValidationStamp,
 };
 pub use trace::{NoTraceContext, TraceContext};
 pub(crate) use wire::{CONTENT_TYPE, STAMP_PREFIX, TYPE};

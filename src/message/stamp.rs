@@ -154,6 +154,12 @@ stamp! {
 }
 
 stamp! {
+    /// There was no handler for the message, and its bus allows that.
+    #[non_exhaustive]
+    UnhandledStamp {}, sendable: false
+}
+
+stamp! {
     /// The message waits until the message that is being handled was handled well; it is dropped if that fails. Set by
     /// [`Dispatch::after_current`](crate::bus::Dispatch::after_current).
     DispatchAfterCurrentBusStamp {}, sendable: false

@@ -58,13 +58,23 @@ async fn invalid_messages_are_refused_and_go_to_the_failure_transport_without_a_
     let error = refused(app.dispatch(&Order { id: 0 }).stamp(groups).await.unwrap_err());
     assert_eq!(error, r#""App\Order" is invalid: "source" is a required property"#);
 
+    let groups = |name: &str| ValidationStamp { groups: vec![name.into()] };
+    let error = refused(app.dispatch(&Order { id: 1 }).stamp(groups("imports")).await.unwrap_err());
+    assert_eq!(
+        error,
+        r#""App\Order" is invalid: unknown validation group "imports", did you mean "import"? known: Default, import"#
+    );
+
     // As another application sends it, which does not check.
     let wire = Envelope::from_json(Order::TYPE, r#"{"id":-1}"#).encode();
     app.transports().get("orders").unwrap().sender.send(&wire, std::time::Duration::ZERO).await.unwrap();
     let worked = app.work_until_idle().await;
     assert_eq!((worked.handled, worked.failed), (1, 1));
     assert!(app.to_string().contains("/id: value is less than the minimum of 1"), "{app}");
-    assert_eq!(app.failed::<Order>().len(), 3);
+    let of_php = Envelope::from_json(Order::TYPE, r#"{"id":1}"#).with(&groups("of PHP")).encode();
+    app.transports().get("orders").unwrap().sender.send(&of_php, std::time::Duration::ZERO).await.unwrap();
+    app.work_until_idle().await;
+    assert_eq!(app.failed::<Order>().len(), 4);
 }
 
 #[cfg(feature = "validation")]
@@ -261,7 +271,9 @@ async fn a_transaction_that_a_task_still_holds_is_not_committed() {
 async fn a_handler_of_one_bus_is_called_for_messages_on_that_bus_alone() {
     let config = Config::builder().bus("a", json!({})).bus("b", json!({})).default_bus("a");
     let app = App::builder().config(config).handle_with(HandlerOptions::new().bus("b"), order).test().unwrap();
-    assert!(matches!(app.dispatch(&Order { id: 1 }).await, Err(DispatchError::NoHandler { .. })));
+    let error = app.dispatch(&Order { id: 1 }).await.unwrap_err();
+    assert!(matches!(error, DispatchError::NoHandler { .. }));
+    assert!(error.to_string().ends_with(r#" on the bus "a": its handlers are for those on b"#), "{error}");
     app.bus_named("b").unwrap().dispatch(&Order { id: 1 }).await.unwrap();
     let config = Config::builder().bus("a", json!({}));
     let built = App::builder().config(config).handle_with(HandlerOptions::new().bus("c"), order).build();

@@ -136,6 +136,8 @@ async fn a_query_returns_what_its_one_handler_returned() {
     let events = app.bus_named("event.bus").unwrap();
     let error = events.query::<u64>(&serde_json::Value::Null).await.unwrap_err();
     assert_eq!(error.to_string(), r#""anything" has no result: no handler has handled it"#);
+    let event = events.dispatch(&serde_json::Value::Null).await.unwrap();
+    assert!(event.is_unhandled() && !event.is_handled() && !event.is_queued());
 }
 
 #[tokio::test]

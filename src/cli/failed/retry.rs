@@ -24,7 +24,7 @@ The handler sees the transport on which the message failed first, and only the h
 
 No worker gets a message that is being retried here; one that a worker has already is told and left alone. SIGINT and \
 SIGTERM let the current message finish; a second one breaks it off and gives it back. If the program is killed, the \
-message can be retried when `redeliver_timeout` is over; on AMQP at once.
+message can be retried when `redeliver_timeout` is over; on Redis after a minute, on AMQP at once.
 
 Exit code 0 if all went well; 1 if a message failed again, was not there, was left alone or was not tried because of a \
 signal; 3 if there are no handlers.

@@ -145,6 +145,36 @@ pub async fn a_taken_message_is_in_flight_for_all_and_can_be_finished(stage: &St
     }
 }
 
+pub async fn a_taken_message_is_kept_alive_and_finished_after_that(stage: &Stage) {
+    let [queue, other] = [(); 2].map(|()| stage.open_with("a", "{redeliver_timeout: 3}"));
+    if queue.keeping_alive.is_none() {
+        return;
+    }
+    for finish_it in [true, false] {
+        let sent = queue.send("{}").await;
+        let taken = taking(&queue).take(&sent).await.unwrap().unwrap();
+        let mut held = vec![taken.delivery()];
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(5) {
+            let now = SystemTime::now();
+            keeping_alive(&queue).keep_alive(&held, now).await.unwrap();
+            if let Some(receipt) = keeping_alive(&queue).receipt_at(now) {
+                held[0].receipts = vec![receipt];
+            }
+            assert!(other.receive(1).await.is_empty());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if finish_it {
+            queue.receiver.as_ref().unwrap().ack(std::slice::from_ref(&taken.id)).await.unwrap();
+        } else {
+            // As after the end of the process that took it.
+            let again = other.receive_eventually().await;
+            other.ack(&[again]).await;
+        }
+        queue.holds(Counts::default()).await;
+    }
+}
+
 pub async fn of_several_that_take_a_message_one_gets_it(stage: &Stage) {
     let queues: Vec<_> = (0..6).map(|_| stage.open("a")).collect();
     let sent = queues[0].send("{}").await;

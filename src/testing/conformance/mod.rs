@@ -147,6 +147,7 @@ macro_rules! __conformance {
     ($open:expr; taking) => {
         $crate::__conformance!($open; capabilities:
             a_taken_message_is_in_flight_for_all_and_can_be_finished
+            a_taken_message_is_kept_alive_and_finished_after_that
             of_several_that_take_a_message_one_gets_it
         );
     };

@@ -16,6 +16,10 @@ use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
 use crate::message::Encoded;
 
+/// How long a message that was taken by its id is in flight after it was taken or kept alive, at most. Whoever takes a
+/// message keeps it alive every few seconds; if that process is killed, it comes back soon.
+const TAKEN_LEASE: Duration = Duration::from_secs(60);
+
 impl Redis {
     /// Executes a script for some messages. Anything that is not the id of an entry is skipped.
     pub(super) async fn change(
@@ -115,15 +119,42 @@ impl Redis {
         if members.is_empty() {
             return Ok(());
         }
-        let mut release = self.invocation(&scripts::MAKE_DUE);
-        release.arg(now());
-        for (member, due) in &members {
-            release.arg(member).arg(due);
-        }
-        let released = self.connection.run(async |connection| release.invoke_async::<()>(connection).await).await;
-        released.map_err(|error| self.error(action, error))?;
+        self.change_due(action, &members, now()).await?;
         self.connection.changed(&self.queue.stream);
         Ok(())
+    }
+
+    /// Keeps messages alive that were taken by their ids, which stay as they are: this process knows when they are due.
+    async fn keep_taken_alive(&self, id: &MessageId) -> Result<(), TransportError> {
+        let action = "keeping alive";
+        let members = self.members(action, vec![id]).await?;
+        let Some((_, old)) = members.first() else { return Ok(()) };
+        let (old, new) = (*old, due(self.taken_lease()));
+        // The server may do it and the answer be lost: either may be right until there is an answer.
+        self.state().renewed.insert(id.0.clone(), vec![new, old]);
+        self.change_due(action, &members, new).await?;
+        self.state().renewed.insert(id.0.clone(), vec![new]);
+        Ok(())
+    }
+
+    async fn change_due(
+        &self,
+        action: &'static str,
+        members: &[(Vec<u8>, u64)],
+        new: u64,
+    ) -> Result<(), TransportError> {
+        let mut change = self.invocation(&scripts::CHANGE_DUE);
+        change.arg(new);
+        for (member, due) in members {
+            change.arg(member).arg(due);
+        }
+        let changed = self.connection.run(async |connection| change.invoke_async::<()>(connection).await).await;
+        changed.map_err(|error| self.error(action, error))
+    }
+
+    /// How long a message that was taken by its id is in flight, unless it is kept alive.
+    fn taken_lease(&self) -> Duration {
+        TAKEN_LEASE.min(self.queue.redeliver_timeout)
     }
 }
 
@@ -153,7 +184,11 @@ impl KeepingAlive for Redis {
 
     async fn keep_alive(&self, deliveries: &[Delivery], _now: SystemTime) -> Result<(), TransportError> {
         let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
-        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], &ids).await
+        self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], &ids).await?;
+        for id in ids.iter().filter(|id| is_of_taken(id)) {
+            self.keep_taken_alive(id).await?;
+        }
+        Ok(())
     }
 }
 
@@ -174,13 +209,13 @@ impl Retrying for Redis {
 #[async_trait]
 impl Taking for Redis {
     /// A consumer group gives entries out in their order only. So the message becomes a delayed one, in one step, which
-    /// is due when `redeliver_timeout` is over: no consumer receives it before, and any consumer after. Its `uniqid` says
-    /// that it is in flight until then.
+    /// is due when its lease is over: no consumer receives it before, and any consumer after. Its `uniqid` says that it is
+    /// in flight until then.
     async fn take(&self, id: &MessageId) -> Result<Option<Received>, TransportError> {
         let action = "receiving";
         let Some(listed) = self.find(id).await?.filter(|listed| !listed.in_flight) else { return Ok(None) };
         let Ok(message) = listed.received.message else { return Ok(None) };
-        let (due, uniqid) = (due(self.queue.redeliver_timeout), new_taken_uniqid());
+        let (due, uniqid) = (due(self.taken_lease()), new_taken_uniqid());
         let member = entry::member(&self.name, &message, &uniqid)?;
         let taken = self.put(action, id, &self.delayed, &member, Some(due), "", true).await?;
         let id = delayed_id(due, &uniqid);

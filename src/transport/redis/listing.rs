@@ -35,10 +35,17 @@ impl Redis {
     ) -> Result<Vec<(Vec<u8>, u64)>, TransportError> {
         let mut members = Vec::new();
         for id in ids {
-            let Some(due) = due_of(id) else { continue };
-            let of_that_time = self.delayed_between(action, due, due, 0, None).await?;
-            let found = of_that_time.into_iter().find(|(member, due)| id_of(member, *due) == *id);
-            members.extend(found.map(|(member, _)| (member, due)));
+            let Some(first_due) = due_of(id) else { continue };
+            let renewed = self.state().renewed.get(&id.0).cloned();
+            for due in renewed.unwrap_or_else(|| vec![first_due]) {
+                let of_that_time = self.delayed_between(action, due, due, 0, None).await?;
+                // Its id has the time when it was first due.
+                let found = of_that_time.into_iter().find(|(member, _)| id_of(member, first_due as f64) == *id);
+                if let Some((member, _)) = found {
+                    members.push((member, due));
+                    break;
+                }
+            }
         }
         Ok(members)
     }

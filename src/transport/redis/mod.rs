@@ -15,6 +15,7 @@ mod sending;
 mod taking;
 mod waking;
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -57,6 +58,8 @@ struct State {
     next_due: Option<SystemTime>,
     /// If the consumer's name is configured: the last message received of those that were in flight at the start.
     own: Option<String>,
+    /// Messages that were taken by their ids and kept alive, and when they may be due now. There are a few, in `failed retry`.
+    renewed: HashMap<String, Vec<u64>>,
 }
 
 impl Redis {
@@ -71,7 +74,13 @@ impl Redis {
             name: name.to_owned(),
             delayed,
             consumer,
-            state: Mutex::new(State { cursor: BEGINNING.to_owned(), changes, next_due: None, own }),
+            state: Mutex::new(State {
+                cursor: BEGINNING.to_owned(),
+                changes,
+                next_due: None,
+                own,
+                renewed: HashMap::new(),
+            }),
             has_begun: AtomicBool::new(false),
             queue,
             connection,

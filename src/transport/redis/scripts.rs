@@ -175,6 +175,18 @@ end"
 }
 
 script! {
+    /// Changes when delayed messages are due. Arguments: the new time, and for each message the member and when it is due. One
+    /// that is due at another time by now was taken by another consumer.
+    CHANGE_DUE = r"
+for n = 2, #ARGV, 2 do
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
+  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
+    redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[n])
+  end
+end"
+}
+
+script! {
     /// Finishes messages. Arguments: group, whether to delete them, ids. (A server whose memory is full would refuse a
     /// transaction, but not this script, and deleting messages is what frees memory.)
     FINISH = r"
@@ -190,18 +202,6 @@ for n = 1, #ARGV, 2 do
   local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
   if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
     redis.call('ZREM', KEYS[2], ARGV[n])
-  end
-end"
-}
-
-script! {
-    /// Makes delayed messages due. Arguments: now, and for each message the member and when it is due. One that is due at
-    /// another time by now was taken by another consumer.
-    MAKE_DUE = r"
-for n = 2, #ARGV, 2 do
-  local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
-  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
-    redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[n])
   end
 end"
 }
