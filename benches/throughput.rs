@@ -6,7 +6,7 @@
 //! MESSAGES=20000 cargo bench --bench throughput
 //! ```
 //!
-//! Both sides find the same backlog; PHP consumes only a tenth of it, because it is slower.
+//! Ours is dispatched one by one, and then as many with `dispatch_all`. PHP consumes only a tenth of its backlog, because it is slower.
 //!
 //! One worker process with default settings and a handler that does nothing, on each side. PHP's side is
 //! `tests/interop/console.php`; without PHP and Debian's Symfony packages only our own figures are printed. Processor time
@@ -24,6 +24,7 @@ mod exchanges;
 #[allow(dead_code, reason = "tests use more of it")]
 mod redis_keys;
 
+use std::future::IntoFuture;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ struct Store {
 
 struct Figures {
     dispatch: f64,
+    /// With `dispatch_all`; not measured for PHP.
+    at_once: f64,
     consume: f64,
     /// Of the worker, in seconds per 10 000 messages.
     processor: f64,
@@ -84,8 +87,8 @@ fn main() -> ExitCode {
     let dir = tempfile::tempdir().expect("a folder for temporary files");
     println!("{messages} messages, one worker process, a handler that does nothing\n");
     println!(
-        "{:<12} {:>12} {:>12} {:>12} {:>12} {:>8} {:>10} {:>10}",
-        "store", "dispatch/s", "consume/s", "Symfony d/s", "Symfony c/s", "ratio", "CPU s/10k", "Symfony"
+        "{:<12} {:>12} {:>12} {:>12} {:>12} {:>12} {:>8} {:>10} {:>10}",
+        "store", "dispatch/s", "at once/s", "consume/s", "Symfony d/s", "Symfony c/s", "ratio", "CPU s/10k", "Symfony"
     );
     let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
     for store in stores(dir.path()).into_iter().filter(|store| is_chosen(store.name)) {
@@ -161,8 +164,8 @@ fn measure(store: &Store, dir: &Path, messages: u32) {
         None => ("-".into(), "-".into(), "-".into(), "-".into()),
     };
     println!(
-        "{:<12} {:>12.0} {:>12.0} {d:>12} {c:>12} {ratio:>8} {:>10.2} {processor:>10}",
-        store.name, ours.dispatch, ours.consume, ours.processor
+        "{:<12} {:>12.0} {:>12.0} {:>12.0} {d:>12} {c:>12} {ratio:>8} {:>10.2} {processor:>10}",
+        store.name, ours.dispatch, ours.at_once, ours.consume, ours.processor
     );
 }
 
@@ -181,15 +184,22 @@ fn ours(store: &Store, dir: &Path, messages: u32) -> Result<Figures, String> {
         Ok::<(), String>(())
     })?;
     let dispatch = began.elapsed();
+    let notes: Vec<Note> = (0..messages).map(|n| Note { n, text: "hello".to_owned(), fail: false }).collect();
+    let began = Instant::now();
+    for result in runtime.block_on(app.dispatch_all(&notes).into_future()) {
+        result.map_err(|error| error.to_string())?;
+    }
+    let at_once = began.elapsed();
 
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut worker = Command::new(program);
-    worker.args(["consume", "async", "-q", "--config"]).arg(&file).arg(format!("--limit={messages}"));
+    worker.args(["consume", "async", "-q", "--config"]).arg(&file).arg(format!("--limit={}", 2 * messages));
     let (consume, processor) = timed(&mut worker)?;
     Ok(Figures {
         dispatch: rate(messages, dispatch),
-        consume: rate(messages, consume),
-        processor: processor_time(messages, processor),
+        at_once: rate(messages, at_once),
+        consume: rate(2 * messages, consume),
+        processor: processor_time(2 * messages, processor),
     })
 }
 
@@ -222,6 +232,7 @@ fn theirs(store: &Store, dir: &Path, messages: u32) -> Option<Figures> {
     let less = |time: Duration, start: Duration| time.saturating_sub(start);
     Some(Figures {
         dispatch: rate(messages, less(dispatch, start)),
+        at_once: 0.0,
         consume: rate(consumed, less(consume, start)),
         processor: processor_time(consumed, less(processor, processor_start)),
     })

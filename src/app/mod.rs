@@ -23,7 +23,7 @@ pub use work::{WorkerBuilder, WorkerHandle};
 
 use std::sync::Arc;
 
-use crate::bus::{Bus, Dispatch, Routing};
+use crate::bus::{Bus, Dispatch, DispatchAll, DispatchIn, OpenTransaction, Routing};
 use crate::cache::{Cache, cache_options};
 use crate::config::{self, Config, Problem, Problems, SchemeOptions, WorkerDefinition};
 use crate::error::Error;
@@ -106,6 +106,20 @@ impl App {
     /// `app.dispatch(&message).delay(minutes).to(["mail"]).await?`.
     pub fn dispatch<M: Message>(&self, message: &M) -> Dispatch {
         self.bus.dispatch(message)
+    }
+
+    /// Dispatches messages of one type at once, on the default bus: see [`DispatchAll`].
+    pub fn dispatch_all<'m, M: Message>(&self, messages: impl IntoIterator<Item = &'m M>) -> DispatchAll {
+        self.bus.dispatch_all(messages)
+    }
+
+    /// Stores a message in a transaction that the caller has begun, on the default bus: see [`DispatchIn`].
+    pub fn dispatch_in<'t, M: Message>(
+        &self,
+        transaction: impl Into<OpenTransaction<'t>>,
+        message: &M,
+    ) -> DispatchIn<'t> {
+        self.bus.dispatch_in(transaction, message)
     }
 
     /// Dispatches a message that is in its envelope already.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::App;
 use crate::bus::{Dispatch, Dispatched};
-use crate::config::Problem;
+use crate::config::{Problem, parse_duration};
 use crate::message::{Envelope, TraceContext};
 
 /// A message as text.
@@ -29,9 +32,54 @@ pub(crate) struct Outgoing {
     pub trace: Option<TraceContext>,
 }
 
+/// A message as a JSON object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(rename = "type")]
+    message_type: String,
+    /// As it is written: JSON that is read and written again may differ.
+    body: Option<Box<RawValue>>,
+    delay: Option<Delay>,
+    #[serde(default)]
+    transports: Vec<String>,
+    bus: Option<String>,
+    /// The values of each class.
+    #[serde(default)]
+    stamps: IndexMap<String, Box<RawValue>>,
+}
+
+/// Seconds, or a text such as `5m`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Delay {
+    Seconds(f64),
+    Text(String),
+}
+
+impl Outgoing {
+    /// Reads a message that is written as a JSON object.
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, OutgoingError> {
+        let written = serde_json::from_slice::<Written>(text).map_err(OutgoingError::NotWritten)?;
+        let delay = written.delay.map(|delay| match delay {
+            Delay::Seconds(seconds) => parse_duration(&seconds.to_string()),
+            Delay::Text(text) => parse_duration(&text),
+        });
+        let delay = delay.transpose().map_err(|error| OutgoingError::Delay(error.to_string()))?;
+        let body = written.body.map_or_else(|| "{}".to_owned(), |body| body.get().to_owned());
+        let Written { message_type, transports, bus, stamps, .. } = written;
+        let stamps = stamps.into_iter().map(|(class, values)| (class, values.get().to_owned())).collect();
+        Ok(Self { message_type, body, delay, transports, bus, stamps, trace: None })
+    }
+}
+
 /// Why a message cannot be dispatched.
 #[derive(Debug, Error)]
 pub(crate) enum OutgoingError {
+    #[error(r#"it must be JSON such as {{"type":"App\\Message\\Note","body":{{"id":1}},"delay":"5m"}}: {0}"#)]
+    NotWritten(serde_json::Error),
+    #[error("delay: {0}")]
+    Delay(String),
     #[error("the message's type is empty")]
     NoType,
     #[error("the message is not JSON: {0}; expected JSON such as '{{\"id\":1}}'")]

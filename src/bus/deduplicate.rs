@@ -70,6 +70,11 @@ impl Deduplicate {
         mut envelope: Envelope,
         next: Next,
     ) -> Result<Envelope, DispatchError> {
+        if next.is_in_transaction() {
+            let message_type = envelope.message_type().to_owned();
+            let why = "its DeduplicateStamp claims a key, which would stay claimed after a rollback".to_owned();
+            return Err(DispatchError::NotInTransaction { message_type, why });
+        }
         let owner = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let key = &stamp.key;
         // Also where the cache gives no answer in time: it may have made the claim, and the worker gives it up then.

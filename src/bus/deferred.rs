@@ -41,7 +41,8 @@ impl Deferred {
     fn keep(&self, envelope: Envelope, next: Next) -> Result<(), Next> {
         match &mut *self.waiting() {
             Some(waiting) => {
-                waiting.push_back((envelope, next));
+                // What stores the messages that are dispatched now may be gone by then.
+                waiting.push_back((envelope, next.with_outlet(None)));
                 Ok(())
             }
             None => Err(next),
@@ -76,6 +77,12 @@ impl Drop for Outermost {
 impl Middleware for DispatchAfterCurrentBus {
     async fn handle(&self, envelope: Envelope, mut next: Next) -> Result<Envelope, DispatchError> {
         let is_stamped = envelope.last::<DispatchAfterCurrentBusStamp>().is_some();
+        if is_stamped && next.is_in_transaction() {
+            let message_type = envelope.message_type().to_owned();
+            let why = "its DispatchAfterCurrentBusStamp says that it waits, and the transaction may have ended then"
+                .to_owned();
+            return Err(DispatchError::NotInTransaction { message_type, why });
+        }
         let plain =
             if is_stamped { envelope.clone().without::<DispatchAfterCurrentBusStamp>() } else { envelope.clone() };
         if let Some(current) = next.scope().deferred.clone() {

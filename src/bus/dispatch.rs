@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::outlet::Outlet;
 use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
 use crate::message::{
@@ -67,6 +68,11 @@ impl Dispatch {
     pub fn trace(mut self, context: &TraceContext) -> Self {
         self.bus.scope.trace = Some(Arc::new(context.clone()));
         self
+    }
+
+    /// Dispatches the message, and this stores it.
+    pub(super) async fn run_with(self, outlet: Outlet) -> Result<Dispatched, DispatchError> {
+        Ok(Dispatched { envelope: self.bus.run_with(self.envelope?, outlet).await? })
     }
 
     /// Adds a stamp.

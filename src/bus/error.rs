@@ -72,6 +72,14 @@ pub enum DispatchError {
     /// ([`DispatchAfterCurrentBusStamp`](crate::message::DispatchAfterCurrentBusStamp)).
     #[error("{0}{queued}", queued = yet_queued(&.0.envelope.all()))]
     Delayed(Box<DelayedFailed>),
+    /// The message cannot be stored in a transaction of the caller's. Nothing was stored.
+    #[error("\"{message_type}\" cannot be dispatched in a transaction: {why}")]
+    NotInTransaction {
+        /// The message's type.
+        message_type: String,
+        /// Why not.
+        why: String,
+    },
     /// A result was asked for, and there is none, or none that can be read as it was asked for.
     #[error("\"{message_type}\" has no result: {why}")]
     NoResult {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::outlet::Outlet;
 use super::{Bus, DispatchError, Scope};
 use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError};
 use crate::message::Envelope;
@@ -86,6 +87,8 @@ pub struct Next {
     cancellation: CancellationToken,
     /// What handlers get.
     extensions: Vec<Arc<dyn Any + Send + Sync>>,
+    /// What stores the message, if its transport does not do it by itself.
+    outlet: Option<Outlet>,
 }
 
 impl Next {
@@ -94,7 +97,20 @@ impl Next {
         cancellation: CancellationToken,
         extensions: Vec<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        Self { bus, position: 0, cancellation, extensions }
+        Self { bus, position: 0, cancellation, extensions, outlet: None }
+    }
+
+    pub(super) fn with_outlet(self, outlet: Option<Outlet>) -> Self {
+        Self { outlet, ..self }
+    }
+
+    /// Whether the message is stored in a transaction of the caller's.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.outlet.as_ref().is_some_and(Outlet::is_transaction)
+    }
+
+    pub(super) fn outlet(&self) -> Option<&Outlet> {
+        self.outlet.as_ref()
     }
 
     /// The bus, to dispatch further messages.

@@ -15,10 +15,13 @@ mod chain;
 mod deduplicate;
 mod deferred;
 mod dispatch;
+mod dispatch_all;
+mod dispatch_in;
 mod error;
 mod handle;
 mod middleware;
 mod notify;
+mod outlet;
 mod router_context;
 mod routing;
 #[cfg(feature = "validation")]
@@ -31,6 +34,8 @@ mod validation;
 
 pub(crate) use chain::Parts;
 pub use dispatch::{Dispatch, Dispatched, HandledNow, HandlerResult, Queued};
+pub use dispatch_all::DispatchAll;
+pub use dispatch_in::{DispatchIn, OpenTransaction};
 pub use error::{DelayedFailed, DispatchError, HandlingFailed};
 pub use middleware::{Extension, Middleware, Next, from_fn};
 pub(crate) use routing::Routing;
@@ -49,6 +54,7 @@ use crate::handler::{Argument, CancellationToken, HandlerContext, HandlerError, 
 use crate::message::{BusNameStamp, Envelope, Message, ReceivedStamp, TraceContext};
 
 use buses::Buses;
+use outlet::Outlet;
 use scope::Scope;
 
 /// Dispatches messages. Clones share one bus.
@@ -92,6 +98,23 @@ impl Bus {
         Dispatch::new(self.clone(), Envelope::new(message).map_err(DispatchError::Unwritable))
     }
 
+    /// Dispatches messages of one type at once, for what is stored together is stored sooner. Nothing happens until the
+    /// [`DispatchAll`] is awaited; its result says for each message what became of it. Messages of several types, or
+    /// with stamps of their own, are a `DispatchAll` that is collected of [`Dispatch`]es.
+    pub fn dispatch_all<'m, M: Message>(&self, messages: impl IntoIterator<Item = &'m M>) -> DispatchAll {
+        messages.into_iter().map(|message| self.dispatch(message)).collect()
+    }
+
+    /// Stores a message in a transaction that the caller has begun, so that it exists exactly if that is committed: see
+    /// [`DispatchIn`]. With a delay or stamps: `bus.dispatch(&message).delay(hour).in_transaction(&mut tx)`.
+    pub fn dispatch_in<'t, M: Message>(
+        &self,
+        transaction: impl Into<OpenTransaction<'t>>,
+        message: &M,
+    ) -> DispatchIn<'t> {
+        self.dispatch(message).in_transaction(transaction)
+    }
+
     /// Dispatches a message that is in its envelope already, with stamps of its own.
     pub fn dispatch_envelope(&self, envelope: Envelope) -> Dispatch {
         Dispatch::new(self.clone(), Ok(envelope))
@@ -120,6 +143,12 @@ impl Bus {
 
     async fn run(&self, envelope: Envelope, cancellation: CancellationToken) -> Result<Envelope, DispatchError> {
         Next::first(self.clone(), cancellation, Vec::new()).run(self.traced(envelope)).await
+    }
+
+    /// Dispatches a message that this stores.
+    async fn run_with(&self, envelope: Envelope, outlet: Outlet) -> Result<Envelope, DispatchError> {
+        let next = Next::first(self.clone(), CancellationToken::default(), Vec::new());
+        next.with_outlet(Some(outlet)).run(self.traced(envelope)).await
     }
 
     /// A message that is dispatched belongs to the trace that it names, or to that of what is being handled.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
+use tokio::sync::OwnedMutexGuard;
 
 use super::notify::LocalWorkers;
+use super::outlet::Outlet;
 use super::{DispatchError, Middleware, Next, Routing};
 use crate::events::{Event, Listeners};
 use crate::handler::Handlers;
@@ -31,20 +33,33 @@ impl Middleware for SendMiddleware {
         if envelope.last::<ReceivedStamp>().is_some() {
             return next.run(envelope).await;
         }
-        let transports = self.transports_for(&envelope)?;
+        let mut transports = self.transports_for(&envelope)?;
+        if next.is_in_transaction() {
+            transports = self.in_transaction(&envelope, transports)?;
+        }
         if transports.is_empty() && !self.allow_no_senders {
             let (bus, message_type) = (next.bus().name().to_owned(), envelope.message_type().to_owned());
             return Err(DispatchError::NoSender { bus, message_type });
         }
         if transports.is_empty() {
             let reason = format!("\"{}\" is not routed to any transport", envelope.message_type());
+            let _turn = turn(&next).await;
             return next.run(envelope.with(&HandledNowStamp { transport_name: None, reason })).await;
         }
-        let (envelope, handle_now) = self.send(envelope, &transports).await?;
+        let (envelope, handle_now) = self.send(envelope, &transports, next.outlet()).await?;
         // Handled once, however many transports ask for it, and only after the others have stored the message: a
         // failing handler must not keep it from them.
-        if handle_now { next.run(envelope).await } else { Ok(envelope) }
+        if !handle_now {
+            return Ok(envelope);
+        }
+        let _turn = turn(&next).await;
+        next.run(envelope).await
     }
+}
+
+/// Of messages that are dispatched at once, one is handled at a time.
+async fn turn(next: &Next) -> Option<OwnedMutexGuard<()>> {
+    next.outlet()?.turn().await
 }
 
 impl SendMiddleware {
@@ -62,11 +77,32 @@ impl SendMiddleware {
         found.collect::<Result<_, _>>().map_err(|source| DispatchError::Sending { source, sent: Vec::new() })
     }
 
+    /// The one queue that stores a message in a transaction. That of an auto-fallback is its target.
+    fn in_transaction(
+        &self,
+        envelope: &Envelope,
+        transports: IndexMap<String, Arc<Transport>>,
+    ) -> Result<IndexMap<String, Arc<Transport>>, DispatchError> {
+        let names: Vec<String> = transports.into_keys().collect();
+        let [name] = names.as_slice() else {
+            let why = match names.as_slice() {
+                [] => "it is not routed to any transport, so that it would be handled at once".to_owned(),
+                names => format!("it is routed to {}, and one transaction is on one database", names.join(" and ")),
+            };
+            let message_type = envelope.message_type().to_owned();
+            return Err(DispatchError::NotInTransaction { message_type, why });
+        };
+        let queue = self.transports.target(name);
+        let queue = queue.map_err(|source| DispatchError::Sending { source, sent: Vec::new() })?;
+        Ok(IndexMap::from([(name.clone(), queue)]))
+    }
+
     /// Sends the message to each transport in turn. Also returns whether one of them wants it handled now.
     async fn send(
         &self,
         mut envelope: Envelope,
         transports: &IndexMap<String, Arc<Transport>>,
+        outlet: Option<&Outlet>,
     ) -> Result<(Envelope, bool), DispatchError> {
         let delay = envelope.last::<DelayStamp>().map_or(Duration::ZERO, |stamp| Duration::from_millis(stamp.delay));
         let message = envelope.clone().without::<TransportNamesStamp>();
@@ -74,12 +110,17 @@ impl SendMiddleware {
         let mut handle_now = false;
         for (name, transport) in transports {
             let transport_name = name.clone();
-            match transport.send(&message, delay).await {
+            let result = match outlet {
+                Some(outlet) => outlet.send(transport, &message, delay).await,
+                None => transport.send(&message, delay).await,
+            };
+            match result {
                 Ok(Sent::Queued { transport, id, reason }) => {
                     let stamp = SentStamp { transport_name, queued_on: transport, id: id.0, reason };
                     envelope.add(&stamp);
                     self.listeners.tell(&Event::MessageSent { envelope: &envelope, sent: &stamp });
-                    if delay.is_zero() {
+                    // Those in a transaction are not there yet.
+                    if delay.is_zero() && outlet.is_none_or(|outlet| !outlet.is_transaction()) {
                         self.local_workers.notify(&stamp.queued_on);
                     }
                     sent.push(stamp);

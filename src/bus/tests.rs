@@ -1,5 +1,6 @@
 mod checked;
 mod several;
+mod together;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -95,8 +96,13 @@ impl Scene {
     }
 
     fn bus(&self, routing: &[(&str, &[&str])]) -> Bus {
+        self.bus_with(routing, self.one.clone())
+    }
+
+    /// With another transport in the place of `one`.
+    fn bus_with(&self, routing: &[(&str, &[&str])], one: impl Into<Transport>) -> Bus {
         let mut transports = Transports::default();
-        transports.insert(self.one.clone());
+        transports.insert(one);
         transports.insert(self.two.clone());
         transports.insert(SyncTransport::new("now"));
         transports.insert(SyncTransport::new("soon"));

@@ -97,7 +97,7 @@ pub(super) enum Kind {
     #[command(alias = "messenger:consume")]
     Consume(Box<consume::Args>),
     /// Dispatch a message: queue it, or handle it at once
-    Dispatch(dispatch::Args),
+    Dispatch(Box<dispatch::Args>),
     /// Create what the transports need and is missing: tables, streams, queues, folders
     #[command(alias = "messenger:setup-transports")]
     Setup(setup::Args),

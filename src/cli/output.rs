@@ -34,7 +34,7 @@ pub(super) fn be_quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
 
-fn is_quiet() -> bool {
+pub(super) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 

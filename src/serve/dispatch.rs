@@ -1,44 +1,14 @@
 //! `POST /dispatch`: takes a message, for programs in any language.
 
 use std::future::IntoFuture;
-use std::time::Duration;
 
-use indexmap::IndexMap;
-use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::reply::Reply;
 use super::service::Service;
 use crate::app::{Outgoing, OutgoingError, dispatch_report};
 use crate::bus::{DispatchError, Queued};
-use crate::config::parse_duration;
 use crate::message::{SentStamp, TraceContext};
-
-/// What the body of a request says.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    #[serde(rename = "type")]
-    message_type: String,
-    /// As it is written: JSON that is read and written again may differ.
-    body: Option<Box<RawValue>>,
-    delay: Option<Delay>,
-    #[serde(default)]
-    transports: Vec<String>,
-    bus: Option<String>,
-    /// The values of each class.
-    #[serde(default)]
-    stamps: IndexMap<String, Box<RawValue>>,
-}
-
-/// Seconds, or a text such as `5m`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Delay {
-    Seconds(f64),
-    Text(String),
-}
 
 pub(super) async fn run(service: &Service, body: &[u8], trace: Option<TraceContext>) -> Reply {
     let message = match read(body) {
@@ -63,20 +33,11 @@ pub(super) async fn run(service: &Service, body: &[u8], trace: Option<TraceConte
 }
 
 fn read(body: &[u8]) -> Result<Outgoing, Reply> {
-    let request: Request = serde_json::from_slice(body).map_err(|error| {
-        let status = if error.is_data() { 422 } else { 400 };
-        let example = r#"{"type":"App\\Message\\Note","body":{"id":1},"delay":"5m"}"#;
-        Reply::error(status, format!("the body must be JSON such as {example}: {error}"))
-    })?;
-    let delay = request.delay.map(|delay| match delay {
-        Delay::Seconds(seconds) => parse_duration(&seconds.to_string()),
-        Delay::Text(text) => parse_duration(&text),
-    });
-    let delay: Option<Duration> = delay.transpose().map_err(|error| Reply::error(422, format!("delay: {error}")))?;
-    let body = request.body.map_or_else(|| "{}".to_owned(), |body| body.get().to_owned());
-    let Request { message_type, transports, bus, stamps, .. } = request;
-    let stamps = stamps.into_iter().map(|(class, values)| (class, values.get().to_owned())).collect();
-    Ok(Outgoing { message_type, body, delay, transports, bus, stamps, trace: None })
+    Outgoing::from_json(body).map_err(|error| {
+        let status = if matches!(&error, OutgoingError::NotWritten(error) if !error.is_data()) { 400 } else { 422 };
+        let what = if matches!(error, OutgoingError::NotWritten(_)) { "the body: " } else { "" };
+        Reply::error(status, format!("{what}{error}"))
+    })
 }
 
 /// What went wrong, and which queues have the message nevertheless: to dispatch it again is to handle it twice there.
@@ -88,6 +49,7 @@ fn failed(error: &DispatchError) -> Reply {
         | DispatchError::UnknownBus(_)
         | DispatchError::NoSender { .. }
         | DispatchError::NotTaken { .. }
+        | DispatchError::NotInTransaction { .. }
         | DispatchError::Refused(_) => (422, Vec::new()),
         DispatchError::Sending { sent, .. } => (503, sent.clone()),
         DispatchError::Handling(failed) => (500, failed.envelope.all()),
@@ -109,6 +71,8 @@ fn failed(error: &DispatchError) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 
-use super::{Addressing, Sender, Sent, Transport, TransportError, TransportSpec};
+use super::{Addressing, Sender, Sent, ToSend, Transport, TransportError, TransportSpec};
 use crate::config::{Definition, Problem, Setting, TransportConfig};
 use crate::message::{AmqpStamp, Encoded};
 
@@ -69,10 +69,40 @@ impl AutoFallback {
             Ok(sent) => Ok(because(sent, format!("\"{name}\" is running"))),
             Err(error) => {
                 tracing::warn!(transport = %name, %error, "the target did not take a message; the fallback does");
-                let why = format!("\"{name}\" is running, but \"{}\" did not take the message", self.target.name());
-                to_fallback(why).await
+                to_fallback(self.refused()).await
             }
         }
+    }
+
+    fn refused(&self) -> String {
+        format!("\"{}\" is running, but \"{}\" did not take the message", self.name, self.target.name())
+    }
+}
+
+impl AutoFallback {
+    /// The same for many messages. Whether the target is being consumed is asked once.
+    async fn send_all_to_either(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        let name = &self.name;
+        if !self.is_running().await {
+            let why = format!("\"{name}\" is not running");
+            return because_all(self.fallback.pass_on_all(messages).await, &why);
+        }
+        let mut results = because_all(self.target.pass_on_all(messages).await, &format!("\"{name}\" is running"));
+        let is_refused = |result: &Result<Sent, TransportError>| {
+            result.as_ref().is_err_and(|error| !matches!(error, TransportError::Unwritable { .. }))
+        };
+        let refused: Vec<usize> = (0..results.len()).filter(|n| is_refused(&results[*n])).collect();
+        if let Some(Err(error)) = refused.first().map(|first| &results[*first]) {
+            let number = refused.len();
+            tracing::warn!(transport = %name, %error, messages = number, "the target did not take messages; the fallback does");
+            let rest: Vec<ToSend> = refused.iter().map(|n| messages[*n].clone()).collect();
+            let why = self.refused();
+            let taken = because_all(self.fallback.pass_on_all(&rest).await, &why);
+            for (n, result) in refused.into_iter().zip(taken) {
+                results[n] = result;
+            }
+        }
+        results
     }
 }
 
@@ -94,6 +124,14 @@ impl Sender for AutoFallback {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         self.send_either(message, delay, None).await
     }
+
+    async fn send_all(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        self.send_all_to_either(messages).await
+    }
+}
+
+fn because_all(results: Vec<Result<Sent, TransportError>>, why: &str) -> Vec<Result<Sent, TransportError>> {
+    results.into_iter().map(|sent| Ok(because(sent?, why.to_owned()))).collect()
 }
 
 fn because(sent: Sent, why: String) -> Sent {

@@ -10,6 +10,7 @@ use super::{
     Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, MessageId, Migrating, Moving, Parking,
     Prefetching, Received, Releasing, Retrying, Sent, SettingUp, Taking, TransportError, Waking,
 };
+use crate::connection::sql::CallersConnection;
 use crate::message::{AmqpStamp, Encoded, Envelope};
 use crate::serializer::Serializer;
 
@@ -28,6 +29,42 @@ pub trait Sender: Send + Sync {
     ///   message is refused with [`TransportError::Unstorable`].
     /// - A missing table, stream or folder is created, or the result is [`TransportError::NotSetUp`].
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError>;
+
+    /// Stores many messages, for a store that does so in fewer steps than by [`send`](Self::send) one after the other.
+    ///
+    /// - Returns a result for each message, in their order. What holds for `send` holds for each of them: one that the store
+    ///   can never hold does not keep the others from it.
+    /// - Those that are due at the same time are received in their order.
+    /// - Whether they are stored in one step is left to the store. After an error that concerns them all (there is no
+    ///   connection, for example) it need not try the rest, and tells them the same error.
+    async fn send_all(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        let mut results = Vec::with_capacity(messages.len());
+        for ToSend { message, delay } in messages {
+            results.push(self.send(message, *delay).await);
+        }
+        results
+    }
+}
+
+/// Stores messages in transactions that the caller has begun, on connections of its own.
+#[async_trait]
+pub(crate) trait Enlisting: Send + Sync {
+    /// Stores a message. It exists when the transaction is committed.
+    async fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        message: &Encoded,
+        delay: Duration,
+    ) -> Result<Sent, TransportError>;
+}
+
+/// A message for [`Sender::send_all`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToSend {
+    /// The message.
+    pub message: Encoded,
+    /// It is due after this time.
+    pub delay: Duration,
 }
 
 /// Delivers messages to consumers, and removes them when they were handled.
@@ -124,6 +161,8 @@ pub struct Transport {
     pub retrying: Option<Arc<dyn Retrying>>,
     /// Moves messages to another queue of the same store. Without it, moving is sending there and rejecting here.
     pub moving: Option<Arc<dyn Moving>>,
+    /// Stores messages in transactions of the caller's.
+    pub(crate) enlisting: Option<Arc<dyn Enlisting>>,
     /// Writes its new messages. `None`: as JSON, or as another transport writes them to which this one passes them on.
     pub(crate) serializer: Option<Arc<dyn Serializer>>,
 }
@@ -151,6 +190,7 @@ impl Transport {
             connecting: None,
             retrying: None,
             moving: None,
+            enlisting: None,
             serializer: None,
         }
     }
@@ -163,6 +203,85 @@ impl Transport {
     /// Sends a new message, in the form that this transport has.
     pub(crate) async fn send(&self, envelope: &Envelope, delay: Duration) -> Result<Sent, TransportError> {
         self.send_encoded(&self.encode(envelope)?, delay, envelope.last::<AmqpStamp>().as_ref()).await
+    }
+
+    /// Sends new messages, together where the store can do that. Returns a result for each, in their order.
+    pub(crate) async fn send_all(&self, messages: Vec<(Envelope, Duration)>) -> Vec<Result<Sent, TransportError>> {
+        let mut results = Vec::with_capacity(messages.len());
+        let mut together = Vec::with_capacity(messages.len());
+        for (envelope, delay) in messages {
+            let stamp = self.addressing.as_ref().and_then(|to| Some((to, envelope.last::<AmqpStamp>()?)));
+            let alone = match (self.encode(&envelope), stamp) {
+                (Ok(message), None) => {
+                    together.push(ToSend { message, delay });
+                    continue;
+                }
+                (Ok(message), Some(with)) => Ok((message, with)),
+                (Err(error), _) => Err(error),
+            };
+            results.extend(self.send_together(&std::mem::take(&mut together)).await);
+            results.push(match alone {
+                Ok((message, (addressing, stamp))) => addressing.send_with(&message, delay, &stamp).await,
+                Err(error) => Err(error),
+            });
+        }
+        results.extend(self.send_together(&together).await);
+        results
+    }
+
+    /// Passes on new messages that are still in the form of [`Envelope::encode`]. Returns a result for each, in their order.
+    pub(crate) async fn pass_on_all(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        if self.serializer.is_none() {
+            return self.send_together(messages).await;
+        }
+        let (mut results, mut together) = (Vec::with_capacity(messages.len()), Vec::new());
+        for ToSend { message, delay } in messages {
+            let envelope = Envelope::decode(message).map_err(|error| self.unwritable(&error));
+            match envelope.and_then(|envelope| self.encode(&envelope)) {
+                Ok(message) => together.push(ToSend { message, delay: *delay }),
+                Err(error) => {
+                    results.extend(self.send_together(&std::mem::take(&mut together)).await);
+                    results.push(Err(error));
+                }
+            }
+        }
+        results.extend(self.send_together(&together).await);
+        results
+    }
+
+    /// Stores a new message in a transaction of the caller's.
+    pub(crate) async fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        envelope: &Envelope,
+        delay: Duration,
+    ) -> Result<Sent, TransportError> {
+        let enlisting = self.enlisting.as_ref().ok_or_else(|| TransportError::Unsupported {
+            transport: self.name.clone(),
+            what: "store messages in a transaction",
+            why: "it is no queue in a table of the same database",
+        })?;
+        enlisting.send_in(connection, &self.encode(envelope)?, delay).await
+    }
+
+    async fn send_together(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        if let [ToSend { message, delay }] = messages {
+            return vec![self.sender.send(message, *delay).await];
+        }
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let mut results = self.sender.send_all(messages).await;
+        // An application's own transport may be wrong about this, and a message without a result would be taken for another.
+        if results.len() != messages.len() {
+            let (expected, found) = (messages.len(), results.len());
+            let error = || {
+                let text = format!("`send_all` was given {expected} messages, and has {found} results");
+                Err(TransportError::store(&self.name, "sending", std::io::Error::other(text)))
+            };
+            results = messages.iter().map(|_| error()).collect();
+        }
+        results
     }
 
     /// Passes on a new message that is still in the form of [`Envelope::encode`].

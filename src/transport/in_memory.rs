@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::options::REDELIVER_TIMEOUT;
 use super::{
     Counting, Counts, Delivery, Factory, FactoryContext, KeepingAlive, Listed, Listing, MessageId, Moving, Parking,
-    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Taking, Transport,
+    Place, Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Taking, ToSend, Transport,
     TransportError, TransportSpec, Waking,
 };
 use crate::clock;
@@ -158,6 +158,13 @@ impl InMemory {
         action(queue, now)
     }
 
+    fn add(&self, state: &mut State, message: &Encoded, delay: Duration) -> Sent {
+        state.last_id += 1;
+        let id = state.last_id;
+        state.queues.entry(self.name.clone()).or_default().insert(id, message.clone(), after(delay));
+        Sent::Queued { transport: self.name.clone(), id: MessageId(id.to_string()), reason: None }
+    }
+
     fn remove(&self, ids: &[MessageId]) {
         self.with_queue(|queue, _| {
             for id in numbers(ids) {
@@ -172,13 +179,17 @@ impl InMemory {
 impl Sender for InMemory {
     /// Stores a message. Unlike in other transports, it does not survive this process.
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
+        let sent = self.add(&mut self.state(), message, delay);
+        self.store.changed.notify_waiters();
+        Ok(sent)
+    }
+
+    async fn send_all(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
         let mut state = self.state();
-        state.last_id += 1;
-        let id = state.last_id;
-        state.queues.entry(self.name.clone()).or_default().insert(id, message.clone(), after(delay));
+        let sent = messages.iter().map(|one| Ok(self.add(&mut state, &one.message, one.delay))).collect();
         drop(state);
         self.store.changed.notify_waiters();
-        Ok(Sent::Queued { transport: self.name.clone(), id: MessageId(id.to_string()), reason: None })
+        sent
     }
 }
 

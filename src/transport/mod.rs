@@ -139,7 +139,8 @@ pub use capabilities::{
     Addressing, Browsing, Connecting, Counting, KeepingAlive, Listing, Migrating, Moving, Parking, Place, Prefetching,
     Releasing, Retrying, SchemaChange, SettingUp, Taking, Waking,
 };
-pub use contract::{Queues, Receiver, Sender, Transport};
+pub(crate) use contract::Enlisting;
+pub use contract::{Queues, Receiver, Sender, ToSend, Transport};
 pub use delivery::{Counts, Damaged, Delivery, Listed, MessageId, PARKED_FOR, Receipt, Received, Sent};
 pub use error::TransportError;
 pub use factory::{Factory, FactoryContext};

@@ -10,6 +10,7 @@ extern crate harness;
 
 mod axum_example;
 mod bad_input;
+mod bulk;
 mod buses;
 mod cache;
 mod cgi;
@@ -25,6 +26,7 @@ mod first_use;
 mod function_jobs;
 mod http_handlers;
 mod http_jobs;
+mod in_transaction;
 mod interop;
 mod limits;
 mod mail;

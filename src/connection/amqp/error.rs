@@ -8,7 +8,7 @@ use crate::connection::Location;
 use crate::threads;
 
 /// Why a request to a broker failed. Names the broker and the virtual host, without secrets.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("{location}: {reason}{}", self.advice())]
 pub(crate) struct AmqpFailure {
     /// `host:port/vhost`
@@ -16,7 +16,7 @@ pub(crate) struct AmqpFailure {
     reason: Reason,
 }
 
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 enum Reason {
     #[error("{}", plainly(.0))]
     Driver(#[source] lapin::Error),

@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::connection::Location;
 
 /// Why a request to a server failed. Names the server and the database, without secrets.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("{location}: {reason}")]
 pub(crate) struct RedisFailure {
     /// `host:port/database`
@@ -15,7 +15,7 @@ pub(crate) struct RedisFailure {
     reason: Reason,
 }
 
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 enum Reason {
     #[error("{}{}", plainly(.0), advice(.0))]
     Driver(#[source] RedisError),

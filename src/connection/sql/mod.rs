@@ -6,6 +6,7 @@
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod address;
+mod callers;
 mod connection;
 mod error;
 #[cfg(all(test, any(feature = "postgres", feature = "mysql")))]
@@ -22,6 +23,7 @@ mod shared;
 pub(crate) mod sqlite;
 mod statement;
 
+pub(crate) use self::callers::CallersConnection;
 pub(crate) use self::connection::SqlConnection;
 pub(crate) use self::error::{Fault, SqlError};
 pub(crate) use self::statement::{Row, Statement, Value, sql};

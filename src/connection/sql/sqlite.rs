@@ -122,6 +122,11 @@ fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
+/// Whether an error says that the table is missing.
+pub(crate) fn is_missing(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(ERROR) && is_missing_table(error)
+}
+
 /// Whether the table of a statement is missing. A missing table of a view or a trigger is reported with its schema.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     let message = error.as_database_error().map_or("", |error| error.message());
@@ -134,7 +139,10 @@ fn advice(error: &sqlx::Error) -> Cow<'static, str> {
         return threads::advice(error).into();
     }
     Cow::Borrowed(match primary_code(error) {
-        Some(BUSY | LOCKED) => "; another program has kept the file locked for a minute: end it, or its transaction",
+        Some(BUSY | LOCKED) => {
+            "; another connection has kept the file locked for a minute: that of another program, or one on which this program \
+             has a transaction open itself, within which a message can be dispatched with `dispatch_in`"
+        }
         Some(READONLY) => "; this user must be allowed to write the file and its folder",
         Some(IOERR) => "; the disk failed, or a quota or limit is used up: see the system's log",
         Some(FULL) => "; there is no space left on the disk: make some, and try again",
@@ -146,6 +154,15 @@ fn advice(error: &sqlx::Error) -> Cow<'static, str> {
         Some(NOTADB) => "; the file is no SQLite database: correct the path, or move the file away",
         _ => "",
     })
+}
+
+/// The file of a connection of the caller's, if it is another one than that at this path. Empty for one that is no file.
+pub(crate) async fn other_file(connection: &mut SqliteConnection, path: &Path) -> Result<Option<String>, sqlx::Error> {
+    let databases = sqlx::query("SELECT file FROM pragma_database_list WHERE name = 'main'");
+    let file: String = databases.fetch_one(connection).await?.try_get(0)?;
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let is_same = id(Path::new(&file)).is_some_and(|there| id(path) == Some(there));
+    Ok((!is_same).then_some(file))
 }
 
 impl Database {
@@ -289,7 +306,7 @@ async fn perform(connection: &mut SqliteConnection, request: &Request) -> Result
 }
 
 /// Reads all rows: only then has the statement been committed.
-async fn run(connection: &mut SqliteConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+pub(crate) async fn run(connection: &mut SqliteConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
     let query = sqlx::query_with(statement.sql.clone(), arguments(statement)?);
     query.fetch_all(connection).await?.iter().map(read).collect()
 }
@@ -313,6 +330,7 @@ fn arguments(statement: &Statement) -> Result<SqliteArguments, sqlx::Error> {
             Value::Number(number) => arguments.add(number),
             Value::Numbers(numbers) => arguments.add(serde_json::Value::from(numbers.as_slice()).to_string()),
             Value::Text(text) => arguments.add(text),
+            Value::Texts(_) => Err("SQLite has no arrays".into()),
             Value::Bytes(bytes) => arguments.add(bytes),
         }
         .map_err(sqlx::Error::Encode)?;

@@ -25,6 +25,8 @@ pub(crate) enum Value {
     /// An array, for PostgreSQL. SQLite takes it as JSON.
     Numbers(Vec<i64>),
     Text(String),
+    /// An array, for PostgreSQL.
+    Texts(Vec<String>),
     /// Text as received. May not be UTF-8.
     Bytes(Vec<u8>),
 }
@@ -42,6 +44,27 @@ impl Statement {
     pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.arguments.push(value.into());
         self
+    }
+}
+
+impl Value {
+    /// What was made of a text.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            _ => unreachable!("asked only of a value that was made of a text"),
+        }
+    }
+
+    /// The length of a text in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Texts(texts) => texts.iter().map(String::len).sum(),
+            Self::Null | Self::Number(_) | Self::Numbers(_) => 0,
+        }
     }
 }
 
@@ -66,7 +89,7 @@ impl Row {
             Value::Bytes(bytes) => Ok(bytes),
             Value::Text(text) => Ok(text.into_bytes()),
             Value::Null => Ok(Vec::new()),
-            Value::Number(_) | Value::Numbers(_) => Err(unexpected(field, "text")),
+            Value::Number(_) | Value::Numbers(_) | Value::Texts(_) => Err(unexpected(field, "text")),
         }
     }
 
@@ -88,6 +111,12 @@ impl From<i64> for Value {
 impl From<&[i64]> for Value {
     fn from(numbers: &[i64]) -> Self {
         Self::Numbers(numbers.to_vec())
+    }
+}
+
+impl From<Vec<String>> for Value {
+    fn from(texts: Vec<String>) -> Self {
+        Self::Texts(texts)
     }
 }
 

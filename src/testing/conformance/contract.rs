@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::Stage;
 use super::stage::{DEADLINE, HOUR, bodies, ids, message, message_of};
 use crate::message::Encoded;
-use crate::transport::{Counts, MessageId, TransportError};
+use crate::transport::{Counts, MessageId, ToSend, TransportError};
 
 /// How far two clocks of a host may disagree within a second: a store measures by another one than these tests.
 pub(super) const CLOCKS: Duration = Duration::from_micros(100);
@@ -72,6 +73,98 @@ pub async fn messages_are_received_in_the_order_they_were_sent(stage: &Stage) {
         order.extend(bodies(&queue.receive(7).await));
     }
     assert_eq!(order, (0..30).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// More than a store takes in one step.
+pub async fn many_messages_sent_at_once_are_received_in_their_order(stage: &Stage) {
+    const MESSAGES: usize = 1500;
+    let queue = stage.open("a");
+    let messages: Vec<ToSend> = (0..MESSAGES).map(|n| to_send(n.to_string(), Duration::ZERO)).collect();
+    let sent = queue.sender.send_all(&messages).await;
+    assert_eq!(sent.len(), MESSAGES);
+    let ids: HashSet<MessageId> = sent.into_iter().map(|sent| queue.queued(sent)).collect();
+    assert_eq!(ids.len(), MESSAGES, "each has an id of its own");
+    let received = stage.open("a").receive_all().await;
+    assert_eq!(bodies(&received), (0..MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+pub async fn messages_sent_at_once_keep_their_delays(stage: &Stage) {
+    let queue = stage.open("a");
+    let second = Duration::from_secs(1);
+    let messages =
+        [("0", HOUR), ("1", Duration::ZERO), ("2", second), ("3", Duration::ZERO), ("4", HOUR), ("5", second)];
+    let began = Instant::now();
+    for sent in queue.sender.send_all(&messages.map(|(body, delay)| to_send(body, delay))).await {
+        queue.queued(sent);
+    }
+    let mut received = Vec::new();
+    while received.len() < 4 {
+        let message = queue.receive_eventually().await;
+        let body = bodies(std::slice::from_ref(&message)).remove(0);
+        assert!(["1", "3"].contains(&body.as_str()) || began.elapsed() + CLOCKS >= second, "{body} came too early");
+        received.push(body);
+        queue.ack(&[message]).await;
+    }
+    received.sort();
+    assert_eq!(received, ["1", "2", "3", "5"]);
+    queue.holds(Counts { delayed: 2, ..Counts::default() }).await;
+}
+
+pub async fn a_message_that_is_refused_keeps_no_other_out(stage: &Stage) {
+    let queue = stage.open("a");
+    let mut messages: Vec<ToSend> = (0..5).map(|n| to_send(n.to_string(), Duration::ZERO)).collect();
+    messages[2].message.body = b"a\0\xff".to_vec().into();
+    // So large that it makes a step of its own.
+    messages[3].message.body = format!("\"{}\"", "x".repeat(2 << 20)).into();
+    let sent = queue.sender.send_all(&messages).await;
+    assert_eq!(sent.len(), 5);
+    let mut expected = Vec::new();
+    for (n, sent) in sent.into_iter().enumerate() {
+        match sent {
+            Err(TransportError::Unstorable { .. }) if n == 2 => {}
+            sent => {
+                queue.queued(sent);
+                expected.push(messages[n].message.body.clone());
+            }
+        }
+    }
+    let received = queue.receive_all().await;
+    let found: Vec<_> = received.iter().map(|received| message_of(received).body.clone()).collect();
+    assert!(found == expected, "{} received, of {}", found.len(), expected.len());
+}
+
+pub async fn sending_nothing_at_once_stores_nothing(stage: &Stage) {
+    let queue = stage.open("a");
+    assert!(queue.sender.send_all(&[]).await.is_empty());
+    queue.send("{}").await;
+    assert!(queue.sender.send_all(&[]).await.is_empty());
+    assert_eq!(queue.receive_all().await.len(), 1);
+}
+
+pub async fn messages_sent_at_once_by_several_are_all_stored(stage: &Stage) {
+    const EACH: usize = 200;
+    let senders = (0..4).map(|sender| {
+        let queue = stage.open("a");
+        tokio::spawn(async move {
+            let messages: Vec<ToSend> = (0..EACH).map(|n| to_send(format!("[{sender},{n}]"), Duration::ZERO)).collect();
+            let sent = queue.sender.send_all(&messages).await;
+            sent.into_iter().map(|sent| queue.queued(sent)).collect::<Vec<_>>()
+        })
+    });
+    let senders: Vec<_> = senders.collect();
+    let ids: Vec<MessageId> = join_all(senders).await.into_iter().flat_map(|sent| sent.unwrap()).collect();
+    assert_eq!(ids.into_iter().collect::<HashSet<_>>().len(), 4 * EACH);
+    let received = bodies(&stage.open("a").receive_all().await);
+    assert_eq!(received.len(), 4 * EACH);
+    for sender in 0..4 {
+        let own = received.iter().filter(|body| body.starts_with(&format!("[{sender},")));
+        let expected = (0..EACH).map(|n| format!("[{sender},{n}]"));
+        assert!(own.cloned().eq(expected), "those of one sender are received in their order");
+    }
+}
+
+fn to_send(body: impl Into<Bytes>, delay: Duration) -> ToSend {
+    ToSend { message: message(body), delay }
 }
 
 pub async fn a_receiver_gets_no_more_than_it_asks_for(stage: &Stage) {

@@ -113,6 +113,11 @@ macro_rules! __conformance {
             a_message_is_sent_received_once_and_gone_when_acknowledged
             a_rejected_message_is_gone
             messages_are_received_in_the_order_they_were_sent
+            many_messages_sent_at_once_are_received_in_their_order
+            messages_sent_at_once_keep_their_delays
+            messages_sent_at_once_by_several_are_all_stored
+            a_message_that_is_refused_keeps_no_other_out
+            sending_nothing_at_once_stores_nothing
             a_receiver_gets_no_more_than_it_asks_for
             other_queues_are_not_affected
             a_delayed_message_waits_for_its_time
@@ -207,6 +212,7 @@ macro_rules! __conformance {
     ($open:expr; stable_ids) => {
         $crate::__conformance!($open; store:
             a_message_is_received_with_the_id_it_was_sent_with
+            messages_sent_at_once_are_received_with_their_ids
             a_message_that_comes_again_has_the_same_id
             an_id_is_never_given_to_another_message
         );

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::message::Encoded;
-use crate::transport::{Counts, Delivery, MessageId, Receipt, Received, Receiver, Sent, Transport};
+use crate::transport::{Counts, Delivery, MessageId, Receipt, Received, Receiver, Sent, Transport, TransportError};
 
 /// How long to wait for anything, even on a busy machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -76,7 +76,12 @@ impl Queue {
     }
 
     pub async fn send_later(&self, body: impl Into<Bytes>, delay: Duration) -> MessageId {
-        match self.sender.send(&message(body), delay).await.unwrap() {
+        self.queued(self.sender.send(&message(body), delay).await)
+    }
+
+    /// The id of a message that was queued here.
+    pub fn queued(&self, sent: Result<Sent, TransportError>) -> MessageId {
+        match sent.unwrap() {
             Sent::Queued { id, transport, .. } => {
                 assert_eq!(transport, self.name(), "the name in `Sent::Queued` is that of the transport");
                 id

@@ -12,13 +12,24 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Stage;
 use super::contract::{CENTURIES, CLOCKS, with_odd_headers};
 use super::stage::{DEADLINE, bodies, deliveries, ids, message, message_of};
-use crate::transport::{Counts, TransportError};
+use crate::transport::{Counts, ToSend, TransportError};
 
 pub async fn a_message_is_received_with_the_id_it_was_sent_with(stage: &Stage) {
     let (producer, consumer) = (stage.open("a"), stage.open("a"));
     let sent = [producer.send("{}").await, producer.send("{}").await];
     assert_ne!(sent[0], sent[1]);
     assert_eq!(ids(&consumer.receive_all().await), sent);
+}
+
+pub async fn messages_sent_at_once_are_received_with_their_ids(stage: &Stage) {
+    let queue = stage.open("a");
+    let messages: Vec<ToSend> =
+        (0..1100).map(|n| ToSend { message: message(n.to_string()), delay: Duration::ZERO }).collect();
+    let sent = queue.sender.send_all(&messages).await;
+    let sent: Vec<_> = sent.into_iter().map(|sent| queue.queued(sent)).collect();
+    let received = queue.receive_all().await;
+    assert!(ids(&received) == sent, "they are others, or in another order");
+    assert!(bodies(&received).into_iter().eq((0..1100).map(|n| n.to_string())));
 }
 
 pub async fn a_message_that_comes_again_has_the_same_id(stage: &Stage) {

@@ -25,11 +25,11 @@ use lapin::types::ShortString;
 use tokio::sync::Mutex;
 
 use self::consuming::{ConsumedQueue, Consuming, HandedOut, Held};
-use self::publishing::{Publishing, To};
+use self::publishing::{Outgoing, Publishing, To};
 use self::topology::Topology;
 use super::{
     Addressing, Connecting, Counting, Counts, Delivery, Factory, FactoryContext, MessageId, Prefetching, Queues,
-    Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Transport, TransportError,
+    Receipt, Received, Receiver, Releasing, Retrying, Sender, Sent, SettingUp, ToSend, Transport, TransportError,
     TransportSpec, Waking,
 };
 use crate::config::{Definition, Problem};
@@ -39,6 +39,9 @@ use crate::message::{AmqpStamp, Encoded};
 
 /// A waiting consumer polls after this time in any case, to notice a connection that broke without an error.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The most messages that are sent before the broker's answers are waited for.
+const CHUNK: usize = 1024;
 
 /// An exchange and its queues.
 pub(crate) struct Amqp {
@@ -176,10 +179,25 @@ impl Amqp {
     ) -> Result<Sent, TransportError> {
         let properties = message_properties::of(&self.name, message, before)?;
         let sent = self.publishing.publish(to, &message.body, properties, delay).await;
+        self.sent(sent)
+    }
+
+    fn sent(&self, sent: Result<(), AmqpFailure>) -> Result<Sent, TransportError> {
         sent.map_err(|failure| self.error("sending", failure))?;
         // The broker issues no id. This one is only unique.
         let id = MessageId(format!("sent-{:016x}", fastrand::u64(..)));
         Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
+    }
+
+    /// The broker has no longer delays than this.
+    fn check_delay(&self, delay: Duration) -> Result<(), TransportError> {
+        let longest = self.topology.delays.longest();
+        if delay.as_millis() <= longest.into() {
+            return Ok(());
+        }
+        let days = longest / 86_400_000;
+        let why = format!("it is delayed for more than {days} days, which is the broker's limit");
+        Err(TransportError::Unstorable { transport: self.name.clone(), why })
     }
 }
 
@@ -191,12 +209,7 @@ impl Amqp {
         delay: Duration,
         stamp: Option<&AmqpStamp>,
     ) -> Result<Sent, TransportError> {
-        let longest = self.topology.delays.longest();
-        if delay.as_millis() > longest.into() {
-            let days = longest / 86_400_000;
-            let why = format!("it is delayed for more than {days} days, which is the broker's limit");
-            return Err(TransportError::Unstorable { transport: self.name.clone(), why });
-        }
+        self.check_delay(delay)?;
         let Some(stamp) = stamp else { return self.publish(To::Exchange, message, None, delay).await };
         let unstorable = |why: String| TransportError::Unstorable { transport: self.name.clone(), why };
         let properties = message_properties::of_stamp(&stamp.attributes, !delay.is_zero()).map_err(unstorable)?;
@@ -212,6 +225,31 @@ impl Amqp {
 impl Sender for Amqp {
     async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
         self.send_as(message, delay, None).await
+    }
+
+    /// Up to [`CHUNK`] messages are sent before the broker has confirmed the first.
+    async fn send_all(&self, messages: &[ToSend]) -> Vec<Result<Sent, TransportError>> {
+        let mut results: Vec<Option<Result<Sent, TransportError>>> = messages.iter().map(|_| None).collect();
+        let mut outgoing = Vec::with_capacity(messages.len().min(CHUNK));
+        let mut places = Vec::with_capacity(messages.len().min(CHUNK));
+        for (n, ToSend { message, delay }) in messages.iter().enumerate() {
+            let properties = self.check_delay(*delay).and_then(|()| message_properties::of(&self.name, message, None));
+            match properties {
+                Ok(properties) => {
+                    outgoing.push(Outgoing { body: &message.body, properties, delay: *delay });
+                    places.push(n);
+                }
+                Err(error) => results[n] = Some(Err(error)),
+            }
+            if outgoing.len() == CHUNK || n + 1 == messages.len() {
+                let sent = self.publishing.publish_all(&std::mem::take(&mut outgoing)).await;
+                for (n, sent) in std::mem::take(&mut places).into_iter().zip(sent) {
+                    results[n] = Some(self.sent(sent));
+                }
+            }
+        }
+        // Each has a result by now: it was refused above, or was in a chunk.
+        results.into_iter().flatten().collect()
     }
 }
 

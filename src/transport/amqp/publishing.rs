@@ -3,6 +3,8 @@
 //! A delayed message is published to a queue for its delay, from which the broker moves it on when it is due. The names
 //! and arguments are Symfony's, so that both sides use the same queues.
 
+mod bulk;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use tokio::sync::Mutex;
 
+pub(super) use self::bulk::Outgoing;
+
 use super::topology::Topology;
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 
@@ -21,13 +25,9 @@ use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 pub(super) struct Publishing {
     connection: Arc<AmqpConnection>,
     topology: Arc<Topology>,
-    channel: Mutex<Option<Open>>,
-}
-
-#[derive(Clone)]
-struct Open {
-    channel: Channel,
-    is_set_up: bool,
+    channel: Mutex<Option<Channel>>,
+    /// For many messages at once: no other is sent on it meanwhile.
+    bulk: Mutex<Option<Channel>>,
 }
 
 /// Where a message is sent.
@@ -42,7 +42,7 @@ pub(super) enum To<'a> {
 
 impl Publishing {
     pub(super) fn new(connection: Arc<AmqpConnection>, topology: Arc<Topology>) -> Self {
-        Self { connection, topology, channel: Mutex::new(None) }
+        Self { connection, topology, channel: Mutex::new(None), bulk: Mutex::new(None) }
     }
 
     /// Returns when the broker has confirmed the message, which then is on its disk.
@@ -53,41 +53,25 @@ impl Publishing {
         properties: BasicProperties,
         delay: Duration,
     ) -> Result<(), AmqpFailure> {
-        let channel = self.channel().await?;
-        let topology = &self.topology;
+        let channel = self.channel(&mut *self.channel.lock().await).await?;
         let again = matches!(to, To::Queue(_));
-        let (exchange, key) = match to {
-            To::Exchange => (topology.exchange.name.clone(), topology.exchange.routing_key.clone()),
-            To::Key(key) => (topology.exchange.name.clone(), key),
-            To::Queue(queue) => (ShortString::default(), queue.clone()),
-        };
-        // Rounded up, so that the delay is never cut short.
-        let millis = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        let (exchange, key) = match millis {
+        let (exchange, key) = self.address(to);
+        let (exchange, key) = match millis(delay) {
             0 => (exchange, key),
-            millis => {
-                (topology.delays.exchange.clone(), self.delay_queue(&channel, millis, &exchange, &key, again).await?)
-            }
+            millis => (
+                self.topology.delays.exchange.clone(),
+                self.delay_queue(&channel, millis, &exchange, &key, again).await?,
+            ),
         };
-        let unroutable = format!("no queue takes messages from exchange \"{exchange}\" with routing key \"{key}\"");
-        // Mandatory: a message that cannot be routed is returned, and not dropped.
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let unroutable = self.unroutable(&exchange, &key);
         let confirmed = async {
-            let confirmation = channel.basic_publish(exchange, key, options, body, properties).await?;
+            let confirmation = channel.basic_publish(exchange, key, mandatory(), body, properties).await?;
             confirmation.await
         };
-        match tokio::time::timeout(topology.confirm_timeout, confirmed).await {
-            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(self.own(unroutable)),
-            Ok(Ok(Confirmation::Nack(_))) => {
-                Err(self.own("the broker refused the message: a queue may be full (x-max-length)"))
-            }
-            Ok(Ok(Confirmation::NotRequested)) => Err(self.own("the broker does not confirm messages")),
-            Ok(Err(error)) => Err(self.connection.failure(error)),
-            Err(_) => {
-                let seconds = topology.confirm_timeout.as_secs_f32();
-                Err(self.own(format!("the broker did not confirm the message within {seconds} seconds")))
-            }
+        match tokio::time::timeout(self.topology.confirm_timeout, confirmed).await {
+            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(unroutable),
+            Ok(confirmed) => self.outcome(confirmed),
+            Err(_) => Err(self.unconfirmed()),
         }
     }
 
@@ -98,28 +82,59 @@ impl Publishing {
         set_up_delays(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))
     }
 
-    /// Drops the channel.
+    /// Drops the channels.
     pub(super) fn close_idle(&self) {
-        if let Ok(mut channel) = self.channel.try_lock() {
-            *channel = None;
+        for channel in [&self.channel, &self.bulk] {
+            if let Ok(mut channel) = channel.try_lock() {
+                *channel = None;
+            }
         }
+    }
+
+    fn address(&self, to: To<'_>) -> (ShortString, ShortString) {
+        let exchange = &self.topology.exchange;
+        match to {
+            To::Exchange => (exchange.name.clone(), exchange.routing_key.clone()),
+            To::Key(key) => (exchange.name.clone(), key),
+            To::Queue(queue) => (ShortString::default(), queue.clone()),
+        }
+    }
+
+    /// What the broker's answer means. Whether the message could be routed is looked at before.
+    fn outcome(&self, confirmed: lapin::Result<Confirmation>) -> Result<(), AmqpFailure> {
+        match confirmed {
+            Ok(Confirmation::Ack(_)) => Ok(()),
+            Ok(Confirmation::Nack(_)) => {
+                Err(self.own("the broker refused the message: a queue may be full (x-max-length)"))
+            }
+            Ok(Confirmation::NotRequested) => Err(self.own("the broker does not confirm messages")),
+            Err(error) => Err(self.connection.failure(error)),
+        }
+    }
+
+    fn unconfirmed(&self) -> AmqpFailure {
+        let seconds = self.topology.confirm_timeout.as_secs_f32();
+        self.own(format!("the broker did not confirm the message within {seconds} seconds"))
+    }
+
+    fn unroutable(&self, exchange: &ShortString, key: &ShortString) -> AmqpFailure {
+        self.own(format!("no queue takes messages from exchange \"{exchange}\" with routing key \"{key}\""))
     }
 
     fn own(&self, reason: impl Into<String>) -> AmqpFailure {
         AmqpFailure::own(self.connection.location(), reason)
     }
 
-    /// The channel. Declares exchange and queues first, if `auto_setup` is on.
-    async fn channel(&self) -> Result<Channel, AmqpFailure> {
-        let mut open = self.channel.lock().await;
-        if let Some(open) = open.as_ref().filter(|open| open.channel.status().connected() && open.is_set_up) {
-            return Ok(open.channel.clone());
+    /// The channel in this place. Opens it, and declares exchange and queues first if `auto_setup` is on.
+    async fn channel(&self, place: &mut Option<Channel>) -> Result<Channel, AmqpFailure> {
+        if let Some(open) = place.as_ref().filter(|open| open.status().connected()) {
+            return Ok(open.clone());
         }
         let channel = self.open().await?;
         if self.topology.auto_setup {
             set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
         }
-        *open = Some(Open { channel: channel.clone(), is_set_up: true });
+        *place = Some(channel.clone());
         Ok(channel)
     }
 
@@ -155,6 +170,16 @@ impl Publishing {
         declare.await.map_err(|error| self.connection.failure(error))?;
         Ok(name)
     }
+}
+
+/// Mandatory: a message that cannot be routed is returned, and not dropped.
+fn mandatory() -> BasicPublishOptions {
+    BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() }
+}
+
+/// Rounded up, so that the delay is never cut short.
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Declares exchange and queues, and binds them.

@@ -1,9 +1,9 @@
 //! What differs between the kinds of databases.
 
-use super::Timestamp;
 use super::row::{Content, text};
 use super::schema::Part;
-use crate::connection::sql::{SqlConnection, Value};
+use super::{NotEnlisted, Timestamp};
+use crate::connection::sql::{CallersConnection, Row, SqlConnection, Value};
 
 /// The request type of a dialect.
 pub(crate) type Request<D> = <<D as Dialect>::Connection as SqlConnection>::Request;
@@ -13,6 +13,9 @@ pub(crate) type Request<D> = <<D as Dialect>::Connection as SqlConnection>::Requ
 pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     /// The connection that the requests are for.
     type Connection: SqlConnection;
+
+    /// Whether a table is created on a connection of our own, and not in a caller's transaction.
+    const IS_CREATED_APART: bool;
 
     /// Returns a row if the table exists, with everything that belongs to it.
     fn is_set_up(&self) -> Request<Self>;
@@ -28,6 +31,18 @@ pub(crate) trait Dialect: Sized + Send + Sync + 'static {
     fn alter(&self, step: &[String]) -> Request<Self>;
     /// Stores a message. Returns its id.
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request<Self>;
+    /// Stores messages, all or none. Returns their ids, ascending in the order of the messages.
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request<Self>;
+    /// Stores a message on a connection of the caller's. Returns its id. With `create`, a table that is created there is
+    /// created if it is missing.
+    fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        content: Content,
+        now: Timestamp,
+        due: Timestamp,
+        create: bool,
+    ) -> impl Future<Output = Result<Vec<Row>, NotEnlisted>> + Send;
     /// Receives messages. Returns a row for each, in any order.
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     /// Returns how many messages were never received, have been in flight for too long, are delayed, and are in flight.

@@ -5,6 +5,7 @@
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod connecting;
 mod dialect;
+mod enlisting;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod numbered;
@@ -13,19 +14,21 @@ mod options;
 mod postgres;
 mod row;
 mod schema;
+mod sending;
 mod sqlite;
 mod table;
 mod timestamp;
 
 use std::time::Duration;
 
+use self::enlisting::NotEnlisted;
 #[cfg(feature = "mysql")]
 pub(super) use self::mysql::MysqlFactory;
 use self::numbered::Numbered;
 use self::options::QueueOptions;
 #[cfg(feature = "postgres")]
 pub(super) use self::postgres::PostgresFactory;
-use self::row::{Content, text};
+use self::row::{Content, in_few_widths, text};
 use self::schema::Part;
 pub(super) use self::sqlite::SqliteFactory;
 use self::table::Table;

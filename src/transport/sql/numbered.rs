@@ -3,11 +3,11 @@
 
 use sqlx::SqlStr;
 
-use super::Timestamp;
 use super::dialect::{Dialect, Request};
 use super::row::{Content, text};
 use super::schema::Part;
-use crate::connection::sql::{SqlConnection, Statement, Value};
+use super::{NotEnlisted, Timestamp};
+use crate::connection::sql::{CallersConnection, Row, SqlConnection, Statement, Value};
 
 /// The statements of a table. What each of them returns is said at the method of [`Dialect`] that it serves. The first
 /// arguments, from 1 on, are one of these:
@@ -54,6 +54,8 @@ pub(crate) struct Queries {
 pub(crate) trait Numbered: Sized + Send + Sync + 'static {
     type Connection: SqlConnection;
 
+    const IS_CREATED_APART: bool;
+
     fn queries(&self) -> &Queries;
     fn queue(&self) -> &str;
 
@@ -61,6 +63,13 @@ pub(crate) trait Numbered: Sized + Send + Sync + 'static {
     fn schema(&self) -> Vec<String>;
     fn parts(&self) -> Vec<Part>;
     fn alter(&self, step: &[String]) -> Request<Self>;
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request<Self>;
+    fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        send: Statement,
+        create: bool,
+    ) -> impl Future<Output = Result<Vec<Row>, NotEnlisted>> + Send;
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self>;
     fn move_to(&self, id: i64, content: Content, now: Timestamp, table: &str, queue: &str) -> Request<Self>;
 
@@ -78,6 +87,11 @@ pub(crate) trait Numbered: Sized + Send + Sync + 'static {
         Statement::of(sql).bind(content.body).bind(content.headers).bind(self.queue())
     }
 
+    /// The statement that stores a message.
+    fn send_statement(&self, content: Content, now: Timestamp, due: Timestamp) -> Statement {
+        self.with_content(&self.queries().send, content).bind(now.text()).bind(due.text())
+    }
+
     /// A statement of ids.
     fn of(&self, sql: &SqlStr, ids: &[i64]) -> Statement {
         Statement::of(sql).bind(ids).bind(self.queue())
@@ -86,6 +100,8 @@ pub(crate) trait Numbered: Sized + Send + Sync + 'static {
 
 impl<D: Numbered> Dialect for D {
     type Connection = <D as Numbered>::Connection;
+
+    const IS_CREATED_APART: bool = <D as Numbered>::IS_CREATED_APART;
 
     fn is_set_up(&self) -> Request<Self> {
         self.queries().is_set_up.clone().into()
@@ -112,7 +128,22 @@ impl<D: Numbered> Dialect for D {
     }
 
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request<Self> {
-        self.with_content(&self.queries().send, content).bind(now.text()).bind(due.text()).into()
+        self.send_statement(content, now, due).into()
+    }
+
+    fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        content: Content,
+        now: Timestamp,
+        due: Timestamp,
+        create: bool,
+    ) -> impl Future<Output = Result<Vec<Row>, NotEnlisted>> + Send {
+        Numbered::send_in(self, connection, self.send_statement(content, now, due), create)
+    }
+
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request<Self> {
+        Numbered::send_all(self, messages, now)
     }
 
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request<Self> {

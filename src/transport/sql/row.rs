@@ -16,6 +16,28 @@ pub(crate) struct Content {
     pub(crate) headers: String,
 }
 
+impl Content {
+    /// About how much it is to send, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.body.size() + self.headers.len()
+    }
+}
+
+/// The most rows of one statement that has an argument for each of their columns: below all limits of servers.
+const MAX_ROWS: usize = 256;
+
+/// Statements for all of these rows, each for some of them: a power of two, so that a connection prepares and caches only
+/// few.
+pub(super) fn in_few_widths<R, S>(mut rows: Vec<R>, statement: impl Fn(Vec<R>) -> S) -> Vec<S> {
+    let mut statements = Vec::new();
+    while !rows.is_empty() {
+        let width = 1 << rows.len().min(MAX_ROWS).ilog2();
+        let rest = rows.split_off(width);
+        statements.push(statement(std::mem::replace(&mut rows, rest)));
+    }
+    statements
+}
+
 /// The body as text, or why it is not text.
 pub(super) fn text(body: &[u8]) -> Result<&str, &'static str> {
     str::from_utf8(body).map_err(|_| "is not UTF-8")

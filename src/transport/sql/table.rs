@@ -3,13 +3,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use super::super::{
     Counting, Counts, Delivery, KeepingAlive, Listed, Listing, MessageId, Moving, Parking, Place, Receipt, Received,
-    Receiver, Releasing, Retrying, Sender, Sent, SettingUp, Taking, Transport, TransportError,
+    Receiver, Releasing, Retrying, SettingUp, Taking, Transport, TransportError,
 };
 use super::dialect::{Dialect, Request};
 use super::row::{Content, Stored};
@@ -17,17 +18,22 @@ use super::{NEVER, QueueOptions, RECEIPT_REPEATS, Timestamp, by_receipt, time_fr
 use crate::connection::sql::{Fault, Row, SqlConnection, SqlError};
 use crate::message::{Encoded, headers_to_json};
 
+/// What is done when a table is created.
+pub(super) const SETTING_UP: &str = "setting up";
+
 /// A queue in a table.
 pub(crate) struct Table<D: Dialect> {
     pub(super) name: String,
     pub(super) options: QueueOptions,
     pub(super) connection: Arc<D::Connection>,
     pub(super) dialect: D,
+    /// Whether the table was seen, by a message that is stored in a caller's transaction.
+    pub(super) is_created: AtomicBool,
 }
 
 impl<D: Dialect> Table<D> {
     pub(super) fn new(name: &str, options: QueueOptions, connection: Arc<D::Connection>, dialect: D) -> Self {
-        Self { name: name.to_owned(), options, connection, dialect }
+        Self { name: name.to_owned(), options, connection, dialect, is_created: AtomicBool::new(false) }
     }
 
     /// Reads or changes rows. `None` if the table is missing, and will be created with the first message.
@@ -45,24 +51,26 @@ impl<D: Dialect> Table<D> {
 
     /// Creates the table if it is missing.
     pub(super) async fn set_up(&self) -> Result<(), TransportError> {
-        let set_up = async {
-            if self.is_set_up().await? {
-                return Ok(());
-            }
-            match self.connection.perform(self.dialect.set_up()).await {
-                Ok(_) => Ok(()),
-                // Another process may have created it first.
-                Err(error) => {
-                    if self.is_set_up().await.unwrap_or(false) {
-                        Ok(())
-                    } else {
-                        Err(error)
-                    }
+        // If the table cannot be created, report that, and not that it is missing.
+        self.create().await.map_err(|error| TransportError::store(&self.name, SETTING_UP, error))
+    }
+
+    /// Creates what is missing.
+    pub(super) async fn create(&self) -> Result<(), SqlError> {
+        if self.is_set_up().await? {
+            return Ok(());
+        }
+        match self.connection.perform(self.dialect.set_up()).await {
+            Ok(_) => Ok(()),
+            // Another process may have created it first.
+            Err(error) => {
+                if self.is_set_up().await.unwrap_or(false) {
+                    Ok(())
+                } else {
+                    Err(error)
                 }
             }
-        };
-        // If the table cannot be created, report that, and not that it is missing.
-        set_up.await.map_err(|error: SqlError| TransportError::store(&self.name, "setting up", error))
+        }
     }
 
     pub(super) async fn is_set_up(&self) -> Result<bool, SqlError> {
@@ -88,7 +96,7 @@ impl<D: Dialect> Table<D> {
     }
 
     /// The message in the form of the columns.
-    fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
+    pub(super) fn content(&self, message: &Encoded) -> Result<Content, TransportError> {
         let unstorable = |what: &str| {
             let why = format!("the body {what}, which a text column cannot hold; use JSON or base64");
             TransportError::Unstorable { transport: self.name.clone(), why }
@@ -98,7 +106,7 @@ impl<D: Dialect> Table<D> {
     }
 
     /// Notifies consumers that wait for messages in this queue.
-    fn notify(&self) {
+    pub(super) fn notify(&self) {
         self.dialect.notify(&self.options.table, &self.options.queue);
     }
 
@@ -148,27 +156,6 @@ impl<D: Dialect> Table<D> {
             return Ok(());
         }
         self.run(action, request(&numbers)).await.map(drop)
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> Sender for Table<D> {
-    async fn send(&self, message: &Encoded, delay: Duration) -> Result<Sent, TransportError> {
-        let action = "sending";
-        let content = self.content(message)?;
-        let now = Timestamp::now();
-        let send = || self.connection.perform(self.dialect.send(content.clone(), now, now.after(delay)));
-        let rows = match send().await {
-            Err(error) if error.is_missing() && self.options.auto_setup => {
-                self.set_up().await?;
-                send().await
-            }
-            result => result,
-        };
-        let rows = rows.map_err(|error| self.error(action, error))?;
-        let id = first_id(&rows).map_err(|error| self.unreadable(action, error))?;
-        self.notify();
-        Ok(Sent::Queued { transport: self.name.clone(), id, reason: None })
     }
 }
 
@@ -397,6 +384,7 @@ impl<D: Dialect> Table<D> {
         transport.parking = Some(self.clone());
         transport.retrying = Some(self.clone());
         transport.moving = Some(self.clone());
+        transport.enlisting = Some(self.clone());
         transport
     }
 }
@@ -409,7 +397,7 @@ fn limit(up_to: usize) -> i64 {
     i64::try_from(up_to).unwrap_or(i64::MAX)
 }
 
-fn first_id(rows: &[Row]) -> Result<MessageId, sqlx::Error> {
+pub(super) fn first_id(rows: &[Row]) -> Result<MessageId, sqlx::Error> {
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(MessageId(row.number(0)?.to_string()))
 }

@@ -312,7 +312,7 @@ fn arguments(statement: &Statement) -> Result<MySqlArguments, sqlx::Error> {
         match value {
             Value::Null => arguments.add(None::<&str>),
             Value::Number(number) => arguments.add(number),
-            Value::Numbers(_) => Err("MySQL has no arrays".into()),
+            Value::Numbers(_) | Value::Texts(_) => Err("MySQL has no arrays".into()),
             Value::Text(text) => arguments.add(text),
             Value::Bytes(bytes) => arguments.add(bytes),
         }

@@ -344,7 +344,8 @@ async fn listener(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error>
     Ok(listener)
 }
 
-async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+/// Runs a statement, and returns its rows.
+pub(crate) async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
     let mut arguments = PgArguments::default();
     for value in &statement.arguments {
         match value {
@@ -352,6 +353,7 @@ async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Vec
             Value::Number(number) => arguments.add(number),
             Value::Numbers(numbers) => arguments.add(numbers),
             Value::Text(text) => arguments.add(text),
+            Value::Texts(texts) => arguments.add(texts),
             Value::Bytes(bytes) => arguments.add(bytes),
         }
         .map_err(sqlx::Error::Encode)?;

@@ -21,14 +21,14 @@ use std::sync::Arc;
 use sqlx::SqlStr;
 
 use self::queries::Queries;
-use self::request::{Purge, QueueSteps, Take, for_ids};
+use self::request::{Purge, QueueSteps, Take, for_ids, insert};
 use self::waking::{WakeFile, WakeFiles};
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::dialect::Dialect;
-use super::{Content, Part, QueueOptions, Table, Timestamp};
+use super::{Content, NotEnlisted, Part, QueueOptions, Table, Timestamp, in_few_widths};
 use crate::config::{Definition, Problem};
 use crate::connection::sql::mysql::{MysqlSession, Request, read_address};
-use crate::connection::sql::{SharedConnection, SqlConnection, Statement, Value};
+use crate::connection::sql::{CallersConnection, Row, SharedConnection, SqlConnection, Statement, Value};
 use crate::connection::{self, Connections, StoreKind};
 
 /// MySQL's limit for the name of a table, in characters.
@@ -68,8 +68,18 @@ impl Mysql {
     }
 }
 
+impl Mysql {
+    /// The statement that stores a message.
+    fn send_statement(&self, content: Content, now: Timestamp, due: Timestamp) -> Statement {
+        let statement = Statement::of(&self.queries.send).bind(content.body).bind(content.headers);
+        statement.bind(self.queue.as_str()).bind(now.text()).bind(due.text())
+    }
+}
+
 impl Dialect for Mysql {
     type Connection = SharedConnection<MysqlSession>;
+
+    const IS_CREATED_APART: bool = true;
 
     fn is_set_up(&self) -> Request {
         Request::Run(self.about_table(&self.queries.is_set_up))
@@ -100,8 +110,36 @@ impl Dialect for Mysql {
     }
 
     fn send(&self, content: Content, now: Timestamp, due: Timestamp) -> Request {
-        let statement = Statement::of(&self.queries.send).bind(content.body).bind(content.headers);
-        QueueSteps::Insert(statement.bind(self.queue.as_str()).bind(now.text()).bind(due.text())).into()
+        QueueSteps::Insert(self.send_statement(content, now, due)).into()
+    }
+
+    async fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        content: Content,
+        now: Timestamp,
+        due: Timestamp,
+        _create: bool,
+    ) -> Result<Vec<Row>, NotEnlisted> {
+        match connection {
+            CallersConnection::Mysql(connection) => {
+                Ok(insert(connection, &self.send_statement(content, now, due)).await?)
+            }
+            _ => Err(NotEnlisted::OtherKind),
+        }
+    }
+
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request {
+        let inserts = in_few_widths(messages, |messages| {
+            let number = messages.len();
+            let statement = Statement::of(&self.queries.send_all(number));
+            let insert = messages.into_iter().fold(statement, |statement, (content, due)| {
+                let statement = statement.bind(content.body).bind(content.headers).bind(self.queue.as_str());
+                statement.bind(now.text()).bind(due.text())
+            });
+            (insert, number)
+        });
+        QueueSteps::InsertAll(inserts).into()
     }
 
     fn receive(&self, up_to: i64, now: Timestamp, cutoff: Timestamp) -> Request {

@@ -189,6 +189,15 @@ impl Queries {
         ))
     }
 
+    /// Stores this many messages. Arguments, for each: body, headers, queue, now, due.
+    pub(super) fn send_all(&self, messages: usize) -> SqlStr {
+        sql(format!(
+            "INSERT INTO {} (body, headers, queue_name, created_at, available_at) VALUES {}",
+            self.table,
+            vec!["(?, ?, ?, ?, ?)"; messages].join(", ")
+        ))
+    }
+
     /// Inserts a message that is due at once into another table. Arguments: body, headers, the other queue, now, now.
     pub(super) fn send_to(&self, other: &str) -> SqlStr {
         insert(&quote(other))

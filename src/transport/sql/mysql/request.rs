@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, Connection, Executor, SqlStr};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, SqlSafeStr, SqlStr};
 
 use super::queries::{PURGE, Queries};
 use crate::connection::sql::mysql::{MysqlSession, Request, Steps, execute, rows};
@@ -16,6 +16,9 @@ const PURGE_AFTER: u64 = 500;
 /// How many seconds a change of the table waits for those who use it.
 const ALTER_LOCK_TIMEOUT: u32 = 3;
 
+/// How far apart the ids are that the server gives to rows.
+const INCREMENT: &str = "SELECT CAST(@@SESSION.auto_increment_increment AS SIGNED)";
+
 /// The most ids in one statement.
 const MAX_IDS: usize = 1024;
 
@@ -23,6 +26,8 @@ const MAX_IDS: usize = 1024;
 pub(super) enum QueueSteps {
     /// A statement that inserts a row. Returns its id.
     Insert(Statement),
+    /// Statements that insert these numbers of rows, in one transaction. Returns their ids.
+    InsertAll(Vec<(Statement, usize)>),
     /// Statements that can be repeated if not all of them were executed.
     Change(Vec<Statement>),
     /// Marks messages as finished, and deletes finished rows when there are enough.
@@ -47,10 +52,8 @@ impl From<QueueSteps> for Request {
 impl Steps for QueueSteps {
     async fn perform(&self, session: &mut MysqlSession) -> Result<Vec<Row>, sqlx::Error> {
         match self {
-            Self::Insert(statement) => {
-                let id = execute(session.connection(), statement).await?.last_insert_id();
-                Ok(vec![id_row(id)])
-            }
+            Self::Insert(statement) => insert(session.connection(), statement).await,
+            Self::InsertAll(inserts) => insert_all(session, inserts).await,
             Self::Change(statements) => {
                 for statement in statements {
                     execute(session.connection(), statement).await?;
@@ -87,6 +90,35 @@ async fn alter(session: &mut MysqlSession, statements: &[String]) -> Result<Vec<
     }
     connection.execute("SET SESSION lock_wait_timeout = DEFAULT").await?;
     Ok(vec![])
+}
+
+/// Inserts a row. Returns its id.
+pub(super) async fn insert(connection: &mut MySqlConnection, statement: &Statement) -> Result<Vec<Row>, sqlx::Error> {
+    let id = execute(connection, statement).await?.last_insert_id();
+    Ok(vec![id_row(id)])
+}
+
+/// A server gives the rows of one such statement consecutive ids, apart by the increment that a cluster may have, and tells
+/// the first.
+async fn insert_all(session: &mut MysqlSession, inserts: &[(Statement, usize)]) -> Result<Vec<Row>, sqlx::Error> {
+    let mut transaction = session.connection().begin().await?;
+    let increment = rows(&mut transaction, &Statement::of(&INCREMENT.into_sql_str())).await?;
+    let increment = increment.first().map_or(Ok(1), |row| row.number(0))?;
+    let mut ids = Vec::new();
+    for (insert, number) in inserts {
+        let inserted = execute(&mut transaction, insert).await;
+        let first = match inserted {
+            Ok(inserted) => inserted.last_insert_id(),
+            Err(error) => {
+                // What is only dropped is rolled back with the connection's next statement, and holds locks until then.
+                let _ = transaction.rollback().await;
+                return Err(error);
+            }
+        };
+        ids.extend((0..*number as u64).map(|n| id_row(first.saturating_add(n * increment.unsigned_abs()))));
+    }
+    transaction.commit().await?;
+    Ok(ids)
 }
 
 async fn move_over(

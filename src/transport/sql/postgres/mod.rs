@@ -17,10 +17,10 @@ use self::queries::Queries;
 use self::waking::Notifications;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::numbered;
-use super::{Content, Numbered, Part, QueueOptions, Table, Timestamp, text};
+use super::{Content, NotEnlisted, Numbered, Part, QueueOptions, Table, Timestamp, text};
 use crate::config::{Definition, OptionReader, Problem, Setting};
-use crate::connection::sql::postgres::{PostgresSession, Request, read_address};
-use crate::connection::sql::{SharedConnection, Value};
+use crate::connection::sql::postgres::{PostgresSession, Request, read_address, run};
+use crate::connection::sql::{CallersConnection, Row, SharedConnection, Statement, Value};
 use crate::connection::{self, Connections, StoreKind};
 
 /// PostgreSQL's limit for the names of tables and channels, in bytes.
@@ -36,6 +36,8 @@ pub(crate) struct Postgres {
 
 impl Numbered for Postgres {
     type Connection = SharedConnection<PostgresSession>;
+
+    const IS_CREATED_APART: bool = true;
 
     fn queries(&self) -> &numbered::Queries {
         &self.queries.numbered
@@ -62,6 +64,29 @@ impl Numbered for Postgres {
             [alone] => Request::Alone(alone.clone()),
             // All others wait behind a change that waits for a transaction. So it gives way, and is repeated.
             together => Request::Together([&["SET LOCAL lock_timeout = '2s'".to_owned()], together].concat()),
+        }
+    }
+
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request {
+        let (mut bodies, mut headers, mut dues) = (Vec::new(), Vec::new(), Vec::new());
+        for (content, due) in messages {
+            bodies.push(content.body.into_text());
+            headers.push(content.headers);
+            dues.push(due.text());
+        }
+        let statement = Statement::of(&self.queries.send_all).bind(bodies).bind(headers).bind(self.queue());
+        Request::Run(statement.bind(now.text()).bind(dues))
+    }
+
+    async fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        send: Statement,
+        _create: bool,
+    ) -> Result<Vec<Row>, NotEnlisted> {
+        match connection {
+            CallersConnection::Postgres(connection) => Ok(run(connection, &send).await?),
+            _ => Err(NotEnlisted::OtherKind),
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Queries {
     pub(super) numbered: numbered::Queries,
     pub(super) set_up: Vec<String>,
     pub(super) schema: Schema,
+    /// Bodies, headers, queue, now, and when each is due. One notification for all messages.
+    pub(super) send_all: SqlStr,
     /// The table's quoted name. Returns a row if the table has a trigger that notifies of every inserted message.
     pub(super) has_trigger: SqlStr,
     notify: bool,
@@ -112,7 +114,21 @@ impl Queries {
                 first = "ORDER BY delivered_at, available_at, id LIMIT 1",
             )),
         };
+        // Sorted before ids are given out, so that these are in the order of the messages.
+        let insert = format!(
+            "INSERT INTO {t} (body, headers, queue_name, created_at, available_at) \
+             SELECT m.body, m.headers, $3, $4::timestamp, m.due::timestamp FROM \
+             unnest($1::text[], $2::text[], $5::text[]) WITH ORDINALITY AS m (body, headers, due, n) \
+             ORDER BY m.n RETURNING id"
+        );
+        let send_all = match notify {
+            true => {
+                format!("WITH new AS ({insert}) SELECT id, (SELECT pg_notify('{table_name}', $3::text)) FROM new")
+            }
+            false => insert,
+        };
         Self {
+            send_all: sql(send_all),
             numbered,
             set_up: schema.set_up(),
             schema,

@@ -7,25 +7,30 @@
 mod queries;
 mod waking;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::queries::Queries;
 use super::super::{Factory, FactoryContext, Transport, TransportSpec};
 use super::numbered;
-use super::{Content, Numbered, Part, QueueOptions, Table, Timestamp, text};
+use super::{Content, NotEnlisted, Numbered, Part, QueueOptions, Table, Timestamp, in_few_widths, text};
 use crate::config::{Definition, Problem};
-use crate::connection::sql::sqlite::{Database, Request, path};
-use crate::connection::sql::{Statement, Value, sql};
+use crate::connection::sql::sqlite::{Database, Request, is_missing, other_file, path, run};
+use crate::connection::sql::{CallersConnection, Row, Statement, Value, sql};
 use crate::connection::{Connections, StoreKind};
 
 /// A queue in an SQLite table.
 pub(crate) struct Sqlite {
+    path: PathBuf,
     queue: String,
     queries: Queries,
 }
 
 impl Numbered for Sqlite {
     type Connection = Database;
+
+    /// A transaction of the caller's keeps every other connection from writing.
+    const IS_CREATED_APART: bool = false;
 
     fn queries(&self) -> &numbered::Queries {
         &self.queries.numbered
@@ -49,6 +54,37 @@ impl Numbered for Sqlite {
 
     fn alter(&self, step: &[String]) -> Request {
         Request::Together(step.iter().map(|statement| Statement::of(&sql(statement.as_str()))).collect())
+    }
+
+    fn send_all(&self, messages: Vec<(Content, Timestamp)>, now: Timestamp) -> Request {
+        Request::Together(in_few_widths(messages, |messages| {
+            let statement = Statement::of(&self.queries.send_all(messages.len())).bind(self.queue()).bind(now.text());
+            messages.into_iter().fold(statement, |statement, (content, due)| {
+                statement.bind(content.body).bind(content.headers).bind(due.text())
+            })
+        }))
+    }
+
+    async fn send_in(
+        &self,
+        connection: CallersConnection<'_>,
+        send: Statement,
+        create: bool,
+    ) -> Result<Vec<Row>, NotEnlisted> {
+        #[allow(irrefutable_let_patterns, reason = "without the features for servers, there is no other kind")]
+        let CallersConnection::Sqlite(connection) = connection else { return Err(NotEnlisted::OtherKind) };
+        if let Some(other) = other_file(connection, &self.path).await? {
+            return Err(NotEnlisted::OtherDatabase(if other.is_empty() { "no file".to_owned() } else { other }));
+        }
+        match run(connection, &send).await {
+            Err(error) if create && is_missing(&error) => {
+                for statement in &self.queries.set_up {
+                    run(connection, &Statement::of(statement)).await?;
+                }
+                Ok(run(connection, &send).await?)
+            }
+            result => Ok(result?),
+        }
     }
 
     /// Checks first, so that idle workers do not take the write lock, which others may need.
@@ -94,7 +130,7 @@ impl Factory for SqliteFactory {
         let queue = QueueOptions::read(&mut options);
         let path = path(spec).map_err(|problem| options.push(problem)).unwrap_or_default();
         options.finish()?;
-        let dialect = Sqlite { queue: queue.queue.clone(), queries: Queries::new(&queue.table) };
+        let dialect = Sqlite { path: path.clone(), queue: queue.queue.clone(), queries: Queries::new(&queue.table) };
         let table = Arc::new(Table::new(&spec.name, queue, self.connections.sqlite(path), dialect));
         let mut transport = table.transport();
         transport.waking = Some(table);

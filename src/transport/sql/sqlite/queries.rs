@@ -114,6 +114,16 @@ impl Queries {
         }
     }
 
+    /// Stores this many messages. Arguments: queue, now, and for each body, headers, due. Returns their ids.
+    pub(super) fn send_all(&self, messages: usize) -> SqlStr {
+        let rows = (0..messages).map(|n| format!("(?{}, ?{}, ?1, ?2, ?{})", 3 * n + 3, 3 * n + 4, 3 * n + 5));
+        sql(format!(
+            "INSERT INTO {} (body, headers, queue_name, created_at, available_at) VALUES {} RETURNING id",
+            self.table,
+            rows.collect::<Vec<_>>().join(", ")
+        ))
+    }
+
     /// Copies a message into another table, unless it is gone. Arguments as in `move_within`.
     pub(super) fn copy_into(&self, other: &str) -> SqlStr {
         sql(format!(

@@ -1,6 +1,11 @@
-//! `minutely dispatch`: send a message, and say what became of it.
+//! `minutely dispatch`: send a message, or a stream of messages, and say what became of them.
+
+mod lines;
+mod ndjson;
+mod report;
 
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::output::{self, Format, FormatArg};
@@ -16,18 +21,28 @@ use crate::message::TraceContext;
     after_help = concat!(
         "The message goes where `routing` says, by its type. On an auto-fallback transport it is queued if something ",
         "consumes that transport, and otherwise handled at once, in this process.\n\n",
+        "With --ndjson, each line of a file is a JSON object: `type` and, if needed, `body`, `delay` (seconds, or a text such ",
+        "as \"5m\"), `transports`, `bus` and `stamps` (an object: the values of each class). What a line does not say, --delay, ",
+        "--transport, --bus and --stamp may. Lines are dispatched in groups; those of a stream that pauses do not wait ",
+        "for others. A line that is no message, or cannot be dispatched, ends the run, unless --keep-going is given; a ",
+        "store that does not answer ends it in any case. A signal ends it after the current group. Exit code 0: all ",
+        "lines were accepted. 1: some were not, or the run was ended before the end of the stream.\n\n",
+        "--report FILE keeps on disk which lines were accepted. The same command goes on where it was, also after a ",
+        "kill: at most one group of lines (4096) is dispatched twice, and lines that failed are tried again.\n\n",
         r#"Examples:
   minutely dispatch 'App\Message\SendEmail' '{"to":"ada@example.com"}'
   minutely dispatch 'App\Message\SendEmail' - < message.json
   minutely dispatch 'App\Message\SendEmail' '{}' --delay=5m --transport=prio_low --format=json
   minutely dispatch 'App\Query\CountOrders' '{"customer":7}' --bus=query.bus
-  minutely dispatch 'App\Message\Report' '{}' --stamp='DeduplicateStamp={"key":"report"}'"#
+  minutely dispatch 'App\Message\Report' '{}' --stamp='DeduplicateStamp={"key":"report"}'
+  minutely dispatch --ndjson messages.ndjson --report messages.report
+  my-export | minutely dispatch --ndjson - --transport=prio_low --keep-going"#
     )
 )]
 pub(super) struct Args {
     /// The message's type, as `routing` and `handlers` name it
-    #[arg(value_name = "TYPE")]
-    message_type: String,
+    #[arg(value_name = "TYPE", required_unless_present = "ndjson", conflicts_with = "ndjson")]
+    message_type: Option<String>,
     /// The message as JSON; `-` reads it from standard input
     #[arg(value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
     body: String,
@@ -43,14 +58,29 @@ pub(super) struct Args {
     /// Give it a stamp: a class, and its values as JSON; may be given more than once
     #[arg(long = "stamp", value_name = "CLASS={JSON}")]
     stamps: Vec<String>,
+    /// Dispatch a message for each line of this file, or of standard input (`-`): a JSON object with `type` and `body`
+    #[arg(long, value_name = "FILE")]
+    ndjson: Option<PathBuf>,
+    /// Write to this file which lines were accepted, and go on after those that it says
+    #[arg(long, value_name = "FILE", requires = "ndjson")]
+    report: Option<PathBuf>,
+    /// Begin with this line, counted from 1
+    #[arg(long, value_name = "N", requires = "ndjson", conflicts_with = "report", value_parser = clap::value_parser!(u64).range(1..))]
+    from_line: Option<u64>,
+    /// Go on after lines that are no messages, or cannot be dispatched
+    #[arg(long, requires = "ndjson")]
+    keep_going: bool,
     #[command(flatten)]
     format: FormatArg,
 }
 
 pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
+    if let Some(path) = &args.ndjson {
+        return ndjson::run(app, args, path).await;
+    }
     let body = if args.body == "-" { read_stdin()? } else { args.body.clone() };
     let message = Outgoing {
-        message_type: args.message_type.clone(),
+        message_type: args.message_type.clone().unwrap_or_default(),
         body,
         delay: args.delay,
         transports: args.transports.clone(),
