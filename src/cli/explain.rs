@@ -7,7 +7,7 @@ use super::output::{self, Format, FormatArg};
 use super::{App, End, Failure, Result};
 use crate::config::{Problem, WorkerDefinition};
 use crate::record::{TickLine, Ticks, read_ticks};
-use crate::supervisor::{PlannedWorkers, TickReport};
+use crate::supervisor::{PlannedWorkers, TickReport, supervisor_status};
 use crate::tuning;
 
 /// How far back the record is read, in seconds.
@@ -54,8 +54,11 @@ pub(super) async fn run(app: &App, args: &Args) -> Result<End> {
     let report = supervisor.dry_run().await;
     let record = read_ticks(&app.config.state_dir, now - RECENT, now)?;
     let definitions = app.config.workers.iter().zip(&report.plan.workers);
+    let supervisor_runs = supervisor_status(&app.config.state_dir)?.running;
     let chosen = definitions.filter(|(definition, _)| args.worker.as_ref().is_none_or(|name| *name == definition.name));
-    let workers = chosen.map(|(definition, planned)| of_worker(definition, planned, &report, &record, now)).collect();
+    let workers = chosen
+        .map(|(definition, planned)| of_worker(definition, planned, &report, &record, supervisor_runs, now))
+        .collect();
     let explained = Explained { workers, damaged: record.damaged };
     match args.format.format {
         Format::Json => output::json(&explained)?,
@@ -79,10 +82,12 @@ fn of_worker<'a>(
     planned: &'a PlannedWorkers,
     report: &TickReport,
     record: &'a Ticks,
+    supervisor_runs: bool,
     now: i64,
 ) -> WorkerExplained<'a> {
     let ticks: Vec<&TickLine> = record.lines.iter().filter(|line| line.worker == definition.name).collect();
-    let explanation = tuning::explain(&definition.autoscale, planned, report.held_back.as_deref(), &ticks, now);
+    let explanation =
+        tuning::explain(&definition.autoscale, planned, report.held_back.as_deref(), &ticks, supervisor_runs, now);
     WorkerExplained { planned, in_the_way: explanation.in_the_way, would_change: explanation.would_change, ticks }
 }
 

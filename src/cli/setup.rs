@@ -131,7 +131,7 @@ fn print_done(outcome: &Outcome) {
 
 /// A script for `psql`, `mysql` or `sqlite3`. What several transports have in common is in it once.
 fn print_sql(outcomes: &[Outcome]) {
-    let mut printed: Vec<(&str, &SchemaChange)> = Vec::new();
+    let mut printed: Vec<(&str, &String)> = Vec::new();
     for Outcome { name, location, changes, is_set_up_otherwise } in outcomes {
         let Some(location) = location else {
             if *is_set_up_otherwise {
@@ -141,18 +141,24 @@ fn print_sql(outcomes: &[Outcome]) {
             }
             continue;
         };
-        let new: Vec<_> = changes.iter().filter(|change| !printed.contains(&(location.as_str(), *change))).collect();
-        match (changes.is_empty(), new.is_empty()) {
-            (true, _) => output::line(format_args!("-- {name} ({location}): nothing is missing")),
-            (false, true) => output::line(format_args!("-- {name} ({location}): as above")),
-            (false, false) => {}
-        }
-        for change in new {
-            output::line(format_args!("-- {name} ({location}): {}", change.what));
-            for statement in &change.statements {
-                output::line(format_args!("{statement};"));
+        let mut is_new = false;
+        for change in changes {
+            let new = change.statements.iter().filter(|statement| !printed.contains(&(location, *statement)));
+            let new: Vec<&String> = new.collect();
+            if new.is_empty() {
+                continue;
             }
-            printed.push((location, change));
+            is_new = true;
+            output::line(format_args!("-- {name} ({location}): {}", change.what));
+            for statement in new {
+                output::line(format_args!("{statement};"));
+                printed.push((location, statement));
+            }
+        }
+        match (changes.is_empty(), is_new) {
+            (true, _) => output::line(format_args!("-- {name} ({location}): nothing is missing")),
+            (false, false) => output::line(format_args!("-- {name} ({location}): as above")),
+            (false, true) => {}
         }
     }
 }

@@ -265,6 +265,7 @@ mod tests {
         let foreign = [b"\xff{\"at\":1}\n[]\n".to_vec(), fs::read(&path).unwrap()].concat();
         fs::write(&path, foreign).unwrap();
         fs::write(ticks_dir(dir.path()).join("notes.jsonl"), "not a day").unwrap();
+        fs::create_dir(file_of(&ticks_dir(dir.path()), day_of(NOW - 2 * DAY))).unwrap();
         tidy(dir.path(), NOW).unwrap();
         assert_eq!(hours_of(dir.path(), NOW - DAY).len(), 1);
         assert!(ticks_dir(dir.path()).join("notes.jsonl").exists());

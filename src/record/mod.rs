@@ -44,7 +44,8 @@ fn day_of(at: i64) -> NaiveDate {
 /// The days that have a file in this folder, in their order. Other files are ignored.
 fn days_in(dir: &Path) -> Vec<NaiveDate> {
     let day = |name: &str| name.strip_suffix(".jsonl")?.parse().ok();
-    let files = dir.read_dir().into_iter().flatten().flatten();
+    let entries = dir.read_dir().into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
     let mut days: Vec<NaiveDate> = files.filter_map(|file| day(file.file_name().to_str()?)).collect();
     days.sort_unstable();
     days

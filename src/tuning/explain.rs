@@ -22,13 +22,14 @@ pub(crate) struct Explanation {
     pub would_change: Vec<String>,
 }
 
-/// Explains a definition's workers. `ticks` are the definition's lines of the last minutes, in their order; `now` is in
-/// Unix seconds.
+/// Explains a definition's workers. `ticks` are the definition's lines of the last hour, in their order; `now` is in Unix
+/// seconds.
 pub(crate) fn explain(
     autoscale: &Autoscale,
     planned: &PlannedWorkers,
     held_back: Option<&str>,
     ticks: &[&TickLine],
+    supervisor_runs: bool,
     now: i64,
 ) -> Explanation {
     let obstacles = [
@@ -38,7 +39,7 @@ pub(crate) fn explain(
             .is_none()
             .then(|| "the pending messages cannot be counted, so there are `min` workers".to_owned()),
         held_back.filter(|_| planned.reason.contains("held back")).map(str::to_owned),
-        nobody_supervises(ticks, now),
+        (!supervisor_runs).then(|| nobody_supervises(ticks, now)).flatten(),
         workers_end_at_once(ticks, now),
         at_max(autoscale, planned),
     ];
@@ -139,7 +140,7 @@ mod tests {
 
     fn in_the_way(planned: &PlannedWorkers, ticks: &[TickLine]) -> Vec<String> {
         let ticks: Vec<&TickLine> = ticks.iter().collect();
-        explain(&autoscale(5, 1, 10), planned, None, &ticks, NOW).in_the_way
+        explain(&autoscale(5, 1, 10), planned, None, &ticks, false, NOW).in_the_way
     }
 
     #[test]
@@ -153,6 +154,12 @@ mod tests {
         assert_eq!(said, ["no supervisor has looked within the last hour: is the crontab line in place?"]);
         let said = in_the_way(&planned(7, 2), &[tick(600, 1, 0)]);
         assert_eq!(said, ["no supervisor has looked for 600 s: is the crontab line in place?"]);
+    }
+
+    #[test]
+    fn a_supervisor_that_records_nothing_is_not_missing() {
+        let explained = explain(&autoscale(5, 1, 10), &planned(7, 2), None, &[], true, NOW);
+        assert_eq!(explained.in_the_way, Vec::<String>::new());
     }
 
     #[test]
@@ -179,14 +186,15 @@ mod tests {
 
     #[test]
     fn the_next_worker_is_said_with_its_number_of_messages() {
-        let change =
-            |pending, desired| explain(&autoscale(5, 1, 3), &planned(pending, desired), None, &[], NOW).would_change;
+        let change = |pending, desired| {
+            explain(&autoscale(5, 1, 3), &planned(pending, desired), None, &[], true, NOW).would_change
+        };
         assert_eq!(change(0, 1), ["2 workers are wanted from 6 pending messages on"]);
         assert_eq!(change(10, 2), ["3 workers are wanted from 11 pending messages on"]);
         assert_eq!(change(15, 3), ["a larger `max`; 3 workers are wanted from 11 pending messages on"]);
-        let none = explain(&autoscale(5, 0, 3), &planned(0, 0), None, &[], NOW).would_change;
+        let none = explain(&autoscale(5, 0, 3), &planned(0, 0), None, &[], true, NOW).would_change;
         assert_eq!(none, ["a worker is wanted from the first pending message on"]);
-        let fixed = explain(&autoscale(1, 2, 2), &planned(0, 2), None, &[], NOW).would_change;
+        let fixed = explain(&autoscale(1, 2, 2), &planned(0, 2), None, &[], true, NOW).would_change;
         assert_eq!(fixed, ["nothing: `min` and `max` are both 2"]);
     }
 }

@@ -3,6 +3,7 @@
 Writes its port into FOLDER/port and each mail as a line of JSON into FOLDER/mails. Recipients say what happens: `busy@` is refused
 for now, as long as there is no FOLDER/free, `nobody@` for good, and at `slow@` the server stops answering. With a certificate it wants STARTTLS and a login:
 user `ada`, password `p@ss/word`. With FOLDER/no-quit it does not answer QUIT, and with FOLDER/repeat it repeats the AUTH that it refuses.
+With FOLDER/confused it answers DATA with 250, and takes what follows for commands.
 """
 
 import asyncio
@@ -28,6 +29,12 @@ class Server(SMTP):
         if has("no-quit"):
             await asyncio.sleep(600)
         await super().smtp_QUIT(arg)
+
+    async def smtp_DATA(self, arg):
+        if has("confused"):
+            await self.push("250 OK")
+        else:
+            await super().smtp_DATA(arg)
 
     async def smtp_AUTH(self, arg):
         if has("repeat"):

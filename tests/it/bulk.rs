@@ -124,6 +124,21 @@ fn a_line_that_is_no_message_ends_the_run_after_those_before_it() {
 }
 
 #[test]
+fn a_run_that_a_failure_has_ended_goes_on_with_the_line_that_failed() {
+    let project = project("sqlite:q.db");
+    let broken = r#"{"type":"App\\Broken"}"#;
+    for (text, advice) in [
+        (format!("{}{broken}\n", mails(0..2)), "--from-line=3 goes on with the last of them"),
+        (format!("{broken}\n{}", mails(0..2)), "--from-line=1 goes on with the first that failed"),
+    ] {
+        project.write("in", text);
+        let run = project.run(&["dispatch", "--ndjson", "in"]).exits(1);
+        assert!(run.stderr.contains(advice), "{}", run.stderr);
+        assert_eq!(queued(&project), [0, 1]);
+    }
+}
+
+#[test]
 fn a_line_without_end_is_refused_and_does_not_fill_the_memory() {
     let project = project("sqlite:q.db");
     let arguments = ["dispatch", "--ndjson", "-", "--keep-going", "--format=json"];

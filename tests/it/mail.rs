@@ -212,6 +212,14 @@ fn a_mail_that_the_server_has_taken_is_sent_whatever_becomes_of_the_connection()
 }
 
 #[test]
+fn a_mail_is_not_sent_as_commands_to_a_server_that_does_not_wait_for_it() {
+    let Some(mailing) = Mailing::new(&[]) else { return };
+    mailing.project.write("confused", "");
+    let text = mailing.send(MAIL).exits(1).stderr;
+    assert!(text.contains("answers DATA with 250 OK, which is no answer to it"), "{text}");
+}
+
+#[test]
 fn refused_recipients_are_named_and_nobody_gets_the_mail() {
     let Some(mailing) = Mailing::new(&[]) else { return };
     let refused = mailing

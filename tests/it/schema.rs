@@ -23,10 +23,12 @@ impl Stage {
             None => None,
         };
         let url = database.as_ref().map_or_else(|| "sqlite:var/data.db".to_owned(), Database::url);
+        // The table is the same one for both, and only one of them needs its trigger.
+        let quiet = if matches!(server, Some(Server::Postgres)) { "&use_notify=false" } else { "" };
         let config = format!(
             "connections: {{default: '{url}'}}\ncache: doctrine://default\nfailure_transport: failed\ntransports:\n  \
              async: doctrine://default?auto_setup=false\n  \
-             failed: doctrine://default?queue_name=failed&auto_setup=false\n  \
+             failed: doctrine://default?queue_name=failed&auto_setup=false{quiet}\n  \
              other: doctrine://default?table_name=others&auto_setup=false\n  sync: sync://\n\
              handlers: {{Note: {{exec: [touch, handled]}}}}\n"
         );

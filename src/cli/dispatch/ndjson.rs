@@ -40,6 +40,8 @@ struct Totals {
     last: String,
     /// Why there is no more, if that is not the end of the stream.
     stopped: Option<String>,
+    /// Where to go on without a report: the line that ended the run.
+    next: Option<u64>,
 }
 
 /// Lines that are dispatched together, and those among them that are no messages.
@@ -205,6 +207,7 @@ impl Totals {
                     if !keep_going || is_of_the_store(&error) {
                         let why = format!("line {number} could not be dispatched: {error}");
                         self.stopped.get_or_insert(why);
+                        self.next.get_or_insert(number);
                     }
                     failed.insert(number, error.to_string());
                 }
@@ -256,9 +259,14 @@ impl Totals {
             }
         }
         if let Some(why) = &self.stopped {
-            let next = match &args.report {
-                Some(_) => "the same command goes on from there".to_owned(),
-                None => format!("--from-line={} goes on after them", through + 1),
+            let next = match (&args.report, self.next) {
+                (Some(_), _) => "the same command goes on from there".to_owned(),
+                (None, None) => format!("--from-line={} goes on after them", through + 1),
+                (None, Some(line)) if line == *through => format!("--from-line={line} goes on with the last of them"),
+                (None, Some(line)) => format!(
+                    "--from-line={line} goes on with the first that failed, and dispatches those after it once more (with \
+                     --report=FILE, it would not)"
+                ),
             };
             output::error(&format!("{why}\nthe lines up to {through} were looked at; {next}"));
         }

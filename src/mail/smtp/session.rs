@@ -8,7 +8,7 @@ use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands::{Data, Mail, Quit, Rcpt};
 use lettre::transport::smtp::extension::{Extension, MailBodyParameter, MailParameter};
-use lettre::transport::smtp::response::{Category, Code, Severity};
+use lettre::transport::smtp::response::{Category, Code, Response, Severity};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Encryption, Smtp};
@@ -127,18 +127,23 @@ impl<'a> Session<'a> {
         let from = mail.envelope.from().cloned();
         let sender = from.as_ref().map_or_else(String::new, |from| format!(" the sender {from}"));
         let begin = Mail::new(from, self.parameters(mail)?);
-        within(deadline, self.connection.command(begin))
+        let taken = within(deadline, self.connection.command(begin))
             .await
             .map_err(|failure| smtp.not_sent(&failure, &format!("refuses{sender}")))?;
+        smtp.must_be(Severity::PositiveCompletion, &taken, "MAIL")?;
         self.name_recipients(mail).await?;
-        within(deadline, self.connection.command(Data))
+        let begun = within(deadline, self.connection.command(Data))
             .await
             .map_err(|failure| smtp.not_sent(&failure, "refuses the mail"))?;
-        within(deadline, self.connection.message_iter(mail.content.chunks(PIECE))).await.map(drop).map_err(|failure| {
+        // Otherwise it would take the mail for commands.
+        smtp.must_be(Severity::PositiveIntermediate, &begun, "DATA")?;
+        let sent = within(deadline, self.connection.message_iter(mail.content.chunks(PIECE))).await;
+        let sent = sent.map_err(|failure| {
             let refused = matches!(failure, Failure::Refused(..));
             let error = smtp.not_sent(&failure, "refuses the mail");
             if refused { error } else { error.and("; if it has taken it nevertheless, the mail arrives twice") }
-        })
+        })?;
+        smtp.must_be(Severity::PositiveCompletion, &sent, "the mail")
     }
 
     fn parameters(&self, mail: &Prepared) -> Result<Vec<MailParameter>, MailError> {
@@ -166,7 +171,7 @@ impl<'a> Session<'a> {
         for to in mail.envelope.to() {
             let named = within(self.deadline, self.connection.command(Rcpt::new(to.clone(), vec![]))).await;
             match named {
-                Ok(_) => {}
+                Ok(named) => self.smtp.must_be(Severity::PositiveCompletion, &named, "RCPT")?,
                 Err(Failure::Refused(code, error)) if u16::from(code) != CLOSING => refused.push((to, code, error)),
                 Err(failure) => return Err(self.smtp.not_sent(&failure, &format!("refuses the recipient {to}"))),
             }
@@ -222,6 +227,18 @@ impl Smtp {
             Failure::Refused(code, _) => refusal(*code, text),
             Failure::Late | Failure::Broken(_) => MailError::temporary(text),
         }
+    }
+
+    /// An answer of another kind is not what the protocol has for this step. The server is not believed.
+    fn must_be(&self, severity: Severity, answer: &Response, step: &str) -> Result<(), MailError> {
+        let code = answer.code();
+        if code.severity == severity {
+            return Ok(());
+        }
+        let said = self.shown(&answer.message().collect::<Vec<_>>().join(" "));
+        let text =
+            format!("the mail server {} answers {step} with {code} {said}, which is no answer to it", self.server);
+        Err(MailError::temporary(text).with_code(u16::from(code).into()))
     }
 
     /// What only another configuration changes. The mail waits for that.
