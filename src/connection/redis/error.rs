@@ -65,20 +65,20 @@ pub(crate) fn ends_connection(error: &RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error() || wrong_server
 }
 
-/// An error without the script and the line it came from.
+/// An error without the script and the line it came from, and without the arguments, which may be parts of a message.
 fn plainly(error: &RedisError) -> String {
     let text = error.to_string();
-    match text.split_once(" script: ") {
-        Some((text, _)) => text.trim_end_matches([',', '.']).to_owned(),
-        None => text,
-    }
+    let shown = [" script: ", ", with args beginning with"]
+        .iter()
+        .fold(&*text, |text, cut| text.split_once(cut).map_or(text, |(text, _)| text));
+    shown.trim_end_matches([',', '.']).to_owned()
 }
 
 fn says(error: &RedisError, word: &str) -> bool {
     error.code() == Some(word) || error.to_string().contains(word)
 }
 
-const TOO_OLD: &str = "; this server is too old: Redis 6.2 is the oldest that works";
+const TOO_OLD: &str = "; this server is too old (Redis 6.2 is the oldest that works), or a sentinel, or it was expected to be one (`sentinel_master`)";
 
 /// What to do about it.
 fn advice(error: &RedisError) -> &'static str {
@@ -94,7 +94,7 @@ fn advice(error: &RedisError) -> &'static str {
         ("RESP3NotSupported", TOO_OLD),
         ("timed out", "; is that its port, and is it rediss: exactly where the server speaks TLS?"),
         ("READONLY", "; this is a replica: connect to the primary"),
-        ("MOVED", "; another node of the cluster has these keys: the next request finds it if `cluster` is set"),
+        ("MOVED", "; another node of the cluster has these keys: set `cluster: true`, or if it is set, try again"),
         ("ASK", "; these keys are being moved to another node of the cluster: try again"),
         ("CLUSTERDOWN", "; the cluster has lost nodes, see CLUSTER INFO"),
         ("OOM", "; the server's memory is full (maxmemory)"),

@@ -11,6 +11,7 @@ use super::super::{
 };
 use super::entry::{self, Wrapping};
 use super::ids::{delayed_id, due, is_entry, is_of_taken, millis, new_taken_uniqid, new_uniqid, now};
+use super::listing::Due;
 use super::taking::MAX_RECEIVED;
 use super::{Redis, scripts};
 use crate::connection::redis::RedisFailure;
@@ -63,11 +64,13 @@ impl Redis {
             }
             let mut remove = self.invocation(&scripts::REMOVE_DELAYED);
             for (member, due) in &members {
-                remove.arg(member).arg(due);
+                remove.arg(member).arg(due.argument());
             }
             self.connection.run(async |connection| remove.invoke_async(connection).await).await
         };
-        finish.await.map_err(|error| self.error(action, error))
+        finish.await.map_err(|error| self.error(action, error))?;
+        self.forget_taken(ids);
+        Ok(())
     }
 
     pub(super) async fn finish_entries(&self, ids: &[&str], delete: bool) -> Result<(), RedisFailure> {
@@ -99,15 +102,16 @@ impl Redis {
             put.arg(&id.0).arg("");
         } else {
             let Some((member, due)) = self.members(action, vec![id]).await?.pop() else { return Ok(None) };
-            put.arg(member).arg(due);
+            put.arg(member).arg(due.argument());
         }
         put.arg(u8::from(self.queue.delete_after_reject)).arg(content);
         put.arg(due.map_or(String::new(), |due| due.to_string())).arg(bound).arg(&self.consumer);
         put.arg(if if_abandoned { millis(self.queue.redeliver_timeout).to_string() } else { String::new() });
         let put = self.connection.run(async |connection| put.invoke_async(connection).await).await;
-        let id = put.map_err(|error| self.error(action, error))?;
+        let new = put.map_err(|error| self.error(action, error))?;
+        self.forget_taken([id]);
         self.connection.changed(destination);
-        Ok(id)
+        Ok(new)
     }
 }
 
@@ -115,38 +119,44 @@ impl Redis {
     /// Makes messages due that were taken by their ids. Such an id is used once, so it is a receipt too.
     async fn release_taken(&self, ids: Vec<&MessageId>) -> Result<(), TransportError> {
         let action = "releasing";
-        let members = self.members(action, ids).await?;
+        let members = self.members(action, ids.clone()).await?;
         if members.is_empty() {
             return Ok(());
         }
         self.change_due(action, &members, now()).await?;
+        self.forget_taken(ids);
         self.connection.changed(&self.queue.stream);
         Ok(())
     }
 
-    /// Keeps messages alive that were taken by their ids, which stay as they are: this process knows when they are due.
-    async fn keep_taken_alive(&self, id: &MessageId) -> Result<(), TransportError> {
+    /// Keeps messages alive that were taken by their ids.
+    async fn keep_taken_alive(&self, ids: Vec<&MessageId>) -> Result<(), TransportError> {
         let action = "keeping alive";
-        let members = self.members(action, vec![id]).await?;
-        let Some((_, old)) = members.first() else { return Ok(()) };
-        let (old, new) = (*old, due(self.taken_lease()));
-        // The server may do it and the answer be lost: either may be right until there is an answer.
-        self.state().renewed.insert(id.0.clone(), vec![new, old]);
-        self.change_due(action, &members, new).await?;
-        self.state().renewed.insert(id.0.clone(), vec![new]);
-        Ok(())
+        let members = self.members(action, ids).await?;
+        if members.is_empty() {
+            return Ok(());
+        }
+        self.change_due(action, &members, due(self.taken_lease())).await
+    }
+
+    /// These are no longer in flight here.
+    fn forget_taken<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut state = self.state();
+        for id in ids {
+            state.taken.remove(&id.0);
+        }
     }
 
     async fn change_due(
         &self,
         action: &'static str,
-        members: &[(Vec<u8>, u64)],
+        members: &[(Vec<u8>, Due)],
         new: u64,
     ) -> Result<(), TransportError> {
         let mut change = self.invocation(&scripts::CHANGE_DUE);
         change.arg(new);
         for (member, due) in members {
-            change.arg(member).arg(due);
+            change.arg(member).arg(due.argument());
         }
         let changed = self.connection.run(async |connection| change.invoke_async::<()>(connection).await).await;
         changed.map_err(|error| self.error(action, error))
@@ -185,10 +195,7 @@ impl KeepingAlive for Redis {
     async fn keep_alive(&self, deliveries: &[Delivery], _now: SystemTime) -> Result<(), TransportError> {
         let ids: Vec<MessageId> = deliveries.iter().map(|delivery| delivery.id.clone()).collect();
         self.change("keeping alive", &scripts::KEEP_ALIVE, &[&self.queue.group, &self.consumer], &ids).await?;
-        for id in ids.iter().filter(|id| is_of_taken(id)) {
-            self.keep_taken_alive(id).await?;
-        }
-        Ok(())
+        self.keep_taken_alive(ids.iter().filter(|id| is_of_taken(id)).collect()).await
     }
 }
 
@@ -219,6 +226,9 @@ impl Taking for Redis {
         let member = entry::member(&self.name, &message, &uniqid)?;
         let taken = self.put(action, id, &self.delayed, &member, Some(due), "", true).await?;
         let id = delayed_id(due, &uniqid);
+        if taken.is_some() {
+            self.state().taken.insert(id.0.clone(), member);
+        }
         Ok(taken.map(|_| Received { id, receipt: Receipt(self.consumer.clone()), message: Ok(message) }))
     }
 }

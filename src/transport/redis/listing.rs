@@ -26,26 +26,42 @@ impl Group {
     }
 }
 
+/// When a delayed message must be due, for a script to change it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Due {
+    At(u64),
+    Anytime,
+}
+
+impl Due {
+    /// As the scripts have it.
+    pub(super) fn argument(self) -> String {
+        match self {
+            Self::At(due) => due.to_string(),
+            Self::Anytime => "*".to_owned(),
+        }
+    }
+}
+
 impl Redis {
-    /// The members of the set with these ids, and when each is due. Unknown ids are skipped.
+    /// The members of the set with these ids, and when each is due. Unknown ids are skipped. What was taken here is its
+    /// taker's, whenever it is due: it may just be kept alive.
     pub(super) async fn members(
         &self,
         action: &'static str,
         ids: Vec<&MessageId>,
-    ) -> Result<Vec<(Vec<u8>, u64)>, TransportError> {
+    ) -> Result<Vec<(Vec<u8>, Due)>, TransportError> {
         let mut members = Vec::new();
         for id in ids {
-            let Some(first_due) = due_of(id) else { continue };
-            let renewed = self.state().renewed.get(&id.0).cloned();
-            for due in renewed.unwrap_or_else(|| vec![first_due]) {
-                let of_that_time = self.delayed_between(action, due, due, 0, None).await?;
-                // Its id has the time when it was first due.
-                let found = of_that_time.into_iter().find(|(member, _)| id_of(member, first_due as f64) == *id);
-                if let Some((member, _)) = found {
-                    members.push((member, due));
-                    break;
-                }
+            let taken = self.state().taken.get(&id.0).cloned();
+            if let Some(member) = taken {
+                members.push((member, Due::Anytime));
+                continue;
             }
+            let Some(due) = due_of(id) else { continue };
+            let of_that_time = self.delayed_between(action, due, due, 0, None).await?;
+            let found = of_that_time.into_iter().find(|(member, _)| id_of(member, due as f64) == *id);
+            members.extend(found.map(|(member, _)| (member, Due::At(due))));
         }
         Ok(members)
     }

@@ -58,8 +58,8 @@ struct State {
     next_due: Option<SystemTime>,
     /// If the consumer's name is configured: the last message received of those that were in flight at the start.
     own: Option<String>,
-    /// Messages that were taken by their ids and kept alive, and when they may be due now. There are a few, in `failed retry`.
-    renewed: HashMap<String, Vec<u64>>,
+    /// The members of messages that were taken by their ids and are in flight here. There are a few, in `failed retry`.
+    taken: HashMap<String, Vec<u8>>,
 }
 
 impl Redis {
@@ -79,7 +79,7 @@ impl Redis {
                 changes,
                 next_due: None,
                 own,
-                renewed: HashMap::new(),
+                taken: HashMap::new(),
             }),
             has_begun: AtomicBool::new(false),
             queue,

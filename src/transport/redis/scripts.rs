@@ -180,7 +180,7 @@ script! {
     CHANGE_DUE = r"
 for n = 2, #ARGV, 2 do
   local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
-  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
+  if due and (ARGV[n + 1] == '*' or math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1])) then
     redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[n])
   end
 end"
@@ -195,12 +195,12 @@ if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, 3)) end"
 }
 
 script! {
-    /// Removes delayed messages. Arguments: for each the member and when it is due. One that is due at another time by
-    /// now was taken by another consumer.
+    /// Removes delayed messages. Arguments: for each the member and when it is due (`*`: at any time). One that is due
+    /// at another time by now was taken by another consumer.
     REMOVE_DELAYED = r"
 for n = 1, #ARGV, 2 do
   local due = redis.call('ZSCORE', KEYS[2], ARGV[n])
-  if due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1]) then
+  if due and (ARGV[n + 1] == '*' or math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[n + 1])) then
     redis.call('ZREM', KEYS[2], ARGV[n])
   end
 end"
@@ -208,7 +208,7 @@ end"
 
 script! {
     /// Replaces a message. The third key is where the new one goes: a stream or a set. Arguments: group, the entry's id
-    /// (or the delayed message's member), when the delayed message is due (empty: it is an entry), whether to delete
+    /// (or the delayed message's member), when the delayed message is due (`*`: at any time; empty: it is an entry), whether to delete
     /// the entry, the new content, when it is due (empty: now), the maximum length of the stream (empty: none), this
     /// consumer, the idle time after which a message of another consumer is abandoned (empty: it is left to that one).
     ///
@@ -224,7 +224,7 @@ end
 local function is_ours()
   if is_delayed then
     local due = redis.call('ZSCORE', queue, id)
-    return due and math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[3])
+    return due and (ARGV[3] == '*' or math.floor(math.max(tonumber(due), 0)) == tonumber(ARGV[3]))
   end
   if redis.call('EXISTS', stream) == 0 then return false end
   for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
