@@ -13,8 +13,8 @@ use super::outlet::Outlet;
 use super::{Bus, DispatchError};
 use crate::handler::CancellationToken;
 use crate::message::{
-    DelayStamp, DispatchAfterCurrentBusStamp, DuplicateStamp, Envelope, HandledNowStamp, HandledStamp, SentStamp,
-    Stamp, TraceContext, TransportNamesStamp, UnhandledStamp,
+    DeduplicateStamp, DelayStamp, DispatchAfterCurrentBusStamp, DuplicateStamp, Envelope, HandledNowStamp,
+    HandledStamp, SentStamp, Stamp, TraceContext, TransportNamesStamp, UnhandledStamp,
 };
 
 /// A message that is dispatched when this is awaited.
@@ -43,6 +43,11 @@ pub struct Dispatch {
 impl Dispatch {
     pub(super) fn new(bus: Bus, envelope: Result<Envelope, DispatchError>) -> Self {
         Self { bus, envelope }
+    }
+
+    /// Whether it claims a key that others with the same key are dropped for.
+    pub(super) fn claims_a_key(&self) -> bool {
+        self.envelope.as_ref().is_ok_and(|envelope| envelope.last::<DeduplicateStamp>().is_some())
     }
 
     /// Delays the message: it is delivered no sooner than this (to the millisecond). A message that is handled during

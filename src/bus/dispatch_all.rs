@@ -119,12 +119,18 @@ async fn run(dispatches: Vec<Dispatch>) -> Vec<Result<Dispatched, DispatchError>
     let mut others = FuturesUnordered::<Chain>::new();
     let mut waiting = Waiting::default();
     let mut storing: Option<BoxFuture<'static, ()>> = None;
+    // Whether a message that claims a key is under way. It is stored before the next one begins: if this process is killed
+    // in between, one key stays claimed for nothing, and not those of all.
+    let mut alone = false;
     loop {
+        alone &= newest.is_some() || !others.is_empty() || storing.is_some();
         if newest.is_none()
+            && !alone
             && waiting.has_room()
             && others.len() < 2 * STEP
             && let Some((number, dispatch)) = dispatches.next()
         {
+            alone = dispatch.claims_a_key();
             let outlet = Outlet::together(outlet.clone(), number, Arc::clone(&turn));
             newest = Some((number, dispatch.run_with(outlet).map(move |result| (number, result)).boxed()));
         }

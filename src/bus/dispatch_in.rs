@@ -101,7 +101,9 @@ impl<'t> From<&'t mut Tx<sqlx::MySql>> for OpenTransaction<'t> {
 /// ```
 ///
 /// - The message is routed as always, to one transport, which must be a queue in a table of the transaction's database: `sqlite:`,
-///   `postgres:` or `mysql:`. Anything else is an error, and nothing is stored.
+///   `postgres:` or `mysql:`. Another kind of database is an error, as is
+///   another file of SQLite, and nothing is stored. On a server, the transaction must be on the database that the queue is in: a
+///   table of the queue's name on another database would get the message.
 /// - An auto-fallback stands for its target: the message is queued there, whether or not somebody consumes it. Handled at once,
 ///   its handler would not see what is not committed yet, or act on what is then rolled back.
 /// - After an error, roll back: the database may have ended the transaction.
@@ -132,15 +134,27 @@ impl<'t> IntoFuture for DispatchIn<'t> {
 async fn run(dispatch: Dispatch, mut connection: CallersConnection<'_>) -> Result<Dispatched, DispatchError> {
     let (outlet, mut submissions) = mpsc::unbounded_channel();
     let mut chain = dispatch.run_with(Outlet::in_transaction(outlet)).boxed();
+    let mut is_submitted = false;
     loop {
         tokio::select! {
             biased;
-            result = &mut chain => return result,
+            result = &mut chain => return result.and_then(|dispatched| stored(dispatched, is_submitted)),
             Some(submission) = submissions.recv() => {
+                is_submitted = true;
                 let (transport, envelope) = (&submission.transport, &submission.envelope);
                 let result = transport.send_in(connection.reborrow(), envelope, submission.delay).await;
                 let _ = submission.answer.send(result);
             }
         }
     }
+}
+
+/// Without an error, the message is in the transaction.
+fn stored(dispatched: Dispatched, is_submitted: bool) -> Result<Dispatched, DispatchError> {
+    if is_submitted {
+        return Ok(dispatched);
+    }
+    let message_type = dispatched.envelope().message_type().to_owned();
+    let why = "no middleware of the bus has sent it: it was handled, or taken, at once".to_owned();
+    Err(DispatchError::NotInTransaction { message_type, why })
 }

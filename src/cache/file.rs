@@ -7,6 +7,8 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -23,6 +25,8 @@ const UNFINISHED: &str = ".new-";
 /// A file that has not been modified for this long is checked when its folder is written to, and removed if it has
 /// expired.
 const SWEEP_AFTER: Duration = Duration::from_secs(3600);
+/// A process checks its first write's folder, and then that of every so-many-th write: a folder may have very many files.
+const SWEEP_EVERY: u32 = 256;
 
 /// The pause between two attempts to lock a group's claims. The lock is held only for an instant.
 const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(2);
@@ -31,6 +35,8 @@ const LOCK_RETRY_PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 pub(crate) struct FileStore {
     dir: PathBuf,
+    /// How many entries were written.
+    writes: Arc<AtomicU32>,
 }
 
 /// A file's content. Times are milliseconds since 1970.
@@ -47,7 +53,17 @@ struct Stored {
 impl FileStore {
     /// A store in this folder.
     pub(crate) fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), writes: Arc::default() }
+    }
+
+    /// Writes an entry, and now and then removes expired ones.
+    fn write(&self, dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
+        let now = clock::now();
+        if self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY) {
+            sweep(dir, now);
+        }
+        let (key, value) = (name.unreadable.clone(), value.to_owned());
+        replace(dir, &name.text, &Stored { key, value, written_at: millis(now), expires_at: millis(now + ttl) })
     }
 
     fn group_dir(&self, group: &str) -> PathBuf {
@@ -70,7 +86,7 @@ impl CacheStore for FileStore {
         let (dir, name) = self.path_of(group, key);
         let put = || {
             create_dir(&dir)?;
-            write(&dir, &name, value, ttl)
+            self.write(&dir, &name, value, ttl)
         };
         put().map_err(self.error("written"))
     }
@@ -94,7 +110,7 @@ impl CacheStore for FileStore {
             if holder(&dir.join(&name.text))?.is_some_and(|holder| holder != owner) {
                 return Ok(false);
             }
-            write(&dir, &name, owner, ttl)?;
+            self.write(&dir, &name, owner, ttl)?;
             Ok(true)
         };
         claim().map_err(self.error("written"))
@@ -141,14 +157,6 @@ async fn lock(dir: &Path) -> io::Result<File> {
 
 fn create_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Writes an entry, and removes expired ones.
-fn write(dir: &Path, name: &FileName, value: &str, ttl: Duration) -> io::Result<()> {
-    let now = clock::now();
-    sweep(dir, now);
-    let (key, value) = (name.unreadable.clone(), value.to_owned());
-    replace(dir, &name.text, &Stored { key, value, written_at: millis(now), expires_at: millis(now + ttl) })
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -430,7 +438,7 @@ mod tests {
         for entry in fs::read_dir(&dir).unwrap() {
             fs::File::options().write(true).open(entry.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
         }
-        store.put("g", "new", "v", MINUTE).await.unwrap();
+        FileStore::new(store.dir).put("g", "new", "v", MINUTE).await.unwrap();
         let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["alive", "new"]);

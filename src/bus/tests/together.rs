@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::super::*;
 use super::*;
+use crate::message::DeduplicateStamp;
 use crate::transport::ToSend;
 
 fn mail_to(n: usize) -> Mail {
@@ -164,4 +165,30 @@ async fn a_message_with_a_key_that_is_pending_is_dropped_from_many() {
 async fn nothing_is_dispatched_of_nothing() {
     let scene = Scene::new();
     assert!(scene.bus(&[]).dispatch_all::<Mail>(&[]).await.is_empty());
+}
+
+/// Notes how many messages are stored when the next one comes.
+struct Stored(InMemory, std::sync::Mutex<Vec<u64>>);
+
+#[async_trait]
+impl Middleware for Stored {
+    async fn handle(&self, envelope: Envelope, next: Next) -> Result<Envelope, DispatchError> {
+        let stored = self.0.pending(u64::MAX).await.unwrap();
+        self.1.lock().unwrap().push(stored);
+        next.run(envelope).await
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_claims_a_key_is_stored_before_the_next_one_begins() {
+    let mut scene = Scene::new();
+    let stored = Arc::new(Stored(scene.one.clone(), std::sync::Mutex::default()));
+    scene.middleware = vec![Arc::clone(&stored) as Arc<dyn Middleware>];
+    let bus = scene.bus(&[("*", &["one"])]);
+    let one = |n: usize| bus.dispatch(&mail_to(n));
+    let keyed = |n: usize| one(n).stamp(DeduplicateStamp::new(n.to_string()));
+    let results = [one(0), one(1), keyed(2), keyed(3), one(4), one(5)].into_iter().collect::<DispatchAll>().await;
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(*stored.1.lock().unwrap(), [0, 0, 0, 3, 4, 4]);
+    assert_eq!(received_by(&scene.one).await, ["0", "1", "2", "3", "4", "5"]);
 }

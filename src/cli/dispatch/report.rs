@@ -40,6 +40,11 @@ pub(super) struct Entry {
     pub(super) accepted_now: Vec<u64>,
 }
 
+impl Entry {
+    /// How each line begins.
+    const BEGINS: &str = r#"{"through":"#;
+}
+
 /// The report of a run.
 pub(super) struct Report {
     file: File,
@@ -116,6 +121,11 @@ impl Report {
                 .map_err(|error| failed(&format!("is none: line {} cannot be read: {error}", n + 1)))?;
             done.add(&entry);
         }
+        // The beginning of a report's line, and not a file that was named by mistake.
+        let (cut, begins) = (&text[whole..], Entry::BEGINS.as_bytes());
+        if !(cut.starts_with(begins) || begins.starts_with(cut)) {
+            return Err(failed("is none: its last line is that of another file"));
+        }
         let report = Self { file, path: path.to_owned() };
         report.shorten(whole as u64).map_err(|error| failed(&format!("cannot be written: {error}")))?;
         Ok((report, done))
@@ -140,8 +150,8 @@ impl Report {
         written.map_err(|error| {
             let (path, through) = (self.path.display(), entry.through);
             Failure::Failed(format!(
-                "the report {path} cannot be written: {error}; the lines up to {through} were dispatched, and are \
-                 dispatched again by a run that goes on from the report"
+                "the report {path} cannot be written: {error}; the lines up to {through} were dispatched, and those that it \
+                 does not tell of are dispatched again by a run that goes on from it"
             ))
         })
     }

@@ -5,7 +5,7 @@
 
 mod bulk;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -14,20 +14,25 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
 pub(super) use self::bulk::Outgoing;
 
 use super::topology::Topology;
 use crate::connection::amqp::{AmqpConnection, AmqpFailure};
 
-/// A channel for sending. Opened on first use, and again after it was closed.
+/// So many messages, or groups of messages, are sent at the same time.
+const CHANNELS: usize = 16;
+
+/// Channels for sending. Opened when they are needed, and again after they were closed.
+///
+/// Each is used by one caller at a time: of several messages that are under way on a channel, the driver may mix up which the
+/// broker has returned. A channel on which an answer is still to come is not used again.
 pub(super) struct Publishing {
     connection: Arc<AmqpConnection>,
     topology: Arc<Topology>,
-    channel: Mutex<Option<Channel>>,
-    /// For many messages at once: no other is sent on it meanwhile.
-    bulk: Mutex<Option<Channel>>,
+    idle: Mutex<Vec<Channel>>,
+    places: Semaphore,
 }
 
 /// Where a message is sent.
@@ -42,7 +47,7 @@ pub(super) enum To<'a> {
 
 impl Publishing {
     pub(super) fn new(connection: Arc<AmqpConnection>, topology: Arc<Topology>) -> Self {
-        Self { connection, topology, channel: Mutex::new(None), bulk: Mutex::new(None) }
+        Self { connection, topology, idle: Mutex::default(), places: Semaphore::new(CHANNELS) }
     }
 
     /// Returns when the broker has confirmed the message, which then is on its disk.
@@ -53,7 +58,8 @@ impl Publishing {
         properties: BasicProperties,
         delay: Duration,
     ) -> Result<(), AmqpFailure> {
-        let channel = self.channel(&mut *self.channel.lock().await).await?;
+        let _place = self.places.acquire().await;
+        let channel = self.channel().await?;
         let again = matches!(to, To::Queue(_));
         let (exchange, key) = self.address(to);
         let (exchange, key) = match millis(delay) {
@@ -69,8 +75,13 @@ impl Publishing {
             confirmation.await
         };
         match tokio::time::timeout(self.topology.confirm_timeout, confirmed).await {
-            Ok(Ok(Confirmation::Ack(Some(_)))) => Err(unroutable),
-            Ok(confirmed) => self.outcome(confirmed),
+            Ok(confirmed) => {
+                self.idle().push(channel.clone());
+                match confirmed {
+                    Ok(Confirmation::Ack(Some(_))) => Err(unroutable),
+                    confirmed => self.outcome(confirmed),
+                }
+            }
             Err(_) => Err(self.unconfirmed()),
         }
     }
@@ -84,11 +95,12 @@ impl Publishing {
 
     /// Drops the channels.
     pub(super) fn close_idle(&self) {
-        for channel in [&self.channel, &self.bulk] {
-            if let Ok(mut channel) = channel.try_lock() {
-                *channel = None;
-            }
-        }
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
+        // A panic while the lock is held leaves nothing half changed.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn address(&self, to: To<'_>) -> (ShortString, ShortString) {
@@ -125,16 +137,20 @@ impl Publishing {
         AmqpFailure::own(self.connection.location(), reason)
     }
 
-    /// The channel in this place. Opens it, and declares exchange and queues first if `auto_setup` is on.
-    async fn channel(&self, place: &mut Option<Channel>) -> Result<Channel, AmqpFailure> {
-        if let Some(open) = place.as_ref().filter(|open| open.status().connected()) {
-            return Ok(open.clone());
+    /// A channel that nobody else uses. A new one declares exchange and queues first if `auto_setup` is on.
+    async fn channel(&self) -> Result<Channel, AmqpFailure> {
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|channel| channel.status().connected());
+            idle.pop()
+        };
+        if let Some(channel) = idle {
+            return Ok(channel);
         }
         let channel = self.open().await?;
         if self.topology.auto_setup {
             set_up(&channel, &self.topology).await.map_err(|error| self.connection.failure(error))?;
         }
-        *place = Some(channel.clone());
         Ok(channel)
     }
 

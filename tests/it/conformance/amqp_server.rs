@@ -11,7 +11,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
-use minutely::message::{Envelope, UndecodableError};
+use minutely::message::{AmqpStamp, Envelope, UndecodableError};
 use minutely::transport::TransportError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -235,6 +235,25 @@ async fn routing_keys_select_queues_and_an_unroutable_message_is_an_error() {
     let nowhere = transport(&dsn, "{exchange: {default_publish_routing_key: nowhere}}");
     let error = error_text(nowhere.send(&message("lost"), Duration::ZERO).await);
     assert!(error.contains("no queue takes messages") && error.contains("nowhere"), "{error}");
+}
+
+#[test]
+async fn of_messages_that_are_sent_at_once_those_that_are_returned_are_the_errors() {
+    let Some(exchanges) = Exchanges::create().await else { return };
+    let options = format!("&exchange[type]=direct&queues[{}][binding_keys][]=a", exchanges.name("a"));
+    let transport = transport(&(exchanges.dsn("a") + &options), "{}");
+    transport.setting_up.as_ref().unwrap().setup().await.unwrap();
+    let addressing = transport.addressing.as_ref().unwrap();
+    for _ in 0..10 {
+        let sends = (0..40).map(|n| async move {
+            let key = if n % 2 == 0 { "a" } else { "nowhere" };
+            let stamp: AmqpStamp = serde_json::from_value(serde_json::json!({ "routingKey": key })).unwrap();
+            addressing.send_with(&message(n.to_string()), Duration::ZERO, &stamp).await.is_ok()
+        });
+        let results = futures_util::future::join_all(sends).await;
+        let wrong: Vec<usize> = (0..40).filter(|n| results[*n] != (n % 2 == 0)).collect();
+        assert_eq!(wrong, Vec::<usize>::new());
+    }
 }
 
 #[test]

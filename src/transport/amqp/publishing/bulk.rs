@@ -3,9 +3,10 @@
 //! The broker confirms messages by their numbers, and returns those that it cannot route before it confirms them. Which of
 //! them was returned, the driver only knows where one message is sent at a time; here it is found by its content.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lapin::message::BasicReturnMessage;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
@@ -38,22 +39,24 @@ impl Publishing {
         if messages.is_empty() {
             return Vec::new();
         }
-        // Held to the end: what is returned on this channel is one of these messages.
-        let mut place = self.bulk.lock().await;
-        // Taken out, so that a call that is broken off leaves no channel on which confirmations are on their way.
-        let mut taken = place.take();
-        let channel = match self.channel(&mut taken).await {
+        let _place = self.places.acquire().await;
+        let channel = match self.channel().await {
             Ok(channel) => channel,
             Err(failure) => return messages.iter().map(|_| Err(failure.clone())).collect(),
         };
         let mut delays = HashMap::new();
         let mut published = Vec::with_capacity(messages.len());
+        let mut takes_more = true;
         for message in messages {
-            published.push(self.begin(&channel, message, &mut delays).await);
+            // A broker that is short of memory or disk takes no more, without a word.
+            let patience = if takes_more { self.topology.confirm_timeout } else { Duration::ZERO };
+            let begun = timeout(patience, self.begin(&channel, message, &mut delays)).await;
+            takes_more &= begun.is_ok();
+            published.push(begun.unwrap_or_else(|_| Err(self.unconfirmed())));
         }
         let (results, has_answered) = self.confirmed(messages, published).await;
-        if has_answered {
-            *place = Some(channel);
+        if has_answered && takes_more {
+            self.idle().push(channel);
         }
         results
     }
@@ -89,11 +92,12 @@ impl Publishing {
         published: Vec<Result<Published, AmqpFailure>>,
     ) -> (Vec<Result<(), AmqpFailure>>, bool) {
         let (mut results, mut addresses, mut returned) = (Vec::new(), Vec::new(), Vec::new());
+        let mut late = Vec::new();
         let mut patience = self.topology.confirm_timeout;
         for one in published {
             let (result, address) = match one {
-                Ok(Published { exchange, key, confirmation }) => {
-                    let result = match timeout(patience, confirmation).await {
+                Ok(Published { exchange, key, mut confirmation }) => {
+                    let result = match timeout(patience, &mut confirmation).await {
                         Ok(confirmed) => {
                             let (confirmed, message) = without_returned(confirmed);
                             returned.extend(message);
@@ -102,6 +106,7 @@ impl Publishing {
                         Err(_) => {
                             // Of the others, those count that were confirmed meanwhile.
                             patience = Duration::ZERO;
+                            late.push(confirmation);
                             Err(self.unconfirmed())
                         }
                     };
@@ -112,10 +117,14 @@ impl Publishing {
             results.push(result);
             addresses.push(address);
         }
+        // One that has come meanwhile may have what was returned of another.
+        let come = late.into_iter().filter_map(FutureExt::now_or_never);
+        returned.extend(come.filter_map(|confirmed| without_returned(confirmed).1));
+        let mut found = BTreeSet::new();
         for message in returned {
             let is_it = |n: &usize| {
                 let address = &addresses[*n];
-                results[*n].is_ok()
+                !found.contains(n)
                     && address.as_ref().is_some_and(|(exchange, key)| {
                         (exchange, key) == (&message.delivery.exchange, &message.delivery.routing_key)
                     })
@@ -124,6 +133,7 @@ impl Publishing {
             };
             match (0..messages.len()).find(is_it) {
                 Some(n) => {
+                    found.insert(n);
                     results[n] = Err(self.unroutable(&message.delivery.exchange, &message.delivery.routing_key));
                 }
                 // Which one it is cannot be told, so that none can be reported as stored.
